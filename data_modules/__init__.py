@@ -1,0 +1,1 @@
+"""Where training data comes from: sources, order, transforms and one data module per stage."""

@@ -1,0 +1,140 @@
+"""What the data modules of all stages share: opening the source, splitting it, making loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from data_modules.configs import DataConfig
+from data_modules.dataset import Example, Examples
+from data_modules.order import BatchOrder, Draw, Loader, ResumableLoader, local_batch_size
+from data_modules.readers.source import Source
+from data_modules.sources import Splits, open_splits
+from data_modules.transforms import Square, Transform
+
+Tokenize = Callable[[list[str]], Tensor]
+"""Captions to int64 tokens ``[B, L]``; picklable."""
+
+Batch = TypeVar("Batch")
+
+
+class Transforms(NamedTuple):
+    """How a sample's picture becomes a network's, in each part of the data."""
+
+    train: Transform
+    held_out: Transform
+
+
+def squares(config: DataConfig, *sizes: int) -> Transforms:
+    """The same square at each size: cropped and flipped as ``config`` says, only in training."""
+    return Transforms(
+        Square(sizes=sizes, random_crop=config.crop == "random", flip=config.flip),
+        Square(sizes=sizes),
+    )
+
+
+class StageData(LightningDataModule, Generic[Batch]):
+    """Training and validation batches of one stage.
+
+    ``config.batch_size`` counts samples per optimizer step; a loader batch has
+    ``batch_size / (processes * accumulate)`` of them. Every process validates on all of the first
+    ``val_samples`` held-out samples, so that none waits for another.
+
+    Args:
+        config: Source, batch size, split and the policy for bad samples.
+        render_size: Pixels a side at which scenes are drawn.
+        transforms: Make the network's pictures of a sample's.
+        collate: Makes the stage's batch; picklable.
+        seed: Chooses order, captions and crops of the training samples.
+        accumulate: Loader batches per optimizer step.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        render_size: int,
+        transforms: Transforms,
+        collate: Callable[[Sequence[Example]], Batch],
+        seed: int,
+        accumulate: int = 1,
+    ):
+        super().__init__()
+        self.config = config
+        self._render_size = render_size
+        self._transforms = transforms
+        self._collate = collate
+        self._seed = seed
+        self._accumulate = accumulate
+        self._splits: Splits | None = None
+
+    @property
+    def splits(self) -> Splits:
+        """The samples, opened when first needed.
+
+        Raises:
+            UserError: ``config.source`` cannot be opened.
+        """
+        if self._splits is None:
+            self._splits = open_splits(self.config, image_size=self._render_size)
+        return self._splits
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the source, so that a wrong one is reported before training starts."""
+        _ = self.splits
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Batches without end of state, epoch after epoch (see `ResumableLoader`).
+
+        Raises:
+            UserError: ``data.batch_size`` does not suit the data or the number of processes.
+        """
+        source = self.splits.train
+        order = BatchOrder(
+            len(source),
+            batch_size=self.config.batch_size,
+            seed=self._seed,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world=self._world,
+            accumulate=self._accumulate,
+        )
+        return ResumableLoader(
+            self._examples(source, self._transforms.train, seed=self._seed),
+            order=order,
+            collate=self._collate,
+            fingerprint=source.fingerprint(),
+            num_workers=self.config.num_workers,
+        )
+
+    def val_dataloader(self) -> Loader | list[Loader]:
+        """The same held-out batches at every call and seed; an empty list when there are none."""
+        source = self.splits.held_out
+        count = min(len(source), self.config.val_samples)
+        if count == 0:
+            return []
+        draws = [Draw(0, number) for number in range(count)]
+        local = local_batch_size(
+            self.config.batch_size, world=self._world, accumulate=self._accumulate
+        )
+        return Loader(
+            self._examples(source, self._transforms.held_out, seed=0),
+            batches=[draws[first : first + local] for first in range(0, count, local)],
+            collate=self._collate,
+            num_workers=self.config.num_workers,
+        )
+
+    @property
+    def _world(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _examples(self, source: Source, transform: Transform, *, seed: int) -> Examples:
+        return Examples(
+            source,
+            transform,
+            seed=seed,
+            on_error=self.config.on_error,
+            max_skipped=self.config.max_skipped,
+        )

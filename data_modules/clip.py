@@ -1,0 +1,56 @@
+"""Batches for training CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data_modules.base import StageData, Tokenize, squares
+from data_modules.configs import DataConfig
+from data_modules.dataset import Example
+from data_modules.transforms import to_tensor
+from unclip.types import ClipBatch
+
+
+@dataclass(frozen=True)
+class _Collate:
+    tokenize: Tokenize
+
+    def __call__(self, examples: Sequence[Example]) -> ClipBatch:
+        captions = [example.caption for example in examples]
+        return ClipBatch(
+            image=to_tensor([example.images[0] for example in examples]),
+            tokens=self.tokenize(captions),
+            captions=captions,
+            keys=[example.key for example in examples],
+        )
+
+
+class ClipData(StageData[ClipBatch]):
+    """Squares with their captions.
+
+    Args:
+        config: The experiment's data section.
+        image_size: Pixels a side.
+        tokenize: The CLIP's tokenizer.
+        seed: See `StageData`.
+        accumulate: See `StageData`.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        image_size: int,
+        tokenize: Tokenize,
+        seed: int,
+        accumulate: int = 1,
+    ):
+        super().__init__(
+            config,
+            render_size=image_size,
+            transforms=squares(config, image_size),
+            collate=_Collate(tokenize),
+            seed=seed,
+            accumulate=accumulate,
+        )

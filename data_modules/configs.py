@@ -1,0 +1,65 @@
+"""What an experiment file says about its data. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unclip.models.configs import require
+
+
+@dataclass(kw_only=True)
+class ScenesConfig:
+    """The built-in procedural dataset (used when data.source is `scenes`)."""
+
+    count: int = 50_000  # training scenes; the held-out ones come after them
+    max_objects: int = 2  # 1 or 2 objects a scene
+    words: float = 0.02  # share of scenes that are a short printed word
+    seed: int = 0  # the dataset's own seed, apart from trainer.seed
+
+    def validate(self) -> None:
+        """Refuse what no dataset can have."""
+        require(self.count > 0, "data.scenes.count", "must be at least 1")
+        require(self.max_objects in (1, 2), "data.scenes.max_objects", "must be 1 or 2")
+        require(0 <= self.words <= 1, "data.scenes.words", "must be in [0, 1]")
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Fields that the data of every stage has."""
+
+    source: str = "scenes"  # scenes | a parquet file | a tar | a folder with metadata.jsonl
+    batch_size: int = 64  # samples per optimizer step, over all processes and accumulations
+    num_workers: int = 0  # loader processes per training process
+    on_error: str = "skip"  # skip (count and log unreadable samples) | error (stop at the first)
+    max_skipped: float = 0.1  # share of unreadable samples that stops the run even with skip
+    held_out: float = 0.02  # share of samples kept for validation, chosen by a hash of the key
+    val_samples: int = 256  # at most so many held-out samples are used for validation
+    limit: int | None = None  # use only the first so many training samples
+    crop: str = "center"  # center | random: square crop of the resized image
+    flip: bool = False  # random horizontal flips; wrong for captions that say left or right
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        self.scenes.validate()
+        require(bool(self.source), "data.source", "must not be empty")
+        require(self.batch_size > 0, "data.batch_size", "must be at least 1")
+        require(self.num_workers >= 0, "data.num_workers", "must not be negative")
+        require(self.on_error in ("skip", "error"), "data.on_error", "must be skip or error")
+        require(0 <= self.max_skipped <= 1, "data.max_skipped", "must be in [0, 1]")
+        require(0 <= self.held_out < 1, "data.held_out", "must be in [0, 1)")
+        require(self.val_samples > 0, "data.val_samples", "must be at least 1")
+        require(self.limit is None or self.limit > 0, "data.limit", "must be at least 1 or null")
+        require(self.crop in ("center", "random"), "data.crop", "must be center or random")
+
+
+@dataclass(kw_only=True)
+class UpsamplerDataConfig(DataConfig):
+    """An upsampler trains on random crops of the full-size image."""
+
+    crop_fraction: float = 0.25  # side of the training crop over model.image_size
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        super().validate()
+        require(0 < self.crop_fraction <= 1, "data.crop_fraction", "must be in (0, 1]")

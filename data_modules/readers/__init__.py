@@ -1,0 +1,1 @@
+"""Random access to captioned pictures on disk, one reader per file format."""

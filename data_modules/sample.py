@@ -1,0 +1,21 @@
+"""The one record every dataset of the project yields."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Sample(NamedTuple):
+    """One captioned picture.
+
+    Attributes:
+        key: A name for the picture, unique within its dataset.
+        image: ``uint8 [H, W, 3]`` RGB.
+        captions: At least one description of the picture.
+    """
+
+    key: str
+    image: np.ndarray
+    captions: list[str]

@@ -1,0 +1,62 @@
+"""The command line: one short file per command, each imported only when it is run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import unclip
+from unclip.cli import experiments, recipe, sample, train
+from unclip.types import UserError
+
+COMMANDS = (train, sample, recipe, experiments)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; building it imports no torch."""
+    top = argparse.ArgumentParser(
+        prog="unclip",
+        description="Train, ablate, reproduce and use the whole unCLIP (DALL-E 2) system.",
+        epilog="`unclip COMMAND --help` explains a command, with examples.",
+    )
+    top.add_argument("--version", action="version", version=f"unclip {unclip.__version__}")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for module in COMMANDS:
+        module.add(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0 done, 2 the user can mend it, 130 interrupted."""
+    args = _parse(argv)
+    try:
+        args.run(args)
+    except UserError as error:
+        print(f"unclip: error: {_line(error)}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `unclip ... | head`
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        print("unclip: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Arguments, with overrides allowed after options too (argparse alone would refuse them)."""
+    top = parser()
+    args, rest = top.parse_known_args(argv)
+    loose = [word for word in rest if "=" in word and not word.startswith("-")]
+    if len(loose) < len(rest) or (rest and not hasattr(args, "overrides")):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *loose]
+    return args
+
+
+def _line(error: UserError) -> str:
+    """The message alone: a loader worker wraps it in its own trace."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].split("UserError: ")[-1].split("BadSample: ")[-1] if lines else "unknown"

@@ -1,0 +1,47 @@
+"""`unclip train`: one experiment, from data to artifact."""
+
+from __future__ import annotations
+
+import argparse
+
+EXAMPLES = """\
+examples:
+  unclip train clip/tiny
+  unclip train prior/diffusion_l data.source=photos.parquet clip=open_clip:ViT-L-14/openai
+  unclip train decoder/tiny run.dir=runs/mine trainer.max_steps=5000
+  unclip train decoder/tiny run.dir=runs/mine trainer.max_steps=5000 --resume
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    p = commands.add_parser(
+        "train",
+        help="train an experiment and export its artifact",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("experiment", help="kind/name (see `unclip experiments list`) or a YAML file")
+    p.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the experiment")
+    p.add_argument("--resume", action="store_true", help="continue the newest checkpoint")
+    p.add_argument("--force", action="store_true", help="replace what is in run.dir")
+    p.add_argument(
+        "--with-parents",
+        action="store_true",
+        help="first train the experiments it leans on, where they have no finished run",
+    )
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Resolve, train, and show what came of it."""
+    from unclip import config
+
+    resolved = config.load(args.experiment, args.overrides)  # before the slow imports
+    from unclip.runs import train
+    from unclip.tracking.report import summary_table
+
+    finished = train(
+        resolved, resume=args.resume, force=args.force, with_parents=args.with_parents
+    )
+    summary_table([finished])

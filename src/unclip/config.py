@@ -1,0 +1,252 @@
+"""Loads, merges and validates experiment files.
+
+An experiment is a YAML file, the files it ``extends:`` (a chain, nearest last), and ``key=value``
+overrides. Every field is declared by a dataclass beside its owner; OmegaConf checks the types.
+The files are untrusted: no tags, no interpolation, no import paths.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from unclip import registry
+from unclip.stages.configs import Experiment
+from unclip.types import UserError
+
+OVERRIDE = "command line"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """An experiment, whole: its name, its typed config and where every value came from."""
+
+    name: str  # kind/name
+    stage: registry.StageEntry
+    config: Any  # the stage's Experiment subclass
+    origins: dict[str, str]  # dotted key -> the file (or `command line`) that set it
+    files: list[Path]  # the file and those it extends, nearest first
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain nested values, every field present."""
+        return dataclasses.asdict(self.config)
+
+
+def load(name: str, overrides: list[str] | None = None) -> Resolved:
+    """Resolve experiment ``name`` (``kind/name`` or a path) with dotlist ``overrides``.
+
+    Raises `UserError` naming the file, the key and the mend for anything that is wrong.
+    """
+    chain = _chain(name)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for path in reversed(chain):
+        content = {k: v for k, v in _read(path).items() if k not in ("extends", "about")}
+        for key, value in leaves(content):
+            values[key], origins[key] = value, str(path)
+    about = _read(chain[0]).get("about", "")
+    values["about"], origins["about"] = str(about), str(chain[0])
+    for item in overrides or []:
+        key, value = parse_override(item)
+        values[key], origins[key] = value, OVERRIDE
+    entry = registry.stage(str(values.get("stage", "")), str(chain[0]))
+    config = _build(entry.config(), values, origins)
+    kind_name = f"{entry.kind}/{chain[0].stem}"
+    return Resolved(kind_name, entry, config, origins, chain)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a listing shows of an experiment."""
+
+    stage: str
+    about: str
+
+
+def head(path: Path) -> Head:
+    """Stage and purpose of an experiment file, without validating it."""
+    chain = _chain(str(path))
+    stages = [content["stage"] for p in chain if "stage" in (content := _read(p))]
+    return Head(str(stages[0]) if stages else "?", str(_read(chain[0]).get("about", "")))
+
+
+def from_dict(entry: registry.StageEntry, content: dict[str, Any], where: str) -> Any:
+    """The typed config of a stored experiment, every key checked as in `load`."""
+    values = dict(leaves(content))
+    return _build(entry.config(), values, dict.fromkeys(values, where))
+
+
+def parse_override(item: str) -> tuple[str, Any]:
+    """``model.width=512`` as (key, value), the value read as YAML; ``None`` means null."""
+    key, sep, text = item.partition("=")
+    if not sep or not key:
+        raise UserError(f"{item!r}: an override must look like key=value, as model.width=512")
+    if text == "None":
+        return key, None
+    try:
+        return key, yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{item!r}: the value is not valid YAML ({_first_line(error)})") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses duplicate keys and reads 1e-4 as a number."""
+
+
+def _no_duplicates(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if not isinstance(key, str):
+            raise yaml.YAMLError(f"key {key!r} is not a word")
+        if key in seen:
+            raise yaml.YAMLError(f"key {key!r} is given twice")
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _no_duplicates)
+# YAML 1.1 wants a dot in a float; people write 1e-4.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    __import__("re").compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _first_line(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    line = f"line {mark.line + 1}: " if mark else ""
+    return line + (getattr(error, "problem", None) or str(error).split("\n")[0])
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, safely; `UserError` names the file and line otherwise."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {_first_line(error)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: an experiment file must be a mapping of keys to values")
+    return content
+
+
+_read = read_yaml
+
+
+def _chain(name: str) -> list[Path]:
+    """The experiment's file, then what it extends, and so on; cycles refused."""
+    chain = [registry.find(name)]
+    while "extends" in (content := _read(chain[-1])):
+        parent = content["extends"]
+        if not isinstance(parent, str):
+            raise UserError(f"{chain[-1]}: extends: must name one experiment or file")
+        path = _parent(chain[-1], parent)
+        if path.resolve() in [p.resolve() for p in chain]:
+            names = " -> ".join(str(p) for p in [*chain, path])
+            raise UserError(f"{chain[-1]}: extends: {names} is a cycle; remove one of these")
+        chain.append(path)
+    return chain
+
+
+def _parent(child: Path, parent: str) -> Path:
+    """``extends`` names a sibling (``tiny``), another kind's (``prior/tiny``) or a path."""
+    beside = child.parent / (parent if parent.endswith(".yaml") else f"{parent}.yaml")
+    if beside.is_file():
+        return beside
+    try:
+        return registry.find(parent if "/" in parent else f"{child.parent.name}/{parent}")
+    except UserError as error:
+        raise UserError(f"{child}: extends: {error}") from None
+
+
+def leaves(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested mappings as dotted keys; lists are leaves (a child's list replaces its parent's)."""
+    found: list[tuple[str, Any]] = []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            found += leaves(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", value))
+    return found
+
+
+def _build(cls: type[Experiment], values: dict[str, Any], origins: dict[str, str]) -> Any:
+    node = OmegaConf.structured(cls)
+    for key, value in values.items():
+        _check_key(cls, key, origins[key])
+        _check_value(key, value, origins[key], OmegaConf.select(node, key))
+        try:
+            OmegaConf.update(node, key, value, merge=False)
+        except OmegaConfBaseException as error:
+            reason = str(error).split("\n")[0]
+            raise UserError(f"{origins[key]}: {key}={value!r}: {reason}") from None
+    config = OmegaConf.to_object(node)
+    _validate(config, origins)
+    return config
+
+
+def _check_key(cls: type, key: str, where: str) -> None:
+    """Walk the dataclasses along ``key``; an unknown part is answered with the nearest one."""
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        if part not in fields:
+            path = ".".join(parts[: depth + 1])
+            raise UserError(f"{where}: {path}: unknown key{registry.nearest(part, fields)}")
+        cls = _section(cls, part)
+        last = depth == len(parts) - 1
+        if dataclasses.is_dataclass(cls) == last:
+            what = "is a section, give it keys" if last else f"has no keys below it ({key})"
+            raise UserError(f"{where}: {'.'.join(parts[: depth + 1])}: {what}")
+        if last:
+            return
+
+
+def _section(cls: type, name: str) -> Any:
+    import typing
+
+    return typing.get_type_hints(cls)[name]
+
+
+def _check_value(key: str, value: Any, where: str, default: Any) -> None:
+    """What OmegaConf would let pass: interpolation, numbers for booleans, booleans for numbers."""
+    items = value if isinstance(value, list) else [value]
+    if any(isinstance(v, str) and "${" in v for v in items):
+        raise UserError(f"{where}: {key}: interpolation (${{...}}) is not allowed")
+    if isinstance(default, bool) != isinstance(value, bool) and default is not None:
+        kind = "true or false" if isinstance(default, bool) else type(default).__name__
+        raise UserError(f"{where}: {key}={value!r}: must be {kind}")
+
+
+def _validate(config: Any, origins: dict[str, str]) -> None:
+    """Run every section's ``validate``; prefix the file that set the offending key."""
+    try:
+        for section in dataclasses.fields(config):
+            value = getattr(config, section.name)
+            if hasattr(value, "validate"):
+                value.validate()
+        config.validate()
+    except UserError as error:
+        key = str(error).split(":")[0]
+        parts = key.split(".")
+        named = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+        where = next((origins[k] for k in named if k in origins), None)
+        value = f"{key}={_get(config, key)!r}" if _get(config, key) is not None else key
+        raise UserError(
+            f"{where + ': ' if where else ''}{value}{str(error)[len(key) :]}"
+        ) from None
+
+
+def _get(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = getattr(config, part, None)
+    return config

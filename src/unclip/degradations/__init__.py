@@ -1,0 +1,1 @@
+"""Corruptions of low-resolution images, batched, on any device."""

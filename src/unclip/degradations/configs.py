@@ -1,0 +1,25 @@
+"""What an experiment file says about the corruption of the condition. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unclip.types import UserError
+
+
+@dataclass(kw_only=True)
+class CorruptionConfig:
+    """How the low-resolution condition is corrupted in training."""
+
+    kind: str = "blur"  # blur | none
+    kernel: int = 3  # pixels of the low-resolution image; odd
+    sigma: float = 0.6  # of the Gaussian, in the same pixels
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        if self.kind not in ("blur", "none"):
+            raise UserError("corruption.kind: must be blur or none")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise UserError("corruption.kernel: must be odd and positive")
+        if self.sigma <= 0:
+            raise UserError("corruption.sigma: must be positive")

@@ -1,0 +1,125 @@
+"""Noise schedules as float64 tables, for the full chain and for the few steps that are sampled."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unclip.diffusion.configs import DiffusionConfig, section_counts
+from unclip.types import UserError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One chain of N noise levels. Row k describes the step from level k to k - 1 (or to clean).
+
+    All tables but `timesteps` are float64: a float32 product is 1.3e-5 off at ᾱ_999.
+    """
+
+    total: int  # T of the full chain
+    timesteps: Tensor  # [N] int64, increasing; the *original* t, which the network is given
+    alpha_bar: Tensor  # [N]
+    alpha_bar_prev: Tensor  # [N], 1 in row 0
+    betas: Tensor  # [N], 1 - alpha_bar / alpha_bar_prev
+    posterior_variance: Tensor  # [N], β̃; 0 in row 0
+    log_beta: Tensor  # [N], log β: the largest reverse variance
+    log_beta_tilde: Tensor  # [N], log β̃: the smallest; row 0 repeats row 1, where β̃ is not 0
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tables lie."""
+        return self.alpha_bar.device
+
+    def to(self, device: torch.device | str) -> Schedule:
+        """The same schedule with its tables on ``device``."""
+        if torch.device(device) == self.device:
+            return self
+        tables = vars(self).items()
+        moved: dict[str, Any] = {k: v.to(device) for k, v in tables if isinstance(v, Tensor)}
+        return dataclasses.replace(self, **moved)
+
+
+def cosine_betas(steps: int) -> Tensor:
+    """Betas ``[steps]``, float64, whose products follow a squared cosine.
+
+    Improved DDPM (arXiv 2102.09672), eq. 17, with s = 0.008 and betas capped at 0.999.
+    """
+    u = torch.arange(steps + 1, dtype=torch.float64) / steps
+    f = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+    return (1 - f[1:] / f[:-1]).clamp(max=0.999)
+
+
+def linear_betas(steps: int) -> Tensor:
+    """Betas ``[steps]``, float64: 1e-4 to 0.02 at T = 1000 (arXiv 2006.11239), scaled by 1000/T."""
+    scale = 1000 / steps
+    return torch.linspace(scale * 1e-4, scale * 0.02, steps, dtype=torch.float64)
+
+
+def full_schedule(config: DiffusionConfig) -> Schedule:
+    """The chain of all T steps, which training uses; its row k is timestep k."""
+    betas = {"cosine": cosine_betas, "linear": linear_betas}[config.schedule](config.steps)
+    timesteps = torch.arange(config.steps)
+    return _from_alpha_bar(config.steps, timesteps, torch.cumprod(1 - betas, dim=0))
+
+
+def respace(schedule: Schedule, timesteps: Sequence[int]) -> Schedule:
+    """The chain of the given rows of a full ``schedule``: ᾱ is kept exactly, β follows from it."""
+    rows = torch.tensor(timesteps, dtype=torch.int64, device=schedule.device)
+    if len(rows) < 2 or (rows.diff() <= 0).any():
+        raise ValueError("timesteps must be two or more, increasing")
+    return _from_alpha_bar(schedule.total, schedule.timesteps[rows], schedule.alpha_bar[rows])
+
+
+def sampling_schedule(config: DiffusionConfig, steps: int | str) -> Schedule:
+    """The chain sampled with ``steps`` as `SamplerConfig.steps` gives them."""
+    return respace(full_schedule(config), sampling_timesteps(steps, config.steps))
+
+
+def sampling_timesteps(steps: int | str, total: int) -> list[int]:
+    """Increasing original timesteps in [0, total): strided, or strided within equal sections.
+
+    N of T strided is t = round(k (T - 1) / (N - 1)), the one-section case of Improved DDPM's
+    respacing. Raises `UserError` when a section is asked for more steps than it has.
+    """
+    counts = section_counts(steps)
+    size, longer = divmod(total, len(counts))
+    timesteps: list[int] = []
+    start = 0
+    for section, count in enumerate(counts):
+        length = size + (section < longer)
+        if count > length:
+            raise UserError(
+                f"sampler.steps: {count} steps asked of a section of {length}"
+                f" (diffusion.steps={total}), ask for fewer"
+            )
+        gaps = max(count - 1, 1)
+        timesteps += [start + round(k * (length - 1) / gaps) for k in range(count)]
+        start += length
+    return timesteps
+
+
+def _from_alpha_bar(total: int, timesteps: Tensor, alpha_bar: Tensor) -> Schedule:
+    alpha_bar_prev = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+    betas = 1 - alpha_bar / alpha_bar_prev
+    # DDPM (arXiv 2006.11239), eq. 7: β̃ = β (1 - ᾱ_prev) / (1 - ᾱ)
+    posterior_variance = betas * (1 - alpha_bar_prev) / (1 - alpha_bar)
+    log_beta_tilde = torch.cat([posterior_variance[1:2], posterior_variance[1:]]).log()
+    return Schedule(
+        total=total,
+        timesteps=timesteps,
+        alpha_bar=alpha_bar,
+        alpha_bar_prev=alpha_bar_prev,
+        betas=betas,
+        posterior_variance=posterior_variance,
+        log_beta=betas.log(),
+        log_beta_tilde=log_beta_tilde,
+    )

@@ -1,0 +1,1 @@
+"""Embedding spaces: normalisation and geometry on pure tensors."""

@@ -1,0 +1,1 @@
+"""How well a system does: metrics, protocols and reports."""

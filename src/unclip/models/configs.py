@@ -1,0 +1,180 @@
+"""The shape of each network, as the experiment files give it. Imports no torch.
+
+Defaults are the paper's (arXiv 2204.06125, table 3 and appendix C) unless a comment says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unclip.diffusion.configs import SamplerConfig
+from unclip.types import UserError
+
+
+def require(condition: bool, key: str, message: str) -> None:
+    """Raise a `UserError` that names ``key`` unless ``condition`` holds."""
+    if not condition:
+        raise UserError(f"{key}: {message}")
+
+
+@dataclass(kw_only=True)
+class ClipConfig:
+    """A CLIP of our own, built as an open_clip model."""
+
+    embed_dim: int = 1024  # D
+    image_size: int = 256  # pixels a side
+    patch_size: int = 16  # pixels a side
+    vision_width: int = 1280
+    vision_layers: int = 32
+    vision_head_width: int = 80  # channels per attention head
+    context: int = 77  # tokens, start and end included
+    vocabulary: int = 49408  # open_clip's byte-pair vocabulary
+    text_width: int = 1024
+    text_layers: int = 24
+    text_heads: int = 16
+
+    def validate(self) -> None:
+        """Refuse shapes that no network can have."""
+        require(
+            self.image_size % self.patch_size == 0,
+            "model.image_size",
+            f"{self.image_size} is not a multiple of model.patch_size={self.patch_size}",
+        )
+        require(
+            self.vision_width % self.vision_head_width == 0,
+            "model.vision_head_width",
+            f"does not divide model.vision_width={self.vision_width}",
+        )
+        require(
+            self.text_width % self.text_heads == 0,
+            "model.text_heads",
+            f"does not divide model.text_width={self.text_width}",
+        )
+        require(self.vocabulary == 49408, "model.vocabulary", "must be 49408, the tokenizer's size")
+
+
+@dataclass(kw_only=True)
+class DiffusionPriorConfig:
+    """The causal transformer that predicts the unnoised image embedding."""
+
+    embed_dim: int | None = None  # D; null takes the CLIP's
+    caption: str = "bpe"  # bpe (own token table, the paper) | clip (frozen CLIP token features)
+    clip_text_width: int | None = None  # width of CLIP's token features; null takes the CLIP's
+    context: int = 256  # caption tokens; with caption=clip at most the CLIP's own
+    vocabulary: int = 49408
+    width: int = 2048
+    layers: int = 24
+    heads: int = 32
+    dropout: float = 0.0
+
+    def validate(self) -> None:
+        """Refuse shapes that no network can have."""
+        require(self.caption in ("bpe", "clip"), "model.caption", "must be bpe or clip")
+        require(self.width % self.heads == 0, "model.heads", f"does not divide width={self.width}")
+        require(0 <= self.dropout < 1, "model.dropout", "must be in [0, 1)")
+
+
+@dataclass(kw_only=True)
+class TextEncoderConfig:
+    """The decoder's own caption transformer (GLIDE's: bidirectional)."""
+
+    context: int = 256
+    vocabulary: int = 49408
+    width: int = 2048
+    layers: int = 24
+    heads: int = 32
+
+    def validate(self) -> None:
+        """Refuse shapes that no network can have."""
+        require(
+            self.width % self.heads == 0, "model.text.heads", f"does not divide width={self.width}"
+        )
+
+
+@dataclass(kw_only=True)
+class UNetConfig:
+    """An ADM U-Net (arXiv 2105.05233): the body shared by decoder and upsamplers."""
+
+    channels: int = 512
+    blocks: int = 3  # residual blocks per resolution
+    multiples: list[int] = field(default_factory=lambda: [1, 2, 3, 4])
+    attention: list[int] = field(default_factory=lambda: [32, 16, 8])  # sides with attention
+    head_channels: int = 64
+    dropout: float = 0.1
+
+    def validate(self) -> None:
+        """Refuse shapes that no network can have."""
+        require(len(self.multiples) > 0, "model.unet.multiples", "must not be empty")
+        require(self.channels % 32 == 0, "model.unet.channels", "must be a multiple of 32")
+        require(0 <= self.dropout < 1, "model.unet.dropout", "must be in [0, 1)")
+        if self.attention:
+            require(
+                self.channels % self.head_channels == 0,
+                "model.unet.head_channels",
+                f"does not divide channels={self.channels}",
+            )
+
+
+@dataclass(kw_only=True)
+class DecoderConfig:
+    """The 64 px diffusion decoder: GLIDE's U-Net with both CLIP paths."""
+
+    image_size: int = 64  # pixels a side
+    embed_dim: int | None = None  # D; null takes the CLIP's
+    clip_tokens: int = 4  # extra context tokens made from z_i
+    use_z_i: bool = True  # false: GLIDE, caption only
+    use_caption: bool = True  # false: no caption transformer
+    null_z_i: str = "zeros"  # zeros | learned: what stands for a dropped z_i
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+
+    def validate(self) -> None:
+        """Refuse shapes that no network can have."""
+        self.unet.validate()
+        self.text.validate()
+        require(self.null_z_i in ("zeros", "learned"), "model.null_z_i", "must be zeros or learned")
+        require(
+            self.use_z_i or self.use_caption, "model.use_caption", "one condition must remain"
+        )
+        factor = 2 ** (len(self.unet.multiples) - 1)
+        require(
+            self.image_size % factor == 0,
+            "model.image_size",
+            f"{self.image_size} is not a multiple of {factor}, which model.unet.multiples needs",
+        )
+        sides = [self.image_size >> level for level in range(len(self.unet.multiples))]
+        for side in self.unet.attention:
+            require(
+                side in sides, "model.unet.attention", f"{side} is none of the sides {sides}"
+            )
+
+
+@dataclass(kw_only=True)
+class UpsamplerConfig:
+    """A convolutional ADM U-Net conditioned on a low-resolution image."""
+
+    image_size: int = 256  # pixels a side of the result
+    low_size: int = 64  # pixels a side of the condition
+    unet: UNetConfig = field(default_factory=lambda: UNetConfig(channels=320, attention=[]))
+
+    def validate(self) -> None:
+        """Refuse shapes that no network can have."""
+        self.unet.validate()
+        require(not self.unet.attention, "model.unet.attention", "must be [] in an upsampler")
+        require(
+            self.image_size % self.low_size == 0 and self.image_size > self.low_size,
+            "model.low_size",
+            f"{self.low_size} must divide model.image_size={self.image_size}",
+        )
+
+
+@dataclass(kw_only=True)
+class PriorSamplerConfig(SamplerConfig):
+    """How embeddings are drawn from a prior."""
+
+    candidates: int = 2  # drawn per caption; the one with the highest z_i . z_t is kept
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        super().validate()
+        require(self.candidates >= 1, "sampler.candidates", "must be at least 1")

@@ -1,0 +1,160 @@
+"""Drawing from each trained network: the conditioning and guidance around the samplers.
+
+Used alike by training (sample pictures, metrics) and by the pipeline. Noise comes from one stream
+per sample (`SampleNoise`), so a sample does not depend on the batch it is drawn in.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unclip.diffusion.configs import DiffusionConfig, SamplerConfig
+from unclip.diffusion.guidance import guide
+from unclip.diffusion.samplers import sample
+from unclip.diffusion.schedules import sampling_schedule
+from unclip.models.clip import Clip, token_mask
+from unclip.models.decoder import Conditioning, Decoder
+from unclip.models.diffusion_prior import DiffusionPrior
+from unclip.models.upsampler import Upsampler
+from unclip.seeding import SampleNoise
+from unclip.types import Caption, Denoiser, Progress
+
+
+def prior_caption(net: DiffusionPrior, clip: Clip, clip_tokens: Tensor, tokens: Tensor) -> Caption:
+    """The caption as ``net`` reads it: its own tokens, or the frozen CLIP's token features."""
+    if net.config.caption == "clip":
+        features = clip.encode_text(clip_tokens)
+        return Caption(None, features.tokens, features.mask)
+    return Caption(tokens, None, token_mask(tokens))
+
+
+@torch.no_grad()
+def sample_prior(
+    net: DiffusionPrior,
+    *,
+    z_t: Tensor,
+    caption: Caption,
+    diffusion: DiffusionConfig,
+    sampler: SamplerConfig,
+    noise: SampleNoise,
+    candidates: int = 2,
+    progress: Progress | None = None,
+) -> Tensor:
+    """z_i ``[B, D]``, L2-normalised, for captions with text embeddings z_t ``[B, D]``.
+
+    ``candidates`` are drawn per caption and the one with the highest z_i . z_t is kept (paper,
+    section 2.2).
+    """
+    batch, dim = z_t.shape
+    schedule = sampling_schedule(diffusion, sampler.steps)
+
+    def repeat(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.repeat_interleave(candidates, dim=0)
+
+    many = Caption(repeat(caption.tokens), repeat(caption.features), repeat(caption.mask))  # type: ignore[arg-type]
+    z_t_many = z_t.repeat_interleave(candidates, dim=0)
+
+    def model(x_t: Tensor, t: Tensor, keep: Tensor) -> Tensor:
+        twice = len(keep) // len(z_t_many)
+        both = Caption(*(None if x is None else x.repeat(twice, *[1] * (x.ndim - 1)) for x in many))
+        return net(x_t, t, z_t=z_t_many.repeat(twice, 1), caption=both, keep=keep)
+
+    def draw(shape: tuple[int, ...], device: torch.device) -> Tensor:
+        # Each caption has one stream; its candidates take successive parts of it.
+        return noise((batch, candidates, *shape[1:]), device).flatten(0, 1)
+
+    found = sample(
+        _guided(model, sampler.guidance, dim),
+        draw((batch * candidates, dim), z_t.device),
+        schedule=schedule,
+        diffusion=diffusion,
+        sampler=sampler,
+        noise=draw,  # type: ignore[arg-type]
+        progress=progress,
+    )
+    z_i = F.normalize(found, dim=-1).view(batch, candidates, dim)
+    best = torch.einsum("bcd,bd->bc", z_i, z_t.float()).argmax(dim=1)
+    return z_i[torch.arange(batch, device=z_i.device), best]
+
+
+@torch.no_grad()
+def sample_decoder(
+    net: Decoder,
+    *,
+    z_i: Tensor,
+    tokens: Tensor,
+    diffusion: DiffusionConfig,
+    sampler: SamplerConfig,
+    noise: SampleNoise,
+    keep_z_i: Tensor | None = None,
+    keep_text: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Images ``[B, 3, S, S]`` in [-1, 1] for z_i ``[B, D]`` and caption tokens ``[B, L]``.
+
+    Guidance compares with both conditions dropped.
+    """
+    batch, side = len(z_i), net.config.image_size
+    mask = token_mask(tokens)
+    given = net.condition(z_i=z_i, tokens=tokens, mask=mask, keep_z_i=keep_z_i, keep_text=keep_text)
+    if sampler.guidance != 1:
+        none = torch.zeros(batch, dtype=torch.bool, device=z_i.device)
+        null = net.condition(z_i=z_i, tokens=tokens, mask=mask, keep_z_i=none, keep_text=none)
+        given = Conditioning(*(torch.cat(pair) for pair in zip(given, null)))
+
+    def model(x_t: Tensor, t: Tensor, keep: Tensor) -> Tensor:
+        return net.denoise(x_t, t, given)
+
+    return sample(
+        _guided(model, sampler.guidance, 3),
+        noise((batch, 3, side, side), z_i.device),
+        schedule=sampling_schedule(diffusion, sampler.steps),
+        diffusion=diffusion,
+        sampler=sampler,
+        noise=noise,
+        progress=progress,
+    ).clamp(-1, 1)
+
+
+@torch.no_grad()
+def upsample(
+    net: Upsampler,
+    low: Tensor,
+    *,
+    size: int,
+    diffusion: DiffusionConfig,
+    sampler: SamplerConfig,
+    noise: SampleNoise,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Images ``[B, 3, size, size]`` in [-1, 1] from ``low`` ``[B, 3, s, s]``; no guidance."""
+
+    def model(x_t: Tensor, t: Tensor) -> Tensor:
+        return net(x_t, t, low)
+
+    return sample(
+        model,
+        noise((len(low), 3, size, size), low.device),
+        schedule=sampling_schedule(diffusion, sampler.steps),
+        diffusion=diffusion,
+        sampler=sampler,
+        noise=noise,
+        progress=progress,
+    ).clamp(-1, 1)
+
+
+def _guided(model: object, scale: float, channels: int) -> Denoiser:
+    """``model(x_t, t, keep)`` as a denoiser, both branches in one batch when scale is not 1."""
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        keep = torch.ones(len(x_t), dtype=torch.bool, device=x_t.device)
+        if scale == 1:
+            return model(x_t, t, keep)  # type: ignore[operator]
+        keep = torch.cat([keep, ~keep])
+        out = model(torch.cat([x_t, x_t]), torch.cat([t, t]), keep)  # type: ignore[operator]
+        cond, uncond = out.chunk(2)
+        return guide(cond, uncond, scale, channels=channels)
+
+    return denoise

@@ -1,0 +1,1 @@
+"""Building blocks of the networks: attention, transformer, residual blocks, U-Net, timesteps."""

@@ -1,0 +1,75 @@
+"""Multi-head attention.
+
+Shapes: B batch, L queries, S keys, N heads, E channels per head, W = N·E width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def causal_mask(length: int, device: torch.device | None = None) -> Tensor:
+    """``[length, length]`` boolean, True where query i may see key j, that is j ≤ i."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
+) -> Tensor:
+    """Softmax(q kᵀ / √E) v (arXiv 1706.03762, equation 1).
+
+    Args:
+        q: queries ``[B, N, L, E]``.
+        k: keys ``[B, N, S, E]``.
+        v: values ``[B, N, S, E]``.
+        mask: boolean, broadcastable to ``[B, N, L, S]``, True = this query may see this key.
+        causal: query i sees only keys j ≤ i, besides what ``mask`` says; needs L = S.
+
+    Returns:
+        ``[B, N, L, E]``. A query that may see no key at all gets zeros, and no gradient.
+
+    Raises:
+        ValueError: ``causal`` with L ≠ S.
+    """
+    if causal and q.shape[-2] != k.shape[-2]:
+        raise ValueError(f"causal attention of {q.shape[-2]} queries over {k.shape[-2]} keys")
+    if mask is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    if causal:
+        mask = mask & causal_mask(q.shape[-2], q.device)
+    # The softmax over no keys is 0/0 and kernels differ in what they make of it: such a query
+    # sees everything instead, and its result is thrown away.
+    blind = ~mask.any(dim=-1, keepdim=True)
+    seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask | blind)
+    return seen.masked_fill(blind, 0)
+
+
+def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """``[B, L, parts·W]`` to ``parts`` views ``[B, heads, L, E]``.
+
+    The order of the channels is (part, head, channel of the head): with 3 parts all of q, then all
+    of k, then all of v.
+    """
+    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """``[B, heads, L, E]`` to ``[B, L, W]``."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with biases; channel order of ``qkv`` as in `split_heads`."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """``[B, L, W]`` to the same; ``mask`` and ``causal`` as in `attend`."""
+        q, k, v = split_heads(self.qkv(x), 3, self.heads)
+        return self.out(join_heads(attend(q, k, v, mask, causal)))

@@ -1,0 +1,110 @@
+"""The residual and attention blocks of the ADM U-Net (arXiv 2105.05233; arXiv 2112.10741).
+
+Shapes: B batch, C channels, H × W pixels, P = H·W, S context tokens of width X, F features of time.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unclip.nn.attention import attend, join_heads, split_heads
+
+GROUPS = 32
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+class GroupNorm32(nn.GroupNorm):
+    """Group normalisation over 32 groups, computed in float32 and returned as the input's type."""
+
+    def __init__(self, channels: int):
+        super().__init__(GROUPS, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, ...]`` to the same."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        return F.group_norm(x.to(dtype), self.num_groups, weight, bias, self.eps).to(x.dtype)
+
+
+def zeroed(layer: Layer) -> Layer:
+    """The same layer with all of its parameters zero, so that its branch starts silent."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+class ResBlock(nn.Module):
+    """A residual block with scale-shift time conditioning and, if asked, resampling inside.
+
+    h = conv(r(SiLU(GN(x)))); h = conv₀(SiLU(GN(h)·(1 + scale) + shift)); skip(r(x)) + h, where r is
+    2×2 average pooling, nearest doubling or nothing, and conv₀ starts at zero.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        *,
+        time_width: int,
+        dropout: float,
+        resample: Literal["down", "up"] | None = None,
+    ):
+        super().__init__()
+        self.resample = resample
+        self.in_norm = GroupNorm32(channels)
+        self.in_conv = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.time = nn.Linear(time_width, 2 * out_channels)  # scale, then shift
+        self.out_norm = GroupNorm32(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.out_conv = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.skip = (
+            nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        )
+
+    def _resampled(self, x: Tensor) -> Tensor:
+        if self.resample == "down":
+            return F.avg_pool2d(x, 2)
+        if self.resample == "up":
+            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return x
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """``x`` ``[B, C, H, W]``; ``time`` ``[B, F]`` already through the SiLU."""
+        h = self.in_conv(self._resampled(F.silu(self.in_norm(x))))
+        scale, shift = self.time(time)[:, :, None, None].chunk(2, dim=1)
+        h = self.out_norm(h) * (1 + scale) + shift
+        return self.skip(self._resampled(x)) + self.out_conv(self.dropout(F.silu(h)))
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over the pixels, with context tokens as further keys and values.
+
+    The context is projected by this block's own linear layer and put before the pixels. Channel
+    orders: ``qkv`` is (q, k, v), ``context_kv`` is (k, v), each by head. In channels-last memory
+    the reshapes between [B, C, H, W] and [B, P, C] copy nothing.
+    """
+
+    def __init__(self, channels: int, *, head_channels: int, context_width: int | None):
+        super().__init__()
+        if channels % head_channels:
+            raise ValueError(f"{channels} channels do not split into heads of {head_channels}")
+        self.heads = channels // head_channels
+        self.norm = GroupNorm32(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.context_kv = nn.Linear(context_width, 2 * channels) if context_width else None
+        self.out = zeroed(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """``x`` ``[B, C, H, W]``, ``context`` ``[B, S, X]`` if the block was built for one."""
+        pixels = self.norm(x).flatten(2).transpose(1, 2)  # [B, P, C]
+        q, k, v = split_heads(self.qkv(pixels), 3, self.heads)
+        if self.context_kv is not None:
+            context_k, context_v = split_heads(self.context_kv(context), 2, self.heads)
+            k = torch.cat([context_k, k], dim=2)
+            v = torch.cat([context_v, v], dim=2)
+        h = self.out(join_heads(attend(q, k, v)))
+        return x + h.transpose(1, 2).unflatten(2, x.shape[2:])

@@ -1,0 +1,155 @@
+"""The ADM U-Net (arXiv 2105.05233) with GLIDE's context tokens (arXiv 2112.10741).
+
+Shapes: B batch, H × W pixels, C = ``channels``, F = 4C features of time, S context tokens of width
+X. A *level* is a resolution: level 0 is the input's, level l has 1/2^l of its side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unclip.nn.resblock import AttentionBlock, GroupNorm32, ResBlock, zeroed
+from unclip.nn.timestep import TimestepMLP
+
+
+class Layer(nn.Module):
+    """A residual block, attention where the level has it, the way up where one follows."""
+
+    def __init__(
+        self, block: ResBlock, attention: AttentionBlock | None = None, up: ResBlock | None = None
+    ):
+        super().__init__()
+        self.block = block
+        self.attention = attention
+        self.up = up
+
+    def forward(self, x: Tensor, time: Tensor, context: Tensor | None) -> Tensor:
+        """``[B, C, H, W]`` to ``[B, C', H', W']``."""
+        x = self.block(x, time)
+        if self.attention is not None:
+            x = self.attention(x, context)
+        return x if self.up is None else self.up(x, time)
+
+
+class UNet(nn.Module):
+    """A U-Net of residual blocks; freshly built, its output is exactly zero.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        channels: C, the width at level 0.
+        blocks: residual blocks per level going down; one more going up.
+        multiples: width of each level, in C.
+        attention_levels: levels whose every block is followed by attention; with none there is no
+            attention in the middle either.
+        head_channels: channels per attention head.
+        dropout: inside the residual blocks, in [0, 1).
+        context_width: X, or None for a network without context tokens.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        channels: int,
+        blocks: int,
+        multiples: Sequence[int],
+        attention_levels: Sequence[int] = (),
+        head_channels: int = 64,
+        dropout: float = 0.0,
+        context_width: int | None = None,
+    ):
+        super().__init__()
+        self.side_factor = 2 ** (len(multiples) - 1)
+        time_width = 4 * channels
+
+        def residual(width: int, out_width: int, **resample) -> ResBlock:
+            return ResBlock(width, out_width, time_width=time_width, dropout=dropout, **resample)
+
+        def attention(width: int, wanted: bool) -> AttentionBlock | None:
+            if not wanted:
+                return None
+            return AttentionBlock(width, head_channels=head_channels, context_width=context_width)
+
+        self.time = TimestepMLP(channels, time_width)
+        width = multiples[0] * channels
+        self.input = nn.Conv2d(in_channels, width, 3, padding=1)
+
+        self.down = nn.ModuleList()
+        skips = [width]  # widths of what the way down leaves for the way up
+        for level, multiple in enumerate(multiples):
+            for _ in range(blocks):
+                block = residual(width, multiple * channels)
+                width = multiple * channels
+                self.down.append(Layer(block, attention(width, level in attention_levels)))
+                skips.append(width)
+            if level < len(multiples) - 1:
+                self.down.append(Layer(residual(width, width, resample="down")))
+                skips.append(width)
+
+        self.middle = nn.ModuleList(
+            [
+                Layer(residual(width, width), attention(width, len(attention_levels) > 0)),
+                Layer(residual(width, width)),
+            ]
+        )
+
+        self.up = nn.ModuleList()
+        for level, multiple in reversed(list(enumerate(multiples))):
+            for index in range(blocks + 1):
+                block = residual(width + skips.pop(), multiple * channels)
+                width = multiple * channels
+                last = level > 0 and index == blocks
+                up = residual(width, width, resample="up") if last else None
+                self.up.append(Layer(block, attention(width, level in attention_levels), up))
+
+        self.out_norm = GroupNorm32(width)
+        self.out = zeroed(nn.Conv2d(width, out_channels, 3, padding=1))
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        time_offset: Tensor | None = None,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """Run the network.
+
+        Args:
+            x: ``[B, in_channels, H, W]``, H and W divisible by 2^(levels − 1).
+            t: timesteps ``[B]``.
+            time_offset: ``[B, F]``, added to the time embedding.
+            context: tokens ``[B, S, X]``; needed if and only if the network has a context width.
+
+        Returns:
+            ``[B, out_channels, H, W]`` of the type of ``x``.
+
+        Raises:
+            ValueError: H or W is not divisible.
+        """
+        if x.shape[2] % self.side_factor or x.shape[3] % self.side_factor:
+            raise ValueError(
+                f"an image of {x.shape[2]} × {x.shape[3]} pixels: both sides must be multiples"
+                f" of {self.side_factor}"
+            )
+        time = self.time(t)
+        if time_offset is not None:
+            time = time + time_offset
+        time = F.silu(time)  # once here, not once per block
+
+        h = self.input(x.to(self.input.weight.dtype))
+        skips = [h]
+        for layer in self.down:
+            h = layer(h, time, context)
+            skips.append(h)
+        for layer in self.middle:
+            h = layer(h, time, context)
+        for layer in self.up:
+            h = layer(torch.cat([h, skips.pop()], dim=1), time, context)
+        return self.out(F.silu(self.out_norm(h))).to(x.dtype)

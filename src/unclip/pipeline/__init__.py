@@ -1,0 +1,1 @@
+"""Text to image from trained artifacts; needs torch, not Lightning."""

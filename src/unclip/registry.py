@@ -1,0 +1,111 @@
+"""Finds experiments and names stages: explicit tables, no import paths in YAML."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import unclip
+from unclip.types import UserError
+
+if TYPE_CHECKING:
+    from unclip.stages.configs import Experiment
+
+KINDS = ("clip", "prior", "decoder", "upsampler")
+"""The folders of an experiments directory; several stages may share one."""
+
+
+@dataclass(frozen=True)
+class StageEntry:
+    """A stage that an experiment file may name."""
+
+    name: str
+    kind: str  # one of KINDS
+    about: str
+
+    def config(self) -> type[Experiment]:
+        """The dataclass of the stage's experiment files (imports no torch)."""
+        from unclip.stages import configs
+
+        return {
+            "clip": configs.ClipExperiment,
+            "diffusion_prior": configs.DiffusionPriorExperiment,
+            "decoder": configs.DecoderExperiment,
+            "upsampler": configs.UpsamplerExperiment,
+        }[self.name]
+
+
+STAGES = {
+    entry.name: entry
+    for entry in (
+        StageEntry("clip", "clip", "contrastive image and text encoders"),
+        StageEntry("diffusion_prior", "prior", "caption to image embedding, x0-predicting"),
+        StageEntry("decoder", "decoder", "image embedding to picture"),
+        StageEntry("upsampler", "upsampler", "small picture to large picture"),
+    )
+}
+
+
+def stage(name: str, where: str) -> StageEntry:
+    """The stage called ``name``; ``where`` names the file in the error."""
+    if name not in STAGES:
+        raise UserError(f"{where}: stage: unknown stage {name!r}{nearest(name, STAGES)}")
+    return STAGES[name]
+
+
+def nearest(word: str, valid: object) -> str:
+    """A hint that names the closest of ``valid``, or lists them when none is close."""
+    words = [str(w) for w in valid]  # type: ignore[attr-defined]
+    close = difflib.get_close_matches(word, words, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; valid: {', '.join(words)}" if words else ""
+
+
+def shipped() -> Path:
+    """The experiments that come with the package (or with the checkout, when run from one)."""
+    package = Path(unclip.__file__).parent
+    inside = package / "experiments"
+    return inside if inside.is_dir() else package.parent.parent / "experiments"
+
+
+def roots() -> list[Path]:
+    """Where experiments are looked for, first match wins."""
+    named = os.environ.get("UNCLIP_EXPERIMENTS")
+    paths = [Path("experiments"), *([Path(named)] if named else []), shipped()]
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        if path.is_dir():
+            seen.setdefault(path.resolve(), path)
+    return list(seen.values())
+
+
+def experiment_files() -> Iterator[tuple[str, Path]]:
+    """(name, file) of every experiment that can be found, as ``prior/diffusion_l``."""
+    seen: set[str] = set()
+    for kind in KINDS:
+        for root in roots():
+            for path in sorted((root / kind).glob("*.yaml")):
+                name = f"{kind}/{path.stem}"
+                if name not in seen:
+                    seen.add(name)
+                    yield name, path
+
+
+def find(name: str) -> Path:
+    """The file of an experiment given by path or as ``kind/name``."""
+    if name.endswith((".yaml", ".yml")):
+        if Path(name).is_file():
+            return Path(name)
+        raise UserError(f"{name}: no such experiment file")
+    for root in roots():
+        path = root / f"{name}.yaml"
+        if name.split("/")[0] in (*KINDS, "recipes") and path.is_file():
+            return path
+    names = [n for n, _ in experiment_files()]
+    looked = ", ".join(str(r) for r in roots())
+    raise UserError(f"{name}: no such experiment in {looked}{nearest(name, names)}")

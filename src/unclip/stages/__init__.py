@@ -1,0 +1,1 @@
+"""One LightningModule per stage: what a batch's loss is, what a sample is."""

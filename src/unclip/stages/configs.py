@@ -1,0 +1,138 @@
+"""Every field of an experiment file, by stage. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from data_modules.configs import DataConfig, UpsamplerDataConfig
+from unclip.degradations.configs import CorruptionConfig
+from unclip.diffusion.configs import DiffusionConfig, SamplerConfig, section_counts
+from unclip.models.configs import (
+    ClipConfig,
+    DecoderConfig,
+    DiffusionPriorConfig,
+    PriorSamplerConfig,
+    UpsamplerConfig,
+    require,
+)
+from unclip.training.configs import (
+    EmaConfig,
+    OptimConfig,
+    RunConfig,
+    TrackingConfig,
+    TrainerConfig,
+)
+
+
+def _fits(sampler: SamplerConfig, diffusion: DiffusionConfig) -> None:
+    counts = section_counts(sampler.steps)
+    require(
+        max(counts) <= diffusion.steps // len(counts),
+        "sampler.steps",
+        f"{sampler.steps} does not fit into diffusion.steps={diffusion.steps}",
+    )
+
+
+def _probability(value: float, key: str) -> None:
+    require(0 <= value <= 1, key, "must be in [0, 1]")
+
+
+@dataclass(kw_only=True)
+class Experiment:
+    """Fields that every stage has."""
+
+    stage: str = ""  # an entry of unclip.registry.STAGES
+    about: str = ""  # what the experiment is for, in a line
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def validate(self) -> None:
+        """Refuse what the sections cannot see by themselves."""
+
+
+@dataclass(kw_only=True)
+class ClipExperiment(Experiment):
+    """Contrastive training of a CLIP."""
+
+    model: ClipConfig = field(default_factory=ClipConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass(kw_only=True)
+class DiffusionPriorExperiment(Experiment):
+    """The x0-predicting diffusion prior P(z_i | y)."""
+
+    clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
+    model: DiffusionPriorConfig = field(default_factory=DiffusionPriorConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    sampler: PriorSamplerConfig = field(default_factory=PriorSamplerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    drop_text: float = 0.1  # share of samples trained without caption and z_t
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        _fits(self.sampler, self.diffusion)
+        _probability(self.drop_text, "drop_text")
+        require(
+            self.diffusion.variance != "learned_range",
+            "diffusion.variance",
+            "learned_range needs a network that outputs it; the prior's does not",
+        )
+
+
+@dataclass(kw_only=True)
+class DecoderExperiment(Experiment):
+    """The diffusion decoder P(x | z_i, y)."""
+
+    clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
+    model: DecoderConfig = field(default_factory=DecoderConfig)
+    diffusion: DiffusionConfig = field(
+        default_factory=lambda: DiffusionConfig(prediction="eps", variance="learned_range")
+    )
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    drop_z_i: float = 0.1  # share of samples whose z_i is dropped
+    drop_caption: float = 0.5  # share of samples whose caption is dropped, independently
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        _fits(self.sampler, self.diffusion)
+        _probability(self.drop_z_i, "drop_z_i")
+        _probability(self.drop_caption, "drop_caption")
+        require(
+            self.diffusion.variance == "learned_range",
+            "diffusion.variance",
+            "must be learned_range: the decoder outputs its variance",
+        )
+
+
+@dataclass(kw_only=True)
+class UpsamplerExperiment(Experiment):
+    """A diffusion upsampler P(x_high | x_low)."""
+
+    model: UpsamplerConfig = field(default_factory=UpsamplerConfig)
+    diffusion: DiffusionConfig = field(
+        default_factory=lambda: DiffusionConfig(prediction="eps", variance="learned_range")
+    )
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    data: UpsamplerDataConfig = field(default_factory=UpsamplerDataConfig)
+    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        _fits(self.sampler, self.diffusion)
+        crop = round(self.model.image_size * self.data.crop_fraction)
+        factor = max(
+            2 ** (len(self.model.unet.multiples) - 1), self.model.image_size // self.model.low_size
+        )
+        require(
+            crop % factor == 0 and crop > 0,
+            "data.crop_fraction",
+            f"the training crop of {crop} px must be a multiple of {factor} "
+            "(model.unet.multiples, model.image_size / model.low_size)",
+        )

@@ -1,0 +1,116 @@
+"""The upsamplers: a large picture from a small, corrupted one (paper, section 2.1)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unclip.degradations.blur import gaussian_blur
+from unclip.diffusion.losses import diffusion_loss
+from unclip.diffusion.process import q_sample
+from unclip.diffusion.schedules import full_schedule
+from unclip.figures import to_uint8
+from unclip.models.sampling import upsample
+from unclip.models.upsampler import Upsampler
+from unclip.seeding import SampleNoise
+from unclip.stages.configs import UpsamplerExperiment
+from unclip.training.random import StepRandom
+from unclip.training.stage import Look, Picture, Quality, Stage, quartiles
+from unclip.types import UpsamplerBatch
+
+LOOK = 8  # validation samples that are upsampled
+
+
+def resize(image: Tensor, side: int) -> Tensor:
+    """``image`` ``[B, C, H, W]`` at ``side`` x ``side``, bicubic, antialiased, kept in [-1, 1]."""
+    resized = F.interpolate(
+        image.float(), size=(side, side), mode="bicubic", antialias=True, align_corners=False
+    )
+    return resized.clamp(-1, 1)
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio ``[B]`` in dB of images in [-1, 1] (peak to peak 2)."""
+    return 10 * torch.log10(4 / ((a - b) ** 2).flatten(1).mean(1).clamp(min=1e-12))
+
+
+class UpsamplerStage(Stage):
+    """Trains an `Upsampler` on crops whose low-resolution condition is made on the device."""
+
+    quality: ClassVar[Quality] = Quality("val/psnr", "higher")
+
+    def __init__(self, experiment: UpsamplerExperiment, clip: None = None):
+        super().__init__(experiment, Upsampler(experiment.model))
+        self.schedule = full_schedule(experiment.diffusion)
+
+    def on_fit_start(self) -> None:
+        """Bring the noise tables to the device."""
+        super().on_fit_start()
+        self.schedule = self.schedule.to(self.device)
+
+    def condition(self, image: Tensor, *, corrupt: bool) -> Tensor:
+        """The low-resolution condition of a high-resolution crop ``[B, 3, H, H]``."""
+        model, corruption = self.experiment.model, self.experiment.corruption
+        low = resize(image, image.shape[-1] * model.low_size // model.image_size)
+        if corrupt and corruption.kind == "blur":
+            low = gaussian_blur(low, kernel=corruption.kernel, sigma=corruption.sigma)
+        return low
+
+    def loss(self, net: Upsampler, batch: UpsamplerBatch, draws: StepRandom) -> dict[str, Tensor]:
+        """Hybrid loss given the corrupted condition."""
+        x0 = batch.image
+        low = self.condition(x0, corrupt=True)
+        t = draws.timesteps(len(x0), len(self.schedule))
+        noise = draws.normal("noise", x0.shape)
+        x_t = q_sample(x0, noise, t, schedule=self.schedule)
+        terms = diffusion_loss(
+            net(x_t, t, low),
+            x0=x0,
+            x_t=x_t,
+            t=t,
+            noise=noise,
+            schedule=self.schedule,
+            config=self.experiment.diffusion,
+        )
+        values = {"loss": terms.loss.mean(), "mse": terms.mse.mean()}
+        if terms.vb is not None:
+            values["vb"] = terms.vb.mean()
+        return values | quartiles(terms.mse.detach(), t, len(self.schedule))
+
+    def training_step(self, batch: UpsamplerBatch, batch_idx: int) -> Tensor:
+        """One micro-batch of crops."""
+        net: Upsampler = self.net  # type: ignore[assignment]
+        values = self.loss(net, batch, self.draws(batch_idx))
+        self.log_loss("train", values, len(batch.image))
+        return values["loss"]
+
+    def validation_step(self, batch: UpsamplerBatch, batch_idx: int) -> None:
+        """The same loss with the averaged weights and the same noise every time."""
+        values = self.loss(self.sampling_net, batch, self.validation_draws(batch_idx))
+        self.log_loss("val", values, len(batch.image))
+
+    def look(self, batch: UpsamplerBatch) -> Look:
+        """Clean small pictures upsampled, beside bicubic and the truth."""
+        image = batch.image[:LOOK]
+        side = image.shape[-1]
+        low = self.condition(image, corrupt=False)
+        bicubic = resize(low, side)
+        ours = upsample(
+            self.sampling_net,
+            low,
+            size=side,
+            diffusion=self.experiment.diffusion,
+            sampler=self.experiment.sampler,
+            noise=SampleNoise(range(len(image))),
+        )
+        found, plain = psnr(ours, image), psnr(bicubic, image)
+        pictures = []
+        for k in range(len(image)):
+            pictures.append(Picture(to_uint8(bicubic[k]), f"bicubic {plain[k]:.1f} dB"))
+            pictures.append(Picture(to_uint8(ours[k]), f"ours {found[k]:.1f} dB"))
+            pictures.append(Picture(to_uint8(image[k]), "real"))
+        metrics = {"psnr": found.mean().item(), "psnr_bicubic": plain.mean().item()}
+        return Look(pictures, metrics)

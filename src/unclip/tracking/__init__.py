@@ -1,0 +1,1 @@
+"""Metrics, provenance and where they are written."""

@@ -1,0 +1,52 @@
+"""The default tracker: one JSON object a line in the run's own folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+
+class JsonlLogger(Logger):
+    """Appends ``{"step": n, "time": seconds since the epoch, name: value, ...}`` lines."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.path = folder / "metrics.jsonl"
+
+    @property
+    def name(self) -> str:
+        """Of the logger, as Lightning wants it."""
+        return "local"
+
+    @property
+    def version(self) -> str:
+        """Unused, as Lightning wants it."""
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """One line; Lightning's own counters are left out."""
+        values = {k: float(v) for k, v in metrics.items() if k != "epoch"}
+        line = {"step": step, "time": round(time.time(), 3), **values}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
+        """The run's folder already has its experiment.yaml."""
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a metrics.jsonl; a last line cut short by a crash is left out."""
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows

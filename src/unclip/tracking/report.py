@@ -1,0 +1,40 @@
+"""The table at the end of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from unclip.runs import Finished
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def summary_table(runs: list[Finished]) -> None:
+    """Loss, quality, throughput, memory and where everything is, a column per run."""
+    table = Table(show_header=True, box=None, pad_edge=False)
+    table.add_column("")
+    for run in runs:
+        table.add_column(run.summary["experiment"], overflow="fold")
+
+    def row(name: str, values: list[str]) -> None:
+        table.add_row(name, *values)
+
+    each = [run.summary for run in runs]
+    row("steps", [str(s["steps"]) for s in each])
+    row("parameters", [f"{s['parameters']:,}" for s in each])
+    row("loss", [_number(s["loss"]) for s in each])
+    row("quality", [f"{s['quality']['name']} {_number(s['quality']['value'])}" for s in each])
+    row("throughput", [f"{_number(s['samples_per_second'])} samples/s" for s in each])
+    row("data wait", [f"{100 * s['data_wait']:.1f} % of step time" for s in each])
+    row("peak memory", [f"{_number(s['peak_memory_gib'], 3)} GiB" for s in each])
+    row("time", [f"{s['seconds']:.0f} s" for s in each])
+    row("run", [str(run.folder) for run in runs])
+    row("samples", [str(run.folder / "samples") for run in runs])
+    row("artifact", [str(run.artifact) for run in runs])
+    Console(width=max(100, 60 * len(runs)), highlight=False).print(table)

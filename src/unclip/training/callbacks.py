@@ -1,0 +1,167 @@
+"""What happens around the training steps: pictures, progress lines, throughput, memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from unclip.figures import grid, save
+from unclip.training.stage import Picture, Stage
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory used so far: of the GPU, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class Samples(L.Callback):
+    """Draws sample pictures at intervals and at the end; saves them and logs their metrics."""
+
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        publish: Callable[[list[Picture], int], None] | None = None,
+    ):
+        self.folder = folder
+        self.every = every
+        self.publish = publish
+        self.metrics: dict[str, float] = {}
+        self._seen = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Continue counting from the step that a checkpoint restored."""
+        self._seen = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """At every ``every``-th optimizer step."""
+        step = trainer.global_step
+        if step > self._seen:
+            self._seen = step
+            if self.every and step % self.every == 0 and step != trainer.max_steps:
+                self.draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Once more with the final weights."""
+        self.draw(trainer, pl_module)
+
+    def draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Pictures and metrics of the first validation batch."""
+        stage: Any = pl_module
+        batch = _first_batch(trainer, stage)
+        if batch is None:
+            return
+        was_training = stage.training
+        stage.eval()
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            look = stage.look(batch)
+        stage.train(was_training)
+        self.metrics = {f"val/{k}": v for k, v in look.metrics.items()}
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics(self.metrics, step=trainer.global_step)
+            sheet = grid([p.image for p in look.pictures], [p.caption for p in look.pictures])
+            save(sheet, self.folder / f"step_{trainer.global_step:07d}.png")
+            if self.publish is not None:
+                self.publish(look.pictures, trainer.global_step)
+
+
+def _first_batch(trainer: L.Trainer, stage: Stage) -> Any:
+    loaders: Any = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+    if not loaders:
+        return None
+    batch = next(iter(loaders))
+    return stage.transfer_batch_to_device(batch, stage.device, 0)
+
+
+class Throughput(L.Callback):
+    """Samples per second over the optimizer steps, validation and pictures left out."""
+
+    def __init__(self, batch_size: int, log_every: int):
+        self.batch_size = batch_size
+        self.log_every = log_every
+        self.seconds = 0.0
+        self.steps = 0
+        self.waited = 0.0
+        self._began = 0.0
+        self._ended = 0.0
+
+    @property
+    def samples_per_second(self) -> float:
+        """Mean over the run, the first step (which warms up) left out."""
+        return self.batch_size * self.steps / self.seconds if self.seconds else 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._ended = 0.0
+        self._step = trainer.global_step
+
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """The data has arrived."""
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Count the step and its wait for data."""
+        now = time.perf_counter()
+        if self._ended and trainer.global_step > self._step:
+            self.steps += 1
+            self.seconds += now - self._ended
+            self.waited += self._began - self._ended
+        self._step = trainer.global_step
+        if self.steps and trainer.global_step % self.log_every == 0:
+            values = {
+                "samples_per_second": self.samples_per_second,
+                "data_wait": self.waited / self.seconds,
+                "peak_memory_gib": peak_memory_bytes(pl_module.device) / 2**30,
+            }
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=trainer.global_step)
+        self._ended = now
+
+    def on_validation_start(self, *args: Any, **kwargs: Any) -> None:
+        """Validation is no training time."""
+        self._ended = 0.0
+
+
+class ProgressLines(L.Callback):
+    """A line now and then where there is no terminal for a progress bar."""
+
+    def __init__(self, seconds: float = 20.0):
+        self.seconds = seconds
+        self._last = 0.0
+        self._start = 0
+        self._began = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note where the run starts."""
+        self._last = self._began = time.perf_counter()
+        self._start = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Step, loss and the time that is left."""
+        now = time.perf_counter()
+        if now - self._last < self.seconds or not trainer.is_global_zero:
+            return
+        self._last = now
+        step = trainer.global_step
+        rate = (step - self._start) / (now - self._began)
+        left = (trainer.max_steps - step) / rate if rate else float("nan")
+        loss = trainer.callback_metrics.get("train/loss")
+        shown = f"  loss {float(loss):.4f}" if loss is not None else ""
+        line = f"step {step}/{trainer.max_steps}{shown}  {rate:.2f} steps/s  {left:.0f} s left"
+        print(line, file=sys.stderr, flush=True)

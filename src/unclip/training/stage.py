@@ -1,0 +1,158 @@
+"""What every stage's LightningModule shares: network and EMA, optimizer, draws, summary."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from unclip.figures import Array
+from unclip.models.clip import FrozenClip
+from unclip.training.configs import OptimConfig
+from unclip.training.optim import adamw, rate
+from unclip.training.random import StepRandom
+
+
+class Picture(NamedTuple):
+    """A sample to look at."""
+
+    image: Array  # uint8 [H, W, 3]
+    caption: str
+
+
+class Look(NamedTuple):
+    """Samples of a validation batch, and what can be measured on them."""
+
+    pictures: list[Picture]
+    metrics: dict[str, float]  # logged as val/NAME
+
+
+class Quality(NamedTuple):
+    """The figure by which a stage's result is judged."""
+
+    name: str  # as logged, for example val/retrieval
+    better: str  # higher | lower
+
+
+class Stage(L.LightningModule):
+    """A network that trains, its average, and the frozen CLIP it may lean on.
+
+    A subclass gives `training_step`, `validation_step`, `look` and `quality`.
+    """
+
+    quality: ClassVar[Quality]
+    net: nn.Module
+    ema: nn.Module | None
+
+    def __init__(self, experiment: Any, net: nn.Module, clip: FrozenClip | None = None):
+        super().__init__()
+        self.experiment = experiment
+        self.net = net
+        self.ema = None
+        if hasattr(experiment, "ema"):
+            self.ema = copy.deepcopy(net).requires_grad_(False).eval()
+        # Outside nn.Module's books: a frozen CLIP belongs neither in checkpoints nor in DDP.
+        self.__dict__["clip"] = clip
+
+    @property
+    def sampling_net(self) -> Any:
+        """The weights that sample and are exported: the average where there is one."""
+        return self.net if self.ema is None else self.ema
+
+    def train(self, mode: bool = True) -> Stage:
+        """Switch dropout of the trained network only; the average is always in eval mode."""
+        super().train(mode)
+        if self.ema is not None:
+            self.ema.eval()
+        return self
+
+    def on_fit_start(self) -> None:
+        """Bring the frozen CLIP to the device."""
+        if self.__dict__["clip"] is not None:
+            self.__dict__["clip"].model.to(self.device)
+
+    def draws(self, batch_idx: int) -> StepRandom:
+        """The random draws of this micro-batch."""
+        trainer = self.trainer
+        step = self.global_step * trainer.accumulate_grad_batches
+        step += batch_idx % trainer.accumulate_grad_batches
+        return StepRandom(
+            self.experiment.trainer.seed, step, self.global_rank, trainer.world_size, self.device
+        )
+
+    def validation_draws(self, batch_idx: int) -> StepRandom:
+        """The same draws at every validation, so that the curve shows the model alone."""
+        return StepRandom(
+            self.experiment.trainer.seed,
+            -1 - batch_idx,
+            self.global_rank,
+            self.trainer.world_size,
+            self.device,
+        )
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and its warm-up, stepped per optimizer step."""
+        config: OptimConfig = self.experiment.optim
+        optimizer = adamw([self.net], config)
+        max_steps = self.experiment.trainer.max_steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate(step, config, max_steps)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm, and log the norm (Lightning's own refuses fused optimizers)."""
+        limit = float("inf") if gradient_clip_val is None else gradient_clip_val
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), limit)
+        self.log("train/grad_norm", norm)
+
+    def log_loss(self, split: str, values: dict[str, Tensor], batch: int) -> None:
+        """Log means as ``split/name``; ``loss`` is shown in the progress bar."""
+        for name, value in values.items():
+            self.log(
+                f"{split}/{name}",
+                value.detach().float().mean(),
+                prog_bar=name == "loss" and split == "train",
+                batch_size=batch,
+                on_step=split == "train",
+                on_epoch=split != "train",
+                sync_dist=split != "train",
+            )
+
+    def look(self, batch: Any) -> Look:
+        """Samples drawn with the averaged weights for a validation batch."""
+        raise NotImplementedError
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is exported."""
+        return self.sampling_net.state_dict()
+
+    @property
+    def frozen_clip(self) -> FrozenClip:
+        """The CLIP this stage leans on."""
+        clip = self.__dict__["clip"]
+        if clip is None:
+            raise RuntimeError(f"{type(self).__name__} was built without a CLIP")
+        return clip
+
+
+def quartiles(loss: Tensor, t: Tensor, steps: int) -> dict[str, Tensor]:
+    """Mean of per-sample ``loss`` ``[B]`` in each quarter of the timesteps ``t`` ``[B]``."""
+    quarter = (t * 4 // steps).clamp(max=3)
+    means = {}
+    for q in range(4):
+        chosen = loss[quarter == q]
+        if len(chosen):
+            means[f"loss_q{q}"] = chosen.mean()
+    return means

@@ -1,0 +1,72 @@
+"""Builds Lightning's trainer from an experiment, and finds where to resume."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+
+from unclip.training.callbacks import ProgressLines
+from unclip.training.configs import TrainerConfig
+
+QUIET = (
+    ".*does not have many workers.*",
+    ".*is smaller than the logging interval.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*GPU available but not used.*",
+    ".*`_DataLoaderSampler.*",
+    ".*lr_scheduler.step.*before.*optimizer.step.*",
+)
+
+
+def build(
+    config: TrainerConfig, *, folder: Path, callbacks: list[L.Callback], loggers: list[Any]
+) -> L.Trainer:
+    """A trainer that counts optimizer steps and keeps its two newest checkpoints in ``folder``."""
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message)
+    terminal = sys.stderr.isatty()
+    checkpoint = ModelCheckpoint(
+        dirpath=folder / "checkpoints",
+        filename="step_{step:07.0f}",
+        auto_insert_metric_name=False,
+        every_n_train_steps=config.checkpoint_every,
+        save_on_train_epoch_end=False,
+        monitor="step",
+        mode="max",
+        save_top_k=2,
+    )
+    return L.Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        max_steps=config.max_steps,
+        max_epochs=-1,
+        precision=config.precision,  # type: ignore[arg-type]
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.grad_clip or None,
+        log_every_n_steps=config.log_every,
+        val_check_interval=(config.val_every or config.max_steps) * config.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        enable_progress_bar=terminal,
+        logger=loggers,
+        callbacks=[
+            *callbacks,
+            LearningRateMonitor("step"),
+            TQDMProgressBar(refresh_rate=5) if terminal else ProgressLines(),
+            checkpoint,
+        ],
+        default_root_dir=folder,
+    )
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the most steps in a run's ``folder``."""
+    found = sorted((folder / "checkpoints").glob("step_*.ckpt"))
+    return found[-1] if found else None

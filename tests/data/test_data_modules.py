@@ -1,0 +1,193 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from tiny_data import records, tokenize, write_folder, write_parquet, write_tar
+
+from data_modules.clip import ClipData
+from data_modules.configs import DataConfig, UpsamplerDataConfig
+from data_modules.decoder import DecoderData
+from data_modules.prior import PriorData
+from data_modules.upsampler import UpsamplerData
+from unclip.types import UserError
+
+
+@pytest.fixture
+def tar(tmp_path):
+    return str(write_tar(tmp_path / "d.tar", records()))
+
+
+def clip_data(source, *, seed=1, accumulate=1, **fields):
+    config = DataConfig(
+        source=str(source), **{"batch_size": 8, "held_out": 0.2, "val_samples": 5, **fields}
+    )
+    return ClipData(config, image_size=12, tokenize=tokenize, seed=seed, accumulate=accumulate)
+
+
+def assert_same(a, b):
+    for name, left, right in zip(a._fields, a, b, strict=True):
+        same = torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
+        assert same, name
+
+
+def test_the_same_pictures_give_the_same_batches_in_every_format(tmp_path, tar):
+    sources = [
+        tar,
+        write_folder(tmp_path / "folder", records()),
+        write_parquet(tmp_path / "d.parquet", records()),
+    ]
+    modules = [clip_data(source, crop="random", flip=True) for source in sources]
+    for loaders in (
+        [module.train_dataloader() for module in modules],
+        [module.val_dataloader() for module in modules],
+    ):
+        first, *others = [list(loader) for loader in loaders]
+        assert len(first) > 0
+        for other in others:
+            assert len(other) == len(first)
+            for a, b in zip(first, other, strict=True):
+                assert_same(a, b)
+
+
+def test_a_clip_batch_is_what_its_type_says(tar):
+    batch = next(iter(clip_data(tar).train_dataloader()))
+    assert batch.image.shape == (8, 3, 12, 12)
+    assert batch.image.dtype == torch.float32
+    assert -1 <= batch.image.min() < batch.image.max() <= 1
+    assert torch.equal(batch.tokens, tokenize(batch.captions))
+    assert batch.captions == [f"picture number {int(key)}" for key in batch.keys]
+
+
+def test_prior_and_decoder_batches_show_the_same_samples(tar):
+    config = DataConfig(source=tar, batch_size=8)
+    prior = PriorData(
+        config, clip_image_size=12, clip_tokenize=tokenize, tokenize=lambda c: -tokenize(c), seed=1
+    )
+    decoder = DecoderData(
+        config,
+        image_size=6,
+        clip_image_size=12,
+        clip_tokenize=tokenize,
+        tokenize=lambda c: -tokenize(c),
+        seed=1,
+    )
+    clip = next(iter(clip_data(tar, held_out=0.02).train_dataloader()))
+    p = next(iter(prior.train_dataloader()))
+    d = next(iter(decoder.train_dataloader()))
+    assert clip.keys == p.keys == d.keys
+    assert torch.equal(p.clip_image, clip.image)
+    assert torch.equal(d.clip_image, clip.image)
+    assert d.image.shape == (8, 3, 6, 6)
+    for batch in (p, d):
+        assert torch.equal(batch.clip_tokens, clip.tokens)
+        assert torch.equal(batch.tokens, -clip.tokens)
+
+
+def test_upsampler_batches_are_patches_that_workers_do_not_change(tar):
+    def batches(workers):
+        config = UpsamplerDataConfig(
+            source=tar, batch_size=8, crop_fraction=0.5, held_out=0.2, num_workers=workers
+        )
+        module = UpsamplerData(config, image_size=12, seed=1)
+        return [*module.train_dataloader(), *module.val_dataloader()]
+
+    plain = batches(0)
+    assert plain[0].image.shape == (8, 3, 6, 6)
+    for a, b in zip(plain, batches(2), strict=True):
+        assert_same(a, b)
+
+
+def test_scenes_are_drawn_at_the_size_that_is_needed():
+    config = DataConfig(batch_size=2)
+    module = DecoderData(
+        config, image_size=16, clip_image_size=24, clip_tokenize=tokenize, tokenize=tokenize, seed=1
+    )
+    assert module.splits.train[0].image.shape == (24, 24, 3)
+    batch = next(iter(module.train_dataloader()))
+    assert batch.image.shape == (2, 3, 16, 16)
+    assert batch.clip_image.shape == (2, 3, 24, 24)
+
+
+def test_validation_is_the_first_held_out_samples_tail_included_whatever_the_seed(tar):
+    module = clip_data(tar, seed=1, batch_size=4)
+    batches = list(module.val_dataloader())
+    assert [len(batch.keys) for batch in batches] == [4, 1]
+    held_out = [module.splits.held_out.key(n) for n in range(5)]
+    assert [key for batch in batches for key in batch.keys] == held_out
+    again = list(clip_data(tar, seed=2, batch_size=4, crop="random", flip=True).val_dataloader())
+    for a, b in zip(batches, again, strict=True):
+        assert_same(a, b)
+
+
+def test_processes_share_a_step_and_all_validate_on_everything(tar):
+    def attached(rank):
+        module = clip_data(tar, accumulate=2)
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        return module
+
+    ranks = [[batch.keys for batch in attached(r).train_dataloader()] for r in range(2)]
+    whole = [batch.keys for batch in clip_data(tar).train_dataloader()]
+    for step, keys in enumerate(whole):
+        micro = slice(2 * step, 2 * step + 2)
+        assert sorted(k for rank in ranks for batch in rank[micro] for k in batch) == sorted(keys)
+    validated = [[k for b in attached(r).val_dataloader() for k in b.keys] for r in range(2)]
+    assert (
+        validated[0] == validated[1] == [k for b in clip_data(tar).val_dataloader() for k in b.keys]
+    )
+
+
+def test_wrong_sources_and_batch_sizes_are_reported_in_one_line(tar):
+    with pytest.raises(UserError, match=r"^data\.source: nowhere does not exist"):
+        clip_data("nowhere").setup("fit")
+    with pytest.raises(UserError, match=r"^data\.batch_size: 64 is more than the 3\d training"):
+        clip_data(tar, batch_size=64).train_dataloader()
+    with pytest.raises(UserError, match=r"^data\.batch_size: 8 cannot be split over 1 proc"):
+        clip_data(tar, accumulate=3).train_dataloader()
+
+
+class Recorder(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.keys, self.validated = [], []
+
+    def training_step(self, batch):
+        self.keys.append(batch.keys)
+        return self.weight * batch.image.mean()
+
+    def validation_step(self, batch):
+        self.validated += batch.keys
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice on numbers of workers and logging
+@pytest.mark.parametrize("held_out", [0.0, 0.2])
+@pytest.mark.parametrize("stop", [2, 4, 5])  # within, at the end of, and after the first epoch
+def test_a_training_run_that_is_resumed_sees_the_same_batches(tmp_path, tar, held_out, stop):
+    def fit(steps, checkpoint=None):
+        model = Recorder()
+        trainer = Trainer(
+            max_steps=steps,
+            accelerator="cpu",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+        )
+        data = clip_data(tar, held_out=held_out, limit=32, batch_size=8 if held_out == 0 else 7)
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        return model
+
+    whole = fit(10)
+    assert bool(whole.validated) == (held_out > 0)
+    first = fit(stop)
+    second = fit(10, tmp_path / "last.ckpt")
+    assert len(whole.keys) == 10
+    assert first.keys + second.keys == whole.keys

@@ -1,0 +1,90 @@
+"""Tiny datasets on disk in each format, and sources that need no disk."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from data_modules.decode import BadSample
+from data_modules.sample import Sample
+
+
+def picture(number, height=12, width=16):
+    return np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def png(pixels, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png", **options)
+    return buffer.getvalue()
+
+
+def records(count=40):
+    """(key, image bytes, caption) of the standard tiny dataset."""
+    return [(f"{n:04d}", png(picture(n)), f"picture number {n}") for n in range(count)]
+
+
+def write_folder(folder, rows, field="caption"):
+    folder.mkdir()
+    lines = []
+    for key, image, caption in rows:
+        (folder / f"{key}.png").write_bytes(image)
+        lines.append(json.dumps({"file_name": f"{key}.png", field: caption}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def write_members(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def write_tar(path, rows):
+    members = []
+    for key, image, caption in rows:
+        members += [(f"{key}.png", image), (f"{key}.txt", caption.encode())]
+    return write_members(path, members)
+
+
+def write_parquet(path, rows, rows_per_group=7):
+    images = [{"bytes": image, "path": f"{key}.png"} for key, image, _ in rows]
+    table = pa.table({"image": images, "caption": [caption for *_, caption in rows]})
+    pq.write_table(table, path, row_group_size=rows_per_group)
+    return path
+
+
+class FakeSource:
+    """``count`` one-colour pictures, of which ``bad`` cannot be used."""
+
+    def __init__(self, count, bad=(), captions=1, size=8):
+        self.count, self.bad, self.captions, self.size = count, set(bad), captions, size
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise BadSample(f"fake: {self.key(index)}: broken")
+        image = np.full((self.size, self.size, 3), index % 256, dtype=np.uint8)
+        return Sample(self.key(index), image, [f"{index} v{v}" for v in range(self.captions)])
+
+    def key(self, index):
+        return f"{index:05d}"
+
+    def fingerprint(self):
+        return f"fake-{self.count}"
+
+
+def tokenize(captions):
+    """Each caption's UTF-8 bytes, padded to 32."""
+    rows = [list(caption.encode()[:32]) for caption in captions]
+    return torch.tensor([row + [0] * (32 - len(row)) for row in rows])
