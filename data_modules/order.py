@@ -121,6 +121,7 @@ class Loader(DataLoader):
         try:
             yield from super().__iter__()
         except UserError as error:
+            error.__traceback__ = None  # its frames would keep the workers alive, and exit waiting
             raise _without_trace(error) from None
 
 

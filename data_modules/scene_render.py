@@ -143,7 +143,7 @@ def _star(u: Array, v: Array) -> Array:
 
 def _heart(u: Array, v: Array) -> Array:
     # A square on its corner, and a circle upon the middle of each upper side.
-    u, v, r = abs(u), v + 0.13, 0.55  # r: radius of the circles, half the square's side
+    u, v, r = abs(u), v - 0.08, 0.55  # r: radius of the circles, half the square's side
     tilted = np.maximum(abs(u + v), abs(u - v)) / sqrt(2) - r
     return np.minimum(tilted, np.hypot(u - r / sqrt(2), v + r / sqrt(2)) - r)
 
@@ -209,13 +209,14 @@ def _paint(canvas: Array, colour: Array, coverage: Array) -> None:
 
 def _print(word: Word, size: int) -> Array:
     """The coverage ``[size, size]`` of a printed word."""
-    side = 4 * size  # letters drawn large and averaged: hinting would differ from size to size
+    factor = max(2, -(-1024 // size))  # drawn large and averaged: small letters would be hinted
+    side = factor * size
     mask = Image.new("L", (side, side))
     points = word.width * side / _font(100).getlength(word.text) * 100
     ImageDraw.Draw(mask).text(
         (word.x * side, word.y * side), word.text, fill=255, font=_font(round(points)), anchor="mm"
     )
-    return np.asarray(mask.reduce(4), np.float32) / 255
+    return np.asarray(mask.reduce(factor), np.float32) / 255
 
 
 @lru_cache(maxsize=64)

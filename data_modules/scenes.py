@@ -45,8 +45,8 @@ WORDS = (
     *("fish", "hat", "home", "key", "lamp", "leaf", "moon", "pizza", "rain", "ship", "sun", "tree"),
     *SHAPES,  # for typographic attacks: the name of one shape over another
 )
-_MARGIN = 0.02  # between an item and the picture's edge
-_GAP = 0.04  # between two items, at least
+_MARGIN = 0.03  # between an item and the picture's edge
+_GAP = 0.06  # between two items, at least
 
 
 class Scenes:
@@ -142,7 +142,7 @@ def _two_objects(rng: Random) -> Scene:
     sizes = [rng.choice(list(RADII)) for _ in kinds]
     radii = [_radius(rng, size) for size in sizes]
     a, b = (radius + _MARGIN for radius in radii)
-    distance = rng.uniform(a + b + _GAP, 1 - a - b)
+    distance = rng.uniform(sum(radii) + _GAP, 1 - a - b)
     start = rng.uniform(a, 1 - b - distance)
     # Across the axis they differ by at most 0.4 of the distance along it.
     offset = rng.uniform(-0.4, 0.4) * distance

@@ -38,6 +38,12 @@ class Finished:
     artifact: Path
     summary: dict[str, Any]
 
+    @classmethod
+    def load(cls, folder: Path) -> Finished:
+        """A run that finished earlier."""
+        summary = json.loads((folder / "summary.json").read_text())
+        return cls(folder, folder / "artifact", summary)
+
 
 def train(
     resolved: config.Resolved,

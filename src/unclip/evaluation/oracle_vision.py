@@ -168,7 +168,7 @@ def _coverage(rgb: Array, region: Array, foreground: Array) -> _Coverage:
     colour = np.median(values[strong], axis=0)
     way = colour - background
     soft = np.clip((values - background) @ way / max(1.0, way @ way), 0, 1)
-    # The faint rim outside the region counts, where nothing else lies: blurred things have a wide one.
+    # The faint rim outside the region counts too, where nothing else lies: it is wide if blurred.
     near = region
     for _ in range(region.shape[0] // 16):
         near = np.pad(near, 1)

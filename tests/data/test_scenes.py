@@ -1,0 +1,306 @@
+"""Scenes are a function of (seed, index), their captions are true, and their pictures agree."""
+
+import hashlib
+import re
+from collections import Counter
+from random import Random
+
+import numpy as np
+import pytest
+
+from data_modules.configs import ScenesConfig
+from data_modules.scene_captions import STATED
+from data_modules.scene_render import BACKGROUNDS, COLOURS, SHAPES, Item, patch
+from data_modules.scenes import (
+    WORDS,
+    Scene,
+    Scenes,
+    caption,
+    draw,
+    single_object_prompts,
+    two_object_prompts,
+)
+
+MANY = Scenes(ScenesConfig(words=0.1, seed=3), size=32, count=1500)
+SCENES = [MANY.scene(i) for i in range(len(MANY))]
+PAIRS = [scene for scene in SCENES if len(scene.items) == 2]
+
+
+def same(a, b):
+    return a.key == b.key and a.captions == b.captions and np.array_equal(a.image, b.image)
+
+
+def captions_of(scene, n=12):
+    rng = Random(1)
+    return [caption(scene, rng) for _ in range(n)]
+
+
+# --- a function of the seed and the index ---------------------------------------------------------
+
+
+def test_scenes_and_captions_are_the_golden_ones():
+    # Changes only when the dataset is changed on purpose: state the reason in the CHANGELOG.
+    scenes = Scenes(ScenesConfig(words=0.1), size=16, count=200)
+    text = repr([(scenes.scene(i), scenes[i].captions) for i in range(200)])
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "a99624b9b0499b1a"
+
+
+def test_a_sample_depends_on_neither_order_nor_instance():
+    first = Scenes(ScenesConfig(), size=32, count=20)
+    backwards = [first[i] for i in reversed(range(20))][::-1]
+    second = Scenes(ScenesConfig(), size=32, count=20)
+    assert all(same(a, second[i]) for i, a in enumerate(backwards))
+
+
+def test_a_range_is_a_window_on_one_sequence():
+    whole = Scenes(ScenesConfig(), size=32, count=20)
+    held_out = Scenes(ScenesConfig(), size=32, start=15, count=5)
+    assert len(held_out) == 5
+    assert all(same(held_out[i], whole[15 + i]) for i in range(5))
+    assert not {s.key for s in held_out} & {whole[i].key for i in range(15)}
+
+
+def test_another_seed_gives_other_scenes():
+    a, b = (Scenes(ScenesConfig(seed=seed), size=16, count=20) for seed in (0, 1))
+    assert all(a.scene(i) != b.scene(i) for i in range(20))
+
+
+def test_the_size_changes_nothing_but_the_picture():
+    small, large = (Scenes(ScenesConfig(), size=size, count=20) for size in (16, 64))
+    assert all(small[i].captions == large[i].captions for i in range(20))
+    assert all(small.scene(i) == large.scene(i) for i in range(20))
+
+
+@pytest.mark.parametrize("i", [-1, 5])
+def test_an_index_out_of_range_is_refused(i):
+    with pytest.raises(IndexError):
+        Scenes(ScenesConfig(), size=16, count=5)[i]
+
+
+# --- what scenes hold -----------------------------------------------------------------------------
+
+
+def test_every_colour_shape_background_and_place_occurs():
+    items = [item for scene in SCENES for item in scene.items]
+    assert {(i.colour, i.shape) for i in items} == {(c, s) for c in COLOURS for s in SHAPES}
+    assert {scene.background for scene in SCENES} == set(BACKGROUNDS)
+    assert {scene.relation for scene in PAIRS} == {"left of", "right of", "above", "below"}
+    assert {scene.word.text for scene in SCENES if scene.word} == set(WORDS)
+
+
+def test_shares_follow_the_config():
+    counts = Counter(len(scene.items) for scene in SCENES)
+    assert counts[0] / len(SCENES) == pytest.approx(0.1, abs=0.03)
+    assert counts[1] / len(SCENES) == pytest.approx(0.45, abs=0.05)
+    single = Scenes(ScenesConfig(max_objects=1, words=0), size=16, count=100)
+    assert {len(single.scene(i).items) for i in range(100)} == {1}
+
+
+def test_nothing_has_the_colour_of_its_background():
+    for scene in SCENES:
+        colours = [item.colour for item in scene.items]
+        colours += [scene.word.colour] if scene.word else []
+        assert scene.background not in colours
+
+
+def test_objects_lie_inside_the_picture_and_apart():
+    def covered(item):
+        mask = np.zeros((64, 64), bool)
+        p = patch(item.shape, x=item.x, y=item.y, radius=item.radius, angle=item.angle, size=64)
+        mask[p.rows, p.columns] = p.coverage > 0.01
+        return mask
+
+    for scene in SCENES[:500]:
+        masks = [covered(item) for item in scene.items]
+        for mask in masks:
+            assert not mask[[0, -1]].any()
+            assert not mask[:, [0, -1]].any()
+        assert len(masks) < 2 or not (masks[0] & masks[1]).any()
+
+
+def test_relations_are_plain():
+    for scene in PAIRS:
+        first, second = scene.items
+        dx, dy = second.x - first.x, second.y - first.y
+        along, across = {
+            "left of": (dx, dy),
+            "right of": (-dx, dy),
+            "above": (dy, dx),
+            "below": (-dy, dx),
+        }[scene.relation]
+        assert along > first.radius + second.radius
+        assert abs(across) < 0.5 * along
+
+
+# --- captions are true ----------------------------------------------------------------------------
+
+NOUN = rf"(?:(small|large) )?({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})"
+BETWEEN = {
+    "left": lambda a, b: a.x < b.x,
+    "right": lambda a, b: a.x > b.x,
+    "above": lambda a, b: a.y < b.y,
+    "below": lambda a, b: a.y > b.y,
+    "under": lambda a, b: a.y > b.y,
+    "beneath": lambda a, b: a.y > b.y,
+}
+SIDE = {
+    "left": lambda i: i.x < 0.4,
+    "right": lambda i: i.x > 0.6,
+    "top": lambda i: i.y < 0.4,
+    "bottom": lambda i: i.y > 0.6,
+}
+
+
+def named(scene, match):
+    """The scene's item that a noun phrase can mean; fails if there is none."""
+    size, colour, shape = match.groups()[:3]
+    (item,) = [i for i in scene.items if (i.colour, i.shape) == (colour, shape)]
+    assert size in (None, item.size)
+    return item
+
+
+def assert_true(text, scene):
+    ground = re.search(rf"({'|'.join(BACKGROUNDS)}) background", text)
+    if ground:
+        assert ground[1] == scene.background
+        text = text[: ground.start()]
+    nouns = list(re.finditer(NOUN, text))
+    items = [named(scene, noun) for noun in nouns]
+    assert len(items) == len(set(items)) == len(scene.items)
+    rest = re.sub(NOUN, "N", text)
+    if len(items) == 2 and " and " not in rest:
+        (word,) = re.findall(rf"\b({'|'.join(BETWEEN)})\b", rest)
+        assert BETWEEN[word](*items)
+        return
+    for part, item in zip(re.split(r" and ", rest), items):
+        sides = re.findall(rf"\b({'|'.join(SIDE)})\b", part)
+        assert all(SIDE[side](item) for side in sides)
+        if "middle" in part or "center" in part:
+            assert max(abs(item.x - 0.5), abs(item.y - 0.5)) < 0.1
+        sizes = re.findall(r"\b(small|large)\b", part)  # in a list of words, after the noun
+        assert all(size == item.size for size in sizes)
+
+
+def test_every_caption_is_true_of_its_scene():
+    for scene in SCENES:
+        for text in captions_of(scene):
+            if scene.word is None:
+                assert_true(text, scene)
+
+
+def test_the_check_of_captions_would_notice_a_lie():
+    (scene,) = [s for s in PAIRS if s.relation == "left of"][:1]
+    mirrored = Scene(
+        background=scene.background,
+        items=tuple(Item(**{**vars(item), "x": 1 - item.x}) for item in scene.items),
+    )
+    text = next(text for text in captions_of(scene) if " left" in text)
+    assert_true(text, scene)
+    with pytest.raises(AssertionError):
+        assert_true(text, mirrored)
+
+
+def test_a_printed_word_is_named_with_its_own_colour():
+    for scene in SCENES:
+        if scene.word is not None:
+            for text in captions_of(scene, 6):
+                assert re.search(rf"(word|says) {scene.word.text}\b", text)
+                others = set(COLOURS) | set(BACKGROUNDS)
+                others -= {scene.word.colour, scene.background}
+                assert not others & set(text.split())
+
+
+def test_captions_are_plain_english_and_varied():
+    texts = [text for scene in SCENES[:300] for text in captions_of(scene, 3)]
+    assert all(re.fullmatch(r"[a-z]+(,? [a-z]+)*", text) for text in texts)
+    assert not any(re.search(r"\ba [aeiou]|\ban [^aeiou]", text) for text in texts)
+    assert len(set(texts)) > 0.8 * len(texts)
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def shrunk(picture, size):
+    factor = picture.shape[0] // size
+    return picture.reshape(size, factor, size, factor, 3).mean((1, 3))
+
+
+def test_a_scene_is_the_same_picture_at_every_size():
+    for scene in SCENES[:100]:
+        at_64 = draw(scene, 64).astype(float)
+        difference = abs(shrunk(draw(scene, 256), 64) - at_64)
+        assert difference.mean() < 0.5  # levels of 255
+        assert np.quantile(difference, 0.99) < 16
+
+
+@pytest.mark.parametrize("size", [16, 33, 1024])
+def test_pictures_have_the_size_asked(size):
+    picture = draw(SCENES[0], size)
+    assert picture.shape == (size, size, 3)
+    assert picture.dtype == np.uint8
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_covered_area_does_not_depend_on_size_place_or_angle(shape):
+    def area(size, x, angle):
+        drawn = patch(shape, x=x, y=0.5, radius=0.2, angle=angle, size=size)
+        return drawn.coverage.sum() / size**2
+
+    expected = area(1024, 0.5, 0.0)
+    for size, x, angle in ((64, 0.5, 0.0), (64, 0.4937, 0.1), (128, 0.511, -0.1)):
+        assert area(size, x, angle) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("shape", "area"),
+    [
+        ("circle", np.pi * 0.94**2),
+        ("square", (2 * 0.84) ** 2),
+        ("ring", np.pi * (0.96**2 - 0.56**2)),
+        ("triangle", 3 * np.sqrt(3) * 0.52**2),
+        ("diamond", 2 * 0.68),
+        ("cross", 2 * 1.88 * 0.6 - 0.6**2),
+        ("star", 5 * 1.04 * 0.44 * np.sin(np.pi / 5)),
+        ("heart", 1.1**2 + np.pi * 0.55**2),
+    ],
+)
+def test_shapes_have_their_area(shape, area):
+    drawn = patch(shape, x=0.5, y=0.5, radius=0.4, angle=0.0, size=512)
+    assert drawn.coverage.sum() / (0.4 * 512) ** 2 == pytest.approx(area, rel=2e-3)
+
+
+def test_colours_are_as_named():
+    item = Item(shape="circle", colour="red", size="large", x=0.3, y=0.6, radius=0.2)
+    picture = draw(Scene(background="white", items=(item,)), 64)
+    assert tuple(picture[int(0.6 * 64), int(0.3 * 64)]) == COLOURS["red"]
+    assert tuple(picture[2, 60]) == BACKGROUNDS["white"]
+
+
+# --- prompts --------------------------------------------------------------------------------------
+
+
+def test_single_object_prompts_cover_colours_and_shapes_evenly():
+    prompts = single_object_prompts(2 * len(COLOURS) * len(SHAPES), seed=0)
+    kinds = Counter((p.scene.items[0].colour, p.scene.items[0].shape) for p in prompts)
+    assert set(kinds.values()) == {2}
+    assert len(kinds) == len(COLOURS) * len(SHAPES)
+
+
+@pytest.mark.parametrize("make", [single_object_prompts, two_object_prompts])
+def test_prompts_are_true_deterministic_and_say_what_they_state(make):
+    prompts = make(100, seed=1)
+    assert prompts == make(100, seed=1)
+    assert prompts != make(100, seed=2)
+    for prompt in prompts:
+        assert_true(prompt.caption, prompt.scene)
+        assert {"colour", "shape", "count"} <= prompt.stated <= set(STATED)
+        assert ("background" in prompt.stated) == ("background" in prompt.caption)
+        if "size" in prompt.stated:
+            sizes = re.findall(r"\b(?:small|large)\b", prompt.caption)
+            assert len(sizes) == len(prompt.scene.items)
+        words = set(re.findall(r"\w+", prompt.caption))
+        if "position" not in prompt.stated and len(prompt.scene.items) == 1:
+            assert not words & {"top", "bottom", "left", "right", "middle", "center"}
+        if len(prompt.scene.items) == 2:
+            related = words & {*BETWEEN, *SIDE}
+            assert ("relation" in prompt.stated) == bool(related)
