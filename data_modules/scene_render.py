@@ -38,7 +38,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "tan": (222, 190, 130),
 }
 TINTS = (-6, 0, 6)  # added to all three channels: variety that leaves the colour's name certain
-RADII = {"small": 0.13, "large": 0.21}  # half the side of the square a shape lies in
+RADII = {"small": 0.15, "large": 0.21}  # half the side of the square a shape lies in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +121,6 @@ def _triangle(u: Array, v: Array) -> Array:
     return np.maximum(v, abs(u) * (sqrt(3) / 2) - v / 2) - 0.52
 
 
-def _diamond(u: Array, v: Array) -> Array:
-    a, b = 0.68, 1.0  # half diagonals
-    return (abs(u) / a + abs(v) / b - 1) * (a * b / hypot(a, b))
-
-
 def _cross(u: Array, v: Array) -> Array:
     u, v = abs(u), abs(v)
     return np.minimum(np.maximum(u - 0.94, v - 0.3), np.maximum(u - 0.3, v - 0.94))
@@ -154,9 +149,7 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "triangle": _triangle,
     "star": _star,
     "cross": _cross,
-    "ring": lambda u, v: abs(np.hypot(u, v) - 0.76) - 0.2,
     "heart": _heart,
-    "diamond": _diamond,
 }
 
 

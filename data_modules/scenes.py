@@ -45,8 +45,8 @@ WORDS = (
     *("fish", "hat", "home", "key", "lamp", "leaf", "moon", "pizza", "rain", "ship", "sun", "tree"),
     *SHAPES,  # for typographic attacks: the name of one shape over another
 )
-_MARGIN = 0.03  # between an item and the picture's edge
-_GAP = 0.06  # between two items, at least
+_MARGIN = 0.03
+_GAP = 0.05  # between two items, at least
 
 
 class Scenes:
@@ -124,16 +124,14 @@ def _prompt(scene: Scene, rng: Random) -> Prompt:
 def _one_object(rng: Random, colour: str, shape: str) -> Scene:
     size = rng.choice(list(RADII))
     radius = _radius(rng, size)
-    x, y = _third(rng, radius), _third(rng, radius)
+    x, y = _third(rng), _third(rng)
     item = _item(rng, colour=colour, shape=shape, size=size, radius=radius, x=x, y=y)
     return _on_background(rng, item)
 
 
-def _third(rng: Random, radius: float) -> float:
+def _third(rng: Random) -> float:
     """A coordinate clearly low, middle or high."""
-    low = radius + _MARGIN
-    ranges = ((low, 0.33), (0.45, 0.55), (0.67, 1 - low))
-    return rng.uniform(*rng.choice(ranges))
+    return rng.choice((0.27, 0.5, 0.73)) + rng.uniform(-0.02, 0.02)
 
 
 def _two_objects(rng: Random) -> Scene:
@@ -168,7 +166,7 @@ def _item(
         x=round(x, 4),
         y=round(y, 4),
         radius=radius,
-        angle=round(rng.uniform(-0.12, 0.12), 3),
+        angle=round(rng.uniform(-0.05, 0.05), 3),
         tint=rng.choice(TINTS),
     )
 

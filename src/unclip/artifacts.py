@@ -6,8 +6,8 @@ A folder of four files: ``artifact.json`` (what it is), ``config.yaml`` (the res
 
 from __future__ import annotations
 
-import hashlib
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -71,7 +71,9 @@ class Artifact:
         except RuntimeError as error:
             lines = str(error).split("\n")
             first = lines[1] if len(lines) > 1 else lines[0]
-            raise UserError(f"{self.path}: weights do not fit config.yaml: {first.strip()}") from None
+            raise UserError(
+                f"{self.path}: weights do not fit config.yaml: {first.strip()}"
+            ) from None
 
 
 def typed(cls: type[Config], content: dict[str, Any]) -> Config:
@@ -180,9 +182,7 @@ def load_clip(spec: str, *, key: str = "clip") -> FrozenClip:
     return FrozenClip(model, model.fingerprint(), spec)
 
 
-def check_embedding(
-    artifact: Artifact, clip: FrozenClip, *, key: str
-) -> None:
+def check_embedding(artifact: Artifact, clip: FrozenClip, *, key: str) -> None:
     """Refuse a stage that was trained on another CLIP's embeddings."""
     if artifact.embed_dim is not None and artifact.embed_dim != clip.model.embed_dim:
         raise UserError(

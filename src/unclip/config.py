@@ -241,9 +241,7 @@ def _validate(config: Any, origins: dict[str, str]) -> None:
         named = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
         where = next((origins[k] for k in named if k in origins), None)
         value = f"{key}={_get(config, key)!r}" if _get(config, key) is not None else key
-        raise UserError(
-            f"{where + ': ' if where else ''}{value}{str(error)[len(key) :]}"
-        ) from None
+        raise UserError(f"{where + ': ' if where else ''}{value}{str(error)[len(key) :]}") from None
 
 
 def _get(config: Any, key: str) -> Any:

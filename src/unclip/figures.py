@@ -36,10 +36,11 @@ def grid(
     if len(images) != len(captions):
         raise ValueError(f"{len(images)} images, {len(captions)} captions")
     columns = max(1, min(columns, len(images)))
-    font = ImageFont.load_default(size=max(10, side // 12))
-    per_line = max(8, int(side / (font.size * 0.52)))
+    points = max(10, side // 12)
+    font = ImageFont.load_default(size=points)
+    per_line = max(8, int(side / (points * 0.52)))
     lines = [textwrap.wrap(c, per_line)[:4] for c in captions]
-    line_height = int(font.size * 1.25)
+    line_height = int(points * 1.25)
     text = line_height * max((len(each) for each in lines), default=0) + 6
     pad = 6
     rows = -(-len(images) // columns)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from unclip import artifacts, config, registry
-from unclip.runs import Finished, train
+from unclip.runs import train
+from unclip.tracking.report import Finished
 from unclip.training.trainer import newest_checkpoint
 from unclip.types import UserError
 

@@ -9,7 +9,6 @@ import secrets
 import shutil
 import time
 import warnings
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,26 +22,12 @@ from unclip import artifacts, config, registry
 from unclip.models.clip import FrozenClip, Tokenizer
 from unclip.tracking.local import JsonlLogger
 from unclip.tracking.provenance import collect
+from unclip.tracking.report import Finished
 from unclip.training.callbacks import Samples, Throughput, peak_memory_bytes
 from unclip.training.ema import EmaCallback
 from unclip.training.stage import Stage
 from unclip.training.trainer import build, newest_checkpoint
 from unclip.types import UserError
-
-
-@dataclass(frozen=True)
-class Finished:
-    """Where a run's results are, and its figures."""
-
-    folder: Path
-    artifact: Path
-    summary: dict[str, Any]
-
-    @classmethod
-    def load(cls, folder: Path) -> Finished:
-        """A run that finished earlier."""
-        summary = json.loads((folder / "summary.json").read_text())
-        return cls(folder, folder / "artifact", summary)
 
 
 def train(
@@ -140,7 +125,11 @@ def _fit(
 
 
 def _export(
-    resolved: config.Resolved, stage: Stage, data: StageData, folder: Path, metrics: dict[str, float]
+    resolved: config.Resolved,
+    stage: Stage,
+    data: StageData,
+    folder: Path,
+    metrics: dict[str, float],
 ) -> artifacts.Artifact:
     clip: FrozenClip | None = stage.__dict__["clip"]
     experiment = resolved.config
@@ -185,7 +174,10 @@ def build_stage(entry: registry.StageEntry, experiment: Any, clip: FrozenClip | 
 
 def build_data(entry: registry.StageEntry, experiment: Any, clip: FrozenClip | None) -> StageData:
     """The LightningDataModule of a stage."""
-    common = {"seed": experiment.trainer.seed, "accumulate": experiment.trainer.accumulate}
+    common: dict[str, Any] = {
+        "seed": experiment.trainer.seed,
+        "accumulate": experiment.trainer.accumulate,
+    }
     if entry.name == "clip":
         from data_modules.clip import ClipData
 
@@ -200,7 +192,10 @@ def build_data(entry: registry.StageEntry, experiment: Any, clip: FrozenClip | N
 
         return UpsamplerData(experiment.data, image_size=experiment.model.image_size, **common)
     assert clip is not None
-    from_clip = {"clip_image_size": clip.model.image_size, "clip_tokenize": clip.model.tokenize}
+    from_clip: dict[str, Any] = {
+        "clip_image_size": clip.model.image_size,
+        "clip_tokenize": clip.model.tokenize,
+    }
     if entry.name == "diffusion_prior":
         from data_modules.prior import PriorData
 

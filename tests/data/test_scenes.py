@@ -42,7 +42,7 @@ def test_scenes_and_captions_are_the_golden_ones():
     # Changes only when the dataset is changed on purpose: state the reason in the CHANGELOG.
     scenes = Scenes(ScenesConfig(words=0.1), size=16, count=200)
     text = repr([(scenes.scene(i), scenes[i].captions) for i in range(200)])
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "a99624b9b0499b1a"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "1e0e3740a99079f6"
 
 
 def test_a_sample_depends_on_neither_order_nor_instance():
@@ -256,9 +256,7 @@ def test_covered_area_does_not_depend_on_size_place_or_angle(shape):
     [
         ("circle", np.pi * 0.94**2),
         ("square", (2 * 0.84) ** 2),
-        ("ring", np.pi * (0.96**2 - 0.56**2)),
         ("triangle", 3 * np.sqrt(3) * 0.52**2),
-        ("diamond", 2 * 0.68),
         ("cross", 2 * 1.88 * 0.6 - 0.6**2),
         ("star", 5 * 1.04 * 0.44 * np.sin(np.pi / 5)),
         ("heart", 1.1**2 + np.pi * 0.55**2),

@@ -48,7 +48,7 @@ def worse(image, *, blur=0.0, noise=0.0):
 
 
 def one(shape, colour, *, size="large", x=0.5, y=0.5, background="grey"):
-    radius = {"small": 0.13, "large": 0.21}[size]
+    radius = {"small": 0.15, "large": 0.21}[size]
     item = Item(shape=shape, colour=colour, size=size, x=x, y=y, radius=radius)
     return Scene(background=background, items=(item,))
 
@@ -216,8 +216,8 @@ def test_words_are_refused_and_so_are_pictures_that_are_not_square():
 
 
 def test_extra_detections_do_not_hide_the_right_one():
-    scene = one("ring", "green", x=0.2, y=0.2)
-    right = Detection("green", "ring", "large", 0.2, 0.2, 0.9)
+    scene = one("heart", "green", x=0.2, y=0.2)
+    right = Detection("green", "heart", "large", 0.2, 0.2, 0.9)
     wrong = Detection("red", "star", "small", 0.8, 0.8, 0.99)
     verdict = judge([wrong, right], scene)
     assert verdict.shows(("colour", "shape", "size", "position"))

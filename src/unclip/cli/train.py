@@ -41,7 +41,5 @@ def run(args: argparse.Namespace) -> None:
     from unclip.runs import train
     from unclip.tracking.report import summary_table
 
-    finished = train(
-        resolved, resume=args.resume, force=args.force, with_parents=args.with_parents
-    )
+    finished = train(resolved, resume=args.resume, force=args.force, with_parents=args.with_parents)
     summary_table([finished])

@@ -95,7 +95,8 @@ def judge(
         for seen in permutations(detections, len(scene.items))
     )
     nothing = Verdict(False, False, False, False, False, count, backdrop)
-    return max(pairings, key=lambda verdict: sum(astuple(verdict)), default=nothing)
+    # Things are told by colour and shape first: two that have changed places are still themselves.
+    return max(pairings, key=lambda v: (v.colour + v.shape, sum(astuple(v))), default=nothing)
 
 
 def _agreement(seen: Sequence[Detection], scene: Scene, count: bool, background: bool) -> Verdict:

@@ -1,15 +1,14 @@
-"""One HTML page of a cascade trained on scenes: pictures, what the oracle reads, curves, figures."""
+"""One HTML page of a cascade trained on scenes: pictures, the oracle's reading, curves."""
 
 from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import matplotlib
 
@@ -23,15 +22,16 @@ from unclip.evaluation.oracle import Verdict, check
 from unclip.figures import Array, grid, save, to_uint8
 from unclip.pipeline.pipeline import Pipeline
 from unclip.tracking.local import read_metrics
-
-if TYPE_CHECKING:
-    from unclip.runs import Finished
+from unclip.tracking.report import Finished
 
 STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}
+body{font:16px/1.5 system-ui,sans-serif;color:#222;
+max-width:1100px;margin:2rem auto;padding:0 1rem}
 img{max-width:100%;height:auto} table{border-collapse:collapse;margin:1rem 0}
-td,th{border-bottom:1px solid #ddd;padding:.25rem .8rem;text-align:left;font-variant-numeric:tabular-nums}
-h1{font-size:1.6rem} h2{font-size:1.2rem;margin-top:2.2rem} code{background:#f4f4f4;padding:0 .3em}
+td,th{border-bottom:1px solid #ddd;padding:.25rem .8rem;text-align:left;
+font-variant-numeric:tabular-nums}
+h1{font-size:1.6rem} h2{font-size:1.2rem;margin-top:2.2rem}
+code{background:#f4f4f4;padding:0 .3em}
 .scroll{overflow-x:auto}
 """
 
@@ -77,7 +77,7 @@ def report(root: Path, runs: Sequence[Finished], *, prompts: int, seconds: float
     pipeline = Pipeline.load(root)
     single = draw(pipeline, single_object_prompts(prompts, seed=1))
     pairs = draw(pipeline, two_object_prompts(min(16, prompts), seed=1))
-    figures = {
+    figures: dict[str, Any] = {
         "single_object": {
             "prompts": len(single),
             "colour_and_shape": share(single, "colour", "shape"),
@@ -143,19 +143,15 @@ def _curves(runs: Sequence[Finished], path: Path) -> Path:
 
 
 def _embedded(path: Path, alt: str) -> str:
-    buffer = io.BytesIO(path.read_bytes())
-    code = base64.b64encode(buffer.getvalue()).decode()
-    return (
-        f'<div class="scroll"><img alt="{html.escape(alt)}" src="data:image/png;base64,{code}"></div>'
-    )
+    code = base64.b64encode(path.read_bytes()).decode()
+    source = f"data:image/png;base64,{code}"
+    return f'<div class="scroll"><img alt="{html.escape(alt)}" src="{source}"></div>'
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
     head, *body = rows
     cells = "".join(f"<th>{html.escape(c)}</th>" for c in head)
-    lines = [
-        "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in body
-    ]
+    lines = ["<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in body]
     return f"<table><tr>{cells}</tr>{''.join(lines)}</table>"
 
 
@@ -193,6 +189,7 @@ the oracle, which reads a picture without learning, finds the colour and the sha
 <h2>{one["prompts"]} single objects</h2>{_table(single)}{_embedded(sheets["single"], "samples")}
 <h2>Two objects and their relation (harder; the paper's own weakness)</h2>{_table(pairs)}
 {_embedded(sheets["pairs"], "two objects")}
-<h2>How it was trained</h2><div class="scroll">{_table(stages)}</div>{_embedded(sheets["curves"], "loss curves")}
+<h2>How it was trained</h2><div class="scroll">{_table(stages)}</div>
+{_embedded(sheets["curves"], "loss curves")}
 </html>
 """

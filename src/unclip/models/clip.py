@@ -63,11 +63,12 @@ class Clip(nn.Module):
     @classmethod
     def from_config(cls, config: ClipConfig) -> Clip:
         """A freshly initialised CLIP of our own shape."""
+        resnet = config.vision == "resnet"
         vision = {
             "image_size": config.image_size,
-            "patch_size": config.patch_size,
+            "patch_size": None if resnet else config.patch_size,
             "width": config.vision_width,
-            "layers": config.vision_layers,
+            "layers": tuple(config.vision_stages) if resnet else config.vision_layers,
             "head_width": config.vision_head_width,
         }
         text = {

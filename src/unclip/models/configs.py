@@ -23,7 +23,9 @@ class ClipConfig:
 
     embed_dim: int = 1024  # D
     image_size: int = 256  # pixels a side
-    patch_size: int = 16  # pixels a side
+    vision: str = "vit"  # vit (the paper) | resnet (CLIP's, learns faster from little data)
+    patch_size: int = 16  # pixels a side (vit)
+    vision_stages: list[int] = field(default_factory=lambda: [3, 4, 6, 3])  # blocks (resnet)
     vision_width: int = 1280
     vision_layers: int = 32
     vision_head_width: int = 80  # channels per attention head
@@ -35,15 +37,24 @@ class ClipConfig:
 
     def validate(self) -> None:
         """Refuse shapes that no network can have."""
+        resnet = self.vision == "resnet"
+        require(self.vision in ("vit", "resnet"), "model.vision", "must be vit or resnet")
+        require(len(self.vision_stages) == 4, "model.vision_stages", "must be four counts")
         require(
-            self.image_size % self.patch_size == 0,
+            not resnet or self.image_size % 32 == 0,
+            "model.image_size",
+            f"{self.image_size} is not a multiple of 32, by which a resnet reduces it",
+        )
+        require(
+            resnet or self.image_size % self.patch_size == 0,
             "model.image_size",
             f"{self.image_size} is not a multiple of model.patch_size={self.patch_size}",
         )
         require(
-            self.vision_width % self.vision_head_width == 0,
+            self.vision_width * (32 if resnet else 1) % self.vision_head_width == 0,
             "model.vision_head_width",
-            f"does not divide model.vision_width={self.vision_width}",
+            f"does not divide the width of the attention, {self.vision_width}"
+            + (" * 32" if resnet else ""),
         )
         require(
             self.text_width % self.text_heads == 0,
@@ -133,9 +144,7 @@ class DecoderConfig:
         self.unet.validate()
         self.text.validate()
         require(self.null_z_i in ("zeros", "learned"), "model.null_z_i", "must be zeros or learned")
-        require(
-            self.use_z_i or self.use_caption, "model.use_caption", "one condition must remain"
-        )
+        require(self.use_z_i or self.use_caption, "model.use_caption", "one condition must remain")
         factor = 2 ** (len(self.unet.multiples) - 1)
         require(
             self.image_size % factor == 0,
@@ -144,9 +153,7 @@ class DecoderConfig:
         )
         sides = [self.image_size >> level for level in range(len(self.unet.multiples))]
         for side in self.unet.attention:
-            require(
-                side in sides, "model.unet.attention", f"{side} is none of the sides {sides}"
-            )
+            require(side in sides, "model.unet.attention", f"{side} is none of the sides {sides}")
 
 
 @dataclass(kw_only=True)

@@ -58,7 +58,8 @@ def sample_prior(
 
     def model(x_t: Tensor, t: Tensor, keep: Tensor) -> Tensor:
         twice = len(keep) // len(z_t_many)
-        both = Caption(*(None if x is None else x.repeat(twice, *[1] * (x.ndim - 1)) for x in many))
+        parts = [None if x is None else torch.cat([x] * twice) for x in many]
+        both = Caption(*parts)  # type: ignore[arg-type]
         return net(x_t, t, z_t=z_t_many.repeat(twice, 1), caption=both, keep=keep)
 
     def draw(shape: tuple[int, ...], device: torch.device) -> Tensor:

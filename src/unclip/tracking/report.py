@@ -1,14 +1,29 @@
-"""The table at the end of a run."""
+"""What came of a run, and the table that shows it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from unclip.runs import Finished
+
+@dataclass(frozen=True)
+class Finished:
+    """Where a run's results are, and its figures."""
+
+    folder: Path
+    artifact: Path
+    summary: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: Path) -> Finished:
+        """A run that finished earlier."""
+        summary = json.loads((folder / "summary.json").read_text())
+        return cls(folder, folder / "artifact", summary)
 
 
 def _number(value: float | None, digits: int = 4) -> str:

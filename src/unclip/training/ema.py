@@ -20,8 +20,8 @@ def decay_at(step: int, config: EmaConfig) -> float:
 
 @torch.no_grad()
 def update(ema: nn.Module, net: nn.Module, decay: float) -> None:
-    """ema <- decay * ema + (1 - decay) * net, parameter by parameter in order; buffers copied."""
-    averaged = [p for p in ema.parameters()]
+    """Ema <- decay * ema + (1 - decay) * net, parameter by parameter in order; buffers copied."""
+    averaged: list[torch.Tensor] = list(ema.parameters())
     current = [p.detach().to(a.dtype) for p, a in zip(net.parameters(), averaged, strict=True)]
     torch._foreach_lerp_(averaged, current, 1 - decay)
     for buffer, value in zip(ema.buffers(), net.buffers(), strict=True):

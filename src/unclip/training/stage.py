@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unclip.figures import Array
 from unclip.models.clip import FrozenClip
+from unclip.seeding import derive_seed
 from unclip.training.configs import OptimConfig
 from unclip.training.optim import adamw, rate
 from unclip.training.random import StepRandom
@@ -74,13 +75,26 @@ class Stage(L.LightningModule):
         if self.__dict__["clip"] is not None:
             self.__dict__["clip"].model.to(self.device)
 
+    def _micro_batch(self, batch_idx: int) -> int:
+        """Number of this micro-batch, the same after a resume."""
+        accumulate = self.trainer.accumulate_grad_batches
+        return self.global_step * accumulate + batch_idx % accumulate
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Dropout draws from torch's global generator, which no checkpoint holds: seed it anew."""
+        seed = self.experiment.trainer.seed
+        torch.manual_seed(
+            derive_seed("dropout", seed, self._micro_batch(batch_idx), self.global_rank)
+        )
+
     def draws(self, batch_idx: int) -> StepRandom:
         """The random draws of this micro-batch."""
-        trainer = self.trainer
-        step = self.global_step * trainer.accumulate_grad_batches
-        step += batch_idx % trainer.accumulate_grad_batches
         return StepRandom(
-            self.experiment.trainer.seed, step, self.global_rank, trainer.world_size, self.device
+            self.experiment.trainer.seed,
+            self._micro_batch(batch_idx),
+            self.global_rank,
+            self.trainer.world_size,
+            self.device,
         )
 
     def validation_draws(self, batch_idx: int) -> StepRandom:

@@ -19,6 +19,7 @@ QUIET = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*GPU available but not used.*",
     ".*`_DataLoaderSampler.*",
+    ".*in eval mode at the start of training.*",
     ".*lr_scheduler.step.*before.*optimizer.step.*",
 )
 

@@ -1,0 +1,64 @@
+# Everything a user or CI runs. `make` alone prints the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXP ?= tiny
+ARGS ?=
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup quickstart test test-all check format clean \
+	train-clip train-prior train-decoder train-upsampler sample
+
+help:  ## print the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@echo
+	@echo '  EXP=name picks experiments/<stage>/name.yaml, ARGS="key=value ..." overrides its fields:'
+	@echo '  make train-prior EXP=diffusion_l ARGS="trainer.max_steps=2 data.batch_size=2"'
+
+# uv, because it installs torch and torchvision from the same registry build, in seconds.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet uv
+	@test -x $(BIN)/python || uv venv --quiet --python '>=3.11' $(VENV)
+	uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev,test]'
+	@touch $@
+
+setup: $(STAMP)  ## make .venv with everything in it
+
+quickstart: $(STAMP)  ## train a whole cascade on scenes, on a CPU, and draw from captions (15 min)
+	$(BIN)/unclip recipe quickstart $(ARGS)
+
+train-clip: $(STAMP)  ## train experiments/clip/$(EXP).yaml
+	$(BIN)/unclip train clip/$(EXP) --with-parents $(ARGS)
+
+train-prior: $(STAMP)  ## train experiments/prior/$(EXP).yaml, and the CLIP it needs where there is none
+	$(BIN)/unclip train prior/$(EXP) --with-parents $(ARGS)
+
+train-decoder: $(STAMP)  ## train experiments/decoder/$(EXP).yaml, and the CLIP it needs
+	$(BIN)/unclip train decoder/$(EXP) --with-parents $(ARGS)
+
+train-upsampler: $(STAMP)  ## train experiments/upsampler/$(EXP).yaml
+	$(BIN)/unclip train upsampler/$(EXP) --with-parents $(ARGS)
+
+sample: $(STAMP)  ## draw pictures: make sample CAPTION="a red circle above a blue square" ARGS="--n 8"
+	$(BIN)/unclip sample $(if $(CAPTION),"$(CAPTION)") $(ARGS)
+
+test: $(STAMP)  ## the tests, under 10 minutes on 2 cores
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP)  ## the slow tests too
+	$(BIN)/python -m pytest -m ''
+
+check: $(STAMP)  ## format, lint, types, import order
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove .venv and caches (runs/ stays)
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

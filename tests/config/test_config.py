@@ -1,0 +1,138 @@
+"""Experiment files: merging, origins, and one clear line for everything that is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from unclip import config, registry
+from unclip.types import UserError
+
+
+def write(folder, name, text):
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def error(path, *overrides):
+    with pytest.raises(UserError) as caught:
+        config.load(str(path), list(overrides))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_child_wins_over_its_parent_and_an_override_over_both(tmp_path):
+    write(tmp_path, "a.yaml", "stage: clip\nmodel: {embed_dim: 8, text_width: 64, text_heads: 2}\n")
+    write(tmp_path, "b.yaml", "extends: a\nmodel: {embed_dim: 16}\noptim: {lr: 1e-4}\n")
+    child = write(tmp_path, "c.yaml", "extends: b.yaml\n")
+    resolved = config.load(str(child), ["optim.lr=2e-4"])
+    assert resolved.config.model.embed_dim == 16
+    assert resolved.config.model.text_width == 64
+    assert resolved.config.optim.lr == pytest.approx(2e-4)
+    assert resolved.origins["model.embed_dim"].endswith("b.yaml")
+    assert resolved.origins["model.text_width"].endswith("a.yaml")
+    assert resolved.origins["optim.lr"] == config.OVERRIDE
+    assert [p.name for p in resolved.files] == ["c.yaml", "b.yaml", "a.yaml"]
+
+
+def test_a_list_replaces_its_parents_list(tmp_path):
+    write(tmp_path, "a.yaml", "stage: decoder\nmodel: {unet: {multiples: [1, 2, 3, 4]}}\n")
+    child = write(
+        tmp_path, "b.yaml", "extends: a\nmodel: {unet: {multiples: [1, 2], attention: [32]}}\n"
+    )
+    assert config.load(str(child)).config.model.unet.multiples == [1, 2]
+
+
+def test_a_cycle_is_named(tmp_path):
+    write(tmp_path, "a.yaml", "extends: b\n")
+    path = write(tmp_path, "b.yaml", "extends: a\n")
+    assert "cycle" in error(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "says"),
+    [
+        ("model: {embed_dimm: 3}", [], "did you mean 'embed_dim'"),
+        ("optimm: {lr: 3}", [], "did you mean 'optim'"),
+        ("model: {embed_dim: many}", [], "model.embed_dim='many'"),
+        ("", ["trainer.max_steps=-5"], "trainer.max_steps=-5: must be at least 1"),
+        ("", ["trainer.max_steps=null"], "trainer.max_steps"),
+        ("", ["data.flip=2"], "must be true or false"),
+        ("", ["trainer.max_steps=true"], "must be int"),
+        ("", ["model=3"], "is a section"),
+        ("", ["optim.lr.x=3"], "no keys below"),
+        ("", ["nonsense"], "must look like key=value"),
+        ("", ["data.source=${oc.env:HOME}"], "interpolation"),
+        ("", ["optim.betas=[0.1]"], "two numbers"),
+        ("extends: nowhere", [], "extends"),
+        ("model: [1, 2]", [], "is a section"),
+        ("optim: {lr: 1, lr: 2}", [], "twice"),
+        ("about: !!python/object/apply:os.system [ls]", [], "not valid YAML"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path, text, overrides, says):
+    path = write(tmp_path, "x.yaml", f"stage: clip\n{text}\n")
+    assert says in error(path, *overrides)
+
+
+def test_the_file_that_set_a_bad_value_is_named(tmp_path):
+    write(tmp_path, "parent.yaml", "stage: clip\noptim: {lr: -1}\n")
+    path = write(tmp_path, "x.yaml", "extends: parent\n")
+    assert "parent.yaml: optim.lr=-1" in error(path)
+
+
+def test_an_unknown_stage_lists_the_known_ones(tmp_path):
+    path = write(tmp_path, "x.yaml", "stage: unclip.stages.clip.ClipStage\n")
+    message = error(path)
+    assert all(name in message for name in registry.STAGES)
+
+
+def test_values_of_overrides_are_read_as_w_and_b_writes_them():
+    assert config.parse_override("optim.lr=1e-05") == ("optim.lr", 1e-5)
+    assert config.parse_override("data.flip=True") == ("data.flip", True)
+    assert config.parse_override("data.limit=None") == ("data.limit", None)
+    assert config.parse_override("model.unet.multiples=[1, 2]") == ("model.unet.multiples", [1, 2])
+
+
+def test_a_resolved_experiment_reads_back_as_itself():
+    resolved = config.load("decoder/tiny")
+    again = config.from_dict(resolved.stage, resolved.as_dict(), "copy")
+    assert again == resolved.config
+
+
+@pytest.mark.parametrize("name", [name for name, _ in registry.experiment_files()])
+def test_every_shipped_experiment_loads_builds_and_says_what_it_is_for(name):
+    from unclip.runs import count_parameters
+
+    resolved = config.load(name)
+    assert count_parameters(resolved) > 0
+    assert resolved.config.about
+    head = registry.find(name).read_text().split("stage:")[0].split("extends:")[0]
+    for word in (f"make train-{resolved.stage.kind} EXP=", "hardware:", "time:", "expect:"):
+        assert word in head, f"{name} does not open with {word!r}"
+
+
+def test_every_recipe_loads_and_its_experiments_exist():
+    from unclip import recipes
+
+    for path in (registry.shipped() / "recipes").glob("*.yaml"):
+        recipe = recipes.load(str(path))
+        for name in (recipe.clip, recipe.prior, recipe.decoder, *recipe.upsamplers):
+            config.load(name, recipe.overrides)
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["experiments", "list"], ["experiments", "show", "prior/tiny"]]
+)
+def test_quick_commands_import_no_heavy_library(words):
+    code = (
+        "import sys\nfrom unclip.cli import main\n"
+        f"try:\n    main({words!r})\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'lightning', 'wandb', 'open_clip', 'torchvision', 'matplotlib'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,0 +1,82 @@
+"""Shared fixtures: a cascade of minute networks trained for a few steps, once per session."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "disabled")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+MINUTE = {
+    "clip": """
+stage: clip
+model: {embed_dim: 16, image_size: 16, patch_size: 8, vision_width: 32, vision_layers: 1,
+        vision_head_width: 16, context: 16, text_width: 32, text_layers: 1, text_heads: 2}
+""",
+    "prior": """
+stage: diffusion_prior
+model: {caption: clip, width: 32, layers: 1, heads: 2}
+sampler: {steps: 4, guidance: 2.0}
+ema: {decay: 0.9}
+""",
+    "decoder": """
+stage: decoder
+model:
+  image_size: 16
+  unet: {channels: 32, blocks: 1, multiples: [1, 2], attention: [8], head_channels: 32}
+  text: {context: 16, width: 32, layers: 1, heads: 2}
+sampler: {steps: 4, guidance: 2.0, clip: static}
+ema: {decay: 0.9}
+""",
+    "upsampler": """
+stage: upsampler
+model:
+  image_size: 32
+  low_size: 16
+  unet: {channels: 32, blocks: 1, multiples: [1], attention: []}
+sampler: {steps: 4, clip: static}
+data: {crop_fraction: 0.5}
+ema: {decay: 0.9}
+""",
+}
+COMMON = """
+data: {source: scenes, batch_size: 4, val_samples: 4, scenes: {count: 64}}
+optim: {lr: 1.0e-3}
+trainer: {max_steps: 3, val_every: 0, sample_every: 0, checkpoint_every: 2, log_every: 1,
+          precision: "32", accelerator: cpu}
+"""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Minute networks are faster, and bit-exact, on one thread."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def minute_experiment(tmp_path_factory) -> Callable[[str], Path]:
+    """Path of a minute experiment of a kind: `minute_experiment("prior")`."""
+    folder = tmp_path_factory.mktemp("experiments")
+    (folder / "common.yaml").write_text(COMMON)
+    for kind, text in MINUTE.items():
+        (folder / f"{kind}.yaml").write_text(f"extends: common.yaml\n{text}")
+    return lambda kind: folder / f"{kind}.yaml"
+
+
+@pytest.fixture(scope="session")
+def cascade(tmp_path_factory, minute_experiment) -> Path:
+    """A folder with a run of each stage, trained for three steps: a whole pipeline."""
+    from unclip import config
+    from unclip.runs import train
+
+    root = tmp_path_factory.mktemp("cascade")
+    for kind in MINUTE:
+        parent = [f"clip={root / 'clip'}"] if kind in ("prior", "decoder") else []
+        train(config.load(str(minute_experiment(kind)), [f"run.dir={root / kind}", *parent]))
+    return root

@@ -1,0 +1,52 @@
+"""What the stages compute: losses, metrics and conditions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from unclip.stages.clip import contrastive_loss, retrieval
+from unclip.stages.upsampler import psnr, resize
+from unclip.training.stage import quartiles
+
+
+def test_unrelated_embeddings_lose_the_logarithm_of_the_batch():
+    z = torch.zeros(8, 4)
+    assert contrastive_loss(z, z, torch.tensor(10.0)).item() == pytest.approx(math.log(8))
+
+
+def test_perfect_pairs_lose_nothing_at_a_high_temperature():
+    z = torch.eye(8)
+    assert contrastive_loss(z, z, torch.tensor(100.0)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_retrieval_counts_equal_captions_as_one():
+    z_t = F.normalize(torch.eye(3)[[0, 0, 1, 2]], dim=-1)
+    z_i = torch.eye(3)[[0, 0, 1, 0]]
+    assert retrieval(z_i, z_t, ["a", "a", "b", "c"]) == 0.75
+
+
+def test_quartiles_split_the_timesteps_in_four():
+    t = torch.tensor([0, 249, 250, 600, 999])
+    means = quartiles(torch.tensor([1.0, 3.0, 5.0, 7.0, 9.0]), t, 1000)
+    assert {k: v.item() for k, v in means.items()} == {
+        "loss_q0": 2.0,
+        "loss_q1": 5.0,
+        "loss_q2": 7.0,
+        "loss_q3": 9.0,
+    }
+    assert set(quartiles(torch.ones(1), torch.tensor([10]), 1000)) == {"loss_q0"}
+
+
+def test_psnr_of_a_known_error():
+    a = torch.zeros(1, 3, 4, 4)
+    assert psnr(a, a + 0.02).item() == pytest.approx(40.0)  # 20 log10(2 / 0.02)
+
+
+def test_resizing_keeps_a_constant_and_the_range():
+    image = torch.full((1, 3, 16, 16), -0.4)
+    torch.testing.assert_close(resize(image, 4), torch.full((1, 3, 4, 4), -0.4))
+    assert resize(torch.rand(1, 3, 16, 16).round() * 2 - 1, 40).abs().max() <= 1

@@ -1,0 +1,53 @@
+"""Random draws depend on seed, purpose and position, and on nothing else."""
+
+from __future__ import annotations
+
+import torch
+
+from unclip.seeding import SampleNoise, derive_seed
+from unclip.training.random import StepRandom
+
+
+def test_processes_share_out_the_draws_of_one():
+    whole = StepRandom(seed=1, step=5)
+    for name, shape in (("noise", (8, 3)),):
+        parts = [StepRandom(1, 5, rank, 4).normal(name, (2, 3)) for rank in range(4)]
+        dealt = torch.stack(parts, dim=1).flatten(0, 1)
+        torch.testing.assert_close(dealt, whole.normal(name, shape), rtol=0, atol=0)
+    t = [StepRandom(1, 5, rank, 2).timesteps(4, 1000) for rank in range(2)]
+    assert torch.equal(torch.stack(t, dim=1).flatten(), whole.timesteps(8, 1000))
+
+
+def test_purposes_and_steps_are_unrelated():
+    a, b = StepRandom(1, 5), StepRandom(1, 6)
+    assert not torch.equal(a.normal("noise", (4,)), b.normal("noise", (4,)))
+    assert not torch.equal(a.normal("noise", (4,)), a.normal("other", (4,)))
+    assert torch.equal(a.normal("noise", (4,)), a.normal("noise", (4,)))
+
+
+def test_conditions_drop_per_sample_at_the_given_rate():
+    keep = StepRandom(0, 0).keep("drop", 20_000, 0.1)
+    assert abs((~keep).float().mean().item() - 0.1) < 0.01  # 4.7 standard errors
+    assert StepRandom(0, 0).keep("drop", 100, 0.0).all()
+    assert not StepRandom(0, 0).keep("drop", 100, 1.0).any()
+
+
+def test_the_two_drops_of_the_decoder_are_independent():
+    draws = StepRandom(0, 0)
+    a, b = draws.keep("drop_z_i", 20_000, 0.1), draws.keep("drop_caption", 20_000, 0.5)
+    both = (~a & ~b).float().mean().item()
+    assert abs(both - 0.05) < 0.008
+
+
+def test_a_samples_noise_does_not_depend_on_its_batch():
+    together = SampleNoise([3, 4, 5])
+    alone = SampleNoise([4])
+    for _ in range(2):
+        assert torch.equal(together((3, 7))[1], alone((1, 7))[0])
+
+
+def test_seeds_differ_by_any_part():
+    seeds = {derive_seed(a, b) for a in range(50) for b in ("x", "y")}
+    assert len(seeds) == 100
+    assert derive_seed("a", 1) != derive_seed("a1")
+    assert all(0 <= s < 2**63 for s in seeds)
