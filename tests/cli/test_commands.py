@@ -30,7 +30,8 @@ def test_sample_writes_pictures_a_grid_and_their_seeds_and_the_same_bytes_again(
         ("a red circle", 0),
         ("a red circle", 1),
     ]
-    assert Image.open(tmp_path / "a" / "a-red-circle_seed0.png").size == (32, 32)
+    with Image.open(tmp_path / "a" / "a-red-circle_seed0.png") as picture:
+        assert picture.size == (32, 32)
 
 
 def test_sample_reads_captions_from_a_file_and_takes_other_settings(cascade, tmp_path):

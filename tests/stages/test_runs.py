@@ -113,3 +113,10 @@ def test_a_missing_clip_names_its_mend(minute_experiment, tmp_path):
     resolved = config.load(str(minute_experiment("prior")), ["clip=/no/such/artifact"])
     with pytest.raises(UserError, match="clip=/no/such/artifact: no such artifact"):
         train(resolved)
+
+
+def test_a_run_without_held_out_samples_ends_well(minute_experiment, tmp_path):
+    overrides = [f"run.dir={tmp_path / 'x'}", "data.held_out=0"]
+    finished = train(config.load(str(minute_experiment("clip")), overrides))
+    assert finished.summary["loss"] > 0  # of training
+    assert finished.summary["quality"]["value"] is None

@@ -19,6 +19,7 @@ QUIET = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*GPU available but not used.*",
     ".*`_DataLoaderSampler.*",
+    ".*Total length of `.*` across ranks is zero.*",  # data.held_out=0
     ".*in eval mode at the start of training.*",
     ".*lr_scheduler.step.*before.*optimizer.step.*",
 )
