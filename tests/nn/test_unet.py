@@ -116,7 +116,7 @@ def test_channels_last_gives_the_same_numbers():
 
 
 def test_the_norm_is_taken_in_float32_whatever_comes_in():
-    norm = GroupNorm32(32).to(torch.bfloat16)
+    norm = GroupNorm32(32, 32).to(torch.bfloat16)
     # Values 1000 ± 4 with one group per channel: bfloat16 sums would lose the ± 4.
     x = (1000 + 4 * torch.tensor([-1.0, 1.0]).repeat(1, 32, 8)).to(torch.bfloat16)
     out = norm(x)

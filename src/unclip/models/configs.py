@@ -112,11 +112,16 @@ class UNetConfig:
     attention: list[int] = field(default_factory=lambda: [32, 16, 8])  # sides with attention
     head_channels: int = 64
     dropout: float = 0.1
+    norm_groups: int = 32  # of group normalisation; fewer where channels are few
 
     def validate(self) -> None:
         """Refuse shapes that no network can have."""
         require(len(self.multiples) > 0, "model.unet.multiples", "must not be empty")
-        require(self.channels % 32 == 0, "model.unet.channels", "must be a multiple of 32")
+        require(
+            self.norm_groups > 0 and self.channels % self.norm_groups == 0,
+            "model.unet.norm_groups",
+            f"does not divide model.unet.channels={self.channels}",
+        )
         require(0 <= self.dropout < 1, "model.unet.dropout", "must be in [0, 1)")
         if self.attention:
             require(

@@ -82,6 +82,7 @@ class Decoder(nn.Module):
             head_channels=unet.head_channels,
             dropout=unet.dropout,
             context_width=context_width,
+            groups=unet.norm_groups,
         )
         if config.use_caption:
             self.text = CaptionEncoder(config.text)

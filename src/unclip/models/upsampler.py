@@ -33,6 +33,7 @@ class Upsampler(nn.Module):
             blocks=unet.blocks,
             multiples=unet.multiples,
             dropout=unet.dropout,
+            groups=unet.norm_groups,
         )
 
     def forward(self, x_t: Tensor, t: Tensor, low: Tensor) -> Tensor:

@@ -13,15 +13,19 @@ from torch import Tensor, nn
 
 from unclip.nn.attention import attend, join_heads, split_heads
 
-GROUPS = 32
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class GroupNorm32(nn.GroupNorm):
-    """Group normalisation over 32 groups, computed in float32 and returned as the input's type."""
+    """Group normalisation, computed in float32 and returned as the input's type.
 
-    def __init__(self, channels: int):
-        super().__init__(GROUPS, channels)
+    The networks of the papers have 32 groups of many channels. A narrow network needs fewer: a
+    group of one channel is instance normalisation, which wipes out that channel's level, and with
+    it the brightness and colour of flat areas.
+    """
+
+    def __init__(self, channels: int, groups: int):
+        super().__init__(groups, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, ...]`` to the same."""
@@ -51,14 +55,15 @@ class ResBlock(nn.Module):
         *,
         time_width: int,
         dropout: float,
+        groups: int = 32,
         resample: Literal["down", "up"] | None = None,
     ):
         super().__init__()
         self.resample = resample
-        self.in_norm = GroupNorm32(channels)
+        self.in_norm = GroupNorm32(channels, groups)
         self.in_conv = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.time = nn.Linear(time_width, 2 * out_channels)  # scale, then shift
-        self.out_norm = GroupNorm32(out_channels)
+        self.out_norm = GroupNorm32(out_channels, groups)
         self.dropout = nn.Dropout(dropout)
         self.out_conv = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = (
@@ -88,12 +93,14 @@ class AttentionBlock(nn.Module):
     the reshapes between [B, C, H, W] and [B, P, C] copy nothing.
     """
 
-    def __init__(self, channels: int, *, head_channels: int, context_width: int | None):
+    def __init__(
+        self, channels: int, *, head_channels: int, context_width: int | None, groups: int = 32
+    ):
         super().__init__()
         if channels % head_channels:
             raise ValueError(f"{channels} channels do not split into heads of {head_channels}")
         self.heads = channels // head_channels
-        self.norm = GroupNorm32(channels)
+        self.norm = GroupNorm32(channels, groups)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.context_kv = nn.Linear(context_width, 2 * channels) if context_width else None
         self.out = zeroed(nn.Linear(channels, channels))

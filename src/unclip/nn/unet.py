@@ -49,6 +49,7 @@ class UNet(nn.Module):
         head_channels: channels per attention head.
         dropout: inside the residual blocks, in [0, 1).
         context_width: X, or None for a network without context tokens.
+        groups: of the normalisation; must divide ``channels``.
     """
 
     def __init__(
@@ -63,18 +64,23 @@ class UNet(nn.Module):
         head_channels: int = 64,
         dropout: float = 0.0,
         context_width: int | None = None,
+        groups: int = 32,
     ):
         super().__init__()
         self.side_factor = 2 ** (len(multiples) - 1)
         time_width = 4 * channels
 
         def residual(width: int, out_width: int, **resample) -> ResBlock:
-            return ResBlock(width, out_width, time_width=time_width, dropout=dropout, **resample)
+            return ResBlock(
+                width, out_width, time_width=time_width, dropout=dropout, groups=groups, **resample
+            )
 
         def attention(width: int, wanted: bool) -> AttentionBlock | None:
             if not wanted:
                 return None
-            return AttentionBlock(width, head_channels=head_channels, context_width=context_width)
+            return AttentionBlock(
+                width, head_channels=head_channels, context_width=context_width, groups=groups
+            )
 
         self.time = TimestepMLP(channels, time_width)
         width = multiples[0] * channels
@@ -108,7 +114,7 @@ class UNet(nn.Module):
                 up = residual(width, width, resample="up") if last else None
                 self.up.append(Layer(block, attention(width, level in attention_levels), up))
 
-        self.out_norm = GroupNorm32(width)
+        self.out_norm = GroupNorm32(width, groups)
         self.out = zeroed(nn.Conv2d(width, out_channels, 3, padding=1))
 
     def forward(
