@@ -112,7 +112,8 @@ def report(root: Path, runs: Sequence[Finished], *, prompts: int, seconds: float
 
 
 def _sheet(drawn: Sequence[Drawn]) -> Image.Image:
-    marks = [("✓ " if d.right else "✗ ") + d.prompt.caption for d in drawn]
+    # Words, for the font that comes with Pillow has no ticks.
+    marks = [("right: " if d.right else "wrong: ") + d.prompt.caption for d in drawn]
     return grid([d.image for d in drawn], marks, columns=8)
 
 
@@ -181,8 +182,9 @@ def _page(runs: Sequence[Finished], figures: dict, sheets: dict[str, Path]) -> s
 <title>unclip: a cascade trained on scenes</title><style>{STYLE}</style>
 <h1>A picture from a caption</h1>
 <p>CLIP, prior, decoder and upsampler, trained from nothing on the built-in scenes in
-{figures["seconds"]:.0f} s. Every picture below is drawn from a caption alone; ✓ and ✗ say whether
-the oracle, which reads a picture without learning, finds the colour and the shape asked for.</p>
+{figures["seconds"]:.0f} s. Every picture below is drawn from a caption alone; "right" and
+"wrong" say whether the oracle, which reads a picture without learning, finds the colour and the
+shape asked for.</p>
 <p>Draw your own: <code>unclip sample "a large red star on a white background" --n 8
 --pipeline {html.escape(str(sheets["single"].parent))}</code></p>
 <h2>From a held-out caption: decoder, then upsampler</h2>{_embedded(sheets["cascade"], "cascade")}
