@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
@@ -106,7 +107,7 @@ class StageData(LightningDataModule, Generic[Batch]):
             order=order,
             collate=self._collate,
             fingerprint=source.fingerprint(),
-            num_workers=self.config.num_workers,
+            num_workers=self._workers,
         )
 
     def val_dataloader(self) -> Loader | list[Loader]:
@@ -123,8 +124,13 @@ class StageData(LightningDataModule, Generic[Batch]):
             self._examples(source, self._transforms.held_out, seed=0),
             batches=[draws[first : first + local] for first in range(0, count, local)],
             collate=self._collate,
-            num_workers=self.config.num_workers,
+            num_workers=self._workers,
         )
+
+    @property
+    def _workers(self) -> int:
+        """Never more than cores: no sample depends on their number, and one file fits machines."""
+        return min(self.config.num_workers, os.cpu_count() or 1)
 
     @property
     def _world(self) -> int:

@@ -29,7 +29,7 @@ class DataConfig:
 
     source: str = "scenes"  # scenes | a parquet file | a tar | a folder with metadata.jsonl
     batch_size: int = 64  # samples per optimizer step, over all processes and accumulations
-    num_workers: int = 0  # loader processes per training process
+    num_workers: int = 0  # loader processes per training process, at most one per core
     on_error: str = "skip"  # skip (count and log unreadable samples) | error (stop at the first)
     max_skipped: float = 0.1  # share of unreadable samples that stops the run even with skip
     held_out: float = 0.02  # share of samples kept for validation, chosen by a hash of the key

@@ -191,3 +191,9 @@ def test_a_training_run_that_is_resumed_sees_the_same_batches(tmp_path, tar, hel
     second = fit(10, tmp_path / "last.ckpt")
     assert len(whole.keys) == 10
     assert first.keys + second.keys == whole.keys
+
+
+def test_there_are_never_more_workers_than_cores(tar, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert clip_data(tar, num_workers=12).train_dataloader().num_workers == 2
+    assert clip_data(tar, num_workers=1).train_dataloader().num_workers == 1
