@@ -8,6 +8,8 @@ The files are untrusted: no tags, no interpolation, no import paths.
 from __future__ import annotations
 
 import dataclasses
+import re
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,10 +49,10 @@ def load(name: str, overrides: list[str] | None = None) -> Resolved:
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for path in reversed(chain):
-        content = {k: v for k, v in _read(path).items() if k not in ("extends", "about")}
+        content = {k: v for k, v in read_yaml(path).items() if k not in ("extends", "about")}
         for key, value in leaves(content):
             values[key], origins[key] = value, str(path)
-    about = _read(chain[0]).get("about", "")
+    about = read_yaml(chain[0]).get("about", "")
     values["about"], origins["about"] = str(about), str(chain[0])
     for item in overrides or []:
         key, value = parse_override(item)
@@ -72,14 +74,8 @@ class Head:
 def head(path: Path) -> Head:
     """Stage and purpose of an experiment file, without validating it."""
     chain = _chain(str(path))
-    stages = [content["stage"] for p in chain if "stage" in (content := _read(p))]
-    return Head(str(stages[0]) if stages else "?", str(_read(chain[0]).get("about", "")))
-
-
-def from_dict(entry: registry.StageEntry, content: dict[str, Any], where: str) -> Any:
-    """The typed config of a stored experiment, every key checked as in `load`."""
-    values = dict(leaves(content))
-    return _build(entry.config(), values, dict.fromkeys(values, where))
+    stages = [content["stage"] for p in chain if "stage" in (content := read_yaml(p))]
+    return Head(str(stages[0]) if stages else "?", str(read_yaml(chain[0]).get("about", "")))
 
 
 def parse_override(item: str) -> tuple[str, Any]:
@@ -115,7 +111,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _no_dupl
 # YAML 1.1 wants a dot in a float; people write 1e-4.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    __import__("re").compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
 
@@ -139,13 +135,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-_read = read_yaml
-
-
 def _chain(name: str) -> list[Path]:
     """The experiment's file, then what it extends, and so on; cycles refused."""
     chain = [registry.find(name)]
-    while "extends" in (content := _read(chain[-1])):
+    while "extends" in (content := read_yaml(chain[-1])):
         parent = content["extends"]
         if not isinstance(parent, str):
             raise UserError(f"{chain[-1]}: extends: must name one experiment or file")
@@ -212,8 +205,6 @@ def _check_key(cls: type, key: str, where: str) -> None:
 
 
 def _section(cls: type, name: str) -> Any:
-    import typing
-
     return typing.get_type_hints(cls)[name]
 
 

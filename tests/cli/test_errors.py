@@ -57,7 +57,7 @@ STRICT = ("data.on_error=error", "data.held_out=0", "trainer.max_steps=40")
 
 
 def test_unknown_key(run, clip_experiment):
-    assert "did you mean 'width'" not in run("train", clip_experiment, "model.embed_dimm=3")
+    assert "did you mean 'embed_dim'" in run("train", clip_experiment, "model.embed_dimm=3")
 
 
 def test_wrong_type(run, clip_experiment):

@@ -5,7 +5,6 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageFilter
 
 from data_modules.configs import ScenesConfig
@@ -18,7 +17,6 @@ from unclip.evaluation.oracle import (
     check,
     judge,
     matches,
-    pixels,
     read,
     read_background,
 )
@@ -197,14 +195,6 @@ def test_colours_are_pairwise_well_apart():
     for a, b in combinations({**COLOURS, **BACKGROUNDS}, 2):
         distance = np.linalg.norm(tinted(a)[:, None] - tinted(b)[None], axis=-1)
         assert distance.min() > 35, (a, b)
-
-
-def test_tensors_become_pixels():
-    scene = SCENES[0]
-    picture = draw(scene, 64)
-    tensor = torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 127.5 - 1
-    assert np.array_equal(pixels(tensor), picture)
-    assert pixels(torch.full((3, 2, 2), 7.0)).min() == 255
 
 
 def test_words_are_refused_and_so_are_pictures_that_are_not_square():

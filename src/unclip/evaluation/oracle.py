@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from itertools import combinations, permutations
 from math import hypot
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,9 +25,6 @@ from unclip.evaluation.oracle_vision import (
     reduced,
     regions,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 THRESHOLD = 0.65
 """Confidence under which a thing is not reported, as measured on pictures of 64 pixels.
@@ -62,12 +58,6 @@ class Verdict:
     def shows(self, what: Iterable[str]) -> bool:
         """Whether all the named respects hold."""
         return all(getattr(self, name) for name in what)
-
-
-def pixels(image: Tensor) -> Array:
-    """An image tensor ``[3, H, W]`` in [-1, 1] as ``uint8 [H, W, 3]``, as `read` takes it."""
-    levels = ((image.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round()
-    return levels.permute(1, 2, 0).numpy().astype(np.uint8)
 
 
 def check(image: Array, scene: Scene) -> Verdict:

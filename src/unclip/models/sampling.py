@@ -59,7 +59,7 @@ def sample_prior(
     def model(x_t: Tensor, t: Tensor, keep: Tensor) -> Tensor:
         twice = len(keep) // len(z_t_many)
         parts = [None if x is None else torch.cat([x] * twice) for x in many]
-        both = Caption(*parts)  # type: ignore[arg-type]
+        both = Caption(*parts)  # type: ignore[arg-type]  # the mask is never None
         return net(x_t, t, z_t=z_t_many.repeat(twice, 1), caption=both, keep=keep)
 
     def draw(shape: tuple[int, ...], device: torch.device) -> Tensor:

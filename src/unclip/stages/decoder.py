@@ -90,7 +90,7 @@ class DecoderStage(Stage):
 
     def look(self, batch: DecoderBatch) -> Look:
         """Decoded embeddings of real images; how close CLIP finds the two."""
-        few = DecoderBatch(*(part[:LOOK] for part in batch))  # type: ignore[arg-type]
+        few = DecoderBatch(*(part[:LOOK] for part in batch))  # type: ignore[arg-type]  # mixed
         z_i = self.encode(few)
         images = sample_decoder(
             self.sampling_net,
