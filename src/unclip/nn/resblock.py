@@ -19,7 +19,7 @@ Layer = TypeVar("Layer", bound=nn.Module)
 class GroupNorm32(nn.GroupNorm):
     """Group normalisation, computed in float32 and returned as the input's type.
 
-    The networks of the papers have 32 groups of many channels. A narrow network needs fewer: a
+    The networks of the papers have 32 groups of many channels. A narrow network may want fewer: a
     group of one channel is instance normalisation, which wipes out that channel's level, and with
     it the brightness and colour of flat areas.
     """
