@@ -14,6 +14,7 @@ class ScenesConfig:
     count: int = 50_000  # training scenes; the held-out ones come after them
     max_objects: int = 2  # 1 or 2 objects a scene
     words: float = 0.02  # share of scenes that are a short printed word
+    detail: float = 0.6  # chance that a caption says size, place and background, each
     seed: int = 0  # the dataset's own seed, apart from trainer.seed
 
     def validate(self) -> None:
@@ -21,6 +22,7 @@ class ScenesConfig:
         require(self.count > 0, "data.scenes.count", "must be at least 1")
         require(self.max_objects in (1, 2), "data.scenes.max_objects", "must be 1 or 2")
         require(0 <= self.words <= 1, "data.scenes.words", "must be in [0, 1]")
+        require(0 <= self.detail <= 1, "data.scenes.detail", "must be in [0, 1]")
 
 
 @dataclass(kw_only=True)

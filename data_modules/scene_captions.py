@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from data_modules.scene_render import Item, Scene, Word, place
 
+DETAIL = 0.6  # how often a caption says each thing that it may leave out
 STATED = ("colour", "shape", "size", "position", "relation", "count", "background")
 
 _RELATIONS = {
@@ -42,41 +43,44 @@ class Phrase(NamedTuple):
     stated: frozenset[str]
 
 
-def caption(scene: Scene, rng: Random) -> str:
+def caption(scene: Scene, rng: Random, detail: float = DETAIL) -> str:
     """A random true description of ``scene``."""
-    return phrase(scene, rng).text
+    return phrase(scene, rng, detail).text
 
 
-def phrase(scene: Scene, rng: Random) -> Phrase:
-    """A random true description of ``scene``, and what it states."""
+def phrase(scene: Scene, rng: Random, detail: float = DETAIL) -> Phrase:
+    """A random true description of ``scene``, and what it states.
+
+    Colours and shapes are always said; size, place and background each with chance ``detail``.
+    """
     if scene.word is not None:
         return Phrase(_printed(scene.word, scene.background, rng), frozenset())
     if rng.random() < 0.15:
-        return _tags(scene, rng)
+        return _tags(scene, rng, detail)
     said = {"colour", "shape", "count"}
-    body = (_single if len(scene.items) == 1 else _pair)(scene, rng, said)
+    body = (_single if len(scene.items) == 1 else _pair)(scene, rng, said, detail)
     body = rng.choice(_OPENINGS) + body
-    if rng.random() < 0.6:
+    if rng.random() < detail:
         said.add("background")
         joint = rng.choice(("on a", "on a", "against a"))
         body += f" {joint} {scene.background} background"
     return Phrase(body, frozenset(said))
 
 
-def _single(scene: Scene, rng: Random, said: set[str]) -> str:
+def _single(scene: Scene, rng: Random, said: set[str], detail: float) -> str:
     (item,) = scene.items
-    if rng.random() < 0.6:
+    if rng.random() < detail:
         said.add("size")
     body = _noun(item, "size" in said)
-    if rng.random() < 0.5:
+    if rng.random() < detail:
         said.add("position")
         body += " " + rng.choice(_PLACES[place(item.x, item.y)])
     return body
 
 
-def _pair(scene: Scene, rng: Random, said: set[str]) -> str:
+def _pair(scene: Scene, rng: Random, said: set[str], detail: float) -> str:
     first, second, relation = _order(scene, rng)
-    sized = rng.choice(((True, True), (True, True), (False, False), (True, False), (False, True)))
+    sized = (rng.random() < detail, rng.random() < detail)
     if all(sized):
         said.add("size")
     a, b = _noun(first, sized[0]), _noun(second, sized[1])
@@ -91,7 +95,7 @@ def _pair(scene: Scene, rng: Random, said: set[str]) -> str:
     return f"{a} {rng.choice(_RELATIONS[relation])} {b}"
 
 
-def _tags(scene: Scene, rng: Random) -> Phrase:
+def _tags(scene: Scene, rng: Random, detail: float) -> Phrase:
     """Without articles: ``blue star, large, top left, grey background``."""
     said = {"colour", "shape", "count"}
     if len(scene.items) == 2:
@@ -105,7 +109,7 @@ def _tags(scene: Scene, rng: Random) -> Phrase:
         extras = {"size": item.size, "position": place(item.x, item.y)}
     extras["background"] = f"{scene.background} background"
     for name, text in extras.items():
-        if rng.random() < 0.5:
+        if rng.random() < detail:
             said.add(name)
             body += f", {text}"
     return Phrase(body, frozenset(said))

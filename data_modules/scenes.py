@@ -73,7 +73,7 @@ class Scenes:
     def __getitem__(self, i: int) -> Sample:
         scene, index = self.scene(i), self.start + i
         rng = Random(derive_seed("scene captions", self.config.seed, index))
-        captions = [caption(scene, rng) for _ in range(CAPTIONS)]
+        captions = [caption(scene, rng, self.config.detail) for _ in range(CAPTIONS)]
         return Sample(f"scene-{index:08d}", draw(scene, self.size), captions)
 
     def scene(self, i: int) -> Scene:

@@ -42,7 +42,17 @@ def test_scenes_and_captions_are_the_golden_ones():
     # Changes only when the dataset is changed on purpose: state the reason in the CHANGELOG.
     scenes = Scenes(ScenesConfig(words=0.1), size=16, count=200)
     text = repr([(scenes.scene(i), scenes[i].captions) for i in range(200)])
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "1e0e3740a99079f6"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "3fb1f21b9012c3ab"
+
+
+@pytest.mark.parametrize(("detail", "said"), [(0.0, 0), (1.0, 3)])
+def test_detail_is_how_much_of_a_single_object_its_caption_says(detail, said):
+    scenes = Scenes(ScenesConfig(max_objects=1, words=0, detail=detail), size=16, count=60)
+    places = ("top", "bottom", "left", "right", "middle", "center")
+    for i in range(60):
+        for text in scenes[i].captions:
+            facts = ("small" in text or "large" in text, "background" in text)
+            assert sum(facts) + any(place in text for place in places) == said
 
 
 def test_a_sample_depends_on_neither_order_nor_instance():

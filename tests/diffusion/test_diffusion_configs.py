@@ -27,6 +27,8 @@ def test_defaults_are_valid():
         (DiffusionConfig(prediction="noise"), "diffusion.prediction"),
         (DiffusionConfig(variance="learned"), "diffusion.variance"),
         (DiffusionConfig(vb_weight=-1), "diffusion.vb_weight"),
+        (DiffusionConfig(timesteps="cosine"), "diffusion.timesteps"),
+        (DiffusionConfig(logit_std=0), "diffusion.logit_std"),
         (SamplerConfig(sampler="plms"), "sampler.sampler"),
         (SamplerConfig(steps="many"), "sampler.steps"),
         (SamplerConfig(eta=1.5), "sampler.eta"),

@@ -12,8 +12,8 @@ def test_processes_share_out_the_draws_of_one():
     whole = StepRandom(seed=1, step=5)
     parts = [StepRandom(1, 5, rank, 4).normal("noise", (2, 3)) for rank in range(4)]
     assert torch.equal(torch.stack(parts, dim=1).flatten(0, 1), whole.normal("noise", (8, 3)))
-    t = [StepRandom(1, 5, rank, 2).timesteps(4, 1000) for rank in range(2)]
-    assert torch.equal(torch.stack(t, dim=1).flatten(), whole.timesteps(8, 1000))
+    u = [StepRandom(1, 5, rank, 2).uniform("t", 4) for rank in range(2)]
+    assert torch.equal(torch.stack(u, dim=1).flatten(), whole.uniform("t", 8))
 
 
 def test_purposes_and_steps_are_unrelated():

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unclip.models.configs import ClipConfig
 from unclip.types import TextFeatures, UserError
@@ -119,25 +120,30 @@ class Clip(nn.Module):
     def encode_text(self, tokens: Tensor) -> TextFeatures:
         """z_t ``[B, D]`` and token features ``[B, L, W]`` (both float32) of tokens ``[B, L]``."""
         model: Any = self.model
-        z_t = F.normalize(model.encode_text(tokens).float(), dim=-1)
-        return TextFeatures(z_t, self._token_features(tokens), token_mask(tokens))
-
-    def _token_features(self, tokens: Tensor) -> Tensor:
-        model: Any = self.model
-        if isinstance(model, open_clip.CLIP):
-            x = model.token_embedding(tokens) + model.positional_embedding[: tokens.shape[1]]
-            x = model.transformer(x, attn_mask=model.attn_mask)
-            return model.ln_final(x).float()
+        if isinstance(model, open_clip.CLIP):  # its last norm sees the features on their way to z_t
+            seen: list[Tensor] = []
+            hook = model.ln_final.register_forward_hook(lambda *call: seen.append(call[2]))
+            try:
+                z_t = self._z_t(tokens)
+            finally:
+                hook.remove()
+            return TextFeatures(z_t, seen[0].float(), token_mask(tokens))
         out = model.text.forward_intermediates(
             tokens, normalize_intermediates=True, output_fmt="NLC", intermediates_only=False
         )
-        return out["text_intermediates"][-1].float()
+        features = out["text_intermediates"][-1].float()
+        return TextFeatures(self._z_t(tokens), features, token_mask(tokens))
+
+    def _z_t(self, tokens: Tensor) -> Tensor:
+        model: Any = self.model
+        if tokens.device.type == "cpu":  # torch's flash kernel crawls there in bfloat16
+            with sdpa_kernel(SDPBackend.MATH):
+                return F.normalize(model.encode_text(tokens).float(), dim=-1)
+        return F.normalize(model.encode_text(tokens).float(), dim=-1)
 
     def forward(self, image: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(z_i, z_t), for contrastive training."""
-        model: Any = self.model
-        z_t = F.normalize(model.encode_text(tokens).float(), dim=-1)
-        return self.encode_image(image), z_t
+        return self.encode_image(image), self._z_t(tokens)
 
     @property
     def logit_scale(self) -> Tensor:

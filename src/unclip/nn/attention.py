@@ -35,6 +35,9 @@ def attend(
     """
     if causal and q.shape[-2] != k.shape[-2]:
         raise ValueError(f"causal attention of {q.shape[-2]} queries over {k.shape[-2]} keys")
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        # torch's CPU kernel is three to six times slower in bfloat16 (docs/benchmarks.md).
+        return attend(q.float(), k.float(), v.float(), mask, causal).to(q.dtype)
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     if causal:

@@ -8,35 +8,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unclip.diffusion.losses import diffusion_loss
-from unclip.diffusion.process import q_sample
-from unclip.diffusion.schedules import full_schedule
 from unclip.figures import to_uint8
 from unclip.models.clip import FrozenClip, token_mask
 from unclip.models.decoder import Decoder
 from unclip.models.sampling import sample_decoder
 from unclip.seeding import SampleNoise
 from unclip.stages.configs import DecoderExperiment
+from unclip.stages.diffusion import DiffusionStage
 from unclip.training.random import StepRandom
-from unclip.training.stage import Look, Picture, Quality, Stage, quartiles
+from unclip.training.stage import Look, Picture, Quality
 from unclip.types import DecoderBatch
 
 LOOK = 16  # validation samples that are decoded
 
 
-class DecoderStage(Stage):
+class DecoderStage(DiffusionStage):
     """Trains a `Decoder` on images and the embeddings a frozen CLIP gives them."""
 
     quality: ClassVar[Quality] = Quality("val/clip_cosine", "higher")
 
     def __init__(self, experiment: DecoderExperiment, clip: FrozenClip):
         super().__init__(experiment, Decoder(experiment.model, clip.model.embed_dim), clip)
-        self.schedule = full_schedule(experiment.diffusion)
-
-    def on_fit_start(self) -> None:
-        """Bring the frozen CLIP and the noise tables to the device."""
-        super().on_fit_start()
-        self.schedule = self.schedule.to(self.device)
 
     @torch.no_grad()
     def encode(self, batch: DecoderBatch) -> Tensor:
@@ -44,48 +36,33 @@ class DecoderStage(Stage):
         return self.frozen_clip.model.encode_image(batch.clip_image)
 
     def loss(
-        self, net: Decoder, batch: DecoderBatch, draws: StepRandom, *, dropping: bool
+        self, net: Decoder, batch: DecoderBatch, draws: StepRandom, *, training: bool
     ) -> dict[str, Tensor]:
         """Hybrid loss (MSE of eps, bound of the variance); the two conditions drop on their own."""
-        z_i, x0 = self.encode(batch), batch.image
-        t = draws.timesteps(len(x0), len(self.schedule))
-        noise = draws.normal("noise", x0.shape)
-        x_t = q_sample(x0, noise, t, schedule=self.schedule)
+        at = self.noised(batch.image, draws, training=training)
         drop_z_i, drop_caption = self.experiment.drop_z_i, self.experiment.drop_caption
         output = net(
-            x_t,
-            t,
-            z_i=z_i,
+            at.x_t,
+            at.t,
+            z_i=self.encode(batch),
             tokens=batch.tokens,
             mask=token_mask(batch.tokens),
-            keep_z_i=draws.keep("drop_z_i", len(x0), drop_z_i if dropping else 0.0),
-            keep_text=draws.keep("drop_caption", len(x0), drop_caption if dropping else 0.0),
+            keep_z_i=draws.keep("drop_z_i", len(at.t), drop_z_i if training else 0.0),
+            keep_text=draws.keep("drop_caption", len(at.t), drop_caption if training else 0.0),
         )
-        terms = diffusion_loss(
-            output,
-            x0=x0,
-            x_t=x_t,
-            t=t,
-            noise=noise,
-            schedule=self.schedule,
-            config=self.experiment.diffusion,
-        )
-        values = {"loss": terms.loss.mean(), "mse": terms.mse.mean()}
-        if terms.vb is not None:
-            values["vb"] = terms.vb.mean()
-        return values | quartiles(terms.mse.detach(), t, len(self.schedule))
+        return self.losses(output, at)
 
     def training_step(self, batch: DecoderBatch, batch_idx: int) -> Tensor:
         """One micro-batch."""
         net: Decoder = self.net  # type: ignore[assignment]
-        values = self.loss(net, batch, self.draws(batch_idx), dropping=True)
+        values = self.loss(net, batch, self.draws(batch_idx), training=True)
         self.log_loss("train", values, len(batch.image))
         return values["loss"]
 
     def validation_step(self, batch: DecoderBatch, batch_idx: int) -> None:
         """The same loss with the averaged weights, nothing dropped, the same noise every time."""
         draws = self.validation_draws(batch_idx)
-        values = self.loss(self.sampling_net, batch, draws, dropping=False)
+        values = self.loss(self.sampling_net, batch, draws, training=False)
         self.log_loss("val", values, len(batch.image))
 
     def look(self, batch: DecoderBatch) -> Look:

@@ -8,17 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unclip.diffusion.losses import diffusion_loss
-from unclip.diffusion.process import q_sample
-from unclip.diffusion.schedules import full_schedule
 from unclip.figures import to_uint8
 from unclip.models.clip import FrozenClip
 from unclip.models.diffusion_prior import DiffusionPrior
 from unclip.models.sampling import prior_caption, sample_prior
 from unclip.seeding import SampleNoise
 from unclip.stages.configs import DiffusionPriorExperiment
+from unclip.stages.diffusion import DiffusionStage
 from unclip.training.random import StepRandom
-from unclip.training.stage import Look, Picture, Quality, Stage, quartiles
+from unclip.training.stage import Look, Picture, Quality
 from unclip.types import Caption, PriorBatch
 
 
@@ -30,7 +28,7 @@ class Pair(NamedTuple):
     caption: Caption
 
 
-class DiffusionPriorStage(Stage):
+class DiffusionPriorStage(DiffusionStage):
     """Trains a `DiffusionPrior` on the embeddings of a frozen CLIP."""
 
     quality: ClassVar[Quality] = Quality("val/cosine", "higher")
@@ -38,12 +36,6 @@ class DiffusionPriorStage(Stage):
     def __init__(self, experiment: DiffusionPriorExperiment, clip: FrozenClip):
         net = DiffusionPrior(experiment.model, clip.model.embed_dim, clip.model.text_width)
         super().__init__(experiment, net, clip)
-        self.schedule = full_schedule(experiment.diffusion)
-
-    def on_fit_start(self) -> None:
-        """Bring the frozen CLIP and the noise tables to the device."""
-        super().on_fit_start()
-        self.schedule = self.schedule.to(self.device)
 
     @torch.no_grad()
     def encode(self, batch: PriorBatch) -> Pair:
@@ -53,38 +45,28 @@ class DiffusionPriorStage(Stage):
         caption = prior_caption(self.sampling_net, clip, batch.clip_tokens, batch.tokens)
         return Pair(clip.encode_image(batch.clip_image), z_t, caption)
 
-    def loss(self, net: DiffusionPrior, pair: Pair, draws: StepRandom, drop: float) -> dict:
+    def loss(
+        self, net: DiffusionPrior, pair: Pair, draws: StepRandom, *, training: bool
+    ) -> dict[str, Tensor]:
         """MSE between predicted and true x0 = scale * z_i, whole and by timestep quartile."""
-        x0 = pair.z_i * net.scale
-        t = draws.timesteps(len(x0), len(self.schedule))
-        noise = draws.normal("noise", x0.shape)
-        x_t = q_sample(x0, noise, t, schedule=self.schedule)
-        keep = draws.keep("drop_text", len(x0), drop)
-        output = net(x_t, t, z_t=pair.z_t, caption=pair.caption, keep=keep)
-        terms = diffusion_loss(
-            output,
-            x0=x0,
-            x_t=x_t,
-            t=t,
-            noise=noise,
-            schedule=self.schedule,
-            config=self.experiment.diffusion,
-        )
-        values = {"loss": terms.loss.mean()}
-        return values | quartiles(terms.mse.detach(), t, len(self.schedule))
+        at = self.noised(pair.z_i * net.scale, draws, training=training)
+        keep = draws.keep("drop_text", len(at.t), self.experiment.drop_text if training else 0.0)
+        output = net(at.x_t, at.t, z_t=pair.z_t, caption=pair.caption, keep=keep)
+        return self.losses(output, at)
 
     def training_step(self, batch: PriorBatch, batch_idx: int) -> Tensor:
         """Caption and z_t are dropped together; the noised embedding never is."""
         pair = self.encode(batch)
         net: DiffusionPrior = self.net  # type: ignore[assignment]
-        values = self.loss(net, pair, self.draws(batch_idx), self.experiment.drop_text)
+        values = self.loss(net, pair, self.draws(batch_idx), training=True)
         self.log_loss("train", values, len(pair.z_i))
         return values["loss"]
 
     def validation_step(self, batch: PriorBatch, batch_idx: int) -> None:
         """The same loss with the averaged weights, nothing dropped, the same noise every time."""
         pair = self.encode(batch)
-        values = self.loss(self.sampling_net, pair, self.validation_draws(batch_idx), 0.0)
+        draws = self.validation_draws(batch_idx)
+        values = self.loss(self.sampling_net, pair, draws, training=False)
         self.log_loss("val", values, len(pair.z_i))
 
     def look(self, batch: PriorBatch) -> Look:

@@ -9,16 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.degradations.blur import gaussian_blur
-from unclip.diffusion.losses import diffusion_loss
-from unclip.diffusion.process import q_sample
-from unclip.diffusion.schedules import full_schedule
 from unclip.figures import to_uint8
 from unclip.models.sampling import upsample
 from unclip.models.upsampler import Upsampler
 from unclip.seeding import SampleNoise
 from unclip.stages.configs import UpsamplerExperiment
+from unclip.stages.diffusion import DiffusionStage
 from unclip.training.random import StepRandom
-from unclip.training.stage import Look, Picture, Quality, Stage, quartiles
+from unclip.training.stage import Look, Picture, Quality
 from unclip.types import UpsamplerBatch
 
 LOOK = 8  # validation samples that are upsampled
@@ -42,19 +40,13 @@ def pooled(a: Tensor, b: Tensor) -> float:
     return psnr(a.flatten()[None], b.flatten()[None]).item()
 
 
-class UpsamplerStage(Stage):
+class UpsamplerStage(DiffusionStage):
     """Trains an `Upsampler` on crops whose low-resolution condition is made on the device."""
 
     quality: ClassVar[Quality] = Quality("val/psnr", "higher")
 
     def __init__(self, experiment: UpsamplerExperiment, clip: None = None):
         super().__init__(experiment, Upsampler(experiment.model))
-        self.schedule = full_schedule(experiment.diffusion)
-
-    def on_fit_start(self) -> None:
-        """Bring the noise tables to the device."""
-        super().on_fit_start()
-        self.schedule = self.schedule.to(self.device)
 
     def condition(self, image: Tensor, *, corrupt: bool) -> Tensor:
         """The low-resolution condition of a high-resolution crop ``[B, 3, H, H]``."""
@@ -64,37 +56,24 @@ class UpsamplerStage(Stage):
             low = gaussian_blur(low, kernel=corruption.kernel, sigma=corruption.sigma)
         return low
 
-    def loss(self, net: Upsampler, batch: UpsamplerBatch, draws: StepRandom) -> dict[str, Tensor]:
+    def loss(
+        self, net: Upsampler, batch: UpsamplerBatch, draws: StepRandom, *, training: bool
+    ) -> dict[str, Tensor]:
         """Hybrid loss given the corrupted condition."""
-        x0 = batch.image
-        low = self.condition(x0, corrupt=True)
-        t = draws.timesteps(len(x0), len(self.schedule))
-        noise = draws.normal("noise", x0.shape)
-        x_t = q_sample(x0, noise, t, schedule=self.schedule)
-        terms = diffusion_loss(
-            net(x_t, t, low),
-            x0=x0,
-            x_t=x_t,
-            t=t,
-            noise=noise,
-            schedule=self.schedule,
-            config=self.experiment.diffusion,
-        )
-        values = {"loss": terms.loss.mean(), "mse": terms.mse.mean()}
-        if terms.vb is not None:
-            values["vb"] = terms.vb.mean()
-        return values | quartiles(terms.mse.detach(), t, len(self.schedule))
+        at = self.noised(batch.image, draws, training=training)
+        return self.losses(net(at.x_t, at.t, self.condition(at.x0, corrupt=True)), at)
 
     def training_step(self, batch: UpsamplerBatch, batch_idx: int) -> Tensor:
         """One micro-batch of crops."""
         net: Upsampler = self.net  # type: ignore[assignment]
-        values = self.loss(net, batch, self.draws(batch_idx))
+        values = self.loss(net, batch, self.draws(batch_idx), training=True)
         self.log_loss("train", values, len(batch.image))
         return values["loss"]
 
     def validation_step(self, batch: UpsamplerBatch, batch_idx: int) -> None:
         """The same loss with the averaged weights and the same noise every time."""
-        values = self.loss(self.sampling_net, batch, self.validation_draws(batch_idx))
+        draws = self.validation_draws(batch_idx)
+        values = self.loss(self.sampling_net, batch, draws, training=False)
         self.log_loss("val", values, len(batch.image))
 
     def look(self, batch: UpsamplerBatch) -> Look:

@@ -37,16 +37,13 @@ class StepRandom:
         drawn = torch.randn(full, generator=self._generator(purpose), device=self.device)
         return self._rows(drawn)
 
-    def timesteps(self, batch: int, steps: int) -> Tensor:
-        """Uniform timesteps ``[B]`` in [0, steps)."""
-        drawn = torch.randint(
-            steps, (batch * self.world,), generator=self._generator("t"), device=self.device
+    def uniform(self, purpose: str, batch: int) -> Tensor:
+        """Uniform float32 ``[B]`` in [0, 1)."""
+        drawn = torch.rand(
+            batch * self.world, generator=self._generator(purpose), device=self.device
         )
         return self._rows(drawn)
 
     def keep(self, purpose: str, batch: int, drop: float) -> Tensor:
         """Mask ``[B]``, each sample dropped (False) independently with probability ``drop``."""
-        drawn = torch.rand(
-            batch * self.world, generator=self._generator(purpose), device=self.device
-        )
-        return self._rows(drawn) >= drop
+        return self.uniform(purpose, batch) >= drop
