@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,17 @@ def run(args: argparse.Namespace) -> None:
     pairs = [(c, args.seed + k) for c in captions for k in range(args.n)]
     images, rows = [], []
     torch.use_deterministic_algorithms(True, warn_only=True)
-    with tqdm(total=len(pairs), unit="picture") as bar:
+    terminal = sys.stderr.isatty()  # a log file gets a line now and then, not every step
+    with tqdm(total=len(pairs), unit="picture", mininterval=0.1 if terminal else 20) as bar:
         for first in range(0, len(pairs), args.batch):
             chunk = pairs[first : first + args.batch]
             found = pipeline.generate(
                 [c for c, _ in chunk],
                 [s for _, s in chunk],
                 settings=settings,
-                progress=lambda done, total: bar.set_postfix_str(f"step {done}/{total}"),
+                progress=lambda done, total: bar.set_postfix_str(
+                    f"step {done}/{total}", refresh=terminal
+                ),
             )
             for (caption, seed), image in zip(chunk, to_uint8(found.image)):
                 name = f"{_slug(caption)}_seed{seed}.png"

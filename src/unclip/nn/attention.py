@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SHORT = 256  # queries; from here on bfloat16 is no slower than float32 on a CPU
+
 
 def causal_mask(length: int, device: torch.device | None = None) -> Tensor:
     """``[length, length]`` boolean, True where query i may see key j, that is j ≤ i."""
@@ -35,8 +37,8 @@ def attend(
     """
     if causal and q.shape[-2] != k.shape[-2]:
         raise ValueError(f"causal attention of {q.shape[-2]} queries over {k.shape[-2]} keys")
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        # torch's CPU kernel is three to six times slower in bfloat16 (docs/benchmarks.md).
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] < SHORT:
+        # There torch's kernel is three to five times slower in bfloat16 (docs/benchmarks.md).
         return attend(q.float(), k.float(), v.float(), mask, causal).to(q.dtype)
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
