@@ -8,8 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from unclip.degradations.blur import gaussian_blur
+from unclip.models.configs import UNetConfig
 from unclip.stages.clip import contrastive_loss, retrieval
-from unclip.stages.upsampler import psnr, resize
+from unclip.stages.configs import UpsamplerExperiment
+from unclip.stages.upsampler import UpsamplerStage, psnr, resize
+from unclip.training.random import StepRandom
 from unclip.training.stage import quartiles
 
 
@@ -50,3 +54,17 @@ def test_resizing_keeps_a_constant_and_the_range():
     image = torch.full((1, 3, 16, 16), -0.4)
     torch.testing.assert_close(resize(image, 4), torch.full((1, 3, 4, 4), -0.4))
     assert resize(torch.rand(1, 3, 16, 16).round() * 2 - 1, 40).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("probability", "share"), [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
+def test_each_condition_is_blurred_by_its_own_draw(probability, share):
+    experiment = UpsamplerExperiment()
+    experiment.model.unet = UNetConfig(channels=32, blocks=1, multiples=[1])
+    experiment.corruption.probability = probability
+    stage = UpsamplerStage(experiment)
+    low = torch.rand(400, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = stage.corrupted(low, StepRandom(0, 0))
+    blurred = gaussian_blur(low, kernel=3, sigma=0.6)
+    is_blurred = (found == blurred).flatten(1).all(1)
+    assert torch.equal(is_blurred, ~(found == low).flatten(1).all(1))
+    assert is_blurred.float().mean().item() == pytest.approx(share, abs=0.08)  # 3 sigma

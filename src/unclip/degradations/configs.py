@@ -14,6 +14,7 @@ class CorruptionConfig:
     kind: str = "blur"  # blur | none
     kernel: int = 3  # pixels of the low-resolution image; odd
     sigma: float = 0.6  # of the Gaussian, in the same pixels
+    probability: float = 1.0  # share of samples that are corrupted, each drawn on its own
 
     def validate(self) -> None:
         """Refuse values out of range."""
@@ -23,3 +24,5 @@ class CorruptionConfig:
             raise UserError("corruption.kernel: must be odd and positive")
         if self.sigma <= 0:
             raise UserError("corruption.sigma: must be positive")
+        if not 0 <= self.probability <= 1:
+            raise UserError("corruption.probability: must be in [0, 1]")
