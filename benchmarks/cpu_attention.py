@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/cpu_attention.py
 
-Why `unclip.nn.attention.attend` computes bfloat16 in float32 there.
+Why `unclip.nn.attention.attend` computes short bfloat16 attention in float32 there.
 """
 
 from __future__ import annotations

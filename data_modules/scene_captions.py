@@ -5,9 +5,9 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple
 
+from data_modules.configs import ScenesConfig
 from data_modules.scene_render import Item, Scene, Word, place
 
-DETAIL = 0.6  # how often a caption says each thing that it may leave out
 STATED = ("colour", "shape", "size", "position", "relation", "count", "background")
 
 _RELATIONS = {
@@ -43,12 +43,12 @@ class Phrase(NamedTuple):
     stated: frozenset[str]
 
 
-def caption(scene: Scene, rng: Random, detail: float = DETAIL) -> str:
+def caption(scene: Scene, rng: Random, detail: float = ScenesConfig.detail) -> str:
     """A random true description of ``scene``."""
     return phrase(scene, rng, detail).text
 
 
-def phrase(scene: Scene, rng: Random, detail: float = DETAIL) -> Phrase:
+def phrase(scene: Scene, rng: Random, detail: float = ScenesConfig.detail) -> Phrase:
     """A random true description of ``scene``, and what it states.
 
     Colours and shapes are always said; size, place and background each with chance ``detail``.

@@ -68,3 +68,19 @@ def test_each_condition_is_blurred_by_its_own_draw(probability, share):
     is_blurred = (found == blurred).flatten(1).all(1)
     assert torch.equal(is_blurred, ~(found == low).flatten(1).all(1))
     assert is_blurred.float().mean().item() == pytest.approx(share, abs=0.08)  # 3 sigma
+
+
+def test_training_draws_timesteps_as_configured_and_validation_evenly():
+    experiment = UpsamplerExperiment()
+    experiment.model.unet = UNetConfig(channels=32, blocks=1, multiples=[1])
+    experiment.diffusion.timesteps = "logit_normal"
+    experiment.diffusion.logit_mean = 4.0
+    stage = UpsamplerStage(experiment)
+    x0, draws = torch.ones(2000, 1), StepRandom(0, 0)
+    trained = stage.noised(x0, draws, training=True)
+    assert trained.t.float().median().item() == pytest.approx(982, abs=3)  # 1000 sigmoid(4)
+    validated = stage.noised(x0, draws, training=False)
+    assert validated.t.float().mean().item() == pytest.approx(499.5, abs=20)  # 3 sigma
+    alpha_bar = stage.schedule.alpha_bar[validated.t][:, None]
+    expected = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * validated.noise
+    torch.testing.assert_close(validated.x_t, expected.to(validated.x_t.dtype))

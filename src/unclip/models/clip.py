@@ -7,6 +7,7 @@ pretrained tag or a local weights file. Shapes: B batch, L tokens, W text width,
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,10 +137,9 @@ class Clip(nn.Module):
 
     def _z_t(self, tokens: Tensor) -> Tensor:
         model: Any = self.model
-        if tokens.device.type == "cpu":  # torch's flash kernel crawls there in bfloat16
-            with sdpa_kernel(SDPBackend.MATH):
-                return F.normalize(model.encode_text(tokens).float(), dim=-1)
-        return F.normalize(model.encode_text(tokens).float(), dim=-1)
+        on_cpu = tokens.device.type == "cpu"  # torch's flash kernel crawls there in bfloat16
+        with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
+            return F.normalize(model.encode_text(tokens).float(), dim=-1)
 
     def forward(self, image: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(z_i, z_t), for contrastive training."""

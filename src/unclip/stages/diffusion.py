@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -38,12 +39,10 @@ class DiffusionStage(Stage):
 
     def noised(self, x0: Tensor, draws: StepRandom, *, training: bool) -> Noised:
         """``x0`` at drawn timesteps; validation draws them evenly, whatever training does."""
-        u = draws.uniform("t", len(x0))
-        t = (
-            timesteps_of(u, self.experiment.diffusion)
-            if training
-            else (u * len(self.schedule)).long()
-        )
+        diffusion = self.experiment.diffusion
+        if not training:
+            diffusion = replace(diffusion, timesteps="uniform")
+        t = timesteps_of(draws.uniform("t", len(x0)), diffusion)
         noise = draws.normal("noise", x0.shape)
         return Noised(x0, noise, t, q_sample(x0, noise, t, schedule=self.schedule))
 

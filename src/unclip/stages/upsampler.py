@@ -57,7 +57,7 @@ class UpsamplerStage(DiffusionStage):
         """``low`` as training shows it to the network: each sample blurred by its own draw.
 
         A network that only ever saw blurred conditions undoes the blur where there is none, and
-        oversharpens; cascaded diffusion (arXiv 2106.15282, section 4.2) blurs half of the samples.
+        oversharpens. Blur as augmentation of the condition: cascaded diffusion, arXiv 2106.15282.
         """
         corruption = self.experiment.corruption
         if corruption.kind == "none":
