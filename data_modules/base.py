@@ -101,6 +101,7 @@ class StageData(LightningDataModule, Generic[Batch]):
             rank=self.trainer.global_rank if self.trainer else 0,
             world=self._world,
             accumulate=self._accumulate,
+            run=self.config.scenes.contrast if self.config.source == "scenes" else 1,
         )
         return ResumableLoader(
             self._examples(source, self._transforms.train, seed=self._seed),
@@ -123,6 +124,27 @@ class StageData(LightningDataModule, Generic[Batch]):
         return Loader(
             self._examples(source, self._transforms.held_out, seed=0),
             batches=[draws[first : first + local] for first in range(0, count, local)],
+            collate=self._collate,
+            num_workers=self._workers,
+        )
+
+    def one_pass(
+        self, split: str = "train", *, limit: int | None = None, rank: int = 0, world: int = 1
+    ) -> Loader:
+        """One rank's share of the first ``limit`` samples of a part, in order and undisturbed.
+
+        Rank r of w takes samples r, r + w, ...; batches are of ``config.batch_size`` each. Of the
+        held-out part (``split`` not `train`) at most ``config.val_samples`` are there.
+        """
+        train = split == "train"
+        source = self.splits.train if train else self.splits.held_out
+        most = limit if train else self.config.val_samples
+        count = len(source) if most is None else min(len(source), most)
+        draws = [Draw(0, number) for number in range(rank, count, world)]
+        size = self.config.batch_size
+        return Loader(
+            self._examples(source, self._transforms.held_out, seed=0),
+            batches=[draws[first : first + size] for first in range(0, len(draws), size)],
             collate=self._collate,
             num_workers=self._workers,
         )

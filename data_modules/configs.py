@@ -15,6 +15,7 @@ class ScenesConfig:
     max_objects: int = 2  # 1 or 2 objects a scene
     words: float = 0.02  # share of scenes that are a short printed word
     detail: float = 0.6  # chance that a caption says size, place and background, each
+    contrast: int = 1  # training scenes come in runs of so many that differ in shape alone, 1 to 6
     seed: int = 0  # the dataset's own seed, apart from trainer.seed
 
     def validate(self) -> None:
@@ -23,6 +24,7 @@ class ScenesConfig:
         require(self.max_objects in (1, 2), "data.scenes.max_objects", "must be 1 or 2")
         require(0 <= self.words <= 1, "data.scenes.words", "must be in [0, 1]")
         require(0 <= self.detail <= 1, "data.scenes.detail", "must be in [0, 1]")
+        require(1 <= self.contrast <= 6, "data.scenes.contrast", "must be in [1, 6]")
 
 
 @dataclass(kw_only=True)

@@ -24,9 +24,13 @@ class Draw(NamedTuple):
     number: int
 
 
-def permutation(length: int, *, seed: int, epoch: int) -> list[int]:
-    """The order of an epoch's samples: each of [0, length) once."""
-    return torch.randperm(length, generator=generator("order", seed, epoch)).tolist()
+def permutation(length: int, *, seed: int, epoch: int, run: int = 1) -> list[int]:
+    """The order of an epoch's samples: each of [0, length) once.
+
+    Samples k·run to (k + 1)·run stay together, in their order.
+    """
+    runs = torch.randperm(-(-length // run), generator=generator("order", seed, epoch)).tolist()
+    return [i for first in runs for i in range(first * run, min((first + 1) * run, length))]
 
 
 class BatchOrder(Sampler[list[Draw]]):
@@ -40,6 +44,7 @@ class BatchOrder(Sampler[list[Draw]]):
         rank: This process, in [0, world).
         world: Processes.
         accumulate: Loader batches per optimizer step.
+        run: As of `permutation`.
 
     Raises:
         UserError: ``batch_size`` cannot be split evenly, or is more than ``length``.
@@ -54,6 +59,7 @@ class BatchOrder(Sampler[list[Draw]]):
         rank: int = 0,
         world: int = 1,
         accumulate: int = 1,
+        run: int = 1,
     ):
         if length < batch_size:
             raise UserError(
@@ -65,6 +71,7 @@ class BatchOrder(Sampler[list[Draw]]):
         self._batches = length // batch_size * accumulate
         self._rank = rank
         self._world = world
+        self._run = run
         self.seed = seed
         self.epoch = 0
         self.start = 0
@@ -77,7 +84,7 @@ class BatchOrder(Sampler[list[Draw]]):
         return self._iterate(self.epoch, self.start)
 
     def _iterate(self, epoch: int, start: int) -> Iterator[list[Draw]]:
-        order = permutation(self._length, seed=self.seed, epoch=epoch)
+        order = permutation(self._length, seed=self.seed, epoch=epoch, run=self._run)
         span = self._local * self._world
         for batch in range(start, self._batches):
             first = batch * span

@@ -6,6 +6,7 @@ describes it; here scenes are drawn at random and served.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from random import Random
 from typing import NamedTuple
@@ -52,7 +53,9 @@ _GAP = 0.05  # between two items, at least
 class Scenes:
     """Scenes ``start`` to ``start + count`` of the endless sequence of ``config.seed``.
 
-    Disjoint ranges are disjoint data: held-out scenes are those after the training scenes.
+    Disjoint ranges are disjoint data: held-out scenes are those after the training scenes. With
+    ``config.contrast`` above 1, as many consecutive scenes differ in their shapes alone (or are
+    other words): minimal pairs, the hard negatives of contrastive training.
 
     Args:
         config: Kinds of scenes and the seed (its ``count`` is the caller's to use).
@@ -80,12 +83,14 @@ class Scenes:
         """The truth behind sample ``i``."""
         if not 0 <= i < self.count:
             raise IndexError(f"scene {i} of {self.count}")
-        rng = Random(derive_seed("scenes", self.config.seed, self.start + i))
+        run, member = divmod(self.start + i, self.config.contrast)
+        rng = Random(derive_seed("scenes", self.config.seed, run))
         if rng.random() < self.config.words:
-            return _word_scene(rng)
+            return [_word_scene(rng) for _ in range(member + 1)][-1]
         if self.config.max_objects == 2 and rng.random() < 0.5:
-            return _two_objects(rng)
-        return _one_object(rng, rng.choice(list(COLOURS)), rng.choice(list(SHAPES)))
+            return _turned(_two_objects(rng), member)
+        scene = _one_object(rng, rng.choice(list(COLOURS)), rng.choice(list(SHAPES)))
+        return _turned(scene, member)
 
 
 class Prompt(NamedTuple):
@@ -127,6 +132,16 @@ def _one_object(rng: Random, colour: str, shape: str) -> Scene:
     x, y = _third(rng), _third(rng)
     item = _item(rng, colour=colour, shape=shape, size=size, radius=radius, x=x, y=y)
     return _on_background(rng, item)
+
+
+def _turned(scene: Scene, member: int) -> Scene:
+    """The scene with every shape replaced by the one ``member`` places after it."""
+    shapes = list(SHAPES)
+    items = tuple(
+        replace(item, shape=shapes[(shapes.index(item.shape) + member) % len(shapes)])
+        for item in scene.items
+    )
+    return replace(scene, items=items)
 
 
 def _third(rng: Random) -> float:

@@ -54,9 +54,10 @@ def open_splits(config: DataConfig, *, image_size: int) -> Splits:
     """
     if config.source == "scenes":
         count = config.scenes.count if config.limit is None else config.limit
+        even = replace(config, scenes=replace(config.scenes, contrast=1))  # judged without pairs
         return Splits(
             _scenes(config, image_size, start=0, count=min(count, config.scenes.count)),
-            _scenes(config, image_size, start=config.scenes.count, count=_held_out_scenes(config)),
+            _scenes(even, image_size, start=config.scenes.count, count=_held_out_scenes(config)),
         )
     source = _open_files(Path(config.source).expanduser(), on_error=config.on_error)
     held_out = np.array([is_held_out(source.key(i), config.held_out) for i in range(len(source))])

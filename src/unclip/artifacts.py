@@ -30,6 +30,7 @@ from unclip.types import UserError
 Config = TypeVar("Config")
 
 FORMAT_VERSION = 1
+ERRORS = "errors.json"  # only where `unclip fit-variance` was run
 FILES = ("artifact.json", "config.yaml", "provenance.json", "weights.safetensors")
 
 
@@ -63,6 +64,27 @@ class Artifact:
             return value
         except (KeyError, TypeError, UserError) as error:
             raise UserError(f"{self.path / 'config.yaml'}: {name}: {error}") from None
+
+    def errors(self) -> dict[str, list[float]]:
+        """Analytic-DPM's errors by ``sampler.steps``, as `keep_errors` left them."""
+        file = self.path / ERRORS
+        if not file.is_file():
+            return {}
+        try:
+            stored = json.loads(file.read_text())
+            errors = {str(k): [float(v) for v in values] for k, values in stored["errors"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{file}: damaged: {error}; run `unclip fit-variance` again") from None
+        if stored.get("sha256") != self.sha256:
+            raise UserError(f"{file}: fitted to other weights; run `unclip fit-variance` again")
+        return errors
+
+    def keep_errors(self, errors: dict[str, list[float]]) -> None:
+        """Add Analytic-DPM's errors to the artifact; they hold for these weights alone."""
+        content = json.dumps({"sha256": self.sha256, "errors": errors}, indent=1)
+        scratch = self.path / f".{ERRORS}"
+        scratch.write_text(content + "\n")
+        os.replace(scratch, self.path / ERRORS)
 
     def load_into(self, network: torch.nn.Module) -> None:
         """Put the weights into ``network``; every name and shape must match."""

@@ -1,18 +1,23 @@
 """A recipe trains a whole cascade, stage after stage, and shows what it can do.
 
 A recipe is a YAML file in ``experiments/recipes``: which experiment of each kind, with which
-overrides, and how many held-out captions to draw at the end.
+overrides, and how many held-out captions to draw at the end. Every stage is trained by the command
+that one would type, in a process of its own.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from unclip import artifacts, config, registry
-from unclip.runs import train
 from unclip.tracking.report import Finished
 from unclip.training.trainer import newest_checkpoint
 from unclip.types import UserError
@@ -29,7 +34,18 @@ class Recipe:
     decoder: str = "decoder/tiny"
     upsamplers: list[str] = field(default_factory=list)
     overrides: list[str] = field(default_factory=list)  # key=value for every stage
+    together: bool = False  # the upsamplers train beside the CLIP, each on its share of the cores
     prompts: int = 64  # held-out single-object captions that are drawn and read by the oracle
+
+
+@dataclass(frozen=True)
+class Task:
+    """A stage to train."""
+
+    part: str  # folder in the cascade's
+    name: str  # of the experiment
+    overrides: list[str]
+    folder: Path
 
 
 def load(name: str) -> Recipe:
@@ -52,32 +68,99 @@ def cook(recipe: Recipe, overrides: list[str]) -> Path:
 
     began = time.perf_counter()
     root = Path(recipe.dir)
-    plan = {"clip": recipe.clip, "prior": recipe.prior, "decoder": recipe.decoder}
-    for name in recipe.upsamplers:
-        size = config.load(name).config.model.image_size
-        plan[f"upsampler_{size}"] = name
-    finished = []
-    for part, name in plan.items():
-        more = [*recipe.overrides, *overrides, f"run.dir={root / part}"]
-        if part in ("prior", "decoder"):
-            more.append(f"clip={root / 'clip'}")
-        finished.append(_part(config.load(name, more)))
+    waves = plan(recipe, overrides)
+    for tasks in waves:
+        commands = {task.part: command for task in tasks if (command := _command(task))}
+        run_together(commands)
+    order = ("clip", "prior", "decoder", "upsampler")
+    tasks = sorted((t for w in waves for t in w), key=lambda t: order.index(t.part.split("_")[0]))
+    finished = [Finished.load(task.folder) for task in tasks]
     return report(root, finished, prompts=recipe.prompts, seconds=time.perf_counter() - began)
 
 
-def _part(resolved: config.Resolved) -> Finished:
-    """A finished run is kept if its experiment is the same; an interrupted one continues."""
-    folder = Path(resolved.config.run.dir)
-    if (folder / "artifact" / "artifact.json").is_file():
-        before = artifacts.describe(folder).config
-        if _same(before, resolved.as_dict()):
-            print(f"{resolved.name}: {folder} is finished, kept")
-            return Finished.load(folder)
-        raise UserError(
-            f"{folder}: holds a finished run with other settings; remove the folder, or give the "
-            "recipe another --dir"
-        )
-    return train(resolved, resume=newest_checkpoint(folder) is not None, force=folder.exists())
+def plan(recipe: Recipe, overrides: Sequence[str]) -> list[list[Task]]:
+    """Waves of stages; those of a wave lean on earlier waves only. Everything is validated."""
+    root = Path(recipe.dir)
+
+    def task(part: str, name: str, *more: str) -> Task:
+        given = [*recipe.overrides, *overrides, f"run.dir={root / part}"]
+        config.load(name, [*given, *more])
+        return Task(part, name, [*given, *more], root / part)
+
+    clip = f"clip={root / 'clip'}"
+    upsamplers = []
+    for name in recipe.upsamplers:
+        upsamplers.append(task(f"upsampler_{config.load(name).config.model.image_size}", name))
+    middle = [[task("prior", recipe.prior, clip)], [task("decoder", recipe.decoder, clip)]]
+    if recipe.together:
+        return [[task("clip", recipe.clip), *upsamplers], *middle]
+    return [[task("clip", recipe.clip)], *middle, *([t] for t in upsamplers)]
+
+
+def _command(task: Task) -> list[str] | None:
+    """What trains the task, or None: a finished run of the same experiment is kept."""
+    words = [sys.executable, "-m", "unclip", "train", task.name, *task.overrides]
+    if (task.folder / "artifact" / "artifact.json").is_file():
+        before = artifacts.describe(task.folder).config
+        if not _same(before, config.load(task.name, task.overrides).as_dict()):
+            raise UserError(
+                f"{task.folder}: holds a finished run with other settings; remove the folder, or "
+                "give the recipe another --dir"
+            )
+        print(f"{task.name}: {task.folder} is finished, kept", flush=True)
+        return None
+    if newest_checkpoint(task.folder):
+        return [*words, "--resume"]
+    return [*words, "--force"] if task.folder.exists() else words
+
+
+def run_together(commands: dict[str, list[str]]) -> None:
+    """Run named commands at once; when one fails the others are stopped.
+
+    Several share the cores of a CPU and have their lines prefixed with their names; one alone has
+    the terminal to itself.
+
+    Raises:
+        UserError: a command failed (it has said why).
+    """
+    env = dict(os.environ)
+    many = len(commands) > 1
+    if many:
+        env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(commands))))
+    pipe: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    running = {
+        name: subprocess.Popen(words, env=env, **(pipe if many else {}))
+        for name, words in commands.items()
+    }
+    readers = [
+        threading.Thread(target=_prefix, args=(name, process.stdout), daemon=True)
+        for name, process in running.items()
+        if many
+    ]
+    for reader in readers:
+        reader.start()
+    try:
+        while any(process.poll() is None for process in running.values()):
+            _refuse_failed(running)
+            time.sleep(0.1)
+        _refuse_failed(running)
+    finally:
+        for process in running.values():
+            process.terminate()
+            process.wait()
+        for reader in readers:
+            reader.join()
+
+
+def _refuse_failed(running: dict[str, subprocess.Popen]) -> None:
+    for name, process in running.items():
+        if process.poll():
+            raise UserError(f"{name}: training failed (exit {process.returncode}), see above")
+
+
+def _prefix(name: str, lines: Any) -> None:
+    for line in lines:
+        print(f"{name:<13} {line}", end="", flush=True)
 
 
 def _same(before: dict[str, Any], now: dict[str, Any]) -> bool:

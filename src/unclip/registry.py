@@ -15,7 +15,7 @@ from unclip.types import UserError
 if TYPE_CHECKING:
     from unclip.stages.configs import Experiment
 
-KINDS = ("clip", "prior", "decoder", "upsampler")
+KINDS = ("clip", "pca", "prior", "decoder", "upsampler")
 """The folders of an experiments directory; several stages may share one."""
 
 
@@ -33,6 +33,8 @@ class StageEntry:
 
         return {
             "clip": configs.ClipExperiment,
+            "pca": configs.PcaExperiment,
+            "ar_prior": configs.ArPriorExperiment,
             "diffusion_prior": configs.DiffusionPriorExperiment,
             "decoder": configs.DecoderExperiment,
             "upsampler": configs.UpsamplerExperiment,
@@ -43,6 +45,8 @@ STAGES = {
     entry.name: entry
     for entry in (
         StageEntry("clip", "clip", "contrastive image and text encoders"),
+        StageEntry("pca", "pca", "components and buckets of image embeddings, for the AR prior"),
+        StageEntry("ar_prior", "prior", "caption to image embedding, code by code"),
         StageEntry("diffusion_prior", "prior", "caption to image embedding, x0-predicting"),
         StageEntry("decoder", "decoder", "image embedding to picture"),
         StageEntry("upsampler", "upsampler", "small picture to large picture"),

@@ -5,21 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import secrets
 import shutil
 import time
 import warnings
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 import yaml
 
 from data_modules.base import StageData
-from unclip import artifacts, config, registry
-from unclip.models.clip import FrozenClip, Tokenizer
+from unclip import artifacts, config, fits, registry
+from unclip.builders import build_data, build_stage, fit_to_clip, fit_to_codec, load_codec
+from unclip.evaluation import spectrum
+from unclip.evaluation.priors import Evaluated, evaluate, training_flops
+from unclip.models.clip import FrozenClip
+from unclip.pipeline.parts import PRIORS, Part, load_prior
 from unclip.tracking.local import JsonlLogger
 from unclip.tracking.provenance import collect
 from unclip.tracking.report import Finished
@@ -28,6 +33,8 @@ from unclip.training.ema import EmaCallback
 from unclip.training.stage import Stage
 from unclip.training.trainer import build, newest_checkpoint
 from unclip.types import UserError
+
+_FOLDER = "UNCLIP_RUN_FOLDER"
 
 
 def train(
@@ -42,8 +49,12 @@ def train(
     ``with_parents`` first trains the experiments it leans on that have no finished run.
     """
     experiment = resolved.config
-    parent = _resolve_clip(resolved, with_parents=with_parents)
-    folder = run_folder(resolved, resume=resume, force=force)
+    if resolved.stage.name == "pca":
+        raise UserError(f"{resolved.name}: is fitted, not trained: unclip fit-pca {resolved.name}")
+    parent = _resolve(resolved, "clip", with_parents=with_parents)
+    pca = _resolve(resolved, "pca", with_parents=with_parents, clip=parent)
+    folder = _shared_folder() or run_folder(resolved, resume=resume, force=force)
+    os.environ[_FOLDER] = str(folder)  # Lightning's further processes run the same command
     checkpoint = newest_checkpoint(folder) if resume else None
     _quiet()
     L.seed_everything(experiment.trainer.seed, workers=True, verbose=False)
@@ -51,14 +62,29 @@ def train(
     if clip is not None:
         experiment.clip = parent
         fit_to_clip(experiment, clip)
+    if clip is not None and pca is not None:
+        experiment.pca = pca
+        fit_to_codec(experiment, load_codec(pca, clip))
     data = build_data(resolved.stage, experiment, clip)
     data.setup()
     if checkpoint is not None:
         _same_model(folder, experiment)
-    print(f"{resolved.name}: {folder}" + (f", resuming {checkpoint.name}" if checkpoint else ""))
     stage = build_stage(resolved.stage, experiment, clip)
-    _write_experiment(folder, resolved)
-    return _fit(resolved, stage, data, folder, checkpoint)
+    if not _shared_folder():
+        resuming = f", resuming {checkpoint.name}" if checkpoint else ""
+        print(f"{resolved.name}: {folder}{resuming}", flush=True)
+        _write_experiment(folder, resolved)
+    try:
+        return _fit(resolved, stage, data, folder, checkpoint)
+    finally:
+        os.environ.pop(_FOLDER, None)
+
+
+def _shared_folder() -> Path | None:
+    """The run's folder, in a process that another one started to train along."""
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        return None
+    return Path(os.environ[_FOLDER])
 
 
 def _quiet() -> None:
@@ -107,6 +133,8 @@ def _fit(
     final = folder / "checkpoints" / f"step_{trainer.global_step:07d}.ckpt"
     if not final.exists():
         trainer.save_checkpoint(final)
+    if not trainer.is_global_zero:
+        raise SystemExit  # the first process does the rest
     summary = {
         "experiment": resolved.name,
         "steps": trainer.global_step,
@@ -150,86 +178,6 @@ def _export(
         embed_dim=embed_dim,
         clip_fingerprint=clip.fingerprint if clip is not None and uses_clip else None,
     )
-
-
-def build_stage(entry: registry.StageEntry, experiment: Any, clip: FrozenClip | None) -> Stage:
-    """The LightningModule of a stage, freshly initialised."""
-    if entry.name == "clip":
-        from unclip.stages.clip import ClipStage
-
-        return ClipStage(experiment)
-    if entry.name == "upsampler":
-        from unclip.stages.upsampler import UpsamplerStage
-
-        return UpsamplerStage(experiment)
-    assert clip is not None
-    if entry.name == "diffusion_prior":
-        from unclip.stages.diffusion_prior import DiffusionPriorStage
-
-        return DiffusionPriorStage(experiment, clip)
-    from unclip.stages.decoder import DecoderStage
-
-    return DecoderStage(experiment, clip)
-
-
-def build_data(entry: registry.StageEntry, experiment: Any, clip: FrozenClip | None) -> StageData:
-    """The LightningDataModule of a stage."""
-    common: dict[str, Any] = {
-        "seed": experiment.trainer.seed,
-        "accumulate": experiment.trainer.accumulate,
-    }
-    if entry.name == "clip":
-        from data_modules.clip import ClipData
-
-        return ClipData(
-            experiment.data,
-            image_size=experiment.model.image_size,
-            tokenize=Tokenizer(experiment.model.context),
-            **common,
-        )
-    if entry.name == "upsampler":
-        from data_modules.upsampler import UpsamplerData
-
-        return UpsamplerData(experiment.data, image_size=experiment.model.image_size, **common)
-    assert clip is not None
-    from_clip: dict[str, Any] = {
-        "clip_image_size": clip.model.image_size,
-        "clip_tokenize": clip.model.tokenize,
-    }
-    if entry.name == "diffusion_prior":
-        from data_modules.prior import PriorData
-
-        own = Tokenizer(experiment.model.context)
-        return PriorData(experiment.data, tokenize=own, **from_clip, **common)
-    from data_modules.decoder import DecoderData
-
-    return DecoderData(
-        experiment.data,
-        image_size=experiment.model.image_size,
-        tokenize=Tokenizer(experiment.model.text.context),
-        **from_clip,
-        **common,
-    )
-
-
-def fit_to_clip(experiment: Any, clip: FrozenClip) -> None:
-    """Fill in the sizes that the CLIP decides; refuse those that contradict it."""
-    model = experiment.model
-    if model.embed_dim not in (None, clip.model.embed_dim):
-        raise UserError(
-            f"model.embed_dim={model.embed_dim}: the CLIP {clip.source} has "
-            f"{clip.model.embed_dim}; give that or null"
-        )
-    model.embed_dim = clip.model.embed_dim
-    if getattr(model, "caption", None) == "clip":
-        width = clip.model.text_width
-        if model.clip_text_width not in (None, width):
-            raise UserError(
-                f"model.clip_text_width={model.clip_text_width}: the CLIP {clip.source} has "
-                f"{width}; give that or null"
-            )
-        model.clip_text_width = width
-        model.context = clip.model.context
 
 
 def run_folder(resolved: config.Resolved, *, resume: bool, force: bool) -> Path:
@@ -283,65 +231,157 @@ def _same_model(folder: Path, experiment: Any) -> None:
             )
 
 
-def _resolve_clip(resolved: config.Resolved, *, with_parents: bool) -> str | None:
-    """What `artifacts.load_clip` can load, for the experiment's ``clip`` field."""
-    spec: str | None = getattr(resolved.config, "clip", None)
-    if spec is None or spec.startswith("open_clip:") or Path(spec).is_dir():
-        return spec
-    if not spec.startswith("clip/"):
-        artifacts.describe(spec, key="clip")  # raises, saying what is missing
+def _resolve(
+    resolved: config.Resolved, kind: str, *, with_parents: bool, clip: str | None = None
+) -> str | None:
+    """The artifact (or open_clip model) that the experiment's field ``kind`` (clip, pca) names."""
+    spec: str | None = getattr(resolved.config, kind, None)
+    if not isinstance(spec, str) or spec.startswith("open_clip:") or Path(spec).is_dir():
+        return spec if isinstance(spec, str) else None
+    if not spec.startswith(f"{kind}/"):
+        artifacts.describe(spec, key=kind)  # raises, saying what is missing
     root = resolved.config.run.root
-    finished = sorted((Path(root) / spec).glob("*/artifact/artifact.json"))
+    finished = newest_artifact(spec, root)
     if finished:
-        return str(finished[-1].parent)
+        return str(finished)
     if not with_parents:
         name = spec.removeprefix("clip/")
+        command = f"make train-clip EXP={name}" if kind == "clip" else f"unclip fit-pca {spec}"
         raise UserError(
-            f"clip={spec}: no finished run in {Path(root) / spec}; run `make train-clip "
-            f"EXP={name}` first, add --with-parents, or name an artifact or open_clip:ARCH/TAG"
+            f"{kind}={spec}: no finished run in {Path(root) / spec}; run `{command}` first, add "
+            "--with-parents, or name an artifact" + " or open_clip:ARCH/TAG" * (kind == "clip")
         )
     registry.find(spec)
-    print(f"{resolved.name} leans on {spec}, which has no finished run: training it first")
-    seed = f"trainer.seed={resolved.config.trainer.seed}"
-    finished_run = train(config.load(spec, [f"run.root={root}", seed]))
-    return str(finished_run.artifact)
+    print(f"{resolved.name} leans on {spec}, which has no finished run: making it first")
+    given = [f"run.root={root}", f"trainer.seed={resolved.config.trainer.seed}"]
+    if kind == "pca":
+        return str(fit_pca(config.load(spec, [*given, f"clip={clip}"])))
+    return str(train(config.load(spec, given)).artifact)
 
 
-def clip_dims(spec: str) -> dict[str, int]:
-    """D and W of the CLIP an experiment names, without loading weights."""
-    if spec.startswith("open_clip:"):
-        from unclip.models.clip import open_clip_dims
-
-        return open_clip_dims(spec)
-    if spec.startswith("clip/") and not Path(spec).is_dir():
-        model = config.load(spec).config.model
-        return {"embed_dim": model.embed_dim, "text_width": model.text_width}
-    model = artifacts.describe(spec, key="clip").config["model"]
-    return {"embed_dim": model["embed_dim"], "text_width": model["text_width"]}
+def newest_artifact(name: str, root: str = "runs") -> Path | None:
+    """The artifact of the newest finished run of the experiment ``name``."""
+    found = sorted((Path(root) / name).glob("*/artifact/artifact.json"))
+    return found[-1].parent if found else None
 
 
-def count_parameters(resolved: config.Resolved) -> int:
-    """Trainable parameters, from a network built on the meta device."""
-    model = resolved.config.model
-    with torch.device("meta"):
-        net: torch.nn.Module
-        if resolved.stage.name == "clip":
-            from unclip.models.clip import Clip
+def fit_pca(resolved: config.Resolved, *, force: bool = False, with_parents: bool = False) -> Path:
+    """Fit a PCA codec and export it; returns the artifact.
 
-            net = Clip.from_config(model)
-        elif resolved.stage.name == "upsampler":
-            from unclip.models.upsampler import Upsampler
+    The run's folder also gets ``spectrum.png`` and ``errors.csv``.
+    """
+    experiment = resolved.config
+    spec = _resolve(resolved, "clip", with_parents=with_parents)
+    assert spec is not None
+    clip = artifacts.load_clip(spec)
+    experiment.clip = spec
+    data = build_data(resolved.stage, experiment, clip)
+    data.setup()
+    fitted = fits.fit_pca(experiment.pca, clip, data, device_of(experiment.trainer.accelerator))  # type: ignore[arg-type]
+    folder = run_folder(resolved, resume=False, force=force)
+    _write_experiment(folder, resolved)
+    summary = {**fitted.summary._asdict(), "components": fitted.codec.k, "samples": fitted.samples}
+    provenance = collect(
+        seed=experiment.trainer.seed,
+        data_fingerprint=data.splits.train.fingerprint(),
+        parents={"clip": clip.fingerprint},
+    )
+    provenance["metrics"] = summary
+    artifact = artifacts.export(
+        folder / "artifact",
+        stage="pca",
+        weights=fitted.codec.tensors(),
+        config=resolved.as_dict(),
+        provenance=provenance,
+        embed_dim=fitted.codec.dim,
+        clip_fingerprint=clip.fingerprint,
+    )
+    spectrum.write(folder, fitted)
+    print(spectrum.text(fitted))
+    print(artifact.path)
+    return artifact.path
 
-            net = Upsampler(model)
-        else:
-            dims = clip_dims(resolved.config.clip)
-            embed_dim = model.embed_dim or dims["embed_dim"]
-            if resolved.stage.name == "diffusion_prior":
-                from unclip.models.diffusion_prior import DiffusionPrior
 
-                net = DiffusionPrior(model, embed_dim, model.clip_text_width or dims["text_width"])
-            else:
-                from unclip.models.decoder import Decoder
+def fit_variance(
+    path: Path, *, steps: list[str] | None, samples: int, clip: str | None, source: str | None
+) -> list[str]:
+    """Fit Analytic-DPM's errors to a diffusion prior and keep them in its artifact."""
+    opened = _open_prior(path, clip=clip, source=source)
+    if opened.part.diffusion is None:
+        raise UserError(f"prior={path}: is autoregressive; Analytic-DPM is for diffusion priors")
+    lines = []
+    errors = dict(opened.part.errors)
+    for wanted in steps or [str(opened.part.sampler.steps)]:
+        found = fits.fit_errors(
+            opened.part, opened.clip, opened.data, opened.device, steps=wanted, samples=samples
+        )
+        errors[str(wanted)] = found
+        lines.append(f"steps {wanted}: error of x0 from {found[0]:.3g} (t=0) to {found[-1]:.3g}")
+    opened.artifact.keep_errors(errors)
+    return [*lines, f"kept in {opened.artifact.path / artifacts.ERRORS}"]
 
-                net = Decoder(model, embed_dim)
-    return sum(p.numel() for p in net.parameters())
+
+def evaluate_prior(
+    name: str, *, n: int, batch: int, seed: int, clip: str | None, source: str | None
+) -> Evaluated:
+    """Metrics of a trained prior on ``n`` held-out samples, its size and its cost."""
+    path = Path(name)
+    if not path.is_dir():
+        registry.find(name)
+        found = newest_artifact(name)
+        if found is None:
+            raise UserError(f"{name}: no finished run in {Path('runs') / name}; train it first")
+        path = found
+    opened = _open_prior(path, clip=clip, source=source, n=n, batch=batch)
+    held_out = fits.embeddings(
+        opened.clip.model, opened.data, device=opened.device, split="held_out", title=name
+    )
+    pairs = ((part.batch.captions, part.z_i, part.z_t) for part in held_out)
+    metrics, seconds = evaluate(opened.part, opened.clip.model, pairs, seed=seed)
+    stored = opened.artifact.config
+    trained_on = stored["trainer"]["max_steps"] * stored["data"]["batch_size"]
+    return Evaluated(
+        name=name,
+        kind=opened.artifact.stage,
+        parameters=sum(p.numel() for p in opened.part.net.parameters()),
+        training_flops=training_flops(opened.part, opened.clip.model, samples=trained_on),
+        milliseconds=1000 * seconds,
+        metrics=metrics._asdict(),
+    )
+
+
+class _Opened(NamedTuple):
+    """A trained prior with what it was trained with."""
+
+    artifact: artifacts.Artifact
+    part: Part
+    clip: FrozenClip
+    data: Any  # PriorData
+    device: torch.device
+
+
+def _open_prior(
+    path: Path, *, clip: str | None, source: str | None, n: int | None = None, batch: int = 100
+) -> _Opened:
+    artifact = artifacts.expect(artifacts.describe(path, key="prior"), PRIORS, key="prior")
+    entry = registry.stage(artifact.stage, str(artifact.path))
+    experiment = artifacts.typed(entry.config(), artifact.config)
+    frozen = artifacts.load_clip(clip or experiment.clip)  # type: ignore[attr-defined]
+    part = load_prior(path, frozen)
+    data = experiment.data  # type: ignore[attr-defined]
+    data.source = source or data.source
+    data.batch_size = batch
+    if n is not None:
+        data.val_samples = n
+    module = build_data(entry, experiment, frozen)
+    module.setup()
+    device = device_of(experiment.trainer.accelerator)
+    part.net.to(device)
+    frozen.model.to(device)
+    return _Opened(artifact, part, frozen, module, device)
+
+
+def device_of(accelerator: str) -> torch.device:
+    """One device of the kind that ``trainer.accelerator`` names."""
+    gpu = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if gpu else "cpu")

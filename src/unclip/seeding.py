@@ -7,7 +7,7 @@ interrupted run continues with the same bits.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,7 +44,17 @@ class SampleNoise:
         """Float32 noise of ``shape``, whose first dimension must be the number of seeds."""
         import torch
 
+        return self._rows(torch.randn, shape).to(device)
+
+    def uniform(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+        """Float32 numbers in [0, 1) of ``shape``, from the same streams."""
+        import torch
+
+        return self._rows(torch.rand, shape).to(device)
+
+    def _rows(self, draw: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
+        import torch
+
         if shape[0] != len(self._generators):
             raise ValueError(f"noise for {shape[0]} samples asked of {len(self._generators)} seeds")
-        rows = [torch.randn(tuple(shape[1:]), generator=g) for g in self._generators]
-        return torch.stack(rows).to(device)
+        return torch.stack([draw(tuple(shape[1:]), generator=g) for g in self._generators])

@@ -40,6 +40,14 @@ def test_a_permutation_has_everything_once_and_differs_by_epoch_and_seed():
     assert permutation(100, seed=1, epoch=1) == orders[-1]
 
 
+def test_runs_stay_together_and_the_last_may_be_short():
+    order = permutation(100, seed=0, epoch=0, run=6)
+    assert sorted(order) == list(range(100))
+    assert order != list(range(100))
+    firsts = [i for i in order if i % 6 == 0]
+    assert order == [j for i in firsts for j in range(i, min(i + 6, 100))]
+
+
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_samples_of_a_step_do_not_depend_on_how_it_is_split(world, accumulate):

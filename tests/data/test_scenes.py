@@ -3,12 +3,13 @@
 import hashlib
 import re
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import numpy as np
 import pytest
 
-from data_modules.configs import ScenesConfig
+from data_modules.configs import DataConfig, ScenesConfig
 from data_modules.scene_captions import STATED
 from data_modules.scene_render import BACKGROUNDS, COLOURS, SHAPES, Item, patch
 from data_modules.scenes import (
@@ -20,6 +21,7 @@ from data_modules.scenes import (
     single_object_prompts,
     two_object_prompts,
 )
+from data_modules.sources import open_splits
 
 MANY = Scenes(ScenesConfig(words=0.1, seed=3), size=32, count=1500)
 SCENES = [MANY.scene(i) for i in range(len(MANY))]
@@ -53,6 +55,33 @@ def test_detail_is_how_much_of_a_single_object_its_caption_says(detail, said):
         for text in scenes[i].captions:
             facts = ("small" in text or "large" in text, "background" in text)
             assert sum(facts) + any(place in text for place in places) == said
+
+
+@pytest.mark.parametrize("contrast", [2, 6])
+def test_a_run_of_contrast_differs_in_shape_alone(contrast):
+    scenes = Scenes(ScenesConfig(contrast=contrast, words=0.1), size=16, count=120)
+    plain = Scenes(ScenesConfig(words=0.1), size=16, count=120)
+    for first in range(0, 120, contrast):
+        run = [scenes.scene(first + k) for k in range(contrast)]
+        assert run[0] == plain.scene(first // contrast)
+        if run[0].word is not None:
+            assert len(set(run)) == contrast
+            continue
+        shapes = [tuple(item.shape for item in scene.items) for scene in run]
+        assert all(len(set(column)) == contrast for column in zip(*shapes))
+        as_first = [
+            tuple(replace(item, shape=item_of_first.shape) for item, item_of_first in pairs)
+            for pairs in (zip(scene.items, run[0].items) for scene in run)
+        ]
+        assert all(replace(scene, items=items) == run[0] for scene, items in zip(run, as_first))
+
+
+def test_held_out_scenes_are_no_minimal_pairs():
+    sizes = {"count": 60, "max_objects": 1}
+    plain = open_splits(DataConfig(scenes=ScenesConfig(**sizes)), image_size=16)
+    pairs = open_splits(DataConfig(scenes=ScenesConfig(**sizes, contrast=6)), image_size=16)
+    assert [plain.held_out.key(i) for i in range(9)] == [pairs.held_out.key(i) for i in range(9)]
+    assert all(same(plain.held_out[i], pairs.held_out[i]) for i in range(9))
 
 
 def test_a_sample_depends_on_neither_order_nor_instance():

@@ -162,7 +162,7 @@ def test_a_decoder_of_one_condition_needs_only_that_one():
 def test_captions_of_another_length_are_refused():
     one = batch()
     one["tokens"], one["mask"] = one["tokens"][:, :4], one["mask"][:, :4]
-    with pytest.raises(ValueError, match=f"captions of 4 tokens: the decoder takes {L}"):
+    with pytest.raises(ValueError, match=f"captions of 4 tokens: this network takes {L}"):
         small()(**one)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
+import torch
 from torch import nn
 
 from unclip.training.configs import OptimConfig
-from unclip.training.optim import adamw, rate
+from unclip.training.optim import MuonAdamW, adamw, build_optimizer, rate
 
 
 def test_warm_up_is_linear_and_reaches_the_peak():
@@ -22,6 +25,73 @@ def test_cosine_falls_to_zero():
 
 def test_only_matrices_decay_and_frozen_parameters_are_left_out():
     net = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2), nn.Linear(2, 2).requires_grad_(False))
-    groups = adamw([net], OptimConfig(weight_decay=0.1)).param_groups
+    groups = adamw(net, OptimConfig(weight_decay=0.1)).param_groups
     decays = {group["weight_decay"]: [tuple(p.shape) for p in group["params"]] for group in groups}
     assert decays == {0.1: [(2, 3)], 0.0: [(2,), (2,), (2,)]}
+
+
+class Small(nn.Module):
+    """A linear layer, a kernel and vectors: every kind of parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = nn.Conv2d(1, 4, 3)
+        self.linear = nn.Linear(4, 6)
+
+    def forward(self, x):
+        return self.linear(self.kernel(x).mean((2, 3))).pow(2).sum()
+
+
+def trained(net, optimizer, schedule, steps):
+    for step in range(steps):
+        generator = torch.Generator().manual_seed(step)
+        optimizer.zero_grad()
+        net(torch.randn(2, 1, 8, 8, generator=generator)).backward()
+        optimizer.step()
+        schedule.step()
+
+
+def made(config, state=None):
+    torch.manual_seed(0)
+    net = Small()
+    optimizer = build_optimizer(net, config)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    if state is not None:
+        for part, saved in zip((net, optimizer, schedule), state):
+            part.load_state_dict(saved)
+    return net, optimizer, schedule
+
+
+def test_muon_takes_linear_weights_and_adamw_the_rest():
+    config = OptimConfig(name="muon", lr=0.1, eps=1e-8)
+    net, optimizer, _ = made(config)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    net(torch.ones(2, 1, 8, 8)).backward()
+    optimizer.step()
+    moved = {name: (p - before[name]).detach() for name, p in net.named_parameters()}
+    # AdamW's first step is lr in every number; Muon's has singular values around
+    # 0.2 sqrt(max(rows, columns)) lr, those of its iteration being 0.7 to 1.2.
+    for name in ("kernel.weight", "kernel.bias", "linear.bias"):
+        assert moved[name].abs() == pytest.approx(torch.full_like(moved[name], 0.1), rel=1e-3)
+    largest = torch.linalg.svdvals(moved["linear.weight"])[0].item()
+    assert 0.6 < largest / (0.2 * 6**0.5 * 0.1) < 1.3
+
+
+def test_muon_resumes_to_the_same_bits():
+    config = OptimConfig(name="muon", lr=0.05, weight_decay=0.1)
+    whole = made(config)
+    trained(*whole, 4)
+    half = made(config)
+    trained(*half, 2)
+    again = made(config, copy.deepcopy([part.state_dict() for part in half]))
+    assert isinstance(again[1], MuonAdamW)
+    for part in (half, again):
+        for step in (2, 3):
+            generator = torch.Generator().manual_seed(step)
+            part[1].zero_grad()
+            part[0](torch.randn(2, 1, 8, 8, generator=generator)).backward()
+            part[1].step()
+            part[2].step()
+    for a, b, c in zip(whole[0].parameters(), half[0].parameters(), again[0].parameters()):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)

@@ -91,7 +91,7 @@ def diff(args: argparse.Namespace) -> None:
 def validate(args: argparse.Namespace) -> None:
     """Load each experiment and build its network on the meta device."""
     from unclip import config, registry
-    from unclip.runs import count_parameters
+    from unclip.builders import count_parameters
 
     names = args.experiment or [name for name, _ in registry.experiment_files()]
     failed = 0

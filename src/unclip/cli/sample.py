@@ -17,7 +17,13 @@ examples:
   unclip sample --captions captions.txt --pipeline runs/quickstart --out samples
   unclip sample "a large green star" --decoder-guidance 3 --decoder-steps 50 --seed 7
 """
-OPTIONS = (("steps", str), ("sampler", str), ("guidance", float), ("eta", float))
+AR_OPTIONS: tuple[tuple[str, type], ...] = (
+    ("temperature", float),
+    ("top-k", int),
+    ("top-p", float),
+    ("dot-percentile", float),
+)
+OPTIONS: tuple[tuple[str, type], ...] = (("steps", str), ("sampler", str), ("guidance", float), ("eta", float))
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -49,6 +55,8 @@ def add(commands: argparse._SubParsersAction) -> None:
             if (stage, name) != ("upsampler", "guidance"):
                 how.add_argument(f"--{stage}-{name}", type=kind)
     how.add_argument("--prior-candidates", type=int)
+    for name, kind in AR_OPTIONS:
+        how.add_argument(f"--prior-{name}", type=kind, help="of an autoregressive prior")
     p.set_defaults(run=run)
 
 
@@ -109,7 +117,8 @@ def _captions(args: argparse.Namespace) -> list[str]:
 def _changes(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     changes: dict[str, dict[str, Any]] = {}
     for stage in ("prior", "decoder", "upsampler"):
-        for name in (*(n for n, _ in OPTIONS), "candidates"):
+        names = [n.replace("-", "_") for n, _ in (*OPTIONS, *AR_OPTIONS)]
+        for name in (*names, "candidates"):
             value = getattr(args, f"{stage}_{name}", None)
             if value is not None:
                 changes.setdefault(stage, {})[name] = value

@@ -47,23 +47,30 @@ class DiffusionConfig:
         _require(self.logit_std > 0, "diffusion.logit_std", f"{self.logit_std} must be above 0")
 
 
+SAMPLERS = ("ddpm", "ddim", "analytic", "analytic_ddim", "dpmpp_2m", "heun")
+
+
 @dataclass(kw_only=True)
 class SamplerConfig:
     """How a sample is drawn from a trained network."""
 
-    sampler: str = "ddim"  # ddpm (ancestral) | ddim
+    sampler: str = "ddim"  # ddpm (ancestral) | ddim | analytic | analytic_ddim | dpmpp_2m | heun
     steps: int | str = 64  # strided to N of T, or sections such as "10,10,3,2,2"
-    eta: float = 0.0  # ddim only: 0 is deterministic, 1 is ancestral with the small variance
+    eta: float = (
+        0.0  # ddim and analytic_ddim: 0 is deterministic, 1 is ancestral with the small variance
+    )
     guidance: float = 1.0  # classifier-free guidance scale s; 1 is none
-    clip: str = "none"  # of x0: none | static (clamp to [-1, 1]) | dynamic (Imagen's percentile)
+    clip: str = "none"  # of x0: none | static (clamp to clip_range) | dynamic (Imagen's percentile)
+    clip_range: float = 1.0  # static clamps x0 to [-clip_range, clip_range]
 
     def validate(self) -> None:
         """Raise `UserError` for settings that cannot be sampled with."""
-        _require_one_of(self.sampler, ("ddpm", "ddim"), "sampler.sampler")
+        _require_one_of(self.sampler, SAMPLERS, "sampler.sampler")
         section_counts(self.steps)
         _require(0 <= self.eta <= 1, "sampler.eta", f"{self.eta} is not in [0, 1]")
         _require(self.guidance >= 0, "sampler.guidance", "must not be negative")
         _require_one_of(self.clip, ("none", "static", "dynamic"), "sampler.clip")
+        _require(self.clip_range > 0, "sampler.clip_range", f"{self.clip_range} must be above 0")
 
 
 def section_counts(steps: int | str) -> list[int]:

@@ -112,11 +112,12 @@ def predict(
     schedule: Schedule,
     config: DiffusionConfig,
     clip: str = "none",
+    clip_range: float = 1.0,
 ) -> Prediction:
     """Read a network's ``output`` ``[B, C or 2C, ...]`` for ``x_t`` ``[B, C, ...]``.
 
-    ``clip`` is as in `SamplerConfig`; ε̂ is recomputed from a clipped x̂_0. Raises ValueError if the
-    number of channels is not what ``config.variance`` implies.
+    ``clip`` and ``clip_range`` are as in `SamplerConfig`; ε̂ is recomputed from a clipped x̂_0.
+    Raises ValueError if the number of channels is not what ``config.variance`` implies.
     """
     output, x_t = at_least_float32(output), at_least_float32(x_t)
     channels = x_t.shape[1]
@@ -134,7 +135,7 @@ def predict(
     else:
         x0, eps = x0_from_v(x_t, main, alpha_bar), eps_from_v(x_t, main, alpha_bar)
     if clip != "none":
-        x0 = clip_x0(x0, clip)
+        x0 = clip_x0(x0, clip, clip_range)
         eps = eps_from_x0(x_t, x0, alpha_bar)
     large = expand(schedule.log_beta[index], x_t)
     small = expand(schedule.log_beta_tilde[index], x_t)
@@ -154,13 +155,13 @@ def learned_log_variance(v: Tensor, *, small: Tensor, large: Tensor) -> Tensor:
     return f * large + (1 - f) * small
 
 
-def clip_x0(x0: Tensor, how: str) -> Tensor:
-    """``x0`` brought into [-1, 1]: ``static`` clamps it.
+def clip_x0(x0: Tensor, how: str, limit: float = 1.0) -> Tensor:
+    """``x0`` brought into its range: ``static`` clamps it to [-limit, limit].
 
     ``dynamic`` clamps each sample to its own s = max(1, 99.5th percentile of |x0|), over s.
     """
     if how == "static":
-        return x0.clamp(-1, 1)
+        return x0.clamp(-limit, limit)
     if how == "dynamic":
         s = x0.abs().flatten(1).quantile(DYNAMIC_PERCENTILE, dim=1).clamp(min=1)
         s = expand(s, x0)

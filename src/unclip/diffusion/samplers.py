@@ -11,10 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unclip.diffusion.analytic import optimal_variance
 from unclip.diffusion.configs import DiffusionConfig, SamplerConfig
 from unclip.diffusion.process import (
     Prediction,
     at_least_float32,
+    eps_from_x0,
     expand,
     posterior,
     predict,
@@ -44,33 +46,81 @@ def sample(
     diffusion: DiffusionConfig,
     sampler: SamplerConfig,
     noise: Noise,
+    error: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """Draw x_0 ``[B, C, ...]`` from ``x_T`` along ``schedule`` (see `sampling_schedule`).
 
-    ``noise`` is called once a step, except at the last one and where nothing is random (ddim with
-    eta 0). Of ``sampler``, its steps and guidance are not read: they are in ``schedule`` and
-    ``denoise``.
+    ``noise`` is called once a step, except at the last one and where nothing is random. Of
+    ``sampler``, its steps and guidance are not read: they are in ``schedule`` and ``denoise``.
+    ``error`` is M of each row ``[N]`` (see `unclip.diffusion.analytic`), for the analytic samplers.
+
+    Raises:
+        ValueError: an analytic sampler without ``error``, or with one of another length.
     """
+    kind = sampler.sampler
+    if kind in ANALYTIC and (error is None or len(error) != len(schedule)):
+        raise ValueError(f"sampler {kind} needs the error of each of {len(schedule)} steps")
     schedule = schedule.to(x_T.device)
-    random = sampler.sampler == "ddpm" or sampler.eta > 0
+    error = None if error is None else error.to(x_T.device)
     x = at_least_float32(x_T)
-    for row in reversed(range(len(schedule))):
+
+    def look(x: Tensor, row: int) -> Prediction:
         index = torch.full((len(x),), row, device=x.device)
         output = denoise(x, schedule.timesteps[index])
-        prediction = predict(
-            output, x, index, schedule=schedule, config=diffusion, clip=sampler.clip
+        return predict(
+            output,
+            x,
+            index,
+            schedule=schedule,
+            config=diffusion,
+            clip=sampler.clip,
+            clip_range=sampler.clip_range,
         )
-        if sampler.sampler == "ddpm":
-            step = ancestral_step(prediction, x, index, schedule=schedule)
+
+    earlier: Tensor | None = None
+    for row in reversed(range(len(schedule))):
+        index = torch.full((len(x),), row, device=x.device)
+        now = look(x, row)
+        if kind == "dpmpp_2m":
+            x0 = now.x0 if earlier is None else _extrapolate(now.x0, earlier, row, schedule)
+            x, earlier = exponential_step(x, x0, index, schedule=schedule), now.x0
+        elif kind == "heun":
+            x = _heun_step(x, now.x0, row, look, schedule)
         else:
-            step = ddim_step(prediction, index, schedule=schedule, eta=sampler.eta)
-        x = step.mean
-        if random and row > 0:
-            x = x + step.sigma * noise(x.shape, x.device).to(x)
+            step = _random_step(now, x, index, schedule, sampler, error)
+            x = step.mean
+            if row > 0 and is_random(sampler):
+                x = x + step.sigma * noise(x.shape, x.device).to(x)
         if progress is not None:
             progress(len(schedule) - row, len(schedule))
     return x
+
+
+ANALYTIC = ("analytic", "analytic_ddim")
+
+
+def is_random(sampler: SamplerConfig) -> bool:
+    """Whether the sampler draws noise after x_T."""
+    return sampler.sampler in ("ddpm", *ANALYTIC) or (sampler.sampler == "ddim" and sampler.eta > 0)
+
+
+def _random_step(
+    prediction: Prediction,
+    x_t: Tensor,
+    index: Tensor,
+    schedule: Schedule,
+    sampler: SamplerConfig,
+    error: Tensor | None,
+) -> Step:
+    if sampler.sampler == "ddpm":
+        return ancestral_step(prediction, x_t, index, schedule=schedule)
+    eta = 1.0 if sampler.sampler == "analytic" else sampler.eta
+    step = ddim_step(prediction, index, schedule=schedule, eta=eta)
+    if error is None or sampler.sampler == "ddim":
+        return step
+    variance = optimal_variance(error, index, schedule=schedule, eta=eta)
+    return Step(step.mean, expand(variance.sqrt(), step.mean))
 
 
 def ancestral_step(
@@ -92,6 +142,53 @@ def ddim_step(prediction: Prediction, index: Tensor, *, schedule: Schedule, eta:
     x0, eps = prediction.x0, prediction.eps
     mean = expand(alpha_bar_prev.sqrt(), x0) * x0 + expand(of_eps, eps) * eps
     return Step(mean, expand(variance.sqrt(), x0))
+
+
+def exponential_step(x_t: Tensor, x0: Tensor, index: Tensor, *, schedule: Schedule) -> Tensor:
+    """x_s = (σ_s/σ_r) x_r + α_s (1 - e^(-h)) x̂_0: the ODE's solution while x̂_0 stays.
+
+    DPM-Solver++ (arXiv 2211.01095), eq. 9, with h the step in λ = log(α/σ), α = √ᾱ, σ = √(1-ᾱ).
+    With the network's own x̂_0 it is DDIM's step.
+    """
+    eps = eps_from_x0(x_t, x0, schedule.alpha_bar[index])
+    return renoise(x0, eps, schedule.alpha_bar_prev[index])
+
+
+def _extrapolate(x0: Tensor, earlier: Tensor, row: int, schedule: Schedule) -> Tensor:
+    """x̂_0 in the middle of the step, by the line through the last two (algorithm 2, "2M").
+
+    The last step, to ᾱ = 1, is infinitely long in λ and takes x̂_0 as it is.
+    """
+    if row == 0:
+        return x0
+    log_snr = 0.5 * torch.logit(schedule.alpha_bar[row - 1 : row + 2])
+    ratio = ((log_snr[0] - log_snr[1]) / (log_snr[1] - log_snr[2])).item()
+    return x0 + 0.5 * ratio * (x0 - earlier)
+
+
+def _heun_step(
+    x_t: Tensor,
+    x0: Tensor,
+    row: int,
+    look: Callable[[Tensor, int], Prediction],
+    schedule: Schedule,
+) -> Tensor:
+    """Heun's method on the same ODE: x̂_0 at both ends of the step, two evaluations.
+
+    x̂_0 is taken to be linear in λ, and e^λ x̂_0 integrated over the step of length h: the far end
+    weighs w = (1 - (1 - e^(-h))/h) / (1 - e^(-h)), which is 1/2 for short steps. (In σ/α and ε, as
+    in arXiv 2206.00364, the cosine schedule's first step, from σ/α = 20,000, would be far too
+    long.) The last step, of infinite length, is a plain one.
+    """
+    index = torch.full((len(x_t),), row, device=x_t.device)
+    onward = exponential_step(x_t, x0, index, schedule=schedule)
+    if row == 0:
+        return onward
+    h = 0.5 * (schedule.alpha_bar[row - 1].logit() - schedule.alpha_bar[row].logit())
+    covered = -torch.expm1(-h)  # 1 - e^(-h)
+    weight = ((1 - covered / h) / covered).item()
+    mean = torch.lerp(x0, look(onward, row - 1).x0, weight)
+    return exponential_step(x_t, mean, index, schedule=schedule)
 
 
 @torch.no_grad()

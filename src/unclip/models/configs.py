@@ -77,6 +77,7 @@ class DiffusionPriorConfig:
     layers: int = 24
     heads: int = 32
     dropout: float = 0.0
+    standardise: bool = False  # x0 of unit variance by fitted buffers, instead of a common scale
 
     def validate(self) -> None:
         """Refuse shapes that no network can have."""
@@ -87,7 +88,7 @@ class DiffusionPriorConfig:
 
 @dataclass(kw_only=True)
 class TextEncoderConfig:
-    """The decoder's own caption transformer (GLIDE's: bidirectional)."""
+    """The caption transformer of the decoder and the AR prior (GLIDE's: bidirectional)."""
 
     context: int = 256
     vocabulary: int = 49408
@@ -99,6 +100,35 @@ class TextEncoderConfig:
         """Refuse shapes that no network can have."""
         require(
             self.width % self.heads == 0, "model.text.heads", f"does not divide width={self.width}"
+        )
+
+
+@dataclass(kw_only=True)
+class ArPriorConfig:
+    """The causal transformer over the PCA codes of the image embedding."""
+
+    embed_dim: int | None = None  # D; null takes the PCA's
+    caption: str = "bpe"  # bpe (own encoder, the paper) | clip (frozen CLIP token features)
+    clip_text_width: int | None = None  # width of CLIP's token features; null takes the CLIP's
+    codes: int | None = None  # K, components that are kept; null takes the PCA's
+    buckets: int | None = None  # N per component; null takes the PCA's
+    context: int = 384  # positions: z_t, the dot product and the codes
+    width: int = 1664
+    layers: int = 24
+    heads: int = 26
+    dropout: float = 0.0
+    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)  # of caption=bpe
+
+    def validate(self) -> None:
+        """Refuse shapes that no network can have."""
+        self.text.validate()
+        require(self.caption in ("bpe", "clip"), "model.caption", "must be bpe or clip")
+        require(self.width % self.heads == 0, "model.heads", f"does not divide width={self.width}")
+        require(0 <= self.dropout < 1, "model.dropout", "must be in [0, 1)")
+        require(
+            self.codes is None or self.codes + 2 <= self.context,
+            "model.context",
+            f"{self.context} cannot hold {self.codes} codes, z_t and the dot product",
         )
 
 
@@ -190,3 +220,51 @@ class PriorSamplerConfig(SamplerConfig):
         """Refuse values out of range."""
         super().validate()
         require(self.candidates >= 1, "sampler.candidates", "must be at least 1")
+
+
+@dataclass(kw_only=True)
+class ArSamplerConfig:
+    """How embeddings are drawn from an autoregressive prior."""
+
+    temperature: float = 1.0  # of the logits; 0 takes the likeliest code
+    top_k: int = 0  # only among so many likeliest codes; 0 = all
+    top_p: float = 1.0  # only among the fewest codes that hold this probability
+    guidance: float = 1.0  # classifier-free guidance scale s on the logits; 1 is none
+    dot_percentile: float = 50.0  # z_i . z_t is drawn from above it (the paper's best of 50 to 95)
+    candidates: int = 1  # drawn per caption; the one with the highest z_i . z_t is kept
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        require(self.temperature >= 0, "sampler.temperature", "must not be negative")
+        require(self.top_k >= 0, "sampler.top_k", "must not be negative")
+        require(0 < self.top_p <= 1, "sampler.top_p", "must be in (0, 1]")
+        require(self.guidance >= 0, "sampler.guidance", "must not be negative")
+        require(0 <= self.dot_percentile < 100, "sampler.dot_percentile", "must be in [0, 100)")
+        require(self.candidates >= 1, "sampler.candidates", "must be at least 1")
+
+
+@dataclass(kw_only=True)
+class PcaConfig:
+    """The principal components of image embeddings and the buckets of their codes."""
+
+    components: int | None = 319  # K (the paper); null chooses it by max_error
+    max_error: float | None = None  # share of variance that may be lost, for example 0.01
+    buckets: int = 1024  # N per component
+    edges: str = "quantile"  # quantile (equally filled) | uniform (equally wide); paper is silent
+    samples: int | None = None  # training samples that are used; null = all
+    reservoir: int = 65_536  # embeddings kept in memory for the buckets' edges
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        both = (self.components is None) != (self.max_error is None)
+        require(both, "pca.components", "give either this or pca.max_error, the other null")
+        require(
+            self.components is None or self.components >= 1, "pca.components", "must be at least 1"
+        )
+        require(
+            self.max_error is None or 0 < self.max_error < 1, "pca.max_error", "must be in (0, 1)"
+        )
+        require(self.buckets >= 2, "pca.buckets", "must be at least 2")
+        require(self.edges in ("quantile", "uniform"), "pca.edges", "must be quantile or uniform")
+        require(self.samples is None or self.samples > 0, "pca.samples", "must be positive")
+        require(self.reservoir >= 2, "pca.reservoir", "must be at least 2")

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unclip.models.configs import DecoderConfig, TextEncoderConfig
-from unclip.nn.transformer import Transformer
+from unclip.models.configs import DecoderConfig
+from unclip.nn.caption import CaptionEncoder
 from unclip.nn.unet import UNet
 
 
@@ -22,36 +22,6 @@ class Conditioning(NamedTuple):
 
     time_offset: Tensor  # [B, 4C], added to the time embedding
     tokens: Tensor  # [B, L + K, X] further keys and values of every attention
-
-
-class CaptionEncoder(nn.Module):
-    """GLIDE's bidirectional caption transformer.
-
-    A padding position is not masked: it is replaced by an embedding learned for that position, and
-    takes part like a word. Tables start at N(0, .02²), positions at N(0, .01²).
-    """
-
-    def __init__(self, config: TextEncoderConfig):
-        super().__init__()
-        self.table = nn.Embedding(config.vocabulary, config.width)
-        self.positions = nn.Parameter(torch.empty(config.context, config.width))
-        self.padding = nn.Parameter(torch.empty(config.context, config.width))
-        self.transformer = Transformer(
-            width=config.width, layers=config.layers, heads=config.heads, causal=False
-        )
-        self.norm = nn.LayerNorm(config.width)
-        nn.init.normal_(self.table.weight, std=0.02)
-        nn.init.normal_(self.padding, std=0.02)
-        nn.init.normal_(self.positions, std=0.01)
-
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """``tokens`` ``[B, L]``, ``mask`` ``[B, L]`` True = a real token, to ``[B, L, X]``."""
-        if tokens.shape[1] != len(self.positions):
-            raise ValueError(
-                f"captions of {tokens.shape[1]} tokens: the decoder takes {len(self.positions)}"
-            )
-        words = self.table(tokens) + self.positions
-        return self.norm(self.transformer(torch.where(mask[:, :, None], words, self.padding)))
 
 
 class Decoder(nn.Module):
@@ -85,7 +55,14 @@ class Decoder(nn.Module):
             groups=unet.norm_groups,
         )
         if config.use_caption:
-            self.text = CaptionEncoder(config.text)
+            text = config.text
+            self.text = CaptionEncoder(
+                context=text.context,
+                vocabulary=text.vocabulary,
+                width=text.width,
+                layers=text.layers,
+                heads=text.heads,
+            )
             self.text_to_time = nn.Linear(context_width, 4 * unet.channels)
         if config.use_z_i:
             self.z_i_to_time = nn.Linear(embed_dim, 4 * unet.channels)

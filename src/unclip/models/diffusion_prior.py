@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip.models.configs import DiffusionPriorConfig
@@ -24,6 +25,9 @@ AFTER_CAPTION = 4  # z_t, timestep, noised z_i, query
 class DiffusionPrior(nn.Module):
     """Predicts x_0, the scaled image embedding, from its noised version, the caption and z_t.
 
+    With ``standardise`` x_0 has zero mean and unit variance in each of the D numbers instead, by
+    buffers ``mean`` and ``std`` that are fitted to data before training (as Karlo's weights have).
+
     The caption is either the prior's own (``caption: bpe``: a token table, a learned embedding per
     padding position, no masking) or the frozen CLIP's token features (``caption: clip``: a linear
     projection, padding positions masked from attention).
@@ -31,6 +35,9 @@ class DiffusionPrior(nn.Module):
     Tables and the query start at N(0, .02²), positions at N(0, .01²), projections at
     N(0, 1/fan-in), the output at N(0, .02²), biases at zero; blocks as `Transformer` says.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, config: DiffusionPriorConfig, embed_dim: int, clip_text_width: int | None = None
@@ -60,6 +67,9 @@ class DiffusionPrior(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, embed_dim)
+        if config.standardise:
+            self.register_buffer("mean", torch.zeros(embed_dim))
+            self.register_buffer("std", torch.ones(embed_dim))
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -74,6 +84,18 @@ class DiffusionPrior(nn.Module):
         nn.init.normal_(self.positions, std=0.01)
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.out.bias)
+
+    def to_x0(self, z_i: Tensor) -> Tensor:
+        """What is diffused, for embeddings ``[B, D]`` of unit norm."""
+        if self.config.standardise:
+            return (z_i - self.mean) / self.std
+        return z_i * self.scale
+
+    def from_x0(self, x0: Tensor) -> Tensor:
+        """The embeddings ``[B, D]``, L2-normalised, of ``x0`` ``[B, D]``."""
+        if self.config.standardise:
+            x0 = x0 * self.std + self.mean
+        return F.normalize(x0, dim=-1)
 
     @property
     def scale(self) -> float:

@@ -6,28 +6,54 @@ per sample (`SampleNoise`), so a sample does not depend on the batch it is drawn
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.diffusion.configs import DiffusionConfig, SamplerConfig
 from unclip.diffusion.guidance import guide
 from unclip.diffusion.samplers import sample
 from unclip.diffusion.schedules import sampling_schedule
-from unclip.models.clip import Clip, token_mask
+from unclip.models.ar_prior import ArPrior
+from unclip.models.clip import token_mask
+from unclip.models.configs import PriorSamplerConfig
 from unclip.models.decoder import Conditioning, Decoder
 from unclip.models.diffusion_prior import DiffusionPrior
 from unclip.models.upsampler import Upsampler
 from unclip.seeding import SampleNoise
-from unclip.types import Caption, Denoiser, Progress
+from unclip.types import Caption, Denoiser, Progress, TextFeatures
 
 
-def prior_caption(net: DiffusionPrior, clip: Clip, clip_tokens: Tensor, tokens: Tensor) -> Caption:
+def prior_caption(net: DiffusionPrior | ArPrior, text: TextFeatures, tokens: Tensor) -> Caption:
     """The caption as ``net`` reads it: its own tokens, or the frozen CLIP's token features."""
     if net.config.caption == "clip":
-        features = clip.encode_text(clip_tokens)
-        return Caption(None, features.tokens, features.mask)
+        return Caption(None, text.tokens, text.mask)
     return Caption(tokens, None, token_mask(tokens))
+
+
+def repeated(caption: Caption, times: int) -> Caption:
+    """Each caption of the batch ``times`` in a row."""
+    return _mapped(caption, lambda x: x.repeat_interleave(times, dim=0))
+
+
+def doubled(caption: Caption, times: int = 2) -> Caption:
+    """The batch ``times`` over."""
+    return _mapped(caption, lambda x: torch.cat([x] * times))
+
+
+def _mapped(caption: Caption, change: Callable[[Tensor], Tensor]) -> Caption:
+    return Caption(*(None if x is None else change(x) for x in caption))  # type: ignore[arg-type]
+
+
+def best_of(z_i: Tensor, z_t: Tensor, candidates: int) -> Tensor:
+    """Of ``candidates`` successive rows of z_i ``[B·c, D]`` the one nearest to z_t ``[B, D]``.
+
+    The second row of a caption is kept when its z_i · z_t is higher (paper, section 2.2).
+    """
+    z_i = z_i.unflatten(0, (len(z_t), candidates))
+    best = torch.einsum("bcd,bd->bc", z_i, z_t.float()).argmax(dim=1)
+    return z_i[torch.arange(len(z_t), device=z_i.device), best]
 
 
 @torch.no_grad()
@@ -37,47 +63,39 @@ def sample_prior(
     z_t: Tensor,
     caption: Caption,
     diffusion: DiffusionConfig,
-    sampler: SamplerConfig,
+    sampler: PriorSamplerConfig,
     noise: SampleNoise,
-    candidates: int = 2,
+    error: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """z_i ``[B, D]``, L2-normalised, for captions with text embeddings z_t ``[B, D]``.
 
-    ``candidates`` are drawn per caption and the one with the highest z_i . z_t is kept (paper,
-    section 2.2).
+    ``sampler.candidates`` are drawn per caption, and `best_of` them kept. ``error`` is for the
+    analytic samplers (see `unclip.diffusion.samplers.sample`).
     """
-    batch, dim = z_t.shape
-    schedule = sampling_schedule(diffusion, sampler.steps)
-
-    def repeat(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.repeat_interleave(candidates, dim=0)
-
-    many = Caption(repeat(caption.tokens), repeat(caption.features), repeat(caption.mask))  # type: ignore[arg-type]
-    z_t_many = z_t.repeat_interleave(candidates, dim=0)
+    (batch, dim), many = z_t.shape, sampler.candidates
+    captions, texts = repeated(caption, many), z_t.repeat_interleave(many, dim=0)
 
     def model(x_t: Tensor, t: Tensor, keep: Tensor) -> Tensor:
-        twice = len(keep) // len(z_t_many)
-        parts = [None if x is None else torch.cat([x] * twice) for x in many]
-        both = Caption(*parts)  # type: ignore[arg-type]  # the mask is never None
-        return net(x_t, t, z_t=z_t_many.repeat(twice, 1), caption=both, keep=keep)
+        twice = len(keep) // len(texts)
+        both = doubled(captions, twice)
+        return net(x_t, t, z_t=texts.repeat(twice, 1), caption=both, keep=keep)
 
-    def draw(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    def draw(shape: Sequence[int], device: torch.device) -> Tensor:
         # Each caption has one stream; its candidates take successive parts of it.
-        return noise((batch, candidates, *shape[1:]), device).flatten(0, 1)
+        return noise((batch, many, *shape[1:]), device).flatten(0, 1)
 
     found = sample(
         _guided(model, sampler.guidance, dim),
-        draw((batch * candidates, dim), z_t.device),
-        schedule=schedule,
+        draw((batch * many, dim), z_t.device),
+        schedule=sampling_schedule(diffusion, sampler.steps),
         diffusion=diffusion,
         sampler=sampler,
-        noise=draw,  # type: ignore[arg-type]
+        noise=draw,
+        error=error,
         progress=progress,
     )
-    z_i = F.normalize(found, dim=-1).view(batch, candidates, dim)
-    best = torch.einsum("bcd,bd->bc", z_i, z_t.float()).argmax(dim=1)
-    return z_i[torch.arange(batch, device=z_i.device), best]
+    return best_of(net.from_x0(found), z_t, many)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,18 +11,9 @@ import torch
 from torch import Tensor
 
 from unclip import artifacts
-from unclip.diffusion.configs import DiffusionConfig, SamplerConfig
-from unclip.models.clip import FrozenClip, Tokenizer
-from unclip.models.configs import (
-    DecoderConfig,
-    DiffusionPriorConfig,
-    PriorSamplerConfig,
-    UpsamplerConfig,
-)
-from unclip.models.decoder import Decoder
-from unclip.models.diffusion_prior import DiffusionPrior
-from unclip.models.sampling import prior_caption, sample_decoder, sample_prior, upsample
-from unclip.models.upsampler import Upsampler
+from unclip.models.clip import FrozenClip
+from unclip.models.sampling import sample_decoder, upsample
+from unclip.pipeline.parts import Part, load_decoder, load_prior, load_upsampler
 from unclip.seeding import SampleNoise, derive_seed
 from unclip.types import Progress, UserError
 
@@ -31,24 +22,19 @@ STAGES = ("prior", "decoder", "upsampler")
 
 
 @dataclass(frozen=True)
-class Part:
-    """A stage ready to sample."""
-
-    net: Any
-    diffusion: DiffusionConfig
-    sampler: Any  # SamplerConfig; the prior's has candidates too
-    tokenize: Tokenizer | None = None
-
-
-@dataclass(frozen=True)
 class Settings:
     """Changes to the artifacts' own sampler settings, by stage: ``{"decoder": {"steps": 50}}``."""
 
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def apply(self, stage: str, sampler: Any, diffusion: DiffusionConfig) -> Any:
+    def apply(self, stage: str, sampler: Any) -> Any:
         """``sampler`` with the changes of ``stage``, validated."""
-        changed = replace(sampler, **self.changes.get(stage, {}))
+        changes = self.changes.get(stage, {})
+        known = [f.name for f in fields(sampler)]
+        for name in changes:
+            if name not in known:
+                raise UserError(f"{stage} {name}: this {stage} has no such setting; it has {known}")
+        changed = replace(sampler, **changes)
         try:
             changed.validate()
         except UserError as error:
@@ -120,9 +106,9 @@ class Pipeline:
         frozen = artifacts.load_clip(clip)
         return cls(
             frozen,
-            _load_prior(prior, frozen),
-            _load_decoder(decoder, frozen),
-            sorted((_load_upsampler(u) for u in upsamplers), key=lambda p: p.net.config.image_size),
+            load_prior(prior, frozen),
+            load_decoder(decoder, frozen),
+            sorted((load_upsampler(u) for u in upsamplers), key=lambda p: p.net.config.image_size),
             device,
         )
 
@@ -144,27 +130,21 @@ class Pipeline:
         settings = settings or Settings()
         parts = [self.prior, self.decoder, *self.upsamplers]
         names = ["prior", "decoder", *["upsampler"] * len(self.upsamplers)]
-        samplers = [settings.apply(n, p.sampler, p.diffusion) for n, p in zip(names, parts)]
-        report = _Together(progress, [_steps(s) for s in samplers])
+        samplers = [settings.apply(n, p.sampler) for n, p in zip(names, parts)]
+        report = _Together(progress, [_steps(p, s) for p, s in zip(parts, samplers)])
 
-        clip_tokens = self.clip.model.tokenize(list(captions)).to(self.device)
-        z_t = self.clip.model.encode_text(clip_tokens).z_t
-        own = self._tokens(self.prior, captions)
-        z_i = sample_prior(
-            self.prior.net,
-            z_t=z_t,
-            caption=prior_caption(self.prior.net, self.clip.model, clip_tokens, own),
-            diffusion=self.prior.diffusion,
+        z_i = self.prior.draw(
+            self.clip.model,
+            list(captions),
+            _noise(seeds, "prior"),
             sampler=samplers[0],
-            noise=_noise(seeds, "prior"),
-            candidates=samplers[0].candidates,
             progress=report.part(0),
         )
         small = sample_decoder(
             self.decoder.net,
             z_i=z_i,
-            tokens=self._tokens(self.decoder, captions),
-            diffusion=self.decoder.diffusion,
+            tokens=self.decoder.tokens(list(captions), self.device),
+            diffusion=self.decoder.chain,
             sampler=samplers[1],
             noise=_noise(seeds, "decoder"),
             progress=report.part(1),
@@ -175,23 +155,21 @@ class Pipeline:
                 part.net,
                 image,
                 size=part.net.config.image_size,
-                diffusion=part.diffusion,
+                diffusion=part.chain,
                 sampler=samplers[2 + k],
                 noise=_noise(seeds, f"upsampler {part.net.config.image_size}"),
                 progress=report.part(2 + k),
             )
         return Generated(image, z_i, small)
 
-    def _tokens(self, part: Part, captions: Sequence[str]) -> Tensor:
-        assert part.tokenize is not None
-        return part.tokenize(list(captions)).to(self.device)
-
 
 def _noise(seeds: Sequence[int], stage: str) -> SampleNoise:
     return SampleNoise([derive_seed(stage, seed) for seed in seeds])
 
 
-def _steps(sampler: SamplerConfig) -> int:
+def _steps(part: Part, sampler: Any) -> int:
+    if part.diffusion is None:
+        return part.net.codes
     return sum(int(n) for n in str(sampler.steps).split(","))
 
 
@@ -209,48 +187,3 @@ class _Together:
             return None
         before, total = sum(self._steps[:index]), sum(self._steps)
         return lambda done, _: progress(before + done, total)
-
-
-def _load_prior(path: Path | str, clip: FrozenClip) -> Part:
-    artifact = artifacts.expect(
-        artifacts.describe(path, key="prior"), ("diffusion_prior",), key="prior"
-    )
-    artifacts.check_embedding(artifact, clip, key="prior")
-    model = artifact.section("model", DiffusionPriorConfig)
-    net = DiffusionPrior(model, clip.model.embed_dim, clip.model.text_width)
-    artifact.load_into(net)
-    return Part(
-        net,
-        artifact.section("diffusion", DiffusionConfig),
-        artifact.section("sampler", PriorSamplerConfig),
-        Tokenizer(model.context),
-    )
-
-
-def _load_decoder(path: Path | str, clip: FrozenClip) -> Part:
-    artifact = artifacts.expect(
-        artifacts.describe(path, key="decoder"), ("decoder",), key="decoder"
-    )
-    artifacts.check_embedding(artifact, clip, key="decoder")
-    model = artifact.section("model", DecoderConfig)
-    net = Decoder(model, clip.model.embed_dim)
-    artifact.load_into(net)
-    return Part(
-        net,
-        artifact.section("diffusion", DiffusionConfig),
-        artifact.section("sampler", SamplerConfig),
-        Tokenizer(model.text.context),
-    )
-
-
-def _load_upsampler(path: Path | str) -> Part:
-    artifact = artifacts.expect(
-        artifacts.describe(path, key="upsampler"), ("upsampler",), key="upsampler"
-    )
-    net = Upsampler(artifact.section("model", UpsamplerConfig))
-    artifact.load_into(net)
-    return Part(
-        net,
-        artifact.section("diffusion", DiffusionConfig),
-        artifact.section("sampler", SamplerConfig),
-    )

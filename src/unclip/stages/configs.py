@@ -8,9 +8,12 @@ from data_modules.configs import DataConfig, UpsamplerDataConfig
 from unclip.degradations.configs import CorruptionConfig
 from unclip.diffusion.configs import DiffusionConfig, SamplerConfig, section_counts
 from unclip.models.configs import (
+    ArPriorConfig,
+    ArSamplerConfig,
     ClipConfig,
     DecoderConfig,
     DiffusionPriorConfig,
+    PcaConfig,
     PriorSamplerConfig,
     UpsamplerConfig,
     require,
@@ -81,6 +84,32 @@ class DiffusionPriorExperiment(Experiment):
             "diffusion.variance",
             "learned_range needs a network that outputs it; the prior's does not",
         )
+
+
+@dataclass(kw_only=True)
+class PcaExperiment(Experiment):
+    """Principal components of a CLIP's image embeddings, and their buckets; nothing is trained."""
+
+    clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
+    pca: PcaConfig = field(default_factory=PcaConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass(kw_only=True)
+class ArPriorExperiment(Experiment):
+    """The autoregressive prior P(z_i | y) over PCA codes."""
+
+    clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
+    pca: str = "pca/tiny"  # experiment | artifact folder
+    model: ArPriorConfig = field(default_factory=ArPriorConfig)
+    sampler: ArSamplerConfig = field(default_factory=ArSamplerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    drop_text: float = 0.1  # share of samples trained without caption and z_t
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        _probability(self.drop_text, "drop_text")
 
 
 @dataclass(kw_only=True)

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from dataclasses import replace
+from typing import ClassVar
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from unclip.figures import to_uint8
+from unclip.diffusion.samplers import ANALYTIC
 from unclip.models.clip import FrozenClip
+from unclip.models.configs import PriorSamplerConfig
 from unclip.models.diffusion_prior import DiffusionPrior
-from unclip.models.sampling import prior_caption, sample_prior
+from unclip.models.sampling import sample_prior
 from unclip.seeding import SampleNoise
 from unclip.stages.configs import DiffusionPriorExperiment
 from unclip.stages.diffusion import DiffusionStage
+from unclip.stages.prior import Pair, encode, judge
 from unclip.training.random import StepRandom
-from unclip.training.stage import Look, Picture, Quality
-from unclip.types import Caption, PriorBatch
-
-
-class Pair(NamedTuple):
-    """What the frozen CLIP says of a batch."""
-
-    z_i: Tensor  # [B, D]
-    z_t: Tensor  # [B, D]
-    caption: Caption
+from unclip.training.stage import Look, Quality
+from unclip.types import PriorBatch
 
 
 class DiffusionPriorStage(DiffusionStage):
@@ -37,19 +30,17 @@ class DiffusionPriorStage(DiffusionStage):
         net = DiffusionPrior(experiment.model, clip.model.embed_dim, clip.model.text_width)
         super().__init__(experiment, net, clip)
 
-    @torch.no_grad()
     def encode(self, batch: PriorBatch) -> Pair:
         """The batch as the frozen CLIP sees it."""
-        clip = self.frozen_clip.model
-        z_t = clip.encode_text(batch.clip_tokens).z_t
-        caption = prior_caption(self.sampling_net, clip, batch.clip_tokens, batch.tokens)
-        return Pair(clip.encode_image(batch.clip_image), z_t, caption)
+        return encode(
+            self.frozen_clip.model, batch, features=self.experiment.model.caption == "clip"
+        )
 
     def loss(
         self, net: DiffusionPrior, pair: Pair, draws: StepRandom, *, training: bool
     ) -> dict[str, Tensor]:
-        """MSE between predicted and true x0 = scale * z_i, whole and by timestep quartile."""
-        at = self.noised(pair.z_i * net.scale, draws, training=training)
+        """MSE between predicted and true x0, whole and by timestep quartile."""
+        at = self.noised(net.to_x0(pair.z_i), draws, training=training)
         keep = draws.keep("drop_text", len(at.t), self.experiment.drop_text if training else 0.0)
         output = net(at.x_t, at.t, z_t=pair.z_t, caption=pair.caption, keep=keep)
         return self.losses(output, at)
@@ -77,22 +68,14 @@ class DiffusionPriorStage(DiffusionStage):
             z_t=pair.z_t,
             caption=pair.caption,
             diffusion=self.experiment.diffusion,
-            sampler=self.experiment.sampler,
+            sampler=self._sampler(),
             noise=SampleNoise(range(len(pair.z_t))),
-            candidates=self.experiment.sampler.candidates,
         )
-        cosine = F.cosine_similarity(found, pair.z_i)
-        similar = found @ pair.z_i.T
-        rank = (similar > similar.diagonal()[:, None]).sum(dim=1).float()
-        metrics = {
-            "cosine": cosine.mean().item(),
-            "cosine_z_t": F.cosine_similarity(found, pair.z_t).mean().item(),
-            "true_cosine_z_t": F.cosine_similarity(pair.z_i, pair.z_t).mean().item(),
-            "retrieval_rank": rank.mean().item(),
-        }
-        nearest = similar.argmax(dim=1).tolist()
-        pictures = [
-            Picture(to_uint8(batch.clip_image[best]), f"{caption} ({cosine[k]:.2f})")
-            for k, (best, caption) in enumerate(zip(nearest, batch.captions))
-        ]
-        return Look(pictures[:16], metrics)
+        return judge(found, pair, batch)
+
+    def _sampler(self) -> PriorSamplerConfig:
+        """The experiment's; ancestral sampling stands in for analytic, which is fitted later."""
+        sampler = self.experiment.sampler
+        if sampler.sampler not in ANALYTIC:
+            return sampler
+        return replace(sampler, sampler="ddpm" if sampler.sampler == "analytic" else "ddim")

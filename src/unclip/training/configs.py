@@ -11,6 +11,7 @@ from unclip.models.configs import require
 class OptimConfig:
     """AdamW with decoupled weight decay; steps are optimizer steps."""
 
+    name: str = "adamw"  # adamw (the paper) | muon: Muon for linear layers, AdamW for the rest
     lr: float = 1.2e-4  # peak learning rate
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
@@ -20,6 +21,7 @@ class OptimConfig:
 
     def validate(self) -> None:
         """Refuse values out of range."""
+        require(self.name in ("adamw", "muon"), "optim.name", "must be adamw or muon")
         require(self.lr > 0, "optim.lr", "must be positive")
         require(
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),

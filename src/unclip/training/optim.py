@@ -1,9 +1,10 @@
-"""AdamW with the paper's settings, and the learning-rate schedule."""
+"""The optimizers, AdamW with the paper's settings or Muon, and the learning-rate schedule."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,21 +12,25 @@ from torch import nn
 from unclip.training.configs import OptimConfig
 
 
-def adamw(modules: Iterable[nn.Module], config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that train; weight decay on matrices and kernels only.
+def build_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """What ``config.name`` says, over the parameters of ``net`` that train."""
+    return adamw(net, config) if config.name == "adamw" else MuonAdamW(net, config)
 
-    Biases, gains and other vectors are not decayed (the habit of CLIP and GPT; the paper is
-    silent).
+
+def adamw(
+    net: nn.Module, config: OptimConfig, *, without: frozenset[nn.Parameter] = frozenset()
+) -> torch.optim.AdamW:
+    """AdamW over the parameters that train, but for some; only matrices and kernels are decayed.
+
+    Biases, gains and other vectors are not (the habit of CLIP and GPT; the paper is silent).
     """
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
-    for module in modules:
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                (decayed if parameter.ndim >= 2 else kept).append(parameter)
+    trained = [p for p in net.parameters() if p.requires_grad and p not in without]
     groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": kept, "weight_decay": 0.0},
+        {
+            "params": [p for p in trained if p.ndim >= 2],
+            "weight_decay": config.weight_decay,
+        },
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         [g for g in groups if g["params"]],
@@ -34,6 +39,51 @@ def adamw(modules: Iterable[nn.Module], config: OptimConfig) -> torch.optim.Adam
         eps=config.eps,
         fused=True,
     )
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon for the weights of linear layers, AdamW for everything else, as one optimizer.
+
+    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes all singular values
+    of a matrix's update alike, so that directions with weak gradients are learned as fast as those
+    with strong ones; its steps are scaled to the size of AdamW's, so both share learning rate and
+    weight decay.
+    """
+
+    def __init__(self, net: nn.Module, config: OptimConfig):
+        linear: list[Any] = [m.weight for m in net.modules() if isinstance(m, nn.Linear)]
+        matrices: list[nn.Parameter] = list(dict.fromkeys(w for w in linear if w.requires_grad))
+        muon = torch.optim.Muon(
+            matrices,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        self._parts = [muon, adamw(net, config, without=frozenset(matrices))]
+        super().__init__([g for part in self._parts for g in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """Both parts work on the groups and states of this optimizer."""
+        groups = iter(self.param_groups)
+        for part in self._parts:
+            part.param_groups = [next(groups) for _ in part.param_groups]
+            part.state = self.state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Called with what a checkpoint holds."""
+        super().__setstate__(state)
+        self._share()
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of each."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self._parts:
+            part.step()
+        return loss
 
 
 def rate(step: int, config: OptimConfig, max_steps: int) -> float:

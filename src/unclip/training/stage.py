@@ -13,7 +13,7 @@ from unclip.figures import Array
 from unclip.models.clip import FrozenClip
 from unclip.seeding import derive_seed
 from unclip.training.configs import OptimConfig
-from unclip.training.optim import adamw, rate
+from unclip.training.optim import build_optimizer, rate
 from unclip.training.random import StepRandom
 
 
@@ -98,19 +98,17 @@ class Stage(L.LightningModule):
         )
 
     def validation_draws(self, batch_idx: int) -> StepRandom:
-        """The same draws at every validation, so that the curve shows the model alone."""
-        return StepRandom(
-            self.experiment.trainer.seed,
-            -1 - batch_idx,
-            self.global_rank,
-            self.trainer.world_size,
-            self.device,
-        )
+        """The same draws at every validation, so that the curve shows the model alone.
+
+        And on every process: each validates on all held-out samples, and what one logs the others
+        must log as well, or they wait for each other for ever.
+        """
+        return StepRandom(self.experiment.trainer.seed, -1 - batch_idx, device=self.device)
 
     def configure_optimizers(self) -> Any:
-        """AdamW and its warm-up, stepped per optimizer step."""
+        """The optimizer and its warm-up, stepped per optimizer step."""
         config: OptimConfig = self.experiment.optim
-        optimizer = adamw([self.net], config)
+        optimizer = build_optimizer(self.net, config)
         max_steps = self.experiment.trainer.max_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: rate(step, config, max_steps)

@@ -1,0 +1,111 @@
+"""Error against steps for every sampler, on a mixture whose optimal denoiser is known.
+
+    .venv/bin/python benchmarks/samplers.py
+
+The network is exact (float64), so all error is the sampler's: the 1-Wasserstein distance between
+samples and the true quantiles. All samplers start from the same noise and draw from the same
+stream; M of the analytic ones is estimated, as it would be for a network. heun asks the network
+2N - 1 times, the others N times.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unclip.diffusion.analytic import x0_error
+from unclip.diffusion.configs import DiffusionConfig, SamplerConfig
+from unclip.diffusion.samplers import ANALYTIC, sample
+from unclip.diffusion.schedules import full_schedule, sampling_schedule
+
+WEIGHT, MEAN, STD = (
+    torch.tensor(values, dtype=torch.float64) for values in ([0.35, 0.65], [-0.6, 0.5], [0.1, 0.2])
+)
+STEPS = [8, 16, 32, 64, 250]
+SAMPLES, FOR_ERROR = 1_000_000, 200_000
+ALPHA_BAR = full_schedule(DiffusionConfig()).alpha_bar
+ROWS = [  # label, sampler, variance of ddpm
+    ("ddpm, fixed small", "ddpm", "fixed_small"),
+    ("ddpm, fixed large", "ddpm", "fixed_large"),
+    ("ddim", "ddim", "fixed_small"),
+    ("analytic", "analytic", "fixed_small"),
+    ("analytic_ddim", "analytic_ddim", "fixed_small"),
+    ("dpmpp_2m", "dpmpp_2m", "fixed_small"),
+    ("heun (2N - 1 evaluations)", "heun", "fixed_small"),
+]
+
+
+class Draws:
+    """Standard normal numbers of a seed, in float64."""
+
+    def __init__(self, seed: int):
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, shape, device) -> Tensor:
+        return torch.randn(tuple(shape), generator=self.generator, dtype=torch.float64)
+
+
+def exact_samples(n: int, seed: int) -> Tensor:
+    """Draws ``[n, 1]`` of the mixture itself."""
+    which = torch.multinomial(
+        WEIGHT, n, replacement=True, generator=torch.Generator().manual_seed(seed)
+    )
+    return (MEAN[which] + STD[which] * Draws(seed + 1)((n,), None))[:, None]
+
+
+def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+    """E[x_0 | x_t]: each component's, weighted by how likely it is."""
+    alpha_bar = ALPHA_BAR[t[0]]
+    variance = alpha_bar * STD**2 + 1 - alpha_bar
+    away = x_t - alpha_bar.sqrt() * MEAN  # [B, 2]
+    likely = (WEIGHT.log() - 0.5 * variance.log() - away**2 / (2 * variance)).softmax(1)
+    x0 = MEAN + alpha_bar.sqrt() * STD**2 / variance * away
+    return (likely * x0).sum(1, keepdim=True)
+
+
+def quantiles(n: int) -> np.ndarray:
+    """The mixture's, at (k + 1/2) / n."""
+    grid = torch.linspace(-3, 3, 600_001, dtype=torch.float64)
+    cdf = (WEIGHT * torch.special.ndtr((grid[:, None] - MEAN) / STD)).sum(1)
+    return np.interp((np.arange(n) + 0.5) / n, cdf.numpy(), grid.numpy())
+
+
+def distance(samples: Tensor, truth: np.ndarray) -> float:
+    """1-Wasserstein."""
+    return float(np.abs(np.sort(samples.flatten().numpy()) - truth).mean())
+
+
+def samples_of(kind: str, variance: str, steps: int) -> Tensor:
+    diffusion = DiffusionConfig(prediction="x0", variance=variance)
+    chain, noise = sampling_schedule(diffusion, steps), Draws(0)
+    error = None
+    if kind in ANALYTIC:
+        clean = exact_samples(FOR_ERROR, seed=100)
+        error = x0_error(
+            denoise, clean, Draws(102)(clean.shape, None), schedule=chain, diffusion=diffusion
+        )
+    return sample(
+        denoise,
+        noise((SAMPLES, 1), None),
+        schedule=chain,
+        diffusion=diffusion,
+        sampler=SamplerConfig(sampler=kind),
+        noise=noise,
+        error=error,
+    )
+
+
+if __name__ == "__main__":
+    began = time.perf_counter()
+    truth = quantiles(SAMPLES)
+    print(f"| 1-Wasserstein distance x 1000 | {' | '.join(map(str, STEPS))} |")
+    print("|---" * (len(STEPS) + 1) + "|")
+    for label, kind, variance in ROWS:
+        found = [1e3 * distance(samples_of(kind, variance, steps), truth) for steps in STEPS]
+        print(f"| {label} | {' | '.join(f'{value:.2f}' for value in found)} |", flush=True)
+    floor = f"{1e3 * distance(exact_samples(SAMPLES, seed=200), truth):.2f}"
+    print(f"| as many exact samples | {' | '.join([floor] * len(STEPS))} |")
+    print(f"\n{SAMPLES:,} samples, {time.perf_counter() - began:.0f} s")

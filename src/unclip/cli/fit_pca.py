@@ -1,0 +1,42 @@
+"""`unclip fit-pca`: principal components and buckets of a CLIP's image embeddings."""
+
+from __future__ import annotations
+
+import argparse
+
+EXAMPLES = """\
+examples:
+  unclip fit-pca pca/tiny --with-parents
+  unclip fit-pca pca/paper clip=open_clip:ViT-L-14/openai data.source=photos/
+  unclip fit-pca pca/tiny pca.components=null pca.max_error=0.01 run.dir=runs/my-pca
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    p = commands.add_parser(
+        "fit-pca",
+        help="fit the PCA codec that the autoregressive prior speaks",
+        description="One streaming pass over the training samples. Writes an artifact, a plot of "
+        "the spectrum and a table of the error against the number of components.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("experiment", help="such as pca/tiny, or a YAML file")
+    p.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the experiment")
+    p.add_argument("--force", action="store_true", help="replace what is in run.dir")
+    p.add_argument("--with-parents", action="store_true", help="first train the CLIP if need be")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Resolve, fit, and say where it is."""
+    from unclip import config
+    from unclip.types import UserError
+
+    resolved = config.load(args.experiment, args.overrides)
+    if resolved.stage.name != "pca":
+        raise UserError(f"{args.experiment}: is a {resolved.stage.name}; give a pca experiment")
+    from unclip.runs import fit_pca
+
+    fit_pca(resolved, force=args.force, with_parents=args.with_parents)

@@ -1,0 +1,41 @@
+"""`unclip fit-variance`: what the Analytic-DPM samplers need to know of a diffusion prior."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXAMPLES = """\
+examples:
+  unclip fit-variance runs/quickstart/prior
+  unclip fit-variance runs/quickstart/prior --steps 16 --steps 64 --samples 10000
+  unclip sample "a red circle" --prior-sampler analytic --prior-steps 64
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    p = commands.add_parser(
+        "fit-variance",
+        help="fit the variances of Analytic-DPM to a diffusion prior",
+        description="Measures the error of x0 at every step that will be sampled, with the "
+        "averaged weights and the captions of the training data, and keeps it in the artifact.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("prior", type=Path, help="artifact of a diffusion prior, or its run")
+    p.add_argument("--steps", action="append", help="as sampler.steps; repeatable (its own)")
+    p.add_argument("--samples", type=int, default=2048, help="training samples (default 2048)")
+    p.add_argument("--clip", help="artifact or open_clip:ARCH/TAG, where the CLIP has moved")
+    p.add_argument("--data", metavar="SOURCE", help="data.source, where the data has moved")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Fit, store, and print the errors at both ends."""
+    from unclip.runs import fit_variance
+
+    for line in fit_variance(
+        args.prior, steps=args.steps, samples=args.samples, clip=args.clip, source=args.data
+    ):
+        print(line)
