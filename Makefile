@@ -6,10 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXP ?= tiny
 ARGS ?=
+ON ?= scenes
+TABLE = $(if $(filter scenes,$(ON)),,_$(ON))
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup quickstart test test-all check format clean \
-	train-clip train-prior train-decoder train-upsampler sample
+	fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sample
 
 help:  ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -34,6 +36,16 @@ train-clip: $(STAMP)  ## train experiments/clip/$(EXP).yaml
 
 train-prior: $(STAMP)  ## train experiments/prior/$(EXP).yaml, and the CLIP it needs where there is none
 	$(BIN)/unclip train prior/$(EXP) --with-parents $(ARGS)
+
+fit-pca: $(STAMP)  ## fit experiments/pca/$(EXP).yaml, the codec of the autoregressive priors
+	$(BIN)/unclip fit-pca pca/$(EXP) --with-parents $(ARGS)
+
+# One of each kind, of equal size and training FLOPs; ON=scenes or ON=cifar (with data.source=FILE).
+compare-priors: $(STAMP)  ## train a diffusion and an autoregressive prior and write runs/priors_$(ON).md
+	$(BIN)/unclip train prior/table_diffusion$(TABLE) --with-parents $(ARGS)
+	$(BIN)/unclip train prior/table_ar$(TABLE) --with-parents $(ARGS)
+	$(BIN)/unclip evaluate prior/table_diffusion$(TABLE) prior/table_ar$(TABLE) --n 2000 \
+		--out runs/priors_$(ON).md
 
 train-decoder: $(STAMP)  ## train experiments/decoder/$(EXP).yaml, and the CLIP it needs
 	$(BIN)/unclip train decoder/$(EXP) --with-parents $(ARGS)

@@ -25,6 +25,15 @@ model: {caption: clip, width: 32, layers: 1, heads: 2}
 sampler: {steps: 4, guidance: 2.0}
 ema: {decay: 0.9}
 """,
+    "pca": """
+stage: pca
+pca: {components: 6, buckets: 8, reservoir: 64}
+""",
+    "ar_prior": """
+stage: ar_prior
+model: {caption: clip, context: 8, width: 32, layers: 1, heads: 2}
+ema: {decay: 0.9}
+""",
     "decoder": """
 stage: decoder
 model:
@@ -73,10 +82,15 @@ def minute_experiment(tmp_path_factory) -> Callable[[str], Path]:
 def cascade(tmp_path_factory, minute_experiment) -> Path:
     """A folder with a run of each stage, trained for three steps: a whole pipeline."""
     from unclip import config
-    from unclip.runs import train
+    from unclip.runs import fit_pca, train
 
     root = tmp_path_factory.mktemp("cascade")
     for kind in MINUTE:
-        parent = [f"clip={root / 'clip'}"] if kind in ("prior", "decoder") else []
-        train(config.load(str(minute_experiment(kind)), [f"run.dir={root / kind}", *parent]))
+        given = [f"run.dir={root / kind}"]
+        if kind not in ("clip", "upsampler"):
+            given.append(f"clip={root / 'clip'}")
+        if kind == "ar_prior":
+            given.append(f"pca={root / 'pca'}")
+        make = fit_pca if kind == "pca" else train
+        make(config.load(str(minute_experiment(kind)), given))
     return root

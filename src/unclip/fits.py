@@ -22,6 +22,8 @@ from unclip.pipeline.parts import Part
 from unclip.seeding import generator
 from unclip.types import PriorBatch, UserError
 
+STANDARDISING_SAMPLES = 10_000
+
 
 class Embedded(NamedTuple):
     """A batch of one pass over the data."""
@@ -118,15 +120,19 @@ def fit_pca(
 
 
 def fit_standardisation(
-    net: Any, clip: FrozenClip, data: PriorData, device: torch.device, *, samples: int
+    nets: list[Any], clip: FrozenClip, data: PriorData, device: torch.device
 ) -> None:
-    """Set the ``mean`` and ``std`` buffers of a diffusion prior to those of the embeddings."""
+    """Set ``mean`` and ``std`` of diffusion priors to those of the first training embeddings."""
     moments = Moments(clip.model.embed_dim)
-    for part in embeddings(clip.model, data, device=device, limit=samples, title="standardising"):
+    few = embeddings(
+        clip.model, data, device=device, limit=STANDARDISING_SAMPLES, title="standardising"
+    )
+    for part in few:
         moments.update(part.z_i.cpu())
     moments.all_reduce()
-    net.mean.copy_(moments.mean)
-    net.std.copy_(moments.covariance.diagonal().clamp(min=1e-12).sqrt())
+    for net in nets:
+        net.mean.copy_(moments.mean)
+        net.std.copy_(moments.covariance.diagonal().clamp(min=1e-12).sqrt())
 
 
 def fit_errors(

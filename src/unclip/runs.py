@@ -70,6 +70,10 @@ def train(
     if checkpoint is not None:
         _same_model(folder, experiment)
     stage = build_stage(resolved.stage, experiment, clip)
+    if checkpoint is None and getattr(experiment.model, "standardise", False):
+        assert clip is not None
+        device = device_of(experiment.trainer.accelerator)
+        fits.fit_standardisation([stage.net, stage.ema], clip, data, device)  # type: ignore[arg-type]
     if not _shared_folder():
         resuming = f", resuming {checkpoint.name}" if checkpoint else ""
         print(f"{resolved.name}: {folder}{resuming}", flush=True)
@@ -254,6 +258,8 @@ def _resolve(
     registry.find(spec)
     print(f"{resolved.name} leans on {spec}, which has no finished run: making it first")
     given = [f"run.root={root}", f"trainer.seed={resolved.config.trainer.seed}"]
+    if resolved.origins.get("data.source") == config.OVERRIDE:
+        given.append(f"data.source={resolved.config.data.source}")
     if kind == "pca":
         return str(fit_pca(config.load(spec, [*given, f"clip={clip}"])))
     return str(train(config.load(spec, given)).artifact)

@@ -36,8 +36,8 @@ def test_optimal_variance_is_that_of_the_exact_reverse_process():
 def test_every_marginal_is_exact_until_the_last_step(kind, sampler, eta):
     """Var(x_s) = k² Var(x_r) + σ*² maps the true variance ᾱ_r v + β̄_r to ᾱ_s v + β̄_s for every η.
 
-    So what the start at N(0, 1) has too much, ᾱ_T (1 - v), is only carried along (times all
-    k² < 1), and the last step, x̂_0 without noise, leaves M_0 out: v - M_0 = v ᾱ_0 v / (ᾱ_0 v + β̄_0).
+    So the start at N(0, 1) has ᾱ_T (1 - v) too much, only carried along (times all k² < 1), and
+    the last step, x̂_0 without noise, leaves M_0 out: v - M_0 = v ᾱ_0 v / (ᾱ_0 v + β̄_0).
     """
     diffusion = DiffusionConfig(prediction=kind)
     noise, x_T = UnitNoise(), torch.zeros(len(CHAIN), 1, dtype=torch.float64)

@@ -203,3 +203,18 @@ def test_it_equals_the_prior_transformer_of_diffusers_with_the_same_weights():
         attention_mask=caption.mask,
     ).predicted_image_embedding
     torch.testing.assert_close(net(**one), want, rtol=1e-5, atol=1e-5)
+
+
+def test_standardised_embeddings_have_unit_variance_and_come_back():
+    net = small("clip", standardise=True)
+    g = torch.Generator().manual_seed(0)
+    z_i = torch.nn.functional.normalize(torch.randn(4000, D, generator=g) + 0.4, dim=1)
+    net.mean.copy_(z_i.mean(0))
+    net.std.copy_(z_i.std(0))
+    x0 = net.to_x0(z_i)
+    torch.testing.assert_close(x0.mean(0), torch.zeros(D), atol=1e-5, rtol=0)
+    torch.testing.assert_close(x0.std(0), torch.ones(D), atol=1e-5, rtol=0)
+    torch.testing.assert_close(net.from_x0(x0), z_i, atol=1e-5, rtol=0)
+    assert {"mean", "std"} <= set(net.state_dict())
+    plain = small("clip")
+    torch.testing.assert_close(plain.from_x0(plain.to_x0(z_i)), z_i, atol=1e-6, rtol=0)

@@ -23,7 +23,12 @@ AR_OPTIONS: tuple[tuple[str, type], ...] = (
     ("top-p", float),
     ("dot-percentile", float),
 )
-OPTIONS: tuple[tuple[str, type], ...] = (("steps", str), ("sampler", str), ("guidance", float), ("eta", float))
+OPTIONS: tuple[tuple[str, type], ...] = (
+    ("steps", str),
+    ("sampler", str),
+    ("guidance", float),
+    ("eta", float),
+)
 
 
 def add(commands: argparse._SubParsersAction) -> None:

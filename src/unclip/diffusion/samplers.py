@@ -21,6 +21,7 @@ from unclip.diffusion.process import (
     posterior,
     predict,
     renoise,
+    training_target,
     x0_from_eps,
 )
 from unclip.diffusion.schedules import Schedule
@@ -173,22 +174,24 @@ def _heun_step(
     look: Callable[[Tensor, int], Prediction],
     schedule: Schedule,
 ) -> Tensor:
-    """Heun's method on the same ODE: x̂_0 at both ends of the step, two evaluations.
+    """Heun's method, two evaluations, on the ODE in θ = arccos √ᾱ, where dx/dθ = v.
 
-    x̂_0 is taken to be linear in λ, and e^λ x̂_0 integrated over the step of length h: the far end
-    weighs w = (1 - (1 - e^(-h))/h) / (1 - e^(-h)), which is 1/2 for short steps. (In σ/α and ε, as
-    in arXiv 2206.00364, the cosine schedule's first step, from σ/α = 20,000, would be far too
-    long.) The last step, of infinite length, is a plain one.
+    Source: arXiv 2202.00512, appendix D. Neither in λ nor in σ/α (arXiv 2206.00364), where the
+    steps at an end of the chain stay long however many there are. The last step takes x̂_0.
     """
     index = torch.full((len(x_t),), row, device=x_t.device)
     onward = exponential_step(x_t, x0, index, schedule=schedule)
     if row == 0:
         return onward
-    h = 0.5 * (schedule.alpha_bar[row - 1].logit() - schedule.alpha_bar[row].logit())
-    covered = -torch.expm1(-h)  # 1 - e^(-h)
-    weight = ((1 - covered / h) / covered).item()
-    mean = torch.lerp(x0, look(onward, row - 1).x0, weight)
-    return exponential_step(x_t, mean, index, schedule=schedule)
+    here, there = schedule.alpha_bar[index], schedule.alpha_bar[index - 1]
+    slopes = _velocity(x_t, x0, here) + _velocity(onward, look(onward, row - 1).x0, there)
+    turned = there.sqrt().acos() - here.sqrt().acos()
+    return x_t + 0.5 * expand(turned, x_t) * slopes
+
+
+def _velocity(x_t: Tensor, x0: Tensor, alpha_bar: Tensor) -> Tensor:
+    """V = √ᾱ ε̂ - √(1-ᾱ) x̂_0."""
+    return training_target("v", x0, eps_from_x0(x_t, x0, alpha_bar), alpha_bar)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from unclip.evaluation.embeddings import CHUNK, frechet_distance, prior_metrics
+from unclip.embeddings.metrics import CHUNK, frechet_distance, prior_metrics
 
 
 def randn(*shape, seed=0):
