@@ -19,7 +19,7 @@ from typing import Any
 
 from unclip import artifacts, config, registry
 from unclip.tracking.report import Finished
-from unclip.training.trainer import newest_checkpoint
+from unclip.training.checkpoints import newest_checkpoint
 from unclip.types import UserError
 
 
@@ -64,14 +64,14 @@ def load(name: str) -> Recipe:
 
 def cook(recipe: Recipe, overrides: list[str]) -> Path:
     """Train what is not trained yet, then draw and write the page; returns the page."""
-    from unclip.evaluation.scene_report import report
-
     began = time.perf_counter()
     root = Path(recipe.dir)
     waves = plan(recipe, overrides)
     for tasks in waves:
         commands = {task.part: command for task in tasks if (command := _command(task))}
         run_together(commands)
+    from unclip.evaluation.scene_report import report
+
     order = ("clip", "prior", "decoder", "upsampler")
     tasks = sorted((t for w in waves for t in w), key=lambda t: order.index(t.part.split("_")[0]))
     finished = [Finished.load(task.folder) for task in tasks]
@@ -159,8 +159,9 @@ def _refuse_failed(running: dict[str, subprocess.Popen]) -> None:
 
 
 def _prefix(name: str, lines: Any) -> None:
-    for line in lines:
-        print(f"{name:<13} {line}", end="", flush=True)
+    with lines:
+        for line in lines:
+            print(f"{name:<13} {line}", end="", flush=True)
 
 
 def _same(before: dict[str, Any], now: dict[str, Any]) -> bool:

@@ -29,9 +29,10 @@ from unclip.tracking.local import JsonlLogger
 from unclip.tracking.provenance import collect
 from unclip.tracking.report import Finished
 from unclip.training.callbacks import Samples, Throughput, peak_memory_bytes
+from unclip.training.checkpoints import newest_checkpoint
 from unclip.training.ema import EmaCallback
 from unclip.training.stage import Stage
-from unclip.training.trainer import build, newest_checkpoint
+from unclip.training.trainer import build
 from unclip.types import UserError
 
 _FOLDER = "UNCLIP_RUN_FOLDER"

@@ -1,4 +1,4 @@
-"""Builds Lightning's trainer from an experiment, and finds where to resume."""
+"""Builds Lightning's trainer from an experiment."""
 
 from __future__ import annotations
 
@@ -66,9 +66,3 @@ def build(
         ],
         default_root_dir=folder,
     )
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the most steps in a run's ``folder``."""
-    found = sorted((folder / "checkpoints").glob("step_*.ckpt"))
-    return found[-1] if found else None

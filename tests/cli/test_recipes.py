@@ -1,0 +1,62 @@
+"""What a recipe runs, in which order, and what a failing stage does to the others."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pytest
+
+from unclip import recipes
+from unclip.types import UserError
+
+
+def names(waves):
+    return [[task.part for task in wave] for wave in waves]
+
+
+def test_every_stage_comes_after_what_it_leans_on(tmp_path):
+    given = {"dir": str(tmp_path), "upsamplers": ["upsampler/tiny"]}
+    apart = recipes.plan(recipes.Recipe(**given), ["trainer.seed=3"])
+    assert names(apart) == [["clip"], ["prior"], ["decoder"], ["upsampler_128"]]
+    beside = recipes.plan(recipes.Recipe(**given, together=True), [])
+    assert names(beside) == [["clip", "upsampler_128"], ["prior"], ["decoder"]]
+    prior = apart[1][0]
+    assert f"clip={tmp_path / 'clip'}" in prior.overrides
+    assert "trainer.seed=3" in prior.overrides
+    assert all(not any(o.startswith("clip=") for o in w[0].overrides) for w in (apart[0], apart[3]))
+
+
+def test_a_wrong_override_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(UserError, match="trainer"):
+        recipes.plan(recipes.Recipe(dir=str(tmp_path)), ["trainer.seeds=3"])
+
+
+def test_commands_that_run_together_have_their_lines_named(capfd):
+    both = {
+        name: [
+            sys.executable,
+            "-c",
+            f"import os; print('I am {name}', os.environ['OMP_NUM_THREADS'])",
+        ]
+        for name in ("one", "two")
+    }
+    recipes.run_together(both)
+    lines = capfd.readouterr().out.splitlines()
+    assert sorted(line.split()[:4] for line in lines) == [
+        ["one", "I", "am", "one"],
+        ["two", "I", "am", "two"],
+    ]
+
+
+def test_a_failing_stage_stops_the_others_and_is_named(capfd):
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"bad: training failed \(exit 2\)"):
+        recipes.run_together(
+            {
+                "bad": [sys.executable, "-c", "import sys; print('the reason'); sys.exit(2)"],
+                "long": [sys.executable, "-c", "import time; time.sleep(60)"],
+            }
+        )
+    assert time.monotonic() - began < 30
+    assert "the reason" in capfd.readouterr().out
