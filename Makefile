@@ -44,7 +44,7 @@ fit-pca: $(STAMP)  ## fit experiments/pca/$(EXP).yaml, the codec of the autoregr
 compare-priors: $(STAMP)  ## train a diffusion and an autoregressive prior and write runs/priors_$(ON).md
 	$(BIN)/unclip train prior/table_diffusion$(TABLE) --with-parents $(ARGS)
 	$(BIN)/unclip train prior/table_ar$(TABLE) --with-parents $(ARGS)
-	$(BIN)/unclip evaluate prior/table_diffusion$(TABLE) prior/table_ar$(TABLE) --n 2000 \
+	$(BIN)/unclip evaluate prior/table_diffusion$(TABLE) prior/table_ar$(TABLE) --n 1000 \
 		--out runs/priors_$(ON).md
 
 train-decoder: $(STAMP)  ## train experiments/decoder/$(EXP).yaml, and the CLIP it needs

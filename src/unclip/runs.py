@@ -329,7 +329,14 @@ def fit_variance(
 
 
 def evaluate_prior(
-    name: str, *, n: int, batch: int, seed: int, clip: str | None, source: str | None
+    name: str,
+    *,
+    n: int,
+    batch: int,
+    seed: int,
+    steps: str | None,
+    clip: str | None,
+    source: str | None,
 ) -> Evaluated:
     """Metrics of a trained prior on ``n`` held-out samples, its size and its cost."""
     path = Path(name)
@@ -340,11 +347,14 @@ def evaluate_prior(
             raise UserError(f"{name}: no finished run in {Path('runs') / name}; train it first")
         path = found
     opened = _open_prior(path, clip=clip, source=source, n=n, batch=batch)
+    part = opened.part
+    if steps is not None and part.diffusion is not None:
+        part = part.with_steps(steps)
     held_out = fits.embeddings(
         opened.clip.model, opened.data, device=opened.device, split="held_out", title=name
     )
-    pairs = ((part.batch.captions, part.z_i, part.z_t) for part in held_out)
-    metrics, seconds = evaluate(opened.part, opened.clip.model, pairs, seed=seed)
+    pairs = ((some.batch.captions, some.z_i, some.z_t) for some in held_out)
+    metrics, seconds = evaluate(part, opened.clip.model, pairs, seed=seed)
     stored = opened.artifact.config
     trained_on = stored["trainer"]["max_steps"] * stored["data"]["batch_size"]
     return Evaluated(

@@ -76,6 +76,11 @@ def test_evaluate_prints_one_column_per_prior(cascade, tmp_path, capsys):
         assert row["metrics"]["n"] == 12
         assert 1 <= row["metrics"]["retrieval_rank"] <= 12
         assert row["training_flops"] > 0
+    few = ["--n", "12", "--batch", "5", "--json", "--steps", "2"]
+    assert main(["evaluate", *words, *few]) == 0
+    fewer = json.loads(capsys.readouterr().out)
+    assert fewer[0]["metrics"] != rows[0]["metrics"]
+    assert fewer[1]["metrics"] == rows[1]["metrics"]  # it has no steps
     assert rows[0]["metrics"]["true_cosine_z_t"] == rows[1]["metrics"]["true_cosine_z_t"]
     again = ["evaluate", words[0], "--n", "12", "--batch", "12", "--out", str(tmp_path / "t.md")]
     assert main(again) == 0

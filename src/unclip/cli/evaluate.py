@@ -27,6 +27,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--n", type=int, default=1000, help="held-out samples (default 1000)")
     p.add_argument("--batch", type=int, default=100, help="captions at a time (default 100)")
     p.add_argument("--seed", type=int, default=0, help="of the sampling")
+    p.add_argument("--steps", help="of diffusion priors, instead of their own sampler.steps")
     p.add_argument("--clip", help="artifact or open_clip:ARCH/TAG, where the CLIP has moved")
     p.add_argument("--data", metavar="SOURCE", help="data.source, instead of the prior's own")
     p.add_argument("--json", action="store_true", help="machine-readable")
@@ -45,7 +46,13 @@ def run(args: argparse.Namespace) -> None:
 
     rows = [
         evaluate_prior(
-            name, n=args.n, batch=args.batch, seed=args.seed, clip=args.clip, source=args.data
+            name,
+            n=args.n,
+            batch=args.batch,
+            seed=args.seed,
+            steps=args.steps,
+            clip=args.clip,
+            source=args.data,
         )
         for name in args.prior
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,12 @@ class Part:
         """``diffusion`` of a part that has one."""
         assert self.diffusion is not None
         return self.diffusion
+
+    def with_steps(self, steps: int | str) -> Part:
+        """The same, sampled in other steps."""
+        sampler = replace(self.sampler, steps=steps)
+        sampler.validate()
+        return replace(self, sampler=sampler)
 
     def tokens(self, captions: list[str], device: torch.device) -> Tensor:
         """The captions for the stage's own encoder ``[B, L]``."""
