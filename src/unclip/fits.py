@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -66,6 +67,21 @@ def embeddings(
             z_i = clip.encode_image(batch.clip_image.to(device))
             z_t = clip.encode_text(batch.clip_tokens.to(device)).z_t
             yield Embedded(numbers, z_i, z_t, batch)
+
+
+def device_of(accelerator: str) -> torch.device:
+    """One device of the kind that ``trainer.accelerator`` names."""
+    gpu = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if gpu else "cpu")
+
+
+def join_processes() -> int:
+    """Join the processes that torchrun started, if any; this one's rank."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")  # only sums on the CPU are exchanged
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return _rank_and_world()[0]
 
 
 def _rank_and_world() -> tuple[int, int]:

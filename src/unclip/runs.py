@@ -12,19 +12,16 @@ import time
 import warnings
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
-import torch
 import yaml
 
 from data_modules.base import StageData
 from unclip import artifacts, config, fits, registry
 from unclip.builders import build_data, build_stage, fit_to_clip, fit_to_codec, load_codec
 from unclip.evaluation import spectrum
-from unclip.evaluation.priors import Evaluated, evaluate, training_flops
 from unclip.models.clip import FrozenClip
-from unclip.pipeline.parts import PRIORS, Part, load_prior
 from unclip.tracking.local import JsonlLogger
 from unclip.tracking.provenance import collect
 from unclip.tracking.report import Finished
@@ -73,7 +70,7 @@ def train(
     stage = build_stage(resolved.stage, experiment, clip)
     if checkpoint is None and getattr(experiment.model, "standardise", False):
         assert clip is not None
-        device = device_of(experiment.trainer.accelerator)
+        device = fits.device_of(experiment.trainer.accelerator)
         fits.fit_standardisation([stage.net, stage.ema], clip, data, device)  # type: ignore[arg-type]
     if not _shared_folder():
         resuming = f", resuming {checkpoint.name}" if checkpoint else ""
@@ -275,16 +272,21 @@ def newest_artifact(name: str, root: str = "runs") -> Path | None:
 def fit_pca(resolved: config.Resolved, *, force: bool = False, with_parents: bool = False) -> Path:
     """Fit a PCA codec and export it; returns the artifact.
 
-    The run's folder also gets ``spectrum.png`` and ``errors.csv``.
+    The run's folder also gets ``spectrum.png`` and ``errors.csv``. Under torchrun the processes
+    share the samples, and the first one writes.
     """
     experiment = resolved.config
+    rank = fits.join_processes()
     spec = _resolve(resolved, "clip", with_parents=with_parents)
     assert spec is not None
     clip = artifacts.load_clip(spec)
     experiment.clip = spec
     data = build_data(resolved.stage, experiment, clip)
     data.setup()
-    fitted = fits.fit_pca(experiment.pca, clip, data, device_of(experiment.trainer.accelerator))  # type: ignore[arg-type]
+    device = fits.device_of(experiment.trainer.accelerator)
+    fitted = fits.fit_pca(experiment.pca, clip, data, device)  # type: ignore[arg-type]
+    if rank > 0:
+        raise SystemExit  # the first process does the rest
     folder = run_folder(resolved, resume=False, force=force)
     _write_experiment(folder, resolved)
     summary = {**fitted.summary._asdict(), "components": fitted.codec.k, "samples": fitted.samples}
@@ -307,98 +309,3 @@ def fit_pca(resolved: config.Resolved, *, force: bool = False, with_parents: boo
     print(spectrum.text(fitted))
     print(artifact.path)
     return artifact.path
-
-
-def fit_variance(
-    path: Path, *, steps: list[str] | None, samples: int, clip: str | None, source: str | None
-) -> list[str]:
-    """Fit Analytic-DPM's errors to a diffusion prior and keep them in its artifact."""
-    opened = _open_prior(path, clip=clip, source=source)
-    if opened.part.diffusion is None:
-        raise UserError(f"prior={path}: is autoregressive; Analytic-DPM is for diffusion priors")
-    lines = []
-    errors = dict(opened.part.errors)
-    for wanted in steps or [str(opened.part.sampler.steps)]:
-        found = fits.fit_errors(
-            opened.part, opened.clip, opened.data, opened.device, steps=wanted, samples=samples
-        )
-        errors[str(wanted)] = found
-        lines.append(f"steps {wanted}: error of x0 from {found[0]:.3g} (t=0) to {found[-1]:.3g}")
-    opened.artifact.keep_errors(errors)
-    return [*lines, f"kept in {opened.artifact.path / artifacts.ERRORS}"]
-
-
-def evaluate_prior(
-    name: str,
-    *,
-    n: int,
-    batch: int,
-    seed: int,
-    steps: str | None,
-    clip: str | None,
-    source: str | None,
-) -> Evaluated:
-    """Metrics of a trained prior on ``n`` held-out samples, its size and its cost."""
-    path = Path(name)
-    if not path.is_dir():
-        registry.find(name)
-        found = newest_artifact(name)
-        if found is None:
-            raise UserError(f"{name}: no finished run in {Path('runs') / name}; train it first")
-        path = found
-    opened = _open_prior(path, clip=clip, source=source, n=n, batch=batch)
-    part = opened.part
-    if steps is not None and part.diffusion is not None:
-        part = part.with_steps(steps)
-    held_out = fits.embeddings(
-        opened.clip.model, opened.data, device=opened.device, split="held_out", title=name
-    )
-    pairs = ((some.batch.captions, some.z_i, some.z_t) for some in held_out)
-    metrics, seconds = evaluate(part, opened.clip.model, pairs, seed=seed)
-    stored = opened.artifact.config
-    trained_on = stored["trainer"]["max_steps"] * stored["data"]["batch_size"]
-    return Evaluated(
-        name=name,
-        kind=opened.artifact.stage,
-        parameters=sum(p.numel() for p in opened.part.net.parameters()),
-        training_flops=training_flops(opened.part, opened.clip.model, samples=trained_on),
-        milliseconds=1000 * seconds,
-        metrics=metrics._asdict(),
-    )
-
-
-class _Opened(NamedTuple):
-    """A trained prior with what it was trained with."""
-
-    artifact: artifacts.Artifact
-    part: Part
-    clip: FrozenClip
-    data: Any  # PriorData
-    device: torch.device
-
-
-def _open_prior(
-    path: Path, *, clip: str | None, source: str | None, n: int | None = None, batch: int = 100
-) -> _Opened:
-    artifact = artifacts.expect(artifacts.describe(path, key="prior"), PRIORS, key="prior")
-    entry = registry.stage(artifact.stage, str(artifact.path))
-    experiment = artifacts.typed(entry.config(), artifact.config)
-    frozen = artifacts.load_clip(clip or experiment.clip)  # type: ignore[attr-defined]
-    part = load_prior(path, frozen)
-    data = experiment.data  # type: ignore[attr-defined]
-    data.source = source or data.source
-    data.batch_size = batch
-    if n is not None:
-        data.val_samples = n
-    module = build_data(entry, experiment, frozen)
-    module.setup()
-    device = device_of(experiment.trainer.accelerator)
-    part.net.to(device)
-    frozen.model.to(device)
-    return _Opened(artifact, part, frozen, module, device)
-
-
-def device_of(accelerator: str) -> torch.device:
-    """One device of the kind that ``trainer.accelerator`` names."""
-    gpu = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if gpu else "cpu")

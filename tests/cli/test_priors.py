@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -40,6 +42,16 @@ def test_fit_pca_writes_an_artifact_a_spectrum_and_the_error_of_every_k(cascade)
     assert lost[-1] < 1e-9
     assert lost == sorted(lost, reverse=True)
     assert (cascade / "pca" / "spectrum.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_two_processes_fit_the_same_codec(cascade, minute_experiment, tmp_path):
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "unclip"]
+    words = ["fit-pca", str(minute_experiment("pca")), f"clip={cascade / 'clip'}"]
+    subprocess.run([*run, *words, f"run.dir={tmp_path / 'pca'}"], check=True, timeout=300)
+    alone, both = (artifacts.describe(f / "pca").weights() for f in (cascade, tmp_path))
+    for name in alone:
+        torch.testing.assert_close(both[name], alone[name], rtol=0, atol=1e-6)
 
 
 def test_the_cascade_draws_with_either_prior(cascade, tmp_path):

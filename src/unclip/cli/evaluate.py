@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     if args.n < 2 or args.batch < 1:
         raise UserError("--n must be at least 2 and --batch at least 1")
     from unclip.evaluation.priors import as_json, markdown, show
-    from unclip.runs import evaluate_prior
+    from unclip.trained_priors import evaluate_prior
 
     rows = [
         evaluate_prior(

@@ -33,7 +33,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fit, store, and print the errors at both ends."""
-    from unclip.runs import fit_variance
+    from unclip.trained_priors import fit_variance
 
     for line in fit_variance(
         args.prior, steps=args.steps, samples=args.samples, clip=args.clip, source=args.data
