@@ -1,8 +1,8 @@
-"""What both priors' stages share: the frozen CLIP's view of a batch, and how samples are judged."""
+"""What both priors' stages share: the frozen CLIP's view of a batch, the steps, the judgement."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,9 @@ from torch import Tensor
 from unclip.embeddings.metrics import prior_metrics
 from unclip.figures import to_uint8
 from unclip.models.clip import Clip, token_mask
-from unclip.training.stage import Look, Picture
+from unclip.seeding import SampleNoise
+from unclip.training.random import StepRandom
+from unclip.training.stage import Look, Picture, Quality, Stage
 from unclip.types import Caption, PriorBatch
 
 
@@ -43,3 +45,41 @@ def judge(found: Tensor, pair: Pair, batch: PriorBatch) -> Look:
         for k, (best, caption) in enumerate(zip(similar.argmax(dim=1).tolist(), batch.captions))
     ]
     return Look(pictures[:16], metrics)
+
+
+class PriorStage(Stage):
+    """A `Stage` whose network draws z_i; a subclass gives `loss` and `draw`."""
+
+    quality: ClassVar[Quality] = Quality("val/cosine", "higher")
+
+    def loss(self, net: Any, pair: Pair, draws: StepRandom, *, training: bool) -> dict[str, Tensor]:
+        """``loss`` and what is logged beside it; text is dropped in training alone."""
+        raise NotImplementedError
+
+    def draw(self, pair: Pair, noise: SampleNoise) -> Tensor:
+        """z_i ``[B, D]`` for the captions of ``pair``, with the averaged weights."""
+        raise NotImplementedError
+
+    def encode(self, batch: PriorBatch) -> Pair:
+        """The batch as the frozen CLIP sees it."""
+        features = self.experiment.model.caption == "clip"
+        return encode(self.frozen_clip.model, batch, features=features)
+
+    def training_step(self, batch: PriorBatch, batch_idx: int) -> Tensor:
+        """One micro-batch."""
+        pair = self.encode(batch)
+        values = self.loss(self.net, pair, self.draws(batch_idx), training=True)
+        self.log_loss("train", values, len(pair.z_i))
+        return values["loss"]
+
+    def validation_step(self, batch: PriorBatch, batch_idx: int) -> None:
+        """The same loss with the averaged weights, nothing dropped, the same draws every time."""
+        pair = self.encode(batch)
+        draws = self.validation_draws(batch_idx)
+        values = self.loss(self.sampling_net, pair, draws, training=False)
+        self.log_loss("val", values, len(pair.z_i))
+
+    def look(self, batch: PriorBatch) -> Look:
+        """Sampled embeddings against the true ones."""
+        pair = self.encode(batch)
+        return judge(self.draw(pair, SampleNoise(range(len(pair.z_t)))), pair, batch)
