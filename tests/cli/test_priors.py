@@ -116,12 +116,12 @@ def test_fit_variance_makes_analytic_sampling_possible(cascade, tmp_path, capsys
 
 
 def test_priors_and_codecs_of_another_clip_are_refused(
-    cascade, other_clip, minute_experiment, capsys
+    cascade, other_clip, minute_experiment, tmp_path, capsys
 ):
     message = error(capsys, "evaluate", cascade / "ar_prior", "--clip", other_clip)
     assert "another CLIP" in message
     train = ["train", minute_experiment("ar_prior"), f"clip={other_clip}", f"pca={cascade / 'pca'}"]
-    message = error(capsys, *train, "run.dir=unused")
+    message = error(capsys, *train, f"run.dir={tmp_path / 'run'}")
     assert "pca=" in message
     assert "another CLIP" in message
 
