@@ -86,6 +86,11 @@ def _shared_folder() -> Path | None:
     """The run's folder, in a process that another one started to train along."""
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         return None
+    if _FOLDER not in os.environ:
+        raise UserError(
+            "trainer.devices: unclip train starts its own processes; run it without torchrun and "
+            "say how many here"
+        )
     return Path(os.environ[_FOLDER])
 
 

@@ -54,6 +54,8 @@ def evaluate_prior(
             raise UserError(f"{name}: no finished run in {Path('runs') / name}; train it first")
         path = found
     opened = _open_prior(path, clip=clip, source=source, n=n, batch=batch)
+    if len(opened.data.splits.held_out) < 2:
+        raise UserError(f"{name}: fewer than 2 held-out samples in its data; raise data.held_out")
     part = opened.part
     if steps is not None and part.diffusion is not None:
         part = part.with_steps(steps)

@@ -113,6 +113,15 @@ def test_fit_variance_makes_analytic_sampling_possible(cascade, tmp_path, capsys
     assert found["6"][0] <= found["6"][-1]
     assert main([str(word) for word in (*words, *analytic)]) == 0
     assert "autoregressive" in error(capsys, "fit-variance", cascade / "ar_prior")
+    assert "--samples 0" in error(capsys, "fit-variance", prior, "--samples", "0")
+    (tmp_path / "empty").mkdir()
+    assert "data.source" in error(capsys, "evaluate", prior, "--data", tmp_path / "empty")
+
+
+def test_a_pca_of_empty_data_is_refused(cascade, minute_experiment, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    words = ["fit-pca", minute_experiment("pca"), f"clip={cascade / 'clip'}"]
+    assert "data.source" in error(capsys, *words, f"data.source={tmp_path / 'empty'}")
 
 
 def test_priors_and_codecs_of_another_clip_are_refused(

@@ -33,6 +33,10 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fit, store, and print the errors at both ends."""
+    from unclip.types import UserError
+
+    if args.samples < 1:
+        raise UserError(f"--samples {args.samples}: must be at least 1")
     from unclip.trained_priors import fit_variance
 
     for line in fit_variance(

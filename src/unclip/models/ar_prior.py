@@ -8,6 +8,7 @@ and the codes; the caption's encoding is seen by every layer.
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import NamedTuple
 
 import torch
@@ -49,13 +50,7 @@ class ArPrior(nn.Module):
         if config.context < self.codes + PREFIX:
             raise ValueError(f"a context of {config.context} cannot hold {self.codes} codes and 2")
         if config.caption == "bpe":
-            self.text = CaptionEncoder(
-                context=text.context,
-                vocabulary=text.vocabulary,
-                width=text.width,
-                layers=text.layers,
-                heads=text.heads,
-            )
+            self.text = CaptionEncoder(**asdict(config.text))
         elif clip_text_width is None:
             raise ValueError("caption=clip needs the width of CLIP's token features")
         context_width = text.width if config.caption == "bpe" else clip_text_width

@@ -7,6 +7,7 @@ L caption tokens, C U-Net channels, K extra tokens from z_i, X width of the capt
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import NamedTuple
 
 import torch
@@ -55,14 +56,7 @@ class Decoder(nn.Module):
             groups=unet.norm_groups,
         )
         if config.use_caption:
-            text = config.text
-            self.text = CaptionEncoder(
-                context=text.context,
-                vocabulary=text.vocabulary,
-                width=text.width,
-                layers=text.layers,
-                heads=text.heads,
-            )
+            self.text = CaptionEncoder(**asdict(config.text))
             self.text_to_time = nn.Linear(context_width, 4 * unet.channels)
         if config.use_z_i:
             self.z_i_to_time = nn.Linear(embed_dim, 4 * unet.channels)
