@@ -5,12 +5,15 @@ Shapes: B batch, C channels, H × W pixels, P = H·W, S context tokens of width 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip.nn import strips
 from unclip.nn.attention import attend, join_heads, split_heads
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -77,12 +80,58 @@ class ResBlock(nn.Module):
             return F.interpolate(x, scale_factor=2.0, mode="nearest")
         return x
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """``x`` ``[B, C, H, W]``; ``time`` ``[B, F]`` already through the SiLU."""
-        h = self.in_conv(self._resampled(F.silu(self.in_norm(x))))
+    def forward(self, x: Tensor, time: Tensor, beside: Tensor | None = None) -> Tensor:
+        """One block.
+
+        Args:
+            x: ``[B, C, H, W]``, or its first channels.
+            time: ``[B, F]``, already through the SiLU.
+            beside: the further channels ``[B, C'', H, W]``, from the way down of a U-Net.
+
+        Returns:
+            ``[B, C', H', W']``.
+        """
+        parts = [x] if beside is None else [x, beside]
         scale, shift = self.time(time)[:, :, None, None].chunk(2, dim=1)
+        if strips.cuts(*parts) and not self.training:
+            return self._in_strips(parts, scale, shift)
+        x = x if beside is None else torch.cat(parts, dim=1)
+        h = self.in_conv(self._resampled(F.silu(self.in_norm(x))))
         h = self.out_norm(h) * (1 + scale) + shift
         return self.skip(self._resampled(x)) + self.out_conv(self.dropout(F.silu(h)))
+
+    def _in_strips(self, parts: list[Tensor], scale: Tensor, shift: Tensor) -> Tensor:
+        """The same, with no temporary of the size of the map. Outside training only."""
+        batch, _, total, width = parts[0].shape
+        factor = {"down": 0.5, "up": 2.0, None: 1.0}[self.resample]
+        total = int(total * factor)
+        widest = max(self.in_conv.in_channels, self.in_conv.out_channels)
+        step = strips.height(batch, widest, int(width * max(1.0, factor)))
+        rows, normalise = strips.rows_of(parts), strips.normaliser(self.in_norm, parts)
+
+        def resampled(change: Callable[[Tensor], Tensor]) -> strips.Rows:
+            """Rows a to b after the resampling, of what ``change`` makes of the input."""
+
+            def made(a: int, b: int) -> Tensor:
+                first = int(a / factor)
+                found = self._resampled(change(rows(first, math.ceil(b / factor))))
+                skipped = a - int(first * factor)
+                return found[:, :, skipped : skipped + b - a]
+
+            return made
+
+        h = strips.convolved(
+            self.in_conv, resampled(lambda x: F.silu(normalise(x))), total, step=step
+        )
+        again, out = strips.normaliser(self.out_norm, [h]), strips.rows_of([h])
+        plain = resampled(lambda x: x)
+        return strips.convolved(
+            self.out_conv,
+            lambda a, b: F.silu(again(out(a, b)) * (1 + scale) + shift),
+            total,
+            step=step,
+            add=lambda a, b: self.skip(plain(a, b)),
+        )
 
 
 class AttentionBlock(nn.Module):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip.nn import strips
 from unclip.nn.resblock import AttentionBlock, GroupNorm32, ResBlock, zeroed
 from unclip.nn.timestep import TimestepMLP
 
@@ -27,9 +28,11 @@ class Layer(nn.Module):
         self.attention = attention
         self.up = up
 
-    def forward(self, x: Tensor, time: Tensor, context: Tensor | None) -> Tensor:
-        """``[B, C, H, W]`` to ``[B, C', H', W']``."""
-        x = self.block(x, time)
+    def forward(
+        self, x: Tensor, time: Tensor, context: Tensor | None, beside: Tensor | None = None
+    ) -> Tensor:
+        """``[B, C, H, W]``, with the channels ``beside`` it, to ``[B, C', H', W']``."""
+        x = self.block(x, time, beside)
         if self.attention is not None:
             x = self.attention(x, context)
         return x if self.up is None else self.up(x, time)
@@ -149,7 +152,9 @@ class UNet(nn.Module):
             time = time + time_offset
         time = F.silu(time)  # once here, not once per block
 
-        h = self.input(x.to(self.input.weight.dtype))
+        # Convolutions in bfloat16 want their channels last; the layers after this one follow.
+        x_last = x.to(self.input.weight.dtype, memory_format=torch.channels_last)
+        h = self.input(x_last)
         skips = [h]
         for layer in self.down:
             h = layer(h, time, context)
@@ -157,5 +162,16 @@ class UNet(nn.Module):
         for layer in self.middle:
             h = layer(h, time, context)
         for layer in self.up:
-            h = layer(torch.cat([h, skips.pop()], dim=1), time, context)
-        return self.out(F.silu(self.out_norm(h))).to(x.dtype)
+            h = layer(h, time, context, skips.pop())
+        return self._output(h).to(x.dtype)
+
+    def _output(self, h: Tensor) -> Tensor:
+        if not strips.cuts(h):
+            return self.out(F.silu(self.out_norm(h)))
+        normalise, rows = strips.normaliser(self.out_norm, [h]), strips.rows_of([h])
+        return strips.convolved(
+            self.out,
+            lambda a, b: F.silu(normalise(rows(a, b))),
+            h.shape[2],
+            step=strips.height(*h.shape[:2], h.shape[3]),
+        )
