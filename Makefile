@@ -23,7 +23,7 @@ help:  ## print the targets
 $(STAMP): pyproject.toml constraints.txt
 	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet uv
 	@test -x $(BIN)/python || uv venv --quiet --python '>=3.11' $(VENV)
-	uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev,test]'
+	uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,test]'
 	@touch $@
 
 setup: $(STAMP)  ## make .venv with everything in it

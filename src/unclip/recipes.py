@@ -34,7 +34,7 @@ class Recipe:
     decoder: str = "decoder/tiny"
     upsamplers: list[str] = field(default_factory=list)
     overrides: list[str] = field(default_factory=list)  # key=value for every stage
-    together: bool = False  # upsamplers beside the CLIP, prior beside decoder; they share the cores
+    together: bool = False  # the upsamplers train beside the CLIP, each on its share of the cores
     prompts: int = 64  # held-out single-object captions that are drawn and read by the oracle
 
 
@@ -91,11 +91,10 @@ def plan(recipe: Recipe, overrides: Sequence[str]) -> list[list[Task]]:
     upsamplers = []
     for name in recipe.upsamplers:
         upsamplers.append(task(f"upsampler_{config.load(name).config.model.image_size}", name))
-    first = task("clip", recipe.clip)
-    leaning = [task("prior", recipe.prior, clip), task("decoder", recipe.decoder, clip)]
+    middle = [[task("prior", recipe.prior, clip)], [task("decoder", recipe.decoder, clip)]]
     if recipe.together:
-        return [[first, *upsamplers], leaning]
-    return [[first], *([t] for t in (*leaning, *upsamplers))]
+        return [[task("clip", recipe.clip), *upsamplers], *middle]
+    return [[task("clip", recipe.clip)], *middle, *([t] for t in upsamplers)]
 
 
 def _command(task: Task) -> list[str] | None:

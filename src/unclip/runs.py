@@ -12,7 +12,7 @@ import time
 import warnings
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import yaml
@@ -46,32 +46,11 @@ def train(
 
     ``with_parents`` first trains the experiments it leans on that have no finished run.
     """
-    experiment = resolved.config
-    if resolved.stage.name == "pca":
-        raise UserError(f"{resolved.name}: is fitted, not trained: unclip fit-pca {resolved.name}")
-    parent = _resolve(resolved, "clip", with_parents=with_parents)
-    pca = _resolve(resolved, "pca", with_parents=with_parents, clip=parent)
+    leans_on = parents(resolved, with_parents=with_parents)
     folder = _shared_folder() or run_folder(resolved, resume=resume, force=force)
     os.environ[_FOLDER] = str(folder)  # Lightning's further processes run the same command
     checkpoint = newest_checkpoint(folder) if resume else None
-    _quiet()
-    L.seed_everything(experiment.trainer.seed, workers=True, verbose=False)
-    clip = artifacts.load_clip(parent) if parent else None
-    if clip is not None:
-        experiment.clip = parent
-        fit_to_clip(experiment, clip)
-    if clip is not None and pca is not None:
-        experiment.pca = pca
-        fit_to_codec(experiment, load_codec(pca, clip))
-    data = build_data(resolved.stage, experiment, clip)
-    data.setup()
-    if checkpoint is not None:
-        _same_model(folder, experiment)
-    stage = build_stage(resolved.stage, experiment, clip)
-    if checkpoint is None and getattr(experiment.model, "standardise", False):
-        assert clip is not None
-        device = fits.device_of(experiment.trainer.accelerator)
-        fits.fit_standardisation([stage.net, stage.ema], clip, data, device)  # type: ignore[arg-type]
+    data, stage = assemble(resolved, leans_on, resumed=folder if checkpoint else None)
     if not _shared_folder():
         resuming = f", resuming {checkpoint.name}" if checkpoint else ""
         print(f"{resolved.name}: {folder}{resuming}", flush=True)
@@ -80,6 +59,54 @@ def train(
         return _fit(resolved, stage, data, folder, checkpoint)
     finally:
         os.environ.pop(_FOLDER, None)
+
+
+class Parents(NamedTuple):
+    """The artifacts (or open_clip model) that an experiment leans on."""
+
+    clip: str | None
+    pca: str | None
+
+
+def parents(resolved: config.Resolved, *, with_parents: bool) -> Parents:
+    """What ``resolved`` leans on; ``with_parents`` first makes what is missing.
+
+    Raises:
+        UserError: something is missing, or ``resolved`` is not for training.
+    """
+    if resolved.stage.name == "pca":
+        raise UserError(f"{resolved.name}: is fitted, not trained: unclip fit-pca {resolved.name}")
+    clip = _resolve(resolved, "clip", with_parents=with_parents)
+    return Parents(clip, _resolve(resolved, "pca", with_parents=with_parents, clip=clip))
+
+
+def assemble(
+    resolved: config.Resolved, leans_on: Parents, *, resumed: Path | None = None
+) -> tuple[StageData, Stage]:
+    """Data and stage of an experiment; sizes that its parents decide are filled in.
+
+    ``resumed`` is the folder of the run whose checkpoint the stage will load.
+    """
+    experiment = resolved.config
+    _quiet()
+    L.seed_everything(experiment.trainer.seed, workers=True, verbose=False)
+    clip = artifacts.load_clip(leans_on.clip) if leans_on.clip else None
+    if clip is not None:
+        experiment.clip = leans_on.clip
+        fit_to_clip(experiment, clip)
+    if clip is not None and leans_on.pca is not None:
+        experiment.pca = leans_on.pca
+        fit_to_codec(experiment, load_codec(leans_on.pca, clip))
+    data = build_data(resolved.stage, experiment, clip)
+    data.setup()
+    if resumed is not None:
+        _same_model(resumed, experiment)
+    stage = build_stage(resolved.stage, experiment, clip)
+    if resumed is None and getattr(experiment.model, "standardise", False):
+        assert clip is not None
+        device = fits.device_of(experiment.trainer.accelerator)
+        fits.fit_standardisation([stage.net, stage.ema], clip, data, device)  # type: ignore[arg-type]
+    return data, stage
 
 
 def _shared_folder() -> Path | None:

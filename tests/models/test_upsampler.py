@@ -7,15 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unclip.models.configs import UNetConfig, UpsamplerConfig
+from unclip.diffusion.configs import DiffusionConfig
+from unclip.diffusion.schedules import full_schedule
+from unclip.models.configs import UNetConfig, UpsamplerConfig, UpsamplerSamplerConfig
+from unclip.models.sampling import upsample
 from unclip.models.upsampler import Upsampler
 from unclip.nn.resblock import AttentionBlock
+from unclip.seeding import SampleNoise
+from unclip.types import UserError
 
 
-def small(awake: bool = True) -> Upsampler:
+def small(awake: bool = True, **changes) -> Upsampler:
     torch.manual_seed(0)
     unet = UNetConfig(channels=32, blocks=1, multiples=[1, 2, 2], attention=[], dropout=0.0)
-    net = Upsampler(UpsamplerConfig(image_size=32, low_size=8, unet=unet)).eval()
+    net = Upsampler(UpsamplerConfig(image_size=32, low_size=8, unet=unet, **changes)).eval()
     for parameter in net.parameters():
         if awake and not parameter.any():
             nn.init.normal_(parameter, std=0.05)
@@ -101,3 +106,41 @@ def test_autocast_to_bfloat16_stays_close():
         got = net(*inputs)
     assert got.dtype == torch.float32
     assert (got - want).norm() < 0.05 * want.norm()
+
+
+@torch.no_grad()
+def test_the_level_of_the_conditions_noise_is_told():
+    told = small(noise_levels=250)
+    x_t, t, low = batch()
+    out = told(x_t, t, low, torch.tensor([0, 0]))
+    other = told(x_t, t, low, torch.tensor([0, 200]))
+    torch.testing.assert_close(other[0], out[0])
+    assert (other[1] - out[1]).abs().max() > 1e-4
+    for net, level in ((told, None), (small(), torch.tensor([0, 0]))):
+        with pytest.raises(ValueError, match="level"):
+            net(x_t, t, low, level)
+
+
+def test_sampling_noises_the_condition_to_the_level_asked_for():
+    """A network that copies its condition: what comes out is the condition as it was noised."""
+    diffusion = DiffusionConfig(prediction="x0", variance="learned_range")
+    alpha_bar = full_schedule(diffusion).alpha_bar
+    net = small(noise_levels=900)
+    low = torch.full((1, 3, 64, 64), 0.25)
+    seen = []
+
+    def copy(x_t, t, low, level):
+        seen.append((low, level))
+        return torch.cat([low, low], dim=1)
+
+    net.forward = copy
+    for level in (0, 600):
+        sampler = UpsamplerSamplerConfig(steps=2, noise_level=level)
+        upsample(net, low, size=64, diffusion=diffusion, sampler=sampler, noise=SampleNoise([1]))
+        given, told = seen[-1]
+        assert told.tolist() == [level]
+        assert given.mean().item() == pytest.approx(0.25 * alpha_bar[level].sqrt().item(), abs=0.03)
+        assert given.var().item() == pytest.approx(1 - alpha_bar[level].item(), rel=0.05, abs=1e-6)
+    sampler = UpsamplerSamplerConfig(steps=2, noise_level=900)
+    with pytest.raises(UserError, match="noise_level=900"):
+        upsample(net, low, size=64, diffusion=diffusion, sampler=sampler, noise=SampleNoise([1]))

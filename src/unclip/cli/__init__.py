@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 import unclip
-from unclip.cli import evaluate, experiments, fit_pca, fit_variance, recipe, sample, train
+from unclip.cli import degrade, evaluate, experiments, fit_pca, fit_variance, recipe, sample, train
 from unclip.types import UserError
 
-COMMANDS = (train, fit_pca, fit_variance, sample, evaluate, recipe, experiments)
+COMMANDS = (train, fit_pca, fit_variance, sample, evaluate, degrade, recipe, experiments)
 
 
 def parser() -> argparse.ArgumentParser:

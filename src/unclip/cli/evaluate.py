@@ -1,4 +1,4 @@
-"""`unclip evaluate`: how good priors are, side by side."""
+"""`unclip evaluate`: how good priors or upsamplers are, side by side."""
 
 from __future__ import annotations
 
@@ -10,26 +10,37 @@ examples:
   unclip evaluate prior/ar_tiny
   unclip evaluate prior/ar_tiny prior/diffusion_tiny --n 1000 --out priors.md
   unclip evaluate runs/quickstart/prior --json
+  unclip evaluate upsampler/tiny --picture side_by_side.png
+  unclip evaluate upsampler/photos --kind none --data photos.tar --n 16
 """
+
+PRIORS_ONLY, UPSAMPLERS_ONLY = ("clip",), ("kind", "picture")
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "evaluate",
-        help="measure trained priors, side by side",
-        description="Draws an image embedding for each held-out caption and compares it with the "
-        "true one.",
+        help="measure trained priors or upsamplers, side by side",
+        description="Priors: draws an image embedding for each held-out caption and compares it "
+        "with the true one. Upsamplers: enlarges held-out pictures, reduced and corrupted, and "
+        "compares them with the originals.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("prior", nargs="+", help="experiment with a finished run, run, or artifact")
-    p.add_argument("--n", type=int, default=1000, help="held-out samples (default 1000)")
-    p.add_argument("--batch", type=int, default=100, help="captions at a time (default 100)")
+    p.add_argument("stage", nargs="+", help="experiment with a finished run, run, or artifact")
+    p.add_argument("--n", type=int, help="held-out samples (default: priors 1000, upsamplers 64)")
+    p.add_argument(
+        "--batch", type=int, help="of them at a time (default: priors 100, upsamplers 4)"
+    )
     p.add_argument("--seed", type=int, default=0, help="of the sampling")
-    p.add_argument("--steps", help="of diffusion priors, instead of their own sampler.steps")
-    p.add_argument("--clip", help="artifact or open_clip:ARCH/TAG, where the CLIP has moved")
-    p.add_argument("--data", metavar="SOURCE", help="data.source, instead of the prior's own")
+    p.add_argument("--steps", help="of diffusion, instead of the stage's own sampler.steps")
+    p.add_argument(
+        "--clip", help="priors: artifact or open_clip:ARCH/TAG, where the CLIP has moved"
+    )
+    p.add_argument("--data", metavar="SOURCE", help="data.source, instead of the stage's own")
+    p.add_argument("--kind", help="upsamplers: corruption.kind, instead of the stage's own")
+    p.add_argument("--picture", type=Path, help="upsamplers: write some side by side as PNG")
     p.add_argument("--json", action="store_true", help="machine-readable")
     p.add_argument("--out", type=Path, help="also write the table as Markdown")
     p.set_defaults(run=run)
@@ -37,10 +48,22 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure each, print one table."""
+    from unclip.trained_upsamplers import kind_of
     from unclip.types import UserError
 
-    if args.n < 2 or args.batch < 1:
-        raise UserError("--n must be at least 2 and --batch at least 1")
+    kind = kind_of(args.stage)
+    for option in PRIORS_ONLY if kind == "upsamplers" else UPSAMPLERS_ONLY:
+        if getattr(args, option) is not None:
+            raise UserError(f"--{option}: does not apply to {kind}")
+    least, n, batch = (2, 1000, 100) if kind == "priors" else (1, 64, 4)
+    args.n = n if args.n is None else args.n
+    args.batch = batch if args.batch is None else args.batch
+    if args.n < least or args.batch < 1:
+        raise UserError(f"--n must be at least {least} and --batch at least 1")
+    (_priors if kind == "priors" else _upsamplers)(args)
+
+
+def _priors(args: argparse.Namespace) -> None:
     from unclip.evaluation.priors import as_json, markdown, show
     from unclip.trained_priors import evaluate_prior
 
@@ -54,8 +77,33 @@ def run(args: argparse.Namespace) -> None:
             clip=args.clip,
             source=args.data,
         )
-        for name in args.prior
+        for name in args.stage
     ]
     print(as_json(rows)) if args.json else show(rows)
     if args.out:
         args.out.write_text(markdown(rows), encoding="utf-8")
+
+
+def _upsamplers(args: argparse.Namespace) -> None:
+    from unclip.evaluation.upsamplers import as_json, markdown, sheet, show
+    from unclip.figures import save
+    from unclip.trained_upsamplers import evaluate_upsampler
+
+    judged = [
+        evaluate_upsampler(
+            name,
+            n=args.n,
+            batch=args.batch,
+            seed=args.seed,
+            steps=args.steps,
+            source=args.data,
+            kind=args.kind,
+        )
+        for name in args.stage
+    ]
+    results = [each.result for each in judged]
+    print(as_json(results)) if args.json else show(results)
+    if args.out:
+        args.out.write_text(markdown(results), encoding="utf-8")
+    if args.picture:
+        save(sheet([row for each in judged for row in each.rows]), args.picture)

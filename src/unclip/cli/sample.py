@@ -51,7 +51,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--pipeline", type=Path, default=Path("runs/quickstart"), help="folder with all of them"
     )
     where.add_argument("--clip", help="artifact or open_clip:ARCH/TAG, instead of the folder's")
-    where.add_argument("--prior", type=Path, help="artifact, instead of the folder's")
+    where.add_argument(
+        "--prior", type=Path, help="artifact, instead of the folder's (some decoders need none)"
+    )
     where.add_argument("--decoder", type=Path, help="artifact, instead of the folder's")
     where.add_argument("--upsampler", type=Path, action="append", help="artifact; repeatable")
     how = p.add_argument_group("sampling, where it should differ from the artifacts' own settings")
@@ -145,13 +147,18 @@ def _pipeline(args: argparse.Namespace) -> Any:
     upsamplers = args.upsampler
     if upsamplers is None:
         upsamplers = sorted(folder.glob("upsampler*"))
-    return Pipeline.from_artifacts(
+    pipeline = Pipeline.from_artifacts(
         clip=args.clip or str(folder / "clip"),
         prior=args.prior or folder / "prior",
         decoder=args.decoder or folder / "decoder",
         upsamplers=upsamplers,
         device=device,
     )
+    if args.prior is not None and pipeline.prior is None:
+        raise UserError(
+            f"--prior {args.prior}: the decoder takes no image embeddings; leave it out"
+        )
+    return pipeline
 
 
 def _slug(caption: str) -> str:

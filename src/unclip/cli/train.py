@@ -8,6 +8,7 @@ EXAMPLES = """\
 examples:
   unclip train clip/tiny
   unclip train prior/diffusion_l data.source=photos.parquet clip=open_clip:ViT-L-14/openai
+  unclip train decoder/tiny check=overfit   (can it learn 8 samples by heart? writes nothing)
   unclip train decoder/tiny run.dir=runs/mine trainer.max_steps=5000
   unclip train decoder/tiny run.dir=runs/mine trainer.max_steps=5000 --resume
 """
@@ -36,8 +37,16 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Resolve, train, and show what came of it."""
     from unclip import config
+    from unclip.types import UserError
 
     resolved = config.load(args.experiment, args.overrides)  # before the slow imports
+    if resolved.config.check == "overfit":
+        from unclip.overfit import check
+
+        if args.resume or args.force:
+            raise UserError("check=overfit: writes no run, so --resume and --force do not apply")
+        print(check(resolved, with_parents=args.with_parents))
+        return
     from unclip.runs import train
     from unclip.tracking.report import summary_table
 

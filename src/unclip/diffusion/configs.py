@@ -25,7 +25,7 @@ class DiffusionConfig:
     prediction: str = "x0"  # x0 | eps | v: what the network's first C channels are
     variance: str = "fixed_small"  # fixed_small (beta~) | fixed_large (beta) | learned_range
     vb_weight: float = 1.0  # lambda of the vb term, which is further scaled by T/1000
-    timesteps: str = "uniform"  # uniform | logit_normal: how often training visits each timestep
+    timesteps: str = "uniform"  # uniform | logit_normal | importance: which t training visits
     logit_mean: float = 0.0  # logit_normal: m of t/T = sigmoid(m + s n), above 0 = more noise
     logit_std: float = 1.0  # logit_normal: s
 
@@ -43,7 +43,9 @@ class DiffusionConfig:
             self.variance, ("fixed_small", "fixed_large", "learned_range"), "diffusion.variance"
         )
         _require(self.vb_weight >= 0, "diffusion.vb_weight", "must not be negative")
-        _require_one_of(self.timesteps, ("uniform", "logit_normal"), "diffusion.timesteps")
+        _require_one_of(
+            self.timesteps, ("uniform", "logit_normal", "importance"), "diffusion.timesteps"
+        )
         _require(self.logit_std > 0, "diffusion.logit_std", f"{self.logit_std} must be above 0")
 
 

@@ -13,8 +13,11 @@ def timesteps_of(u: Tensor, config: DiffusionConfig) -> Tensor:
 
     ``logit_normal`` follows t/T = sigmoid(m + s n), n ~ N(0, 1) (Esser et al. 2024, arXiv
     2403.03206, section 3.1), here by its inverse distribution function. The loss is not reweighted:
-    the density is the weight.
+    the density is the weight. ``importance`` draws from the history of the losses, for which see
+    `unclip.diffusion.importance`.
     """
+    if config.timesteps == "importance":
+        raise ValueError("importance draws timesteps from a LossHistory")
     if config.timesteps == "logit_normal":
         u = torch.sigmoid(config.logit_mean + config.logit_std * torch.special.ndtri(u.double()))
     return (u * config.steps).long().clamp(max=config.steps - 1)

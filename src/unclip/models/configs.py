@@ -197,17 +197,32 @@ class UpsamplerConfig:
 
     image_size: int = 256  # pixels a side of the result
     low_size: int = 64  # pixels a side of the condition
+    noise_levels: int = 0  # noise the condition to a timestep below this and tell it; 0 = never
     unet: UNetConfig = field(default_factory=lambda: UNetConfig(channels=320, attention=[]))
 
     def validate(self) -> None:
         """Refuse shapes that no network can have."""
         self.unet.validate()
+        require(self.noise_levels >= 0, "model.noise_levels", "must not be negative")
         require(not self.unet.attention, "model.unet.attention", "must be [] in an upsampler")
         require(
             self.image_size % self.low_size == 0 and self.image_size > self.low_size,
             "model.low_size",
             f"{self.low_size} must divide model.image_size={self.image_size}",
         )
+
+
+@dataclass(kw_only=True)
+class UpsamplerSamplerConfig(SamplerConfig):
+    """How pictures are drawn from an upsampler."""
+
+    noise_level: int = 0  # timestep to which the condition is noised (model.noise_levels)
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        super().validate()
+        require(self.guidance == 1, "sampler.guidance", "an upsampler has none, it must be 1")
+        require(self.noise_level >= 0, "sampler.noise_level", "must not be negative")
 
 
 @dataclass(kw_only=True)

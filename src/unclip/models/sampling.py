@@ -13,16 +13,17 @@ from torch import Tensor
 
 from unclip.diffusion.configs import DiffusionConfig, SamplerConfig
 from unclip.diffusion.guidance import guide
+from unclip.diffusion.process import q_sample
 from unclip.diffusion.samplers import sample
-from unclip.diffusion.schedules import sampling_schedule
+from unclip.diffusion.schedules import full_schedule, sampling_schedule
 from unclip.models.ar_prior import ArPrior
 from unclip.models.clip import token_mask
-from unclip.models.configs import PriorSamplerConfig
+from unclip.models.configs import PriorSamplerConfig, UpsamplerSamplerConfig
 from unclip.models.decoder import Conditioning, Decoder
 from unclip.models.diffusion_prior import DiffusionPrior
 from unclip.models.upsampler import Upsampler
 from unclip.seeding import SampleNoise
-from unclip.types import Caption, Denoiser, Progress, TextFeatures
+from unclip.types import Caption, Denoiser, Progress, TextFeatures, UserError
 
 
 def prior_caption(net: DiffusionPrior | ArPrior, text: TextFeatures, tokens: Tensor) -> Caption:
@@ -102,7 +103,7 @@ def sample_prior(
 def sample_decoder(
     net: Decoder,
     *,
-    z_i: Tensor,
+    z_i: Tensor | None,
     tokens: Tensor,
     diffusion: DiffusionConfig,
     sampler: SamplerConfig,
@@ -113,13 +114,14 @@ def sample_decoder(
 ) -> Tensor:
     """Images ``[B, 3, S, S]`` in [-1, 1] for z_i ``[B, D]`` and caption tokens ``[B, L]``.
 
-    Guidance compares with both conditions dropped.
+    z_i may be None for a decoder that has no use for it. Guidance compares with both conditions
+    dropped.
     """
-    batch, side = len(z_i), net.config.image_size
+    batch, side = len(tokens), net.config.image_size
     mask = token_mask(tokens)
     given = net.condition(z_i=z_i, tokens=tokens, mask=mask, keep_z_i=keep_z_i, keep_text=keep_text)
     if sampler.guidance != 1:
-        none = torch.zeros(batch, dtype=torch.bool, device=z_i.device)
+        none = torch.zeros(batch, dtype=torch.bool, device=tokens.device)
         null = net.condition(z_i=z_i, tokens=tokens, mask=mask, keep_z_i=none, keep_text=none)
         given = Conditioning(*(torch.cat(pair) for pair in zip(given, null)))
 
@@ -128,7 +130,7 @@ def sample_decoder(
 
     return sample(
         _guided(model, sampler.guidance, 3),
-        noise((batch, 3, side, side), z_i.device),
+        noise((batch, 3, side, side), tokens.device),
         schedule=sampling_schedule(diffusion, sampler.steps),
         diffusion=diffusion,
         sampler=sampler,
@@ -144,18 +146,33 @@ def upsample(
     *,
     size: int,
     diffusion: DiffusionConfig,
-    sampler: SamplerConfig,
+    sampler: UpsamplerSamplerConfig,
     noise: SampleNoise,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Images ``[B, 3, size, size]`` in [-1, 1] from ``low`` ``[B, 3, s, s]``; no guidance."""
+    """Images ``[B, 3, size, size]`` in [-1, 1] from ``low`` ``[B, 3, s, s]``; no guidance.
+
+    Raises:
+        UserError: ``sampler.noise_level`` is none of the network's levels.
+    """
+    start = noise((len(low), 3, size, size), low.device)
+    level = None
+    if sampler.noise_level >= max(1, net.config.noise_levels):
+        raise UserError(
+            f"sampler.noise_level={sampler.noise_level}: the network knows levels below "
+            f"{net.config.noise_levels} (model.noise_levels)"
+        )
+    if net.config.noise_levels:
+        level = torch.full((len(low),), sampler.noise_level, device=low.device)
+        schedule = full_schedule(diffusion).to(low.device)
+        low = q_sample(low, noise(low.shape, low.device), level, schedule=schedule)
 
     def model(x_t: Tensor, t: Tensor) -> Tensor:
-        return net(x_t, t, low)
+        return net(x_t, t, low, level)
 
     return sample(
         model,
-        noise((len(low), 3, size, size), low.device),
+        start,
         schedule=sampling_schedule(diffusion, sampler.steps),
         diffusion=diffusion,
         sampler=sampler,

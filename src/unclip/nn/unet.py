@@ -173,5 +173,5 @@ class UNet(nn.Module):
             self.out,
             lambda a, b: F.silu(normalise(rows(a, b))),
             h.shape[2],
-            step=strips.height(*h.shape[:2], h.shape[3]),
+            step=strips.height(h.shape[0], h.shape[1], h.shape[3]),
         )

@@ -25,6 +25,7 @@ from unclip.models.configs import (
     DiffusionPriorConfig,
     PriorSamplerConfig,
     UpsamplerConfig,
+    UpsamplerSamplerConfig,
 )
 from unclip.models.decoder import Decoder
 from unclip.models.diffusion_prior import DiffusionPrior
@@ -34,6 +35,8 @@ from unclip.seeding import SampleNoise
 from unclip.types import Progress, UserError
 
 PRIORS = ("ar_prior", "diffusion_prior")
+EMBEDDINGS = ("image", "text", "none")
+"""What a decoder takes besides the caption: z_i, z_t in its place, or nothing (GLIDE)."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Part:
     diffusion: DiffusionConfig | None = None  # None: an autoregressive prior
     tokenize: Tokenizer | None = None
     errors: dict[str, list[float]] = field(default_factory=dict)  # M by sampler.steps
+    embedding: str = "none"  # of a decoder, one of EMBEDDINGS
 
     @property
     def chain(self) -> DiffusionConfig:
@@ -136,11 +140,24 @@ def load_prior(path: Path | str, clip: FrozenClip) -> Part:
     )
 
 
+def decoder_embedding(artifact: artifacts.Artifact) -> str:
+    """Which of `EMBEDDINGS` a decoder takes: only one that takes z_i needs a prior."""
+    if not artifact.section("model", DecoderConfig).use_z_i:
+        return "none"
+    found = artifact.config.get("embedding", "image")  # older ones do not say
+    if found not in EMBEDDINGS:
+        raise UserError(f"{artifact.path / 'config.yaml'}: embedding={found}: unknown")
+    return found
+
+
+def describe_decoder(path: Path | str) -> artifacts.Artifact:
+    """A decoder's artifact, without its weights."""
+    return artifacts.expect(artifacts.describe(path, key="decoder"), ("decoder",), key="decoder")
+
+
 def load_decoder(path: Path | str, clip: FrozenClip) -> Part:
     """A decoder; one that was trained with another CLIP is refused."""
-    artifact = artifacts.expect(
-        artifacts.describe(path, key="decoder"), ("decoder",), key="decoder"
-    )
+    artifact = describe_decoder(path)
     artifacts.check_embedding(artifact, clip, key="decoder")
     model = artifact.section("model", DecoderConfig)
     net = Decoder(model, clip.model.embed_dim)
@@ -150,6 +167,7 @@ def load_decoder(path: Path | str, clip: FrozenClip) -> Part:
         artifact.section("sampler", SamplerConfig),
         artifact.section("diffusion", DiffusionConfig),
         Tokenizer(model.text.context),
+        embedding=decoder_embedding(artifact),
     )
 
 
@@ -162,6 +180,6 @@ def load_upsampler(path: Path | str) -> Part:
     artifact.load_into(net)
     return Part(
         net,
-        artifact.section("sampler", SamplerConfig),
+        artifact.section("sampler", UpsamplerSamplerConfig),
         artifact.section("diffusion", DiffusionConfig),
     )

@@ -13,7 +13,14 @@ from torch import Tensor
 from unclip import artifacts
 from unclip.models.clip import FrozenClip
 from unclip.models.sampling import sample_decoder, upsample
-from unclip.pipeline.parts import Part, load_decoder, load_prior, load_upsampler
+from unclip.pipeline.parts import (
+    Part,
+    decoder_embedding,
+    describe_decoder,
+    load_decoder,
+    load_prior,
+    load_upsampler,
+)
 from unclip.seeding import SampleNoise, derive_seed
 from unclip.types import Progress, UserError
 
@@ -46,27 +53,36 @@ class Generated(NamedTuple):
     """What came of a caption at each stage."""
 
     image: Tensor  # [B, 3, S, S] in [-1, 1], of the last stage
-    z_i: Tensor  # [B, D]
+    z_i: Tensor | None  # [B, D], of the prior; None without one
     small: Tensor  # [B, 3, s, s], of the decoder
 
 
 class Pipeline:
-    """The whole cascade, without Lightning. Seeds are explicit; nothing else is random."""
+    """The whole cascade, without Lightning. Seeds are explicit; nothing else is random.
+
+    A prior is there if and only if the decoder takes image embeddings.
+    """
 
     def __init__(
         self,
         clip: FrozenClip,
-        prior: Part,
+        prior: Part | None,
         decoder: Part,
         upsamplers: Sequence[Part] = (),
         device: torch.device | str = "cpu",
     ):
+        if (prior is None) == (decoder.embedding == "image"):
+            raise UserError(
+                "prior: none is given, but the decoder takes image embeddings, which a prior draws"
+                if prior is None
+                else "prior: the decoder takes no image embeddings, so a prior has no part in it"
+            )
         self.clip = clip
         self.prior = prior
         self.decoder = decoder
         self.upsamplers = list(upsamplers)
         self.device = torch.device(device)
-        for part in (prior, decoder, *upsamplers):
+        for part in (*([prior] if prior else []), decoder, *upsamplers):
             part.net.to(self.device).eval().requires_grad_(False)
         clip.model.to(self.device)
 
@@ -75,12 +91,17 @@ class Pipeline:
         """From a folder with ``clip``, ``prior``, ``decoder`` and any ``upsampler*`` in it.
 
         Each is an artifact, or a run's folder with one inside. Upsamplers are applied in the order
-        of their sizes.
+        of their sizes. A decoder that takes no image embeddings needs no ``prior``.
         """
         root = Path(folder)
         if not root.is_dir():
             raise UserError(f"pipeline={folder}: no such folder; `make quickstart` makes one")
         missing = [name for name in ("clip", "prior", "decoder") if not (root / name).is_dir()]
+        if (
+            missing == ["prior"]
+            and decoder_embedding(describe_decoder(root / "decoder")) != "image"
+        ):
+            missing = []
         if missing:
             raise UserError(f"pipeline={folder}: {', '.join(missing)} missing in it")
         ups = sorted(p for p in root.glob("upsampler*") if p.is_dir())
@@ -97,17 +118,23 @@ class Pipeline:
         cls,
         *,
         clip: str,
-        prior: Path | str,
+        prior: Path | str | None,
         decoder: Path | str,
         upsamplers: Sequence[Path | str] = (),
         device: torch.device | str = "cpu",
     ) -> Pipeline:
-        """From separate artifacts; those of different CLIPs refuse each other."""
+        """From separate artifacts; those of different CLIPs refuse each other.
+
+        ``prior`` is not looked at where the decoder takes no image embeddings.
+        """
         frozen = artifacts.load_clip(clip)
+        drawing = load_decoder(decoder, frozen)
+        if drawing.embedding != "image":
+            prior = None
         return cls(
             frozen,
-            load_prior(prior, frozen),
-            load_decoder(decoder, frozen),
+            None if prior is None else load_prior(prior, frozen),
+            drawing,
             sorted((load_upsampler(u) for u in upsamplers), key=lambda p: p.net.config.image_size),
             device,
         )
@@ -128,39 +155,51 @@ class Pipeline:
         if len(captions) != len(seeds):
             raise ValueError(f"{len(captions)} captions, {len(seeds)} seeds")
         settings = settings or Settings()
-        parts = [self.prior, self.decoder, *self.upsamplers]
-        names = ["prior", "decoder", *["upsampler"] * len(self.upsamplers)]
-        samplers = [settings.apply(n, p.sampler) for n, p in zip(names, parts)]
-        report = _Together(progress, [_steps(p, s) for p, s in zip(parts, samplers)])
+        if self.prior is None and settings.changes.get("prior"):
+            raise UserError(f"prior {next(iter(settings.changes['prior']))}: there is no prior")
+        stages = [("decoder", self.decoder), *(("upsampler", part) for part in self.upsamplers)]
+        if self.prior is not None:
+            stages.insert(0, ("prior", self.prior))
+        samplers = [settings.apply(name, part.sampler) for name, part in stages]
+        report = _Together(progress, [_steps(p, s) for (_, p), s in zip(stages, samplers)])
+        turns = iter([(s, report.part(k)) for k, s in enumerate(samplers)])
 
-        z_i = self.prior.draw(
-            self.clip.model,
-            list(captions),
-            _noise(seeds, "prior"),
-            sampler=samplers[0],
-            progress=report.part(0),
-        )
+        z_i = None
+        if self.prior is not None:
+            sampler, count = next(turns)
+            z_i = self.prior.draw(
+                self.clip.model,
+                list(captions),
+                _noise(seeds, "prior"),
+                sampler=sampler,
+                progress=count,
+            )
+        sampler, count = next(turns)
         small = sample_decoder(
             self.decoder.net,
-            z_i=z_i,
+            z_i=self._z_t(captions) if self.decoder.embedding == "text" else z_i,
             tokens=self.decoder.tokens(list(captions), self.device),
             diffusion=self.decoder.chain,
-            sampler=samplers[1],
+            sampler=sampler,
             noise=_noise(seeds, "decoder"),
-            progress=report.part(1),
+            progress=count,
         )
         image = small
-        for k, part in enumerate(self.upsamplers):
+        for part, (sampler, count) in zip(self.upsamplers, turns):
             image = upsample(
                 part.net,
                 image,
                 size=part.net.config.image_size,
                 diffusion=part.chain,
-                sampler=samplers[2 + k],
+                sampler=sampler,
                 noise=_noise(seeds, f"upsampler {part.net.config.image_size}"),
-                progress=report.part(2 + k),
+                progress=count,
             )
         return Generated(image, z_i, small)
+
+    def _z_t(self, captions: Sequence[str]) -> Tensor:
+        clip = self.clip.model
+        return clip.encode_text(clip.tokenize(list(captions)).to(self.device)).z_t
 
 
 def _noise(seeds: Sequence[int], stage: str) -> SampleNoise:

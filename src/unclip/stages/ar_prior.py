@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unclip.embeddings.codec import Codec
 from unclip.models.ar_prior import ArPrior
-from unclip.models.ar_sampling import sample_ar_prior
+from unclip.models.ar_sampling import sample_ar_prior, sample_codes
 from unclip.models.clip import FrozenClip
 from unclip.seeding import SampleNoise
 from unclip.stages.configs import ArPriorExperiment
@@ -31,9 +31,8 @@ class ArPriorStage(PriorStage):
         Caption and z_t are dropped together; the dot product never is.
         """
         with torch.no_grad():
-            codec = self.sampling_net.codec
-            codes = codec.encode(pair.z_i)
-            dot = codec.encode_dot((pair.z_i * pair.z_t).sum(dim=1))
+            codes = self.sampling_net.codec.encode(pair.z_i)
+            dot = self._dot(pair)
         logits = net(
             codes,
             dot=dot,
@@ -45,6 +44,23 @@ class ArPriorStage(PriorStage):
         parts = each.detach().tensor_split(4)
         values = {f"loss_q{q}": part.mean() for q, part in enumerate(parts) if len(part)}
         return {"loss": each.mean(), **values}
+
+    def _dot(self, pair: Pair) -> Tensor:
+        """The quantized dot product of each true z_i with its z_t ``[B]``."""
+        return self.sampling_net.codec.encode_dot((pair.z_i * pair.z_t).sum(dim=1))
+
+    def redraw(self, pair: Pair, noise: SampleNoise) -> Tensor:
+        """With the true dot products: by heart, each sample may be known by its own alone."""
+        net = self.sampling_net
+        codes = sample_codes(
+            net,
+            dot=self._dot(pair),
+            z_t=pair.z_t,
+            caption=pair.caption,
+            sampler=self.experiment.sampler,
+            draws=noise.uniform((len(pair.z_t), net.codes), pair.z_t.device),
+        )
+        return net.codec.decode(codes)
 
     def draw(self, pair: Pair, noise: SampleNoise) -> Tensor:
         """As the experiment's sampler says."""

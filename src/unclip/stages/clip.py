@@ -12,7 +12,7 @@ from torch import Tensor
 from unclip.figures import to_uint8
 from unclip.models.clip import Clip
 from unclip.stages.configs import ClipExperiment
-from unclip.training.stage import Look, Picture, Quality, Stage
+from unclip.training.stage import Look, Picture, Quality, Score, Stage
 from unclip.types import ClipBatch
 
 
@@ -89,6 +89,14 @@ class ClipStage(Stage):
             note = "" if right else " [wrong]"
             pictures.append(Picture(to_uint8(batch.image[k]), batch.captions[best] + note))
         return Look(pictures, {})
+
+    def overfit_scores(self, batch: ClipBatch) -> list[Score]:
+        """Every caption finds its picture, and every picture its caption."""
+        z_i, z_t, _ = self.embed(batch)
+        return [
+            Score("captions that find their picture", retrieval(z_t, z_i, batch.captions), 1.0),
+            Score("pictures that find their caption", retrieval(z_i, z_t, batch.captions), 1.0),
+        ]
 
     def weights(self) -> dict[str, Any]:
         """The open_clip model's own names."""

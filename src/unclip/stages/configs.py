@@ -16,6 +16,7 @@ from unclip.models.configs import (
     PcaConfig,
     PriorSamplerConfig,
     UpsamplerConfig,
+    UpsamplerSamplerConfig,
     require,
 )
 from unclip.training.configs import (
@@ -50,9 +51,11 @@ class Experiment:
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    check: str = "none"  # none | overfit: only see whether one small batch can be learned by heart
 
     def validate(self) -> None:
         """Refuse what the sections cannot see by themselves."""
+        require(self.check in ("none", "overfit"), "check", "must be none or overfit")
 
 
 @dataclass(kw_only=True)
@@ -77,6 +80,7 @@ class DiffusionPriorExperiment(Experiment):
 
     def validate(self) -> None:
         """Refuse values out of range."""
+        super().validate()
         _fits(self.sampler, self.diffusion)
         _probability(self.drop_text, "drop_text")
         require(
@@ -94,6 +98,10 @@ class PcaExperiment(Experiment):
     pca: PcaConfig = field(default_factory=PcaConfig)
     data: DataConfig = field(default_factory=DataConfig)
 
+    def validate(self) -> None:
+        """Refuse a check of training."""
+        require(self.check == "none", "check", "must be none, nothing is trained here")
+
 
 @dataclass(kw_only=True)
 class ArPriorExperiment(Experiment):
@@ -109,6 +117,7 @@ class ArPriorExperiment(Experiment):
 
     def validate(self) -> None:
         """Refuse values out of range."""
+        super().validate()
         _probability(self.drop_text, "drop_text")
 
 
@@ -124,14 +133,24 @@ class DecoderExperiment(Experiment):
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
+    embedding: str = "image"  # image (z_i) | text (z_t of the caption in the place of z_i)
     drop_z_i: float = 0.1  # share of samples whose z_i is dropped
     drop_caption: float = 0.5  # share of samples whose caption is dropped, independently
+    noise_z_i: float = 0.0  # length of the noise added to z_i in training, 0 is the paper's
 
     def validate(self) -> None:
         """Refuse values out of range."""
+        super().validate()
         _fits(self.sampler, self.diffusion)
         _probability(self.drop_z_i, "drop_z_i")
         _probability(self.drop_caption, "drop_caption")
+        require(self.noise_z_i >= 0, "noise_z_i", "must not be negative")
+        require(self.embedding in ("image", "text"), "embedding", "must be image or text")
+        require(
+            self.embedding == "image" or self.model.use_z_i,
+            "embedding",
+            "text needs model.use_z_i, the paths by which an embedding enters",
+        )
         require(
             self.diffusion.variance == "learned_range",
             "diffusion.variance",
@@ -147,14 +166,25 @@ class UpsamplerExperiment(Experiment):
     diffusion: DiffusionConfig = field(
         default_factory=lambda: DiffusionConfig(prediction="eps", variance="learned_range")
     )
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    sampler: UpsamplerSamplerConfig = field(default_factory=UpsamplerSamplerConfig)
     data: UpsamplerDataConfig = field(default_factory=UpsamplerDataConfig)
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
 
     def validate(self) -> None:
         """Refuse values out of range."""
+        super().validate()
         _fits(self.sampler, self.diffusion)
+        require(
+            self.model.noise_levels <= self.diffusion.steps,
+            "model.noise_levels",
+            f"there are only diffusion.steps={self.diffusion.steps}",
+        )
+        require(
+            self.sampler.noise_level < max(1, self.model.noise_levels),
+            "sampler.noise_level",
+            f"must be below model.noise_levels={self.model.noise_levels}",
+        )
         crop = round(self.model.image_size * self.data.crop_fraction)
         factor = max(
             2 ** (len(self.model.unet.multiples) - 1), self.model.image_size // self.model.low_size

@@ -1,7 +1,12 @@
-"""The decoder: a picture from z_i and caption, by a diffusion U-Net with learned variance."""
+"""The decoder: a picture from z_i and caption, by a diffusion U-Net with learned variance.
+
+Its ablations (paper, section 5) are settings: ``model.use_z_i: false`` is GLIDE,
+``model.use_caption: false`` leaves z_i alone, ``embedding: text`` puts z_t in the place of z_i.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -16,7 +21,7 @@ from unclip.seeding import SampleNoise
 from unclip.stages.configs import DecoderExperiment
 from unclip.stages.diffusion import DiffusionStage
 from unclip.training.random import StepRandom
-from unclip.training.stage import Look, Picture, Quality
+from unclip.training.stage import Look, Picture, Quality, Score, own_nearest
 from unclip.types import DecoderBatch
 
 LOOK = 16  # validation samples that are decoded
@@ -31,8 +36,12 @@ class DecoderStage(DiffusionStage):
         super().__init__(experiment, Decoder(experiment.model, clip.model.embed_dim), clip)
 
     @torch.no_grad()
-    def encode(self, batch: DecoderBatch) -> Tensor:
-        """z_i of the batch."""
+    def encode(self, batch: DecoderBatch) -> Tensor | None:
+        """What the decoder gets of the CLIP ``[B, D]``: z_i, or z_t in its place, or nothing."""
+        if not self.experiment.model.use_z_i:
+            return None
+        if self.experiment.embedding == "text":
+            return self.frozen_clip.model.encode_text(batch.clip_tokens).z_t
         return self.frozen_clip.model.encode_image(batch.clip_image)
 
     def loss(
@@ -44,13 +53,21 @@ class DecoderStage(DiffusionStage):
         output = net(
             at.x_t,
             at.t,
-            z_i=self.encode(batch),
+            z_i=self.blurred(self.encode(batch), draws) if training else self.encode(batch),
             tokens=batch.tokens,
             mask=token_mask(batch.tokens),
             keep_z_i=draws.keep("drop_z_i", len(at.t), drop_z_i if training else 0.0),
             keep_text=draws.keep("drop_caption", len(at.t), drop_caption if training else 0.0),
         )
         return self.losses(output, at)
+
+    def blurred(self, z_i: Tensor | None, draws: StepRandom) -> Tensor | None:
+        """z_i ``[B, D]`` turned a little at random, so that a prior's errors are forgiven."""
+        noise = self.experiment.noise_z_i
+        if z_i is None or not noise:
+            return z_i
+        drawn = draws.normal("noise_z_i", z_i.shape) / math.sqrt(z_i.shape[1])
+        return F.normalize(z_i + noise * drawn, dim=1)
 
     def training_step(self, batch: DecoderBatch, batch_idx: int) -> Tensor:
         """One micro-batch."""
@@ -66,20 +83,30 @@ class DecoderStage(DiffusionStage):
         self.log_loss("val", values, len(batch.image))
 
     def look(self, batch: DecoderBatch) -> Look:
-        """Decoded embeddings of real images; how close CLIP finds the two."""
+        """Pictures decoded from what real ones were given as; how close CLIP finds the two."""
         few = DecoderBatch(*(part[:LOOK] for part in batch))  # type: ignore[arg-type]  # mixed
-        z_i = self.encode(few)
-        images = sample_decoder(
-            self.sampling_net,
-            z_i=z_i,
-            tokens=few.tokens,
-            diffusion=self.experiment.diffusion,
-            sampler=self.experiment.sampler,
-            noise=SampleNoise(range(len(z_i))),
-        )
-        cosine = F.cosine_similarity(self.frozen_clip.model.encode_image(images), z_i)
+        images = self.decoded(few)
+        clip = self.frozen_clip.model
+        cosine = F.cosine_similarity(clip.encode_image(images), clip.encode_image(few.clip_image))
         pictures = []
         for k, caption in enumerate(few.captions):
             pictures.append(Picture(to_uint8(few.image[k]), "real: " + caption))
             pictures.append(Picture(to_uint8(images[k]), f"decoded ({cosine[k]:.2f})"))
         return Look(pictures, {"clip_cosine": cosine.mean().item()})
+
+    def decoded(self, batch: DecoderBatch) -> Tensor:
+        """A picture for each sample's conditions, as the experiment's sampler says."""
+        return sample_decoder(
+            self.sampling_net,
+            z_i=self.encode(batch),
+            tokens=batch.tokens,
+            diffusion=self.experiment.diffusion,
+            sampler=self.experiment.sampler,
+            noise=SampleNoise(range(len(batch.image))),
+        )
+
+    def overfit_scores(self, batch: DecoderBatch) -> list[Score]:
+        """Each picture comes out again."""
+        images = self.decoded(batch)
+        psnr = 10 * torch.log10(4 / (images - batch.image).square().mean())
+        return [Score("PSNR in dB", psnr.item(), 15.0), own_nearest(images, batch.image)]

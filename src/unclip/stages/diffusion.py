@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, distributed, nn
 
+from unclip.diffusion.importance import LossHistory
 from unclip.diffusion.losses import diffusion_loss
 from unclip.diffusion.process import q_sample
 from unclip.diffusion.schedules import full_schedule
@@ -23,6 +25,9 @@ class Noised(NamedTuple):
     noise: Tensor
     t: Tensor  # [B]
     x_t: Tensor
+    weight: Tensor | None = (
+        None  # [B], of each sample's loss; none where timesteps are not weighted
+    )
 
 
 class DiffusionStage(Stage):
@@ -31,6 +36,9 @@ class DiffusionStage(Stage):
     def __init__(self, experiment: Any, net: nn.Module, clip: FrozenClip | None = None):
         super().__init__(experiment, net, clip)
         self.schedule = full_schedule(experiment.diffusion)
+        self.history: LossHistory | None = None  # beside the network: checkpoints hold it alone
+        if experiment.diffusion.timesteps == "importance":
+            self.history = LossHistory(experiment.diffusion.steps)
 
     def on_fit_start(self) -> None:
         """Bring the noise tables to the device, and the frozen CLIP."""
@@ -39,15 +47,24 @@ class DiffusionStage(Stage):
 
     def noised(self, x0: Tensor, draws: StepRandom, *, training: bool) -> Noised:
         """``x0`` at drawn timesteps; validation draws them evenly, whatever training does."""
+        t, weight = self._timesteps(draws.uniform("t", len(x0)), training=training)
+        noise = draws.normal("noise", x0.shape)
+        return Noised(x0, noise, t, q_sample(x0, noise, t, schedule=self.schedule), weight)
+
+    def _timesteps(self, u: Tensor, *, training: bool) -> tuple[Tensor, Tensor | None]:
         diffusion = self.experiment.diffusion
+        if training and self.history is not None:
+            return self.history.draw(u)
         if not training:
             diffusion = replace(diffusion, timesteps="uniform")
-        t = timesteps_of(draws.uniform("t", len(x0)), diffusion)
-        noise = draws.normal("noise", x0.shape)
-        return Noised(x0, noise, t, q_sample(x0, noise, t, schedule=self.schedule))
+        return timesteps_of(u, diffusion), None
 
     def losses(self, output: Tensor, at: Noised) -> dict[str, Tensor]:
-        """Means over the batch: ``loss`` trains; its parts, and the MSE by quarter of t."""
+        """Means over the batch: ``loss`` trains; its parts, and the MSE by quarter of t.
+
+        Where timesteps are drawn by importance, the means are weighted back to even ones, and the
+        losses of all processes go into the history; the quarters' means are not weighted.
+        """
         terms = diffusion_loss(
             output,
             x0=at.x0,
@@ -57,7 +74,27 @@ class DiffusionStage(Stage):
             schedule=self.schedule,
             config=self.experiment.diffusion,
         )
-        values = {"loss": terms.loss.mean()}
+        weight: Tensor | float = 1.0
+        if self.history is not None and at.weight is not None:
+            self.history.update(*of_all_processes(at.t, terms.loss))
+            weight = at.weight
+        values = {"loss": (weight * terms.loss).mean()}
         if terms.vb is not None:
-            values |= {"mse": terms.mse.mean(), "vb": terms.vb.mean()}
+            values |= {"mse": (weight * terms.mse).mean(), "vb": (weight * terms.vb).mean()}
         return values | quartiles(terms.mse.detach(), at.t, len(self.schedule))
+
+
+def of_all_processes(t: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
+    """Timesteps and losses ``[B]`` of every process, in the order of the global batch.
+
+    One exchange; row i of process r is sample ``i * world + r`` (see `StepRandom`).
+    """
+    together = distributed.is_available() and distributed.is_initialized()
+    world = distributed.get_world_size() if together else 1
+    if world == 1:
+        return t, loss.detach()
+    mine = torch.stack([t.double(), loss.detach().double()], dim=1)
+    parts = [torch.empty_like(mine) for _ in range(world)]
+    distributed.all_gather(parts, mine)
+    t_all, loss_all = torch.stack(parts, dim=1).flatten(0, 1).unbind(dim=1)
+    return t_all.long(), loss_all

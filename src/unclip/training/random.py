@@ -37,11 +37,10 @@ class StepRandom:
         drawn = torch.randn(full, generator=self._generator(purpose), device=self.device)
         return self._rows(drawn)
 
-    def uniform(self, purpose: str, batch: int) -> Tensor:
-        """Uniform float32 ``[B]`` in [0, 1)."""
-        drawn = torch.rand(
-            batch * self.world, generator=self._generator(purpose), device=self.device
-        )
+    def uniform(self, purpose: str, batch: int, *each: int) -> Tensor:
+        """Uniform float32 ``[B, *each]`` in [0, 1)."""
+        full = (batch * self.world, *each)
+        drawn = torch.rand(full, generator=self._generator(purpose), device=self.device)
         return self._rows(drawn)
 
     def keep(self, purpose: str, batch: int, drop: float) -> Tensor:

@@ -31,6 +31,14 @@ class Look(NamedTuple):
     metrics: dict[str, float]  # logged as val/NAME
 
 
+class Score(NamedTuple):
+    """How well samples match the batch that was learned by heart; more is better."""
+
+    name: str
+    value: float
+    bound: float  # what a sound stage reaches
+
+
 class Quality(NamedTuple):
     """The figure by which a stage's result is judged."""
 
@@ -146,6 +154,10 @@ class Stage(L.LightningModule):
         """Samples drawn with the averaged weights for a validation batch."""
         raise NotImplementedError
 
+    def overfit_scores(self, batch: Any) -> list[Score]:
+        """Samples for the conditions of ``batch``, against it, after training on it alone."""
+        raise NotImplementedError
+
     def weights(self) -> dict[str, Tensor]:
         """What is exported."""
         return self.sampling_net.state_dict()
@@ -157,6 +169,13 @@ class Stage(L.LightningModule):
         if clip is None:
             raise RuntimeError(f"{type(self).__name__} was built without a CLIP")
         return clip
+
+
+def own_nearest(found: Tensor, true: Tensor) -> Score:
+    """Share of ``found`` ``[B, ...]`` that are nearest to their own of ``true`` ``[B, ...]``."""
+    nearest = torch.cdist(found.flatten(1).float(), true.flatten(1).float()).argmin(dim=1)
+    own = nearest == torch.arange(len(found), device=found.device)
+    return Score("nearest to their own", own.float().mean().item(), 1.0)
 
 
 def quartiles(loss: Tensor, t: Tensor, steps: int) -> dict[str, Tensor]:

@@ -1,0 +1,119 @@
+"""`unclip degrade`: look at the corruptions that upsamplers are trained with."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unclip.figures import Array
+
+KINDS = ("bsr", "bsr_light", "blur")
+EXAMPLES = """\
+examples:
+  unclip degrade photo.jpg --out sheet.png
+  unclip degrade photo.jpg other.png --kind bsr_light --n 6 --out sheet.png
+  unclip degrade photo.jpg --size 128 --scale 2 --seed 20 --out sheet.png
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    p = commands.add_parser(
+        "degrade",
+        help="look at corrupted small pictures",
+        description="Draws a sheet: each picture reduced cleanly, then as the corruption leaves "
+        "it, with what was done to it. Draw k of every picture has the seed SEED + k.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("image", nargs="+", type=Path, help="picture; its central square is used")
+    p.add_argument("--kind", choices=KINDS, default="bsr", help="corruption.kind (default bsr)")
+    p.add_argument("--n", type=int, default=20, help="draws of each (default 20; blur has one)")
+    p.add_argument("--scale", type=int, default=4, help="times that it is reduced (default 4)")
+    p.add_argument("--size", type=int, default=256, help="side before that, pixels (default 256)")
+    p.add_argument("--seed", type=int, default=0, help="of the first draw (default 0)")
+    p.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Degrade each, draw one sheet."""
+    from unclip.types import UserError
+
+    if args.n < 1:
+        raise UserError("--n must be at least 1")
+    if args.scale < 2 or args.size < 1 or args.size % args.scale:
+        raise UserError(f"--size {args.size} must be a multiple of --scale, which is at least 2")
+    if args.out.suffix != ".png":
+        raise UserError(f"--out {args.out}: must end in .png")
+    from unclip.figures import grid, save, to_uint8
+
+    pictures: list[Array] = []
+    captions: list[str] = []
+    for path in args.image:
+        image = _square(path, args.size)
+        for low, caption in [(_clean(image, args.scale), "clean"), *_draws(image, args)]:
+            pictures.append(to_uint8(low))
+            captions.append(caption)
+    low_side = args.size // args.scale
+    whole = -(-128 // low_side)  # enlarged by an integer, to at least 128 pixels
+    each = len(pictures) // len(args.image)
+    sheet = grid(pictures, captions, columns=min(each, 7), side=low_side * whole)
+    try:
+        save(sheet, args.out)
+    except OSError as error:
+        raise UserError(f"--out {args.out}: {error.strerror}") from None
+    print(args.out)
+
+
+def _square(path: Path, side: int) -> Tensor:
+    """The central square of a picture ``[1, 3, side, side]`` in [-1, 1]."""
+    import torch
+    from PIL import Image, ImageOps
+
+    from data_modules.decode import decode_image
+    from unclip.types import UserError
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    picture = Image.fromarray(decode_image(data, where=str(path)))
+    picture = ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
+    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return pixels.view(1, side, side, 3).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def _clean(image: Tensor, scale: int) -> Tensor:
+    """What the upsampler's stage calls clean ``[3, H/scale, W/scale]``: bicubic, antialiased."""
+    import torch.nn.functional as F
+
+    side = image.shape[-1] // scale
+    low = F.interpolate(image, size=(side, side), mode="bicubic", antialias=True)
+    return low[0].clamp(-1, 1)
+
+
+def _draws(image: Tensor, args: argparse.Namespace) -> list[tuple[Tensor, str]]:
+    """Corrupted pictures ``[3, H/scale, W/scale]``, and what was done."""
+    from unclip.degradations.blur import gaussian_blur
+    from unclip.degradations.bsr import bsr
+    from unclip.degradations.bsr_parameters import UNIFORMS, VARIANTS, describe, draw_parameters
+    from unclip.degradations.configs import CorruptionConfig
+    from unclip.seeding import SampleNoise
+
+    if args.kind == "blur":
+        blur = CorruptionConfig()
+        low = _clean(image, args.scale)[None]
+        blurred = gaussian_blur(low, kernel=blur.kernel, sigma=blur.sigma)[0]
+        return [(blurred, f"blur {blur.kernel} px, sigma {blur.sigma}")]
+    streams = SampleNoise(range(args.seed, args.seed + args.n))
+    uniforms, variant = streams.uniform((args.n, UNIFORMS)), VARIANTS[args.kind]
+    images = image.expand(args.n, -1, -1, -1)
+    noise = streams(images.shape)
+    drawn = bsr(images, scale=args.scale, variant=variant, uniforms=uniforms, noise=noise)
+    parameters = draw_parameters(uniforms, scale=args.scale, variant=variant)
+    return [(low, describe(parameters, k)) for k, low in enumerate(drawn)]

@@ -1,0 +1,48 @@
+"""Pixels beyond the border, for samples of different sizes on one canvas.
+
+A canvas ``[G, C, H, W]`` holds each sample in its upper left corner; ``size`` ``[G, 2]`` (int64, on
+the CPU) is its height and width. What lies outside of a sample is finite and never looked at.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def whole(image: Tensor) -> Tensor:
+    """The ``size`` ``[G, 2]`` of samples that fill their canvas."""
+    return torch.tensor([image.shape[2:]]).expand(len(image), 2)
+
+
+def mirrored(index: Tensor, length: Tensor) -> Tensor:
+    """``index`` reflected into [0, length) about the centres of the first and the last pixel."""
+    period = (2 * (length - 1)).clamp(min=1)
+    index = index.remainder(period)
+    return torch.minimum(index, period - index)
+
+
+def taken(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The pixels ``[G, C, h, w]`` at ``rows`` ``[G, h]`` and ``columns`` ``[G, w]`` (int64)."""
+    if len(image) == 1:
+        return image.index_select(2, rows[0]).index_select(3, columns[0])
+    image = torch.take_along_dim(image, rows[:, None, :, None], dim=2)
+    return torch.take_along_dim(image, columns[:, None, None, :], dim=3)
+
+
+def replicated(image: Tensor, size: Tensor, shape: tuple[int, int]) -> Tensor:
+    """``[G, C, *shape]``, in which the last row and column of each sample go on for ever."""
+    if len(image) == 1:
+        height, width = size[0].tolist()
+        beyond = (0, max(0, shape[1] - width), 0, max(0, shape[0] - height))
+        image = image[..., :height, :width]
+        return (F.pad(image, beyond, mode="replicate") if any(beyond) else image)[
+            ..., : shape[0], : shape[1]
+        ]
+    last = (size - 1).to(image.device)
+    rows, columns = (
+        torch.arange(length, device=image.device).minimum(last[:, axis, None])
+        for axis, length in enumerate(shape)
+    )
+    return taken(image, rows, columns)

@@ -1,0 +1,189 @@
+"""What happens to each sample under BSR degradation, drawn from one block of uniform numbers.
+
+Zhang, Liang, Van Gool and Timofte, arXiv 2103.14006 (BSRGAN); the light variant is that of Rombach
+et al., arXiv 2112.10752. docs/degradations.md has the table, and our readings of it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unclip.degradations.resize import AREA, BILINEAR, GAUSSIAN, NAMES
+
+SLOTS = 7
+# The definition's operations 0 to 6; the last is a camera's processing, of which there is no model
+# here nor there: it only takes up a place in the order.
+BLUR, SECOND_BLUR, REDUCE, RESIZE, NOISE, JPEG, CAMERA = range(SLOTS)
+GREY, CORRELATED, COLOUR = range(3)  # kinds of noise
+UNIFORMS = 40  # numbers per sample that `draw_parameters` reads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """The ranges of a variant. (A `range` stops before its second number.)"""
+
+    blurs: int  # 2, or 1: then the slot of the second stays in the order, and does nothing
+    spread: float  # factor of the full variant's blur widths
+    anisotropic_sizes: range  # pixels
+    isotropic_sizes: range
+    interpolated: float  # probability that op 2 interpolates
+    noise_levels: range  # of 255
+    qualities: range  # of JPEG
+
+
+FULL = Variant(
+    blurs=2,
+    spread=1.0,
+    anisotropic_sizes=range(7, 26, 2),
+    isotropic_sizes=range(7, 26, 2),
+    interpolated=0.75,
+    noise_levels=range(2, 26),
+    qualities=range(30, 96),
+)
+LIGHT = Variant(
+    blurs=1,
+    spread=0.25,
+    anisotropic_sizes=range(5, 15),
+    isotropic_sizes=range(5, 8),
+    interpolated=0.8,
+    noise_levels=range(1, 3),
+    qualities=range(80, 96),
+)
+VARIANTS = {"bsr": FULL, "bsr_light": LIGHT}
+
+
+class BsrParameters(NamedTuple):
+    """One row per sample, on the CPU; integers are int64, other numbers float64."""
+
+    halved: Tensor  # [B] bool: to half its size before all else
+    halving: Tensor  # [B] with this interpolation
+    order: Tensor  # [B, 7] the operations, first to last
+    blurred_twice: Tensor  # [B] bool
+    blur_variance: Tensor  # [B, 2, 2] along both axes, pixels^2
+    blur_angle: Tensor  # [B, 2] radians
+    blur_size: Tensor  # [B, 2] pixels
+    reduction: Tensor  # [B] op 2: the factor,
+    reducing: Tensor  # [B] the interpolation, or GAUSSIAN,
+    reduction_sigma: Tensor  # [B] and the Gaussian's width, pixels
+    resizing: Tensor  # [B] op 3: the interpolation
+    noise_kind: Tensor  # [B]
+    noise_level: Tensor  # [B] of 255
+    noise_mix: Tensor  # [B, 3, 3] from independent unit noise to the channels' noise at level 1
+    compressed: Tensor  # [B] bool: op 5
+    quality: Tensor  # [B] of op 5
+    final_quality: Tensor  # [B]
+
+    def rows(self, index: list[int] | slice) -> BsrParameters:
+        """Those of the samples at ``index``."""
+        return BsrParameters(*(values[index] for values in self))
+
+
+def _chosen(u: Tensor, values: range) -> Tensor:
+    """Each of ``values`` with equal probability."""
+    return values.start + values.step * (u * len(values)).long()
+
+
+def _order(u: Tensor) -> Tensor:
+    """Random orders ``[B, 7]``; where op 3 came before op 2, the two have changed places."""
+    order = u.argsort(dim=1)
+    place = order.argsort(dim=1)
+    swapped = torch.where(order == REDUCE, RESIZE, torch.where(order == RESIZE, REDUCE, order))
+    return torch.where((place[:, REDUCE] > place[:, RESIZE])[:, None], swapped, order)
+
+
+def _noise_mix(kind: Tensor, shares: Tensor, vectors: Tensor) -> Tensor:
+    """``[B, 3, 3]``: of grey noise, of noise of each channel its own, and of correlated noise.
+
+    The latter's covariance is U^T D U with every entry made positive, D diagonal with ``shares``
+    ``[B, 3]``, U orthonormal from ``vectors`` ``[B, 3, 3]``. At size 3 that leaves it positive
+    semidefinite; the small diagonal keeps rounding from undoing it.
+    """
+    eye = torch.eye(3, dtype=shares.dtype)
+    u = torch.linalg.qr(vectors).Q
+    covariance = (u.mT @ (shares[:, :, None] * u)).abs()
+    correlated = torch.linalg.cholesky(covariance + 1e-9 * eye)
+    grey = torch.zeros_like(eye)
+    grey[:, 0] = 1
+    kind = kind[:, None, None]
+    return torch.where(kind == GREY, grey, torch.where(kind == COLOUR, eye, correlated))
+
+
+def draw_parameters(uniforms: Tensor, *, scale: int, variant: Variant) -> BsrParameters:
+    """Parameters of B samples from ``uniforms`` ``[B, 40]`` in [0, 1), on the CPU.
+
+    Every sample uses its own row, and every number has its own column, so that neither the batch
+    nor what else was drawn matters. Numbers that are used only one without the other share one.
+
+    Args:
+        uniforms: The only source of chance.
+        scale: High-resolution over low-resolution side. It may be halved before all else if it is
+            even and above 2; the widths and factors are then those of the scale that remains.
+        variant: `FULL` or `LIGHT`.
+    """
+    if uniforms.shape[1:] != (UNIFORMS,):
+        raise ValueError(f"uniforms of shape {tuple(uniforms.shape)}, not [B, {UNIFORMS}]")
+    columns = uniforms.to("cpu", torch.float64)
+    single, order, blur, shares, vectors = columns.split((11, SLOTS, 10, 3, 9), dim=1)
+    half, halving, interpolated, factor, reducing, resizing, *single = single.unbind(1)
+    noise_kind, noise_level, compressed, quality, final_quality = single
+
+    halved = (half < 0.25) & (scale % 2 == 0 and scale > 2)
+    rest = torch.where(halved, scale / 2, float(scale))
+
+    shape, *axes, angle, size = blur.unflatten(1, (2, 5)).unbind(2)  # [B, 2] each
+    sigma = (2 + 0.2 * rest)[:, None] * axes[0]
+    isotropic = (variant.spread * sigma[..., None]) ** 2
+    anisotropic = variant.spread * (4 + rest)[:, None, None] * torch.stack(axes, dim=2)
+    chosen_size = torch.where(
+        shape < 0.5,
+        _chosen(size, variant.anisotropic_sizes),
+        _chosen(size, variant.isotropic_sizes),
+    )
+
+    interpolated = interpolated < variant.interpolated
+    interpolations = range(BILINEAR, AREA + 1)
+    kind = torch.where(noise_kind < 0.4, GREY, torch.where(noise_kind < 0.6, CORRELATED, COLOUR))
+    return BsrParameters(
+        halved=halved,
+        halving=_chosen(halving, interpolations),
+        order=_order(order),
+        blurred_twice=torch.full_like(halved, variant.blurs == 2),
+        blur_variance=torch.where((shape < 0.5)[..., None], anisotropic, isotropic),
+        blur_angle=math.pi * angle,
+        blur_size=chosen_size,
+        reduction=torch.where(interpolated, 1 + (2 * rest - 1) * factor, rest),
+        reducing=torch.where(interpolated, _chosen(reducing, interpolations), GAUSSIAN),
+        reduction_sigma=0.1 + (0.6 * rest - 0.1) * factor,
+        resizing=_chosen(resizing, interpolations),
+        noise_kind=kind,
+        noise_level=_chosen(noise_level, variant.noise_levels),
+        noise_mix=_noise_mix(kind, shares, vectors.unflatten(1, (3, 3))),
+        compressed=compressed < 0.9,
+        quality=_chosen(quality, variant.qualities),
+        final_quality=_chosen(final_quality, variant.qualities),
+    )
+
+
+def describe(p: BsrParameters, sample: int) -> str:
+    """What happens to a sample: ``blur 1.2, 1/2.7 area, noise 14, size cubic, JPEG 62``."""
+    p = p.rows([sample])
+    blurs = (BLUR, SECOND_BLUR) if p.blurred_twice else (BLUR,)
+    said = ["half"] if p.halved else []
+    for op in p.order[0].tolist():
+        if op in blurs:
+            axes = p.blur_variance[0, op].sqrt().unique().tolist()
+            said.append("blur " + "x".join(f"{axis:.1f}" for axis in axes))
+        elif op == REDUCE:
+            said.append(f"1/{p.reduction.item():.1f} {NAMES[int(p.reducing)]}")
+        elif op == RESIZE:
+            said.append(f"size {NAMES[int(p.resizing)]}")
+        elif op == NOISE:
+            said.append(f"{('grey ', '', 'RGB ')[int(p.noise_kind)]}noise {int(p.noise_level)}")
+        elif op == JPEG and p.compressed:
+            said.append(f"JPEG {int(p.quality)}")
+    return ", ".join([*said, f"JPEG {int(p.final_quality)}"])

@@ -1,0 +1,182 @@
+"""Judging trained upsamplers on held-out pictures, and which evaluation a trained stage is for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data_modules.decode import BadSample
+from data_modules.readers.source import Source
+from data_modules.sources import open_splits
+from data_modules.transforms import Square, to_tensor
+from unclip import artifacts, fits, registry
+from unclip.degradations.blur import gaussian_blur
+from unclip.degradations.bsr import bsr
+from unclip.degradations.bsr_parameters import UNIFORMS, VARIANTS
+from unclip.degradations.configs import CorruptionConfig
+from unclip.evaluation.upsamplers import EvaluatedUpsampler, Row, measure
+from unclip.pipeline.parts import PRIORS, load_upsampler
+from unclip.runs import newest_artifact
+from unclip.seeding import SampleNoise, derive_seed
+from unclip.stages.configs import UpsamplerExperiment
+from unclip.stages.upsampler import resize
+from unclip.types import UserError
+
+
+class Judged(NamedTuple):
+    """What was measured, and the pictures to look at."""
+
+    result: EvaluatedUpsampler
+    rows: list[Row]
+
+
+def evaluate_upsampler(
+    name: str,
+    *,
+    n: int,
+    batch: int,
+    seed: int,
+    steps: str | None,
+    source: str | None,
+    kind: str | None,
+) -> Judged:
+    """Scores of a trained upsampler on ``n`` whole held-out pictures, ``batch`` at a time.
+
+    Every small picture is corrupted as training does, or as ``kind`` says.
+    """
+    artifact = artifacts.expect(artifact_of(name), ("upsampler",), key="upsampler")
+    experiment = artifacts.typed(UpsamplerExperiment, artifact.config)
+    corruption = replace(experiment.corruption, kind=kind or experiment.corruption.kind)
+    corruption.validate()
+    part = load_upsampler(artifact.path)
+    if steps is not None:
+        part = part.with_steps(steps)
+    device = fits.device_of(experiment.trainer.accelerator)
+    part.net.to(device)
+    model, data = experiment.model, experiment.data
+    data = replace(data, source=source or data.source, val_samples=n)
+    held_out = open_splits(data, image_size=model.image_size).held_out
+    pictures = Pictures(held_out, side=model.image_size, n=n, batch=batch, device=device)
+
+    def degrade(image: Tensor, numbers: Sequence[int]) -> Tensor:
+        seeds = [derive_seed("corruption", seed, k) for k in numbers]
+        return degraded(image, model.low_size, corruption, SampleNoise(seeds))
+
+    # A log file gets a line now and then.
+    often = 0.1 if sys.stderr.isatty() else 20
+    bar = tqdm(pictures, desc=name, unit="batch", mininterval=often)
+    measured = measure(part, bar, degrade, seed=seed)
+    if not measured.n:
+        raise UserError(
+            f"data.source={data.source}: no held-out picture of {model.image_size} pixels a side or"
+            f" more ({pictures.skipped} skipped); give --data another source"
+        )
+    result = EvaluatedUpsampler(
+        name=name,
+        low_size=model.low_size,
+        image_size=model.image_size,
+        corruption=corruption.kind,
+        n=measured.n,
+        skipped=pictures.skipped,
+        parameters=sum(p.numel() for p in part.net.parameters()),
+        milliseconds=1000 * measured.seconds / measured.n,
+        scores=measured.scores,
+    )
+    return Judged(result, measured.rows)
+
+
+def degraded(image: Tensor, side: int, corruption: CorruptionConfig, draws: SampleNoise) -> Tensor:
+    """The small pictures ``[B, 3, side, side]`` of ``image``, every one of them corrupted."""
+    if corruption.kind in VARIANTS:
+        return bsr(
+            image,
+            scale=image.shape[-1] // side,
+            variant=VARIANTS[corruption.kind],
+            uniforms=draws.uniform((len(image), UNIFORMS), image.device),
+            noise=draws(image.shape, image.device),
+        )
+    low = resize(image, side)
+    if corruption.kind == "none":
+        return low
+    return gaussian_blur(low, kernel=corruption.kernel, sigma=corruption.sigma)
+
+
+class Pictures:
+    """The first ``n`` pictures of a source as squares ``[B, 3, side, side]`` in [-1, 1].
+
+    Cropped in the middle and reduced. A picture is never enlarged: what is smaller, or cannot be
+    read, is counted in ``skipped``.
+    """
+
+    def __init__(self, source: Source, *, side: int, n: int, batch: int, device: torch.device):
+        self._source = source
+        self._side = side
+        self._n = n
+        self._batch = batch
+        self._device = device
+        self.skipped = 0
+
+    def __len__(self) -> int:
+        """Batches, if none is skipped."""
+        return -(-min(self._n, len(self._source)) // self._batch)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.skipped = 0
+        square, found = Square(sizes=(self._side,)), 0
+        squares: list[np.ndarray] = []
+        for index in range(len(self._source)):
+            if found == self._n:
+                break
+            try:
+                image = self._source[index].image
+            except BadSample:
+                self.skipped += 1
+                continue
+            if min(image.shape[:2]) < self._side:
+                self.skipped += 1
+                continue
+            found += 1
+            squares += square(image, Random(0))
+            if len(squares) == self._batch:
+                yield to_tensor(squares).to(self._device)
+                squares = []
+        if squares:
+            yield to_tensor(squares).to(self._device)
+
+
+def artifact_of(name: str) -> artifacts.Artifact:
+    """The artifact of ``name``: an experiment with a finished run, a run, or an artifact."""
+    path = Path(name)
+    if not path.is_dir():
+        registry.find(name)
+        found = newest_artifact(name)
+        if found is None:
+            raise UserError(f"{name}: no finished run in {Path('runs') / name}; train it first")
+        path = found
+    return artifacts.describe(path, key="evaluate")
+
+
+def kind_of(names: Sequence[str]) -> str:
+    """`priors` or `upsamplers`: what all of ``names`` are.
+
+    Raises:
+        UserError: one of them is neither, or they are not of one kind.
+    """
+    stages = {name: artifact_of(name).stage for name in names}
+    for name, stage in stages.items():
+        if stage not in (*PRIORS, "upsampler"):
+            raise UserError(f"{name}: is a {stage}; priors and upsamplers can be evaluated")
+    kinds = {"upsamplers" if stage == "upsampler" else "priors" for stage in stages.values()}
+    if len(kinds) > 1:
+        listed = ", ".join(f"{name} is a {stage}" for name, stage in stages.items())
+        raise UserError(f"evaluate: priors and upsamplers are measured apart: {listed}")
+    return kinds.pop()
