@@ -1,0 +1,145 @@
+"""`check=overfit` passes a sound stage, fails a broken one, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from unclip import config, overfit, registry
+from unclip.cli import main
+from unclip.models.diffusion_prior import DiffusionPrior
+from unclip.stages.prior import PriorStage
+from unclip.training.stage import Score, own_nearest
+from unclip.types import ClipBatch
+
+
+@pytest.fixture
+def call(cascade, minute_experiment, tmp_path, monkeypatch, capsys):
+    """Runs the check of a minute stage; (exit status, its line)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(kind: str, *more: str) -> tuple[int, str]:
+        words = ["train", str(minute_experiment(kind)), "check=overfit", *more]
+        if kind not in ("clip", "upsampler"):
+            words.append(f"clip={cascade / 'clip'}")
+        if kind == "ar_prior":
+            words.append(f"pca={cascade / 'pca'}")
+        status = main(words)
+        said = capsys.readouterr()
+        assert list(tmp_path.iterdir()) == []
+        lines = (said.err if status else said.out).strip().splitlines()
+        return status, lines[-1]
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["clip", "prior", "ar_prior"])
+def test_a_sound_stage_passes(call, kind):
+    status, line = call(kind)
+    assert status == 0
+    assert "learned by heart" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["decoder", "upsampler"])
+def test_a_sound_stage_of_pictures_passes(call, kind):
+    status, line = call(kind)
+    assert status == 0
+    assert "PSNR" in line
+
+
+def test_a_network_that_learns_nothing_fails(call, monkeypatch):
+    monkeypatch.setattr(overfit, "STEPS", 30)
+    forward = DiffusionPrior.forward
+    monkeypatch.setattr(DiffusionPrior, "forward", lambda *a, **k: 0 * forward(*a, **k))
+    status, line = call("prior")
+    assert status == 2
+    assert line.startswith("unclip: error: prior/prior: not learned by heart in 30 steps")
+    before, after = line.split("loss ")[1].split(" (must fall below ")[0].split(" -> ")
+    assert float(before) == pytest.approx(float(after))
+
+
+def test_targets_that_do_not_belong_to_their_conditions_fail(call, monkeypatch):
+    monkeypatch.setattr(overfit, "STEPS", 200)
+    encode = PriorStage.encode
+    generator = torch.Generator().manual_seed(0)
+
+    def shuffled(self, batch):
+        pair = encode(self, batch)
+        if self.training:
+            order = torch.randperm(len(pair.z_i), generator=generator)
+            pair = pair._replace(z_i=pair.z_i[order])
+        return pair
+
+    monkeypatch.setattr(PriorStage, "encode", shuffled)
+    status, line = call("prior")
+    assert status == 2
+    assert "cosine" in line
+    assert "must reach 0.9" in line
+
+
+def test_the_check_is_refused_where_it_means_nothing(call, minute_experiment, cascade, capsys):
+    assert call("clip", "--resume")[1].endswith("so --resume and --force do not apply")
+    assert "check='maybe': must be none or overfit" in call("clip", "check=maybe")[1]
+    words = [str(minute_experiment("pca")), f"clip={cascade / 'clip'}", "check=overfit"]
+    assert main(["fit-pca", *words]) == 2
+    assert "nothing is trained here" in capsys.readouterr().err
+
+
+def test_what_is_not_a_number_does_not_pass():
+    good = [Score("cosine", 0.95, 0.9)]
+    assert overfit.Overfitted(1.0, 0.1, good).passed
+    assert not overfit.Overfitted(1.0, 0.9, good).passed
+    assert not overfit.Overfitted(1.0, math.nan, good).passed
+    assert not overfit.Overfitted(1.0, 0.1, [Score("cosine", math.nan, 0.9)]).passed
+    assert not overfit.Overfitted(1.0, 0.1, [*good, Score("PSNR", 14.9, 15.0)]).passed
+
+
+def test_nothing_is_dropped_corrupted_or_guided():
+    for name, path in registry.experiment_files():
+        experiment = config.load(str(path)).config
+        if experiment.stage == "pca":
+            continue
+        overfit.simplify(experiment)
+        experiment.validate()
+        leaves = dict(config.leaves(dataclasses.asdict(experiment)))
+        drops = [v for k, v in leaves.items() if k.split(".")[-1].startswith("drop")]
+        assert not any(drops), name
+        assert leaves.get("corruption.kind", "none") == "none"
+        assert leaves.get("sampler.guidance", 1.0) == 1.0
+
+
+def test_no_caption_is_twice_in_the_batch_that_is_learned():
+    captions = ["a", "b", "a", "c", "b", "d"]
+    whole = ClipBatch(torch.arange(6.0)[:, None], torch.arange(6), captions, list("uvwxyz"))
+
+    class Data:
+        def one_pass(self, split, limit):
+            return [whole]
+
+    batch = overfit.choose(Data(), distinct=True)
+    assert batch.captions == ["a", "b", "c", "d"]
+    assert batch.keys == list("uvxz")
+    assert batch.tokens.tolist() == [0, 1, 3, 5]
+    assert overfit.choose(Data(), distinct=False).captions == captions
+
+
+def test_one_caption_is_not_enough(call, tmp_path_factory):
+    from PIL import Image
+
+    source = tmp_path_factory.mktemp("same")
+    rows = []
+    for k in range(100):
+        Image.new("RGB", (16, 16), (k, 0, 0)).save(source / f"{k}.png")
+        rows.append(f'{{"file_name": "{k}.png", "caption": "red"}}')
+    (source / "metadata.jsonl").write_text("\n".join(rows))
+    assert "different captions" in call("clip", f"data.source={source}")[1]
+
+
+def test_own_nearest_counts_those_that_are():
+    true = torch.eye(4)
+    assert own_nearest(true + 0.1, true).value == 1
+    assert own_nearest(true[[0, 1, 3, 2]], true).value == 0.5
