@@ -26,9 +26,9 @@ from unclip.training.configs import EmaConfig
 from unclip.training.ema import EmaCallback
 from unclip.training.stage import Score, Stage
 from unclip.training.trainer import QUIET
-from unclip.types import UserError
+from unclip.types import UpsamplerBatch, UserError
 
-BATCH = 4  # samples, with different captions where captions are a condition
+BATCH = 4  # samples
 AMONG = 64  # the first training samples, of which the batch is chosen
 STEPS = 600  # at most
 EVERY = 50  # steps, after which is looked whether it has been learned
@@ -66,7 +66,7 @@ def check(resolved: config.Resolved, *, with_parents: bool = False) -> str:
     leans_on = parents(resolved, with_parents=with_parents)
     simplify(resolved.config)
     data, stage = assemble(resolved, leans_on)
-    batch = choose(data, distinct=resolved.stage.name != "upsampler")
+    batch = choose(data)
     began = time.perf_counter()
     watch = _fit(stage, batch)
     took = f"{len(watch.losses)} steps of {len(batch.captions)} samples"
@@ -107,16 +107,24 @@ def simplify(experiment: Any) -> None:
             sampler.candidates = 1
 
 
-def choose(data: StageData, *, distinct: bool) -> Any:
-    """The first `BATCH` training samples, undisturbed; with ``distinct`` no caption comes twice."""
+def choose(data: StageData) -> Any:
+    """`BATCH` of the first training samples, undisturbed.
+
+    With different captions; for an upsampler, which sees none, the crops in which most is to be
+    seen, because a blank one shows nothing.
+    """
     batch = next(iter(data.one_pass("train", limit=AMONG)))
     captions = batch.captions
-    rows = [k for k, c in enumerate(captions) if not distinct or captions.index(c) == k][:BATCH]
-    if len(rows) < 2:
-        raise UserError(
-            f"data.source={data.config.source}: check=overfit needs two samples"
-            + " with different captions" * distinct
-        )
+    if isinstance(batch, UpsamplerBatch):
+        rows = batch.image.flatten(1).var(dim=1).argsort(descending=True).tolist()
+    else:
+        rows = [k for k, caption in enumerate(captions) if captions.index(caption) == k]
+        if len(rows) < 2:
+            raise UserError(
+                f"data.source={data.config.source}: check=overfit needs two samples with different "
+                "captions"
+            )
+    rows = rows[:BATCH]
     parts = (p[rows] if isinstance(p, torch.Tensor) else [p[k] for k in rows] for p in batch)
     return type(batch)(*parts)
 

@@ -45,6 +45,12 @@ def test_clean_small_pictures_are_easier_than_blurred_ones(cascade, capsys):
     (blurred,) = evaluated(capsys, *words)
     assert clean["scores"]["bicubic"]["psnr"] > blurred["scores"]["bicubic"]["psnr"]
     assert clean["corruption"] == "none"
+    (bsr,) = evaluated(capsys, *words, "--kind", "bsr_light", "--batch", "2")
+    (again,) = evaluated(capsys, *words, "--kind", "bsr_light", "--batch", "1")
+    assert bsr["corruption"] == "bsr_light"
+    assert clean["scores"]["bicubic"]["psnr"] > bsr["scores"]["bicubic"]["psnr"]
+    for name in ("bicubic", "lanczos"):  # a picture's corruption does not depend on its batch
+        assert bsr["scores"][name] == pytest.approx(again["scores"][name], rel=1e-5)
 
 
 def test_what_cannot_be_evaluated_is_refused_in_a_line(cascade, tmp_path, capsys):

@@ -13,7 +13,7 @@ from unclip.cli import main
 from unclip.models.diffusion_prior import DiffusionPrior
 from unclip.stages.prior import PriorStage
 from unclip.training.stage import Score, own_nearest
-from unclip.types import ClipBatch
+from unclip.types import ClipBatch, UpsamplerBatch
 
 
 @pytest.fixture
@@ -112,19 +112,30 @@ def test_nothing_is_dropped_corrupted_or_guided():
         assert leaves.get("sampler.guidance", 1.0) == 1.0
 
 
+class Data:
+    """Data of one batch."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def one_pass(self, split, limit):
+        return [self.batch]
+
+
 def test_no_caption_is_twice_in_the_batch_that_is_learned():
-    captions = ["a", "b", "a", "c", "b", "d"]
-    whole = ClipBatch(torch.arange(6.0)[:, None], torch.arange(6), captions, list("uvwxyz"))
-
-    class Data:
-        def one_pass(self, split, limit):
-            return [whole]
-
-    batch = overfit.choose(Data(), distinct=True)
+    captions = ["a", "b", "a", "c", "b", "d", "e"]
+    whole = ClipBatch(torch.arange(7.0)[:, None], torch.arange(7), captions, list("tuvwxyz"))
+    batch = overfit.choose(Data(whole))
     assert batch.captions == ["a", "b", "c", "d"]
-    assert batch.keys == list("uvxz")
+    assert batch.keys == list("tuwy")
     assert batch.tokens.tolist() == [0, 1, 3, 5]
-    assert overfit.choose(Data(), distinct=False).captions == captions
+
+
+def test_an_upsampler_learns_no_blank_crops():
+    contrast = torch.tensor([0, 3, 0, 1, 2, 4, 0])
+    image = contrast[:, None, None, None] * torch.randn(3, 4, 4)
+    batch = overfit.choose(Data(UpsamplerBatch(image, ["same"] * 7, list("tuvwxyz"))))
+    assert batch.keys == list("yuxw")
 
 
 def test_one_caption_is_not_enough(call, tmp_path_factory):

@@ -148,6 +148,8 @@ def test_mixed_precision_around_it_changes_nothing():
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="cannot be divided by 4"):
         degraded(torch.zeros(1, 3, 62, 64), FULL)
+    with pytest.raises(ValueError, match="1 channels, not 3"):
+        degraded(torch.zeros(1, 1, 64, 64), FULL)
     with pytest.raises(ValueError, match="noise"):
         bsr(
             torch.zeros(2, 3, 8, 8),

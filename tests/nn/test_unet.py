@@ -240,3 +240,9 @@ def test_with_context_it_equals_the_conditional_unet_of_diffusers_with_the_same_
     want = oracle(x, t, encoder_hidden_states=context, class_labels=offset).sample
     got = net(x, t, time_offset=offset, context=context)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_another_number_of_channels_is_refused():
+    x, t, context = inputs()
+    with pytest.raises(ValueError, match="1 channels, not 3"):
+        small()(x[:, :1], t, context=context)

@@ -49,6 +49,8 @@ def bsr(image: Tensor, *, scale: int, variant: Variant, uniforms: Tensor, noise:
     height, width = image.shape[2:]
     if height % scale or width % scale:
         raise ValueError(f"{height} x {width} pixels cannot be divided by {scale}")
+    if image.shape[1] != 3:
+        raise ValueError(f"{image.shape[1]} channels, not 3 (RGB)")
     if noise.shape != image.shape or len(uniforms) != len(image):
         shapes = [tuple(x.shape) for x in (image, noise, uniforms)]
         raise ValueError(f"images, noise and uniforms do not fit: {shapes}")

@@ -140,8 +140,10 @@ class UNet(nn.Module):
             ``[B, out_channels, H, W]`` of the type of ``x``.
 
         Raises:
-            ValueError: H or W is not divisible.
+            ValueError: H or W is not divisible, or the channels are not ``in_channels``.
         """
+        if x.shape[1] != self.input.in_channels:
+            raise ValueError(f"{x.shape[1]} channels, not {self.input.in_channels}")
         if x.shape[2] % self.side_factor or x.shape[3] % self.side_factor:
             raise ValueError(
                 f"an image of {x.shape[2]} × {x.shape[3]} pixels: both sides must be multiples"
