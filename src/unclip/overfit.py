@@ -81,7 +81,7 @@ def simplify(experiment: Any) -> None:
 
     The conditions are not dropped, so there is no unconditional network to guide with. A diffusion
     network that predicts ε learns v: an error of ε is one of x_0 times √((1 - ᾱ)/ᾱ), 17 at t = 957
-    of 1000, and samples from pure noise would need thousands of steps to be the batch.
+    of 1000. After 600 steps of decoder/tiny samples from pure noise had 11 dB by ε, 27 dB by v.
     """
     trainer, optim = experiment.trainer, experiment.optim
     sampler: Any = getattr(experiment, "sampler", None)
