@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def _command(task: Task) -> list[str] | None:
     words = [sys.executable, "-m", "unclip", "train", task.name, *task.overrides]
     if (task.folder / "artifact" / "artifact.json").is_file():
         before = artifacts.describe(task.folder).config
-        if not _same(before, config.load(task.name, task.overrides).as_dict()):
+        if not _same(before, config.load(task.name, task.overrides)):
             raise UserError(
                 f"{task.folder}: holds a finished run with other settings; remove the folder, or "
                 "give the recipe another --dir"
@@ -164,9 +164,14 @@ def _prefix(name: str, lines: Any) -> None:
             print(f"{name:<13} {line}", end="", flush=True)
 
 
-def _same(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether two experiments agree, apart from what the CLIP fills in."""
-    filled = {"model.embed_dim", "model.clip_text_width", "model.context"}
-    a, b = dict(config.leaves(before)), dict(config.leaves(now))
-    keys = [k for k in {*a, *b} if not (k in filled and b.get(k) is None)]
-    return all(a.get(k) == b.get(k) for k in keys if k != "model.context")
+def _same(before: dict[str, Any], now: config.Resolved) -> bool:
+    """Whether a finished run's experiment is this one, apart from what the CLIP fills in.
+
+    A field that did not exist when the run was made had its default.
+    """
+    defaults = config.leaves(asdict(type(now.config)()))
+    a, b = dict([*defaults, *config.leaves(before)]), dict(config.leaves(now.as_dict()))
+    filled = {k for k in ("model.embed_dim", "model.clip_text_width") if b.get(k) is None}
+    if now.stage.name == "diffusion_prior" and b["model.caption"] == "clip":
+        filled.add("model.context")
+    return all(a.get(k) == b.get(k) for k in {*a, *b} - filled)

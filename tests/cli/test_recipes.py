@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from unclip import recipes
+from unclip import config, recipes
 from unclip.types import UserError
 
 
@@ -60,3 +60,30 @@ def test_a_failing_stage_stops_the_others_and_is_named(capfd):
         )
     assert time.monotonic() - began < 30
     assert "the reason" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "same"),
+    [
+        ("prior/tiny", {}, True),
+        ("prior/tiny", {"model.context": 77, "model.embed_dim": 64}, True),  # as the CLIP has it
+        ("prior/tiny", {"model.width": 64}, False),
+        ("prior/ar_tiny", {"model.context": 77}, False),
+        ("decoder/tiny", {"noise_z_i": None}, True),  # made before the field existed
+        ("decoder/tiny", {"optim.name": None}, True),
+        ("decoder/quickstart", {"optim.name": None}, False),
+    ],
+)
+def test_a_finished_run_is_kept_if_it_is_the_same_experiment(name, changes, same):
+    now = config.load(name)
+    before = now.as_dict()
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        section = before
+        for part in sections:
+            section = section[part]
+        if value is None:
+            del section[last]
+        else:
+            section[last] = value
+    assert recipes._same(before, now) == same
