@@ -301,6 +301,17 @@ def newest_artifact(name: str, root: str = "runs") -> Path | None:
     return found[-1].parent if found else None
 
 
+def trained(name: str) -> Path:
+    """The folder of an artifact or run, or the newest artifact of the experiment ``name``."""
+    if Path(name).is_dir():
+        return Path(name)
+    registry.find(name)
+    found = newest_artifact(name)
+    if found is None:
+        raise UserError(f"{name}: no finished run in {Path('runs') / name}; train it first")
+    return found
+
+
 def fit_pca(resolved: config.Resolved, *, force: bool = False, with_parents: bool = False) -> Path:
     """Fit a PCA codec and export it; returns the artifact.
 

@@ -12,7 +12,7 @@ from unclip.builders import build_data
 from unclip.evaluation.priors import Evaluated, evaluate, training_flops
 from unclip.models.clip import FrozenClip
 from unclip.pipeline.parts import PRIORS, Part, load_prior
-from unclip.runs import newest_artifact
+from unclip.runs import trained
 from unclip.types import UserError
 
 
@@ -46,14 +46,7 @@ def evaluate_prior(
     source: str | None,
 ) -> Evaluated:
     """Metrics of a trained prior on ``n`` held-out samples, its size and its cost."""
-    path = Path(name)
-    if not path.is_dir():
-        registry.find(name)
-        found = newest_artifact(name)
-        if found is None:
-            raise UserError(f"{name}: no finished run in {Path('runs') / name}; train it first")
-        path = found
-    opened = _open_prior(path, clip=clip, source=source, n=n, batch=batch)
+    opened = _open_prior(trained(name), clip=clip, source=source, n=n, batch=batch)
     if len(opened.data.splits.held_out) < 2:
         raise UserError(f"{name}: fewer than 2 held-out samples in its data; raise data.held_out")
     part = opened.part

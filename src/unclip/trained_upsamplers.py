@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
@@ -18,14 +17,14 @@ from data_modules.decode import BadSample
 from data_modules.readers.source import Source
 from data_modules.sources import open_splits
 from data_modules.transforms import Square, to_tensor
-from unclip import artifacts, fits, registry
+from unclip import artifacts, fits
 from unclip.degradations.blur import gaussian_blur
 from unclip.degradations.bsr import bsr
 from unclip.degradations.bsr_parameters import UNIFORMS, VARIANTS
 from unclip.degradations.configs import CorruptionConfig
 from unclip.evaluation.upsamplers import EvaluatedUpsampler, Row, measure
 from unclip.pipeline.parts import PRIORS, load_upsampler
-from unclip.runs import newest_artifact
+from unclip.runs import trained
 from unclip.seeding import SampleNoise, derive_seed
 from unclip.stages.configs import UpsamplerExperiment
 from unclip.stages.upsampler import resize
@@ -155,14 +154,7 @@ class Pictures:
 
 def artifact_of(name: str) -> artifacts.Artifact:
     """The artifact of ``name``: an experiment with a finished run, a run, or an artifact."""
-    path = Path(name)
-    if not path.is_dir():
-        registry.find(name)
-        found = newest_artifact(name)
-        if found is None:
-            raise UserError(f"{name}: no finished run in {Path('runs') / name}; train it first")
-        path = found
-    return artifacts.describe(path, key="evaluate")
+    return artifacts.describe(trained(name), key="evaluate")
 
 
 def kind_of(names: Sequence[str]) -> str:
