@@ -8,7 +8,7 @@ EXAMPLES = """\
 examples:
   unclip train clip/tiny
   unclip train prior/diffusion_l data.source=photos.parquet clip=open_clip:ViT-L-14/openai
-  unclip train decoder/tiny check=overfit   (can it learn 8 samples by heart? writes nothing)
+  unclip train decoder/tiny check=overfit   (can it learn 4 samples by heart? writes nothing)
   unclip train decoder/tiny run.dir=runs/mine trainer.max_steps=5000
   unclip train decoder/tiny run.dir=runs/mine trainer.max_steps=5000 --resume
 """
