@@ -34,6 +34,21 @@ def test_sizes_and_ranges(pipeline):
     torch.testing.assert_close(found.z_i.norm(dim=-1), torch.ones(2))
 
 
+def test_an_upsampler_given_twice_enlarges_twice(cascade, pipeline):
+    one = cascade / "upsampler"
+    twice = Pipeline.from_artifacts(
+        clip=str(cascade / "clip"),
+        prior=cascade / "prior",
+        decoder=cascade / "decoder",
+        upsamplers=[one, one],
+    )
+    model = twice.upsamplers[0].net.config
+    factor = model.image_size // model.low_size
+    once = pipeline.generate(["a red circle"], [3]).image
+    found = twice.generate(["a red circle"], [3]).image
+    assert found.shape[-1] == factor * once.shape[-1]
+
+
 def test_the_same_seed_gives_the_same_picture_and_another_seed_another(pipeline):
     a = pipeline.generate(["a red circle"], [3]).image
     assert torch.equal(a, pipeline.generate(["a red circle"], [3]).image)

@@ -186,13 +186,16 @@ class Pipeline:
         )
         image = small
         for part, (sampler, count) in zip(self.upsamplers, turns):
+            model = part.net.config
+            # An upsampler given twice enlarges twice: its network knows no size.
+            size = max(model.image_size, image.shape[-1] * model.image_size // model.low_size)
             image = upsample(
                 part.net,
                 image,
-                size=part.net.config.image_size,
+                size=size,
                 diffusion=part.chain,
                 sampler=sampler,
-                noise=_noise(seeds, f"upsampler {part.net.config.image_size}"),
+                noise=_noise(seeds, f"upsampler {size}"),
                 progress=count,
             )
         return Generated(image, z_i, small)
