@@ -18,16 +18,13 @@ from data_modules.readers.source import Source
 from data_modules.sources import open_splits
 from data_modules.transforms import Square, to_tensor
 from unclip import artifacts, fits
-from unclip.degradations.blur import gaussian_blur
-from unclip.degradations.bsr import bsr
-from unclip.degradations.bsr_parameters import UNIFORMS, VARIANTS
-from unclip.degradations.configs import CorruptionConfig
+from unclip.degradations.bsr_parameters import UNIFORMS
+from unclip.degradations.low import degraded
 from unclip.evaluation.upsamplers import EvaluatedUpsampler, Row, measure
 from unclip.pipeline.parts import PRIORS, load_upsampler
 from unclip.runs import trained
 from unclip.seeding import SampleNoise, derive_seed
 from unclip.stages.configs import UpsamplerExperiment
-from unclip.stages.upsampler import resize
 from unclip.types import UserError
 
 
@@ -68,7 +65,10 @@ def evaluate_upsampler(
 
     def degrade(image: Tensor, numbers: Sequence[int]) -> Tensor:
         seeds = [derive_seed("corruption", seed, k) for k in numbers]
-        return degraded(image, model.low_size, corruption, SampleNoise(seeds))
+        draws = SampleNoise(seeds)
+        uniforms = draws.uniform((len(image), UNIFORMS), image.device)
+        noise = draws(image.shape, image.device)
+        return degraded(image, model.low_size, corruption, uniforms=uniforms, noise=noise)
 
     # A log file gets a line now and then.
     often = 0.1 if sys.stderr.isatty() else 20
@@ -91,22 +91,6 @@ def evaluate_upsampler(
         scores=measured.scores,
     )
     return Judged(result, measured.rows)
-
-
-def degraded(image: Tensor, side: int, corruption: CorruptionConfig, draws: SampleNoise) -> Tensor:
-    """The small pictures ``[B, 3, side, side]`` of ``image``, every one of them corrupted."""
-    if corruption.kind in VARIANTS:
-        return bsr(
-            image,
-            scale=image.shape[-1] // side,
-            variant=VARIANTS[corruption.kind],
-            uniforms=draws.uniform((len(image), UNIFORMS), image.device),
-            noise=draws(image.shape, image.device),
-        )
-    low = resize(image, side)
-    if corruption.kind == "none":
-        return low
-    return gaussian_blur(low, kernel=corruption.kernel, sigma=corruption.sigma)
 
 
 class Pictures:

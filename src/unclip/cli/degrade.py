@@ -90,11 +90,9 @@ def _square(path: Path, side: int) -> Tensor:
 
 def _clean(image: Tensor, scale: int) -> Tensor:
     """What the upsampler's stage calls clean ``[3, H/scale, W/scale]``: bicubic, antialiased."""
-    import torch.nn.functional as F
+    from unclip.degradations.low import resize
 
-    side = image.shape[-1] // scale
-    low = F.interpolate(image, size=(side, side), mode="bicubic", antialias=True)
-    return low[0].clamp(-1, 1)
+    return resize(image, image.shape[-1] // scale)[0]
 
 
 def _draws(image: Tensor, args: argparse.Namespace) -> list[tuple[Tensor, str]]:

@@ -20,11 +20,11 @@ from rich.table import Table
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from unclip.degradations.low import resize
 from unclip.figures import Array, grid, to_uint8
 from unclip.models.sampling import upsample
 from unclip.pipeline.parts import Part
 from unclip.seeding import SampleNoise, derive_seed
-from unclip.stages.upsampler import resize
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
 SHOWN = 4  # pictures of which a side-by-side row is kept

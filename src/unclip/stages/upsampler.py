@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.degradations.blur import gaussian_blur
-from unclip.degradations.bsr import bsr
 from unclip.degradations.bsr_parameters import UNIFORMS, VARIANTS
+from unclip.degradations.low import degraded, resize
 from unclip.diffusion.process import q_sample
 from unclip.figures import to_uint8
 from unclip.models.sampling import upsample
@@ -23,14 +22,6 @@ from unclip.training.stage import Look, Picture, Quality, Score
 from unclip.types import UpsamplerBatch
 
 LOOK = 8  # validation samples that are upsampled
-
-
-def resize(image: Tensor, side: int) -> Tensor:
-    """``image`` ``[B, C, H, W]`` at ``side`` x ``side``, bicubic, antialiased, kept in [-1, 1]."""
-    resized = F.interpolate(
-        image.float(), size=(side, side), mode="bicubic", antialias=True, align_corners=False
-    )
-    return resized.clamp(-1, 1)
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -65,12 +56,8 @@ class UpsamplerStage(DiffusionStage):
         noise = draws.normal("bsr_noise", image.shape)
         clean = draws.keep("corruption", len(image), corruption.probability)
         rows = clean.logical_not().nonzero()[:, 0]
-        low[rows] = bsr(
-            image[rows],
-            scale=image.shape[-1] // low.shape[-1],
-            variant=VARIANTS[corruption.kind],
-            uniforms=uniforms[rows],
-            noise=noise[rows],
+        low[rows] = degraded(
+            image[rows], low.shape[-1], corruption, uniforms=uniforms[rows], noise=noise[rows]
         )
         return low
 
