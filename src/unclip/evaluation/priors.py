@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from unclip.embeddings.metrics import PriorMetrics, prior_metrics
+from unclip.evaluation import tables
 from unclip.models.clip import Clip
 from unclip.models.sampling import prior_caption
 from unclip.pipeline.parts import Part
@@ -92,6 +91,7 @@ ROWS = {
 
 def _cells(rows: Sequence[Evaluated]) -> list[list[str]]:
     cells = [
+        ["", *(r.name for r in rows)],
         ["kind", *(r.kind for r in rows)],
         ["parameters", *(f"{r.parameters:,}" for r in rows)],
         ["training FLOPs", *(f"{r.training_flops:.3g}" for r in rows)],
@@ -104,18 +104,12 @@ def _cells(rows: Sequence[Evaluated]) -> list[list[str]]:
 
 def show(rows: Sequence[Evaluated]) -> None:
     """The table, a column per prior, on the terminal."""
-    table = Table(box=None, pad_edge=False)
-    for title in ("", *(r.name for r in rows)):
-        table.add_column(title, overflow="fold")
-    for cells in _cells(rows):
-        table.add_row(*cells)
-    Console(width=None).print(table)
+    tables.show(_cells(rows))
 
 
 def markdown(rows: Sequence[Evaluated]) -> str:
     """The same as a Markdown table."""
-    lines = [["", *(r.name for r in rows)], ["---"] * (len(rows) + 1), *_cells(rows)]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return tables.markdown(_cells(rows))
 
 
 def as_json(rows: Sequence[Evaluated]) -> str:

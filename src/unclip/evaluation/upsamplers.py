@@ -15,12 +15,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from unclip.degradations.low import resize
+from unclip.evaluation import tables
 from unclip.figures import Array, grid, to_uint8
 from unclip.models.sampling import upsample
 from unclip.pipeline.parts import Part
@@ -231,20 +230,12 @@ def _cells(results: Sequence[EvaluatedUpsampler]) -> list[list[str]]:
 
 def show(results: Sequence[EvaluatedUpsampler]) -> None:
     """The table on the terminal."""
-    titles, *lines = _cells(results)
-    table = Table(box=None, pad_edge=False)
-    for title in titles:
-        table.add_column(title, overflow="fold")
-    for line in lines:
-        table.add_row(*line)
-    Console(width=None).print(table)
+    tables.show(_cells(results))
 
 
 def markdown(results: Sequence[EvaluatedUpsampler]) -> str:
     """The same as a Markdown table."""
-    titles, *lines = _cells(results)
-    cells = [titles, ["---"] * len(titles), *lines]
-    return "".join("| " + " | ".join(line) + " |\n" for line in cells)
+    return tables.markdown(_cells(results))
 
 
 def as_json(results: Sequence[EvaluatedUpsampler]) -> str:
