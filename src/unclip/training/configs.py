@@ -48,6 +48,16 @@ class EmaConfig:
         require(0 <= self.decay < 1, "ema.decay", "must be in [0, 1)")
 
 
+CHOICES = {
+    "precision": ("bf16-mixed", "32"),
+    "accelerator": ("auto", "cpu", "gpu"),
+    "strategy": ("auto", "ddp", "fsdp"),
+    "activation_checkpointing": ("none", "selective", "full"),
+    "compile": ("auto", "none", "blocks", "model"),
+    "attention": ("auto", "sdpa", "xformers", "math"),
+}
+
+
 @dataclass(kw_only=True)
 class TrainerConfig:
     """Length, precision and rhythm of a run."""
@@ -62,21 +72,29 @@ class TrainerConfig:
     accumulate: int = 1  # micro-batches per optimizer step
     grad_clip: float = 1.0  # norm; 0 = off
     accelerator: str = "auto"  # auto | cpu | gpu
-    devices: int = 1
+    devices: int = 1  # processes per machine, a device each
+    nodes: int = 1  # machines; more than one are started by torchrun (docs/cluster.md)
+    strategy: str = "auto"  # auto (ddp where there are several processes) | ddp | fsdp (FSDP2)
+    cpu_offload: bool = False  # fsdp keeps weights and optimizer states in the machine's memory
+    activation_checkpointing: str = "none"  # none | selective (of each block keep products) | full
+    compile: str = "auto"  # none | blocks | model | auto: blocks on a GPU, else none
+    attention: str = "auto"  # sdpa | xformers | math | auto: sdpa
+    keep_checkpoints: int = 2  # newest ones, besides the best
 
     def validate(self) -> None:
         """Refuse values out of range."""
-        for name in ("max_steps", "checkpoint_every", "log_every", "accumulate", "devices"):
+        counts = ("max_steps", "checkpoint_every", "log_every", "accumulate", "devices", "nodes")
+        for name in (*counts, "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"trainer.{name}", "must be at least 1")
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            require(value in known, f"trainer.{name}", f"must be one of {', '.join(known)}")
         for name in ("val_every", "sample_every", "grad_clip", "seed"):
             require(getattr(self, name) >= 0, f"trainer.{name}", "must not be negative")
         require(
-            self.precision in ("bf16-mixed", "32"), "trainer.precision", "must be bf16-mixed or 32"
-        )
-        require(
-            self.accelerator in ("auto", "cpu", "gpu"),
-            "trainer.accelerator",
-            "must be auto, cpu or gpu",
+            not self.cpu_offload or self.strategy == "fsdp",
+            "trainer.cpu_offload",
+            "needs trainer.strategy=fsdp",
         )
 
 

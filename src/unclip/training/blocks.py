@@ -1,0 +1,79 @@
+"""What is done to a network block by block: activation checkpointing and compilation.
+
+Both replace nothing: the names in a state dict stay as they are. A block is what repeats: a
+transformer's layer, a U-Net's residual block with the attention after it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from open_clip.modified_resnet import Bottleneck
+from open_clip.transformer import ResidualAttentionBlock
+from torch import nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+from unclip.nn.cached import ContextBlock
+from unclip.nn.transformer import TransformerBlock
+from unclip.nn.unet import Layer
+
+BLOCKS = (TransformerBlock, ContextBlock, Layer, ResidualAttentionBlock, Bottleneck)
+
+_ATEN = torch.ops.aten
+PRODUCTS = [
+    _ATEN.mm.default,
+    _ATEN.addmm.default,
+    _ATEN.bmm.default,
+    _ATEN.convolution.default,
+    _ATEN._scaled_dot_product_flash_attention.default,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
+    _ATEN._scaled_dot_product_efficient_attention.default,
+    _ATEN._scaled_dot_product_cudnn_attention.default,
+]
+"""What selective checkpointing keeps: nearly all of a block's arithmetic."""
+
+
+def blocks_of(net: nn.Module) -> list[nn.Module]:
+    """The outermost blocks of ``net``, in the order of its modules."""
+    if isinstance(net, BLOCKS):
+        return [net]
+    return [block for child in net.children() for block in blocks_of(child)]
+
+
+def checkpoint_blocks(net: nn.Module, how: str) -> None:
+    """Recompute the blocks of ``net`` in the backward pass instead of keeping what they computed.
+
+    Args:
+        net: changed in place; a copy made afterwards would call this one's blocks.
+        how: `none`; `full` keeps the blocks' inputs alone; `selective` keeps the results of matrix
+            products, convolutions and attention too, and recomputes what is cheap.
+    """
+    if how == "none":
+        return
+    more: dict[str, Any] = {}
+    if how == "selective":
+        more["context_fn"] = partial(create_selective_checkpoint_contexts, PRODUCTS)
+    for block in blocks_of(net):
+        random = any(isinstance(m, nn.Dropout) and m.p > 0 for m in block.modules())
+        block.forward = partial(  # type: ignore[method-assign]
+            checkpoint, block.forward, use_reentrant=False, preserve_rng_state=random, **more
+        )
+
+
+def compile_blocks(net: nn.Module, how: str) -> None:
+    """Compile ``net`` (`model`), its blocks one by one (`blocks`), or nothing (`none`).
+
+    Blocks of one shape share their code, so compiling them takes a fraction of the whole
+    network's time.
+    """
+    if how == "model":
+        net.compile()
+    if how == "blocks":
+        blocks = blocks_of(net)
+        # All blocks of a kind share one function, and dynamo gives up on one with too many shapes.
+        limit = torch._dynamo.config.recompile_limit
+        torch._dynamo.config.recompile_limit = max(limit, len(blocks) + 8)
+        for block in blocks:
+            block.compile()
