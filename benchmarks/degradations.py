@@ -72,11 +72,15 @@ def landscape(side: int = SIDE) -> np.ndarray:
 
 def crop() -> torch.Tensor:
     """``[1, 3, 256, 256]`` in [-1, 1]."""
-    return torch.from_numpy(landscape()).permute(2, 0, 1)[None] / 127.5 - 1
+    planes = torch.from_numpy(landscape()).permute(2, 0, 1)[None].contiguous()  # as batches are
+    return planes / 127.5 - 1
 
 
 def one_thread(crops: int) -> dict[str, list[float]]:
     """Processor milliseconds of each of ``crops`` draws, the kinds by turns."""
+    # As in training, where larger tensors come and go: once one of up to 32 MB was freed, malloc
+    # keeps what is freed. Before that it hands it to the system, and each crop pays for new pages.
+    torch.zeros(7 << 20)
     image, times = crop(), {kind: [] for kind in PUBLIC}
     for seed in range(-5, crops):
         for kind in PUBLIC:

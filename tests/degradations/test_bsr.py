@@ -74,6 +74,13 @@ def test_a_sample_is_the_same_bit_for_bit_in_any_batch(variant):
 
 
 @BOTH
+def test_the_order_of_the_pixels_in_memory_does_not_matter(variant):
+    images = pictures(4, 64, 96)
+    interleaved = images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(degraded(interleaved, variant), degraded(images, variant))
+
+
+@BOTH
 @pytest.mark.parametrize("shape", [(64, 64), (64, 96)])
 def test_one_canvas_gives_what_single_samples_give(variant, shape):
     images, uniforms = pictures(24, *shape), chance(24, seed=5)

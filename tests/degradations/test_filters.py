@@ -63,6 +63,21 @@ def test_filtering_is_scipys_convolution_with_mirrored_borders(shape):
     np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
+@pytest.mark.parametrize("shape", [(40, 56), (9, 30), (3, 2), (1, 5)])
+def test_products_of_two_lines_are_convolved_like_any_other_kernel(shape, monkeypatch):
+    image = torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(1))
+    k = kernel([3.0, 3.0], 0.9, 11)
+    k = k * (1 + 0.3 * OFFSET.sign()) * (1 - 0.2 * OFFSET.sign()[:, None])
+    k = k / k.sum()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.fft, "rfft2", None)  # goes without
+        ours = filtered(image, k[None].float())
+    theirs = np.stack([ndimage.convolve(c, k.numpy(), mode="mirror") for c in image[0].numpy()])
+    np.testing.assert_allclose(ours[0].numpy(), theirs, atol=2e-6)
+    on_a_canvas = filtered(image.expand(2, -1, -1, -1), k[None].float().expand(2, -1, -1))
+    torch.testing.assert_close(on_a_canvas[:1], ours, rtol=0, atol=2e-6)
+
+
 def test_samples_of_one_canvas_do_not_see_each_other():
     sizes = torch.tensor([[20, 31], [32, 9], [32, 32]])
     kernels = torch.stack([kernel([4.0, 1.0], 0.1 * k, 9 + k) for k in range(3)]).float()

@@ -10,7 +10,7 @@ import torch
 from natural import natural
 from PIL import Image
 
-from unclip.degradations.jpeg import jpeg, quantization_tables
+from unclip.degradations.jpeg import _constants, jpeg, quantization_tables
 
 QUALITIES = [30, 50, 80, 95]
 
@@ -55,6 +55,23 @@ def test_a_constant_stays_within_a_level(quality):
     # Chroma is coded in steps of a table entry / 8: a level at high quality, more at low.
     allowed = 1 if quality >= 95 else quantization_tables(torch.tensor([quality])).max() / 8
     assert (found - image).abs().max() * 255 < allowed + 0.1
+
+
+@pytest.mark.parametrize("quality", [1, 30, 50, 95, 100])
+def test_a_grey_picture_of_one_level_is_rounded_as_libjpeg_does(quality):
+    """All of its coefficients are whole numbers, midway between two levels now and then."""
+    grey = np.arange(256, dtype=np.uint8).repeat(3 * 256).reshape(256, 16, 16, 3)
+    theirs = np.stack([np.asarray(saved(image, quality).convert("RGB")) for image in grey])
+    ours = jpeg(torch.from_numpy(grey).permute(0, 3, 1, 2) / 255, torch.full((256,), quality))
+    assert np.array_equal((ours * 255).round().byte().permute(0, 2, 3, 1).numpy(), theirs)
+
+
+def test_it_is_the_same_in_inference_mode_and_after_it():
+    image, quality = natural(56, 72)[None], torch.tensor([70])
+    _constants.cache_clear()
+    with torch.inference_mode():
+        first = jpeg(image, quality)
+    assert torch.equal(jpeg(image, quality), first)
 
 
 def test_samples_of_one_canvas_do_not_see_each_other():

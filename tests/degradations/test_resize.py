@@ -23,6 +23,15 @@ def test_interpolation_is_that_of_pytorch(kind, mode, after):
     torch.testing.assert_close(one(image, kind, after), theirs, rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("after", SIZES)
+def test_matrices_interpolate_as_pytorch_does(after):
+    images = torch.rand(2, 3, 31, 33, generator=torch.Generator().manual_seed(0))
+    ours = resized(images, torch.tensor([BILINEAR, BICUBIC]), torch.tensor([after, after]))
+    for image, found, mode in zip(images, ours, ("bilinear", "bicubic")):
+        theirs = F.interpolate(image[None], after, mode=mode, align_corners=False)[0]
+        torch.testing.assert_close(found, theirs, rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("factor", [2, 3, 8])
 def test_area_at_whole_factors_is_the_average(factor):
     image = torch.rand(3, 48, 24)

@@ -31,15 +31,14 @@ def taken(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return torch.take_along_dim(image, columns[:, None, None, :], dim=3)
 
 
-def replicated(image: Tensor, size: Tensor, shape: tuple[int, int]) -> Tensor:
-    """``[G, C, *shape]``, in which the last row and column of each sample go on for ever."""
-    if len(image) == 1:
-        height, width = size[0].tolist()
-        beyond = (0, max(0, shape[1] - width), 0, max(0, shape[0] - height))
-        image = image[..., :height, :width]
-        return (F.pad(image, beyond, mode="replicate") if any(beyond) else image)[
-            ..., : shape[0], : shape[1]
-        ]
+def replicated(image: Tensor, size: Tensor | None, shape: tuple[int, int]) -> Tensor:
+    """``[G, C, *shape]``, in which the last row and column of each sample go on for ever.
+
+    ``shape`` is no smaller than the canvas, which the samples fill if ``size`` is None.
+    """
+    if size is None:
+        below, beside = (new - old for new, old in zip(shape, image.shape[2:]))
+        return F.pad(image, (0, beside, 0, below), mode="replicate") if below or beside else image
     last = (size - 1).to(image.device)
     rows, columns = (
         torch.arange(length, device=image.device).minimum(last[:, axis, None])

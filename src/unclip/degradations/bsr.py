@@ -13,6 +13,7 @@ from torch import Tensor
 from unclip.degradations.borders import whole
 from unclip.degradations.bsr_parameters import (
     BLUR,
+    CAMERA,
     JPEG,
     NOISE,
     REDUCE,
@@ -76,7 +77,7 @@ def apply(image: Tensor, parameters: BsrParameters, noise: Tensor, *, scale: int
     """`bsr` of one group of samples with drawn ``parameters``, on one canvas."""
     p, device = parameters, image.device
     with torch.autocast(device.type, enabled=False):
-        canvas = _Canvas((image.float() + 1) / 2)
+        canvas = _Canvas((image.float().contiguous() + 1).mul_(0.5))
         small = canvas.size // scale
         blurs = (p.blur_variance, p.blur_angle, p.blur_size)
         kernels = gaussian_kernels(*(x.flatten(0, 1).to(device, torch.float32) for x in blurs))
@@ -85,24 +86,25 @@ def apply(image: Tensor, parameters: BsrParameters, noise: Tensor, *, scale: int
         for op, rows in _plan(p):
             size, part = canvas.size[rows], canvas.corner(rows)
             after = size
+            inside = None if len(image) == 1 else size
             if op in (BLUR, SECOND_BLUR):
-                part = filtered(part, kernels[rows, op], size)
+                part = filtered(part, kernels[rows, op], inside)
             elif op == _HALVE:
                 after = size // 2
-                part = resized(part, p.halving[rows], after, size=size).clamp(0, 1)
+                part = resized(part, p.halving[rows], after, size=inside).clamp_(0, 1)
             elif op == REDUCE:
                 after = (size / p.reduction[rows, None]).long().clamp(min=1)
                 sigma = p.reduction_sigma[rows]
-                part = resized(part, p.reducing[rows], after, size=size, sigma=sigma).clamp(0, 1)
+                part = resized(part, p.reducing[rows], after, size=inside, sigma=sigma).clamp_(0, 1)
             elif op == RESIZE:
                 after = small[rows]
-                part = resized(part, p.resizing[rows], after, size=size).clamp(0, 1)
+                part = resized(part, p.resizing[rows], after, size=inside).clamp_(0, 1)
             elif op == NOISE:
-                drawn = _corner(noise, rows, part.shape[2:])
-                part = (part + torch.einsum("gij,gjhw->gihw", mix[rows], drawn)).clamp(0, 1)
+                drawn = _corner(noise, rows, part.shape[2:]).flatten(2)
+                part = (mix[rows] @ drawn).view(part.shape).add_(part).clamp_(0, 1)
             else:
                 quality = p.quality if op == JPEG else p.final_quality
-                part = jpeg(part, quality[rows], size)
+                part = jpeg(part, quality[rows], inside)
             canvas.put(rows, part, after)
         return canvas.corner([*range(len(image))]) * 2 - 1
 
@@ -110,19 +112,22 @@ def apply(image: Tensor, parameters: BsrParameters, noise: Tensor, *, scale: int
 def _plan(p: BsrParameters) -> Iterator[tuple[int, list[int]]]:
     """Operations in order, each with the samples to which it happens then, if there are any."""
     order, everyone = p.order.tolist(), [True] * len(p.order)
-    due = dict.fromkeys((BLUR, REDUCE, RESIZE, NOISE), everyone)
+    due = dict.fromkeys((BLUR, REDUCE, RESIZE, NOISE, _FINAL), everyone)
     due |= {SECOND_BLUR: p.blurred_twice.tolist(), JPEG: p.compressed.tolist()}
-    steps = [(_HALVE, p.halved.tolist())]
-    for place in range(SLOTS):
-        for op, happens in due.items():
-            steps.append((op, [at[place] == op and yes for at, yes in zip(order, happens)]))
-    for op, happens in [*steps, (_FINAL, everyone)]:
-        if any(happens):
-            yield op, [k for k, yes in enumerate(happens) if yes]
+    due |= {_HALVE: p.halved.tolist(), CAMERA: [False] * len(order)}
+    for ops in zip(*([_HALVE, *ops, _FINAL] for ops in order)):  # of all samples, place by place
+        together: dict[int, list[int]] = {}
+        for k, op in enumerate(ops):
+            if due[op][k]:
+                together.setdefault(op, []).append(k)
+        yield from together.items()
 
 
 class _Canvas:
-    """Samples of different sizes, each in the upper left corner of its picture."""
+    """Samples of different sizes, each in the upper left corner of its picture.
+
+    A lone one fills it at any time.
+    """
 
     def __init__(self, image: Tensor):
         self.image = image  # [G, 3, H, W] in [0, 1]
@@ -130,6 +135,8 @@ class _Canvas:
 
     def corner(self, rows: list[int]) -> Tensor:
         """The samples ``rows``, as large as the largest of them."""
+        if len(self.image) == 1:
+            return self.image
         return _corner(self.image, rows, self.size[rows].amax(0).tolist())
 
     def put(self, rows: list[int], part: Tensor, size: Tensor) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,34 +85,35 @@ class BsrParameters(NamedTuple):
         return BsrParameters(*(values[index] for values in self))
 
 
-def _chosen(u: Tensor, values: range) -> Tensor:
+def _chosen(u: np.ndarray, values: range) -> np.ndarray:
     """Each of ``values`` with equal probability."""
-    return values.start + values.step * (u * len(values)).long()
+    return values.start + values.step * (u * len(values)).astype(np.int64)
 
 
-def _order(u: Tensor) -> Tensor:
+def _order(u: np.ndarray) -> np.ndarray:
     """Random orders ``[B, 7]``; where op 3 came before op 2, the two have changed places."""
-    order = u.argsort(dim=1)
-    place = order.argsort(dim=1)
-    swapped = torch.where(order == REDUCE, RESIZE, torch.where(order == RESIZE, REDUCE, order))
-    return torch.where((place[:, REDUCE] > place[:, RESIZE])[:, None], swapped, order)
+    order = u.argsort(axis=1, kind="stable")
+    place = order.argsort(axis=1)
+    rows = np.flatnonzero(place[:, REDUCE] > place[:, RESIZE])
+    order[rows, place[rows, REDUCE]], order[rows, place[rows, RESIZE]] = RESIZE, REDUCE
+    return order
 
 
-def _noise_mix(kind: Tensor, shares: Tensor, vectors: Tensor) -> Tensor:
+def _noise_mix(kind: np.ndarray, shares: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """``[B, 3, 3]``: of grey noise, of noise of each channel its own, and of correlated noise.
 
     The latter's covariance is U^T D U with every entry made positive, D diagonal with ``shares``
     ``[B, 3]``, U orthonormal from ``vectors`` ``[B, 3, 3]``. At size 3 that leaves it positive
     semidefinite; the small diagonal keeps rounding from undoing it.
     """
-    eye = torch.eye(3, dtype=shares.dtype)
-    u = torch.linalg.qr(vectors).Q
-    covariance = (u.mT @ (shares[:, :, None] * u)).abs()
-    correlated = torch.linalg.cholesky(covariance + 1e-9 * eye)
-    grey = torch.zeros_like(eye)
-    grey[:, 0] = 1
-    kind = kind[:, None, None]
-    return torch.where(kind == GREY, grey, torch.where(kind == COLOUR, eye, correlated))
+    eye, grey = np.eye(3), np.array([[1.0, 0, 0]] * 3)
+    mix = np.where((kind == GREY)[:, None, None], grey, eye)
+    rows = np.flatnonzero(kind == CORRELATED)
+    if len(rows):
+        u = np.linalg.qr(vectors[rows]).Q
+        covariance = np.abs(u.swapaxes(1, 2) @ (shares[rows, :, None] * u))
+        mix[rows] = np.linalg.cholesky(covariance + 1e-9 * eye)
+    return mix
 
 
 def draw_parameters(uniforms: Tensor, *, scale: int, variant: Variant) -> BsrParameters:
@@ -118,6 +121,7 @@ def draw_parameters(uniforms: Tensor, *, scale: int, variant: Variant) -> BsrPar
 
     Every sample uses its own row, and every number has its own column, so that neither the batch
     nor what else was drawn matters. Numbers that are used only one without the other share one.
+    (In NumPy, which takes a fraction of PyTorch's time for so many small steps.)
 
     Args:
         uniforms: The only source of chance.
@@ -127,46 +131,50 @@ def draw_parameters(uniforms: Tensor, *, scale: int, variant: Variant) -> BsrPar
     """
     if uniforms.shape[1:] != (UNIFORMS,):
         raise ValueError(f"uniforms of shape {tuple(uniforms.shape)}, not [B, {UNIFORMS}]")
-    columns = uniforms.to("cpu", torch.float64)
-    single, order, blur, shares, vectors = columns.split((11, SLOTS, 10, 3, 9), dim=1)
-    half, halving, interpolated, factor, reducing, resizing, *single = single.unbind(1)
+    columns = uniforms.to("cpu", torch.float64).numpy()
+    order, blur, shares, vectors = (
+        columns[:, start:stop] for start, stop in pairwise((11, 18, 28, 31, UNIFORMS))
+    )
+    half, halving, interpolated, factor, reducing, resizing, *single = columns[:, :11].T
     noise_kind, noise_level, compressed, quality, final_quality = single
 
     halved = (half < 0.25) & (scale % 2 == 0 and scale > 2)
-    rest = torch.where(halved, scale / 2, float(scale))
+    rest = np.where(halved, scale / 2, scale)
 
-    shape, *axes, angle, size = blur.unflatten(1, (2, 5)).unbind(2)  # [B, 2] each
-    sigma = (2 + 0.2 * rest)[:, None] * axes[0]
+    blur = blur.reshape(-1, 2, 5)
+    (shape, first, _, angle, size), axes = blur.transpose(2, 0, 1), blur[..., 1:3]  # [B, 2] each
+    sigma = (2 + 0.2 * rest)[:, None] * first
     isotropic = (variant.spread * sigma[..., None]) ** 2
-    anisotropic = variant.spread * (4 + rest)[:, None, None] * torch.stack(axes, dim=2)
-    chosen_size = torch.where(
+    anisotropic = variant.spread * (4 + rest)[:, None, None] * axes
+    chosen_size = np.where(
         shape < 0.5,
         _chosen(size, variant.anisotropic_sizes),
         _chosen(size, variant.isotropic_sizes),
     )
 
-    interpolated = interpolated < variant.interpolated
+    by_interpolation = interpolated < variant.interpolated
     interpolations = range(BILINEAR, AREA + 1)
-    kind = torch.where(noise_kind < 0.4, GREY, torch.where(noise_kind < 0.6, CORRELATED, COLOUR))
-    return BsrParameters(
+    kind = np.where(noise_kind < 0.4, GREY, np.where(noise_kind < 0.6, CORRELATED, COLOUR))
+    drawn = dict(
         halved=halved,
         halving=_chosen(halving, interpolations),
         order=_order(order),
-        blurred_twice=torch.full_like(halved, variant.blurs == 2),
-        blur_variance=torch.where((shape < 0.5)[..., None], anisotropic, isotropic),
+        blurred_twice=np.full_like(halved, variant.blurs == 2),
+        blur_variance=np.where((shape < 0.5)[..., None], anisotropic, isotropic),
         blur_angle=math.pi * angle,
         blur_size=chosen_size,
-        reduction=torch.where(interpolated, 1 + (2 * rest - 1) * factor, rest),
-        reducing=torch.where(interpolated, _chosen(reducing, interpolations), GAUSSIAN),
+        reduction=np.where(by_interpolation, 1 + (2 * rest - 1) * factor, rest),
+        reducing=np.where(by_interpolation, _chosen(reducing, interpolations), GAUSSIAN),
         reduction_sigma=0.1 + (0.6 * rest - 0.1) * factor,
         resizing=_chosen(resizing, interpolations),
         noise_kind=kind,
         noise_level=_chosen(noise_level, variant.noise_levels),
-        noise_mix=_noise_mix(kind, shares, vectors.unflatten(1, (3, 3))),
+        noise_mix=_noise_mix(kind, shares, vectors.reshape(-1, 3, 3)),
         compressed=compressed < 0.9,
         quality=_chosen(quality, variant.qualities),
         final_quality=_chosen(final_quality, variant.qualities),
     )
+    return BsrParameters(**{name: torch.from_numpy(values) for name, values in drawn.items()})
 
 
 def describe(p: BsrParameters, sample: int) -> str:

@@ -8,12 +8,14 @@ those inside the DCT. What is left out is the entropy coding, which loses nothin
 from __future__ import annotations
 
 import math
+from functools import cache, lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unclip.degradations.borders import replicated, whole
+from unclip.degradations.borders import replicated
 
 _LUMA = (
     *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),
@@ -26,22 +28,13 @@ _CHROMA = (
     *(24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99, 99, 99, 99, 99),
     *(99,) * 32,
 )
-# Colours in 16-bit fixed point; no sum of products reaches 2^24, so float32 is exact.
+# Colours in 16-bit fixed point; no sum of products reaches 2^24, so float32 is exact. All three are
+# centred: Y - 128, and Cb and Cr without the 128 with which JFIF makes them positive.
 _ONE = 65536
 _TO_YCC = ((19595, 38470, 7471), (-11058, -21710, 32768), (32768, -27439, -5329))
-_TO_YCC_ROUNDED_BY = (32768, 128 * _ONE + 32767, 128 * _ONE + 32767)
+_TO_YCC_ROUNDED_BY = (32768 - 128 * _ONE, 32767, 32767)
 _FROM_CHROMA = ((0, 91881), (-22553, -46802), (116130, 0))  # Cb, Cr to R - Y, G - Y, B - Y
-
-
-def _transform() -> Tensor:
-    """``[64, 64]``: the two-dimensional DCT of a block, both as vectors (T.81, A.3.3)."""
-    k = torch.arange(8, dtype=torch.float64)
-    cosines = torch.cos((2 * k + 1) * k[:, None] * math.pi / 16) / 2
-    cosines[0] = 8**-0.5
-    return torch.kron(cosines, cosines).float()
-
-
-_DCT = _transform()
+_AWAY = 1 + 2**-20  # rounds what lies midway between two levels away from zero, and moves no other
 
 
 def quantization_tables(quality: Tensor) -> Tensor:
@@ -51,32 +44,65 @@ def quantization_tables(quality: Tensor) -> Tensor:
     return ((tables * percent[:, None, None] + 50) // 100).clamp(1, 255)
 
 
+class _Constants(NamedTuple):
+    """Float32, on the device of the pictures."""
+
+    dct: Tensor  # [8, 8] of 8 pixels (T.81, A.3.3), times 8 ** 0.5: so rows 0 and 4 are 1 and -1
+    twice: Tensor  # [16, 16] of 8 pixels and the next 8: a product with it takes half the time
+    tables: Tensor  # [100, 2, 64] of quality 1 to 100
+    to_ycc: Tensor  # [3, 3]
+    rounded_by: Tensor  # [3, 1]
+    from_chroma: Tensor  # [3, 2]
+
+
+@cache
+def _constants(device: torch.device) -> _Constants:
+    k = torch.arange(8, dtype=torch.float64)
+    dct = 2**0.5 * torch.cos((2 * k + 1) * k[:, None] * math.pi / 16)
+    dct[0] = 1
+    found = _Constants(
+        dct=dct,
+        twice=torch.block_diag(dct, dct),
+        tables=quantization_tables(torch.arange(1, 101)),
+        to_ycc=torch.tensor(_TO_YCC) / _ONE,
+        rounded_by=torch.tensor(_TO_YCC_ROUNDED_BY)[:, None] / _ONE,
+        from_chroma=torch.tensor(_FROM_CHROMA) / _ONE,
+    )
+    return _Constants(*(x.to(device, torch.float32) for x in found))
+
+
 def _coded(planes: Tensor, table: Tensor) -> Tensor:
-    """``planes`` ``[G, C, H, W]`` of whole blocks, 0 to 255, quantized by ``table`` ``[G, 64]``."""
-    dct, step = _DCT.to(planes.device), table[:, None, :].float()
-    split = planes.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).transpose(3, 4)
-    blocks = (split - 128).reshape(len(planes), -1, 64)
-    eighths = (blocks @ (8 * dct.T)).round_()  # libjpeg's DCT is of integers
-    levels = eighths.abs().div_(8 * step).add_(0.5).floor_().copysign_(eighths)
-    pixels = (levels.mul_(step) @ dct).add_(128.5).floor_().clamp_(0, 255)
-    return pixels.reshape(split.shape).transpose(3, 4).reshape(planes.shape)
+    """``planes`` ``[G, C, H, W]`` of whole blocks, -128 to 127, quantized by ``table`` ``[G, 64]``.
+
+    Columns are transformed, then rows, where they are: nothing is put into blocks, or back. The
+    8 rows of a row of blocks have an even number of eights, so that two can go at a time.
+    """
+    c, width = _constants(planes.device), planes.shape[3]
+    step = table.view(-1, 8, 1, 8).expand(-1, -1, width // 8, -1).reshape(len(planes), 1, -1)
+    columns = c.dct @ planes.unflatten(2, (-1, 8))
+    eighths = (columns.view(-1, 16) @ c.twice.T).round_()  # libjpeg's DCT is of integers
+    levels = eighths.view(len(planes), -1, 8 * width).mul_(_AWAY / 8 / step).round_()
+    columns = (levels.mul_(step / 8).view(-1, 16) @ c.twice).view(columns.shape)
+    return (c.dct.T @ columns).add_(0.5).floor_().clamp_(-128, 127).view(planes.shape)
 
 
 def _halved(planes: Tensor) -> Tensor:
     """Means of 2 x 2 pixels; those of half a level go down and up by turns, column by column."""
     rows = planes[..., 0::2, :] + planes[..., 1::2, :]
     sums = rows[..., 0::2] + rows[..., 1::2]
-    return sums.add_(_alternating(1.0, 2.0, sums)).div_(4).floor_()
+    return sums.add_(_alternating(1.0, 2.0, sums.shape[-1], sums.device)).div_(4).floor_()
 
 
 def _doubled(planes: Tensor) -> Tensor:
     """As libjpeg does by default: weights of 9, 3, 3 and 1 sixteenths, borders repeated."""
     smooth = F.interpolate(planes, scale_factor=2, mode="bilinear", align_corners=False)
-    return smooth.add_(_alternating(8 / 16, 7 / 16, smooth)).floor_()
+    rounding = _alternating(8 / 16, 7 / 16, smooth.shape[-1], smooth.device)
+    return smooth.add_(rounding).floor_()
 
 
-def _alternating(even: float, odd: float, like: Tensor) -> Tensor:
-    return like.new_tensor([even, odd]).repeat(like.shape[-1] // 2)
+@lru_cache(maxsize=256)
+def _alternating(even: float, odd: float, length: int, device: torch.device) -> Tensor:
+    return torch.tensor([even, odd], device=device).repeat(length // 2)
 
 
 def jpeg(image: Tensor, quality: Tensor, size: Tensor | None = None) -> Tensor:
@@ -87,27 +113,24 @@ def jpeg(image: Tensor, quality: Tensor, size: Tensor | None = None) -> Tensor:
         quality: ``[G]`` int64 from 1 to 100, on the CPU or the image's device.
         size: ``[G, 2]`` of the samples (see `unclip.degradations.borders`); all, if None.
     """
-    size = whole(image) if size is None else size
     height, width = image.shape[2:]
-    tables = quantization_tables(quality.to(image.device))
+    c = _constants(image.device)
+    tables = c.tables[quality.to(image.device) - 1]
     rgb = (image * 255).round_().clamp_(0, 255).flatten(2)
-    to_ycc, half = rgb.new_tensor(_TO_YCC), rgb.new_tensor(_TO_YCC_ROUNDED_BY)
-    ycc = (to_ycc @ rgb).add_(half[:, None]).div_(_ONE).floor_().view(image.shape)
+    ycc = (c.to_ycc @ rgb).add_(c.rounded_by).floor_().view(image.shape)
 
     # Whole blocks of 16 x 16 pixels. libjpeg repeats the last row of the chroma once it is halved.
     tall, wide = -(-height // 16) * 16, -(-width // 16) * 16
+    h, w = -(-height // 2), -(-width // 2)
+    half = half_height = None
+    if size is not None:
+        half = -(-size // 2)
+        half_height = half.index_fill(1, torch.tensor(1), wide // 2)  # and all of the width
     y = _coded(replicated(ycc[:, :1], size, (tall, wide)), tables[:, 0])
-    small = -(-size // 2)
-    chroma = _halved(replicated(ycc[:, 1:], size, (tall, wide)))
-    chroma = replicated(chroma, _with_width(small, wide // 2), (tall // 2, wide // 2))
-    chroma = _coded(chroma, tables[:, 1])
+    chroma = _halved(replicated(ycc[:, 1:], size, (tall, wide)))[..., :h, :]
+    chroma = _coded(replicated(chroma, half_height, (tall // 2, wide // 2)), tables[:, 1])
 
-    chroma = _doubled(replicated(chroma, small, (-(-height // 2), -(-width // 2))))
-    chroma, y = chroma[..., :height, :width], y[..., :height, :width]
-    from_chroma = rgb.new_tensor(_FROM_CHROMA)
-    differences = (from_chroma @ (chroma - 128).flatten(2)).add_(_ONE // 2).div_(_ONE).floor_()
-    return differences.view(image.shape).add_(y).clamp_(0, 255).div_(255)
-
-
-def _with_width(size: Tensor, width: int) -> Tensor:
-    return torch.stack([size[:, 0], torch.full_like(size[:, 1], width)], dim=1)
+    chroma = _doubled(replicated(chroma[..., :h, :w], half, (h, w)))[..., :height, :width]
+    y = y[..., :height, :width].add_(128)
+    differences = (c.from_chroma @ chroma.flatten(2)).add_(0.5).floor_().view(image.shape)
+    return differences.add_(y).clamp_(0, 255).div_(255)

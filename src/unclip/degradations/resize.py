@@ -1,4 +1,4 @@
-"""Resizing of each sample to its own size, with its own interpolation, as two matrix products.
+"""Resizing of each sample to its own size, with its own interpolation.
 
 Pixel j of the result lies at (j + 1/2) · scale − 1/2 of the input (half-pixel centres). Bilinear
 and bicubic interpolation read the 2 or 4 nearest pixels a side however much they reduce, without
@@ -8,12 +8,14 @@ antialiasing, and bicubic has a = −0.75: what OpenCV's ``resize`` does, and Py
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.degradations.borders import mirrored, whole
 
 BILINEAR, BICUBIC, AREA, GAUSSIAN = range(4)
 NAMES = ("linear", "cubic", "area", "Gauss")  # for people
+_NATIVE = {BILINEAR: "bilinear", BICUBIC: "bicubic"}  # PyTorch's names
 
 
 def _bilinear(away: Tensor, scale: Tensor, sigma: Tensor) -> Tensor:
@@ -87,6 +89,8 @@ def resized(
 ) -> Tensor:
     """``image`` ``[G, C, H, W]`` with each sample at its size ``after`` ``[G, 2]``, not clamped.
 
+    As two matrix products; a lone sample by PyTorch's own interpolation, where it has that kind.
+
     Args:
         image: A canvas.
         kind: ``[G]`` interpolation of each sample.
@@ -94,6 +98,9 @@ def resized(
         size: ``[G, 2]`` of the samples (see `unclip.degradations.borders`); all, if None.
         sigma: ``[G]`` of the Gaussian in pixels of the input, if any sample's kind is that.
     """
+    if len(image) == 1 and size is None and (mode := _NATIVE.get(int(kind))):
+        planes = image.transpose(0, 1)  # three channels at once PyTorch would interleave first
+        return F.interpolate(planes, after[0].tolist(), mode=mode).transpose(0, 1)
     size = whole(image) if size is None else size
     sigma = torch.ones(len(image)) if sigma is None else sigma
     down = across = weights(kind, size[:, 0], after[:, 0], sigma, image.device)
