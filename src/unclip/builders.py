@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from data_modules.base import StageData
 from unclip import artifacts, config, registry
 from unclip.embeddings.codec import Codec
 from unclip.models.clip import FrozenClip, Tokenizer
 from unclip.models.configs import DiffusionPriorConfig
-from unclip.training.stage import Stage
 from unclip.types import UserError
+
+if TYPE_CHECKING:  # planning and validating need no Lightning
+    from data_modules.base import StageData
+    from unclip.training.stage import Stage
 
 
 def build_stage(entry: registry.StageEntry, experiment: Any, clip: FrozenClip | None) -> Stage:
@@ -141,38 +143,40 @@ def clip_dims(spec: str) -> dict[str, int]:
     return {"embed_dim": model["embed_dim"], "text_width": model["text_width"]}
 
 
+def build_net(resolved: config.Resolved) -> torch.nn.Module:
+    """The network of a stage that trains, on the default device; sizes are the named CLIP's."""
+    model = resolved.config.model
+    if resolved.stage.name == "clip":
+        from unclip.models.clip import Clip
+
+        return Clip.from_config(model)
+    if resolved.stage.name == "upsampler":
+        from unclip.models.upsampler import Upsampler
+
+        return Upsampler(model)
+    dims = clip_dims(resolved.config.clip)
+    embed_dim = model.embed_dim or dims["embed_dim"]
+    text_width = getattr(model, "clip_text_width", None) or dims["text_width"]
+    if resolved.stage.name == "diffusion_prior":
+        from unclip.models.diffusion_prior import DiffusionPrior
+
+        return DiffusionPrior(model, embed_dim, text_width)
+    if resolved.stage.name == "ar_prior":
+        from unclip.models.ar_prior import ArPrior
+
+        codec = Codec.empty(embed_dim, *_codec_shape(resolved.config, embed_dim))
+        return ArPrior(model, codec, text_width)
+    from unclip.models.decoder import Decoder
+
+    return Decoder(model, embed_dim)
+
+
 def count_parameters(resolved: config.Resolved) -> int:
     """Trainable parameters, from a network built on the meta device."""
     if resolved.stage.name == "pca":
         return 0
-    model = resolved.config.model
     with torch.device("meta"):
-        net: torch.nn.Module
-        if resolved.stage.name == "clip":
-            from unclip.models.clip import Clip
-
-            net = Clip.from_config(model)
-        elif resolved.stage.name == "upsampler":
-            from unclip.models.upsampler import Upsampler
-
-            net = Upsampler(model)
-        else:
-            dims = clip_dims(resolved.config.clip)
-            embed_dim = model.embed_dim or dims["embed_dim"]
-            text_width = getattr(model, "clip_text_width", None) or dims["text_width"]
-            if resolved.stage.name == "diffusion_prior":
-                from unclip.models.diffusion_prior import DiffusionPrior
-
-                net = DiffusionPrior(model, embed_dim, text_width)
-            elif resolved.stage.name == "ar_prior":
-                from unclip.models.ar_prior import ArPrior
-
-                codec = Codec.empty(embed_dim, *_codec_shape(resolved.config, embed_dim))
-                net = ArPrior(model, codec, text_width)
-            else:
-                from unclip.models.decoder import Decoder
-
-                net = Decoder(model, embed_dim)
+        net = build_net(resolved)
     return sum(p.numel() for p in net.parameters())
 
 

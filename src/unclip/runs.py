@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
-import os
-import secrets
-import shutil
 import time
 import warnings
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
-import yaml
+from torch import Tensor
 
 from data_modules.base import StageData
 from unclip import artifacts, config, fits, registry
 from unclip.builders import build_data, build_stage, fit_to_clip, fit_to_codec, load_codec
 from unclip.evaluation import spectrum
 from unclip.models.clip import FrozenClip
+from unclip.nn import attention
+from unclip.run_folders import (
+    newest_artifact,
+    run_folder,
+    same_model,
+    share,
+    shared_folder,
+    unshare,
+    write_experiment,
+)
 from unclip.tracking.local import JsonlLogger
 from unclip.tracking.provenance import collect
 from unclip.tracking.report import Finished
 from unclip.training.callbacks import Samples, Throughput, peak_memory_bytes
-from unclip.training.checkpoints import newest_checkpoint
+from unclip.training.checkpoints import newest_checkpoint, newest_whole, step_of
 from unclip.training.ema import EmaCallback
+from unclip.training.guard import Guard
 from unclip.training.stage import Stage
+from unclip.training.strategies import processes_started
 from unclip.training.trainer import build
 from unclip.types import UserError
-
-_FOLDER = "UNCLIP_RUN_FOLDER"
 
 
 def train(
@@ -47,18 +52,22 @@ def train(
     ``with_parents`` first trains the experiments it leans on that have no finished run.
     """
     leans_on = parents(resolved, with_parents=with_parents)
-    folder = _shared_folder() or run_folder(resolved, resume=resume, force=force)
-    os.environ[_FOLDER] = str(folder)  # Lightning's further processes run the same command
-    checkpoint = newest_checkpoint(folder) if resume else None
+    along = shared_folder(resolved)
+    folder = along or run_folder(resolved, resume=resume, force=force)
+    share(folder)  # Lightning's further processes run the same command
+    checkpoint = None
+    if resume:
+        checkpoint = newest_checkpoint(folder) if along else newest_whole(folder)
     data, stage = assemble(resolved, leans_on, resumed=folder if checkpoint else None)
-    if not _shared_folder():
+    if not along:
         resuming = f", resuming {checkpoint.name}" if checkpoint else ""
         print(f"{resolved.name}: {folder}{resuming}", flush=True)
-        _write_experiment(folder, resolved)
+        write_experiment(folder, resolved)
     try:
-        return _fit(resolved, stage, data, folder, checkpoint)
+        with attention.backend(resolved.config.trainer.attention):
+            return _fit(resolved, stage, data, folder, checkpoint)
     finally:
-        os.environ.pop(_FOLDER, None)
+        unshare()
 
 
 class Parents(NamedTuple):
@@ -76,6 +85,8 @@ def parents(resolved: config.Resolved, *, with_parents: bool) -> Parents:
     """
     if resolved.stage.name == "pca":
         raise UserError(f"{resolved.name}: is fitted, not trained: unclip fit-pca {resolved.name}")
+    # Processes that were started together cannot train a parent first: each must do its part of it.
+    with_parents = with_parents and processes_started() is None
     clip = _resolve(resolved, "clip", with_parents=with_parents)
     return Parents(clip, _resolve(resolved, "pca", with_parents=with_parents, clip=clip))
 
@@ -100,25 +111,13 @@ def assemble(
     data = build_data(resolved.stage, experiment, clip)
     data.setup()
     if resumed is not None:
-        _same_model(resumed, experiment)
+        same_model(resumed, experiment)
     stage = build_stage(resolved.stage, experiment, clip)
     if resumed is None and getattr(experiment.model, "standardise", False):
         assert clip is not None
         device = fits.device_of(experiment.trainer.accelerator)
         fits.fit_standardisation([stage.net, stage.ema], clip, data, device)  # type: ignore[arg-type]
     return data, stage
-
-
-def _shared_folder() -> Path | None:
-    """The run's folder, in a process that another one started to train along."""
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        return None
-    if _FOLDER not in os.environ:
-        raise UserError(
-            "trainer.devices: unclip train starts its own processes; run it without torchrun and "
-            "say how many here"
-        )
-    return Path(os.environ[_FOLDER])
 
 
 def _quiet() -> None:
@@ -131,7 +130,10 @@ def _fit(
     resolved: config.Resolved, stage: Stage, data: StageData, folder: Path, checkpoint: Path | None
 ) -> Finished:
     experiment = resolved.config
-    loggers: list[Any] = [JsonlLogger(folder)]
+    local = JsonlLogger(folder)
+    if checkpoint is not None and not shared_folder(resolved):
+        local.forget_after(step_of(checkpoint))
+    loggers: list[Any] = [local]
     publish = None
     if experiment.tracking.wandb:
         from unclip.tracking import wandb
@@ -151,11 +153,10 @@ def _fit(
     callbacks: list[L.Callback] = [throughput, samples]
     if stage.ema is not None:
         callbacks.insert(0, EmaCallback(experiment.ema))
+    callbacks.append(Guard(folder, experiment.trainer, stage.quality))
     trainer = build(experiment.trainer, folder=folder, callbacks=callbacks, loggers=loggers)
     began = time.perf_counter()
     trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.interrupted:
-        raise UserError(f"interrupted at step {trainer.global_step}; continue with --resume")
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
     if trainer.global_step % (experiment.trainer.val_every or trainer.global_step + 1):
         metrics |= {
@@ -164,9 +165,7 @@ def _fit(
             for k, v in result.items()
         }
     metrics |= samples.metrics
-    final = folder / "checkpoints" / f"step_{trainer.global_step:07d}.ckpt"
-    if not final.exists():
-        trainer.save_checkpoint(final)
+    weights = stage.weights()
     if not trainer.is_global_zero:
         raise SystemExit  # the first process does the rest
     summary = {
@@ -181,7 +180,7 @@ def _fit(
         "parameters": sum(p.numel() for p in stage.net.parameters()),
         "metrics": metrics,
     }
-    artifact = _export(resolved, stage, data, folder, metrics)
+    artifact = _export(resolved, stage, weights, data, folder, metrics)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return Finished(folder, artifact.path, summary)
 
@@ -189,6 +188,7 @@ def _fit(
 def _export(
     resolved: config.Resolved,
     stage: Stage,
+    weights: dict[str, Tensor],
     data: StageData,
     folder: Path,
     metrics: dict[str, float],
@@ -206,63 +206,12 @@ def _export(
     return artifacts.export(
         folder / "artifact",
         stage=resolved.stage.name,
-        weights=stage.weights(),
+        weights=weights,
         config=resolved.as_dict(),
         provenance=provenance,
         embed_dim=embed_dim,
         clip_fingerprint=clip.fingerprint if clip is not None and uses_clip else None,
     )
-
-
-def run_folder(resolved: config.Resolved, *, resume: bool, force: bool) -> Path:
-    """The folder of a new run, or of the one to continue; never one that is in use by another."""
-    run = resolved.config.run
-    home = Path(run.root) / resolved.name
-    if resume:
-        if run.dir:
-            found = [Path(run.dir)]
-        else:
-            found = sorted(p for p in home.glob("*") if newest_checkpoint(p))[-1:]
-        if not found or not newest_checkpoint(found[0]):
-            where = run.dir or home
-            raise UserError(f"--resume: no checkpoint in {where}; start the run without --resume")
-        return found[0]
-    if run.dir:
-        folder = Path(run.dir)
-        if folder.is_dir() and any(folder.iterdir()):
-            if not force:
-                raise UserError(
-                    f"run.dir={folder}: exists and is not empty; add --resume to continue it or "
-                    "--force to start anew"
-                )
-            if not (folder / "experiment.yaml").is_file():
-                raise UserError(f"run.dir={folder}: --force replaces runs only, this is none")
-            shutil.rmtree(folder)
-    else:
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        folder = home / f"{stamp}-{secrets.token_hex(2)}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"run.dir={folder}: cannot be made: {error.strerror}") from None
-    return folder
-
-
-def _write_experiment(folder: Path, resolved: config.Resolved) -> None:
-    text = yaml.safe_dump(resolved.as_dict(), sort_keys=False)
-    (folder / "experiment.yaml").write_text(text)
-
-
-def _same_model(folder: Path, experiment: Any) -> None:
-    """A run can be continued longer or elsewhere, but not as another model."""
-    before = config.read_yaml(folder / "experiment.yaml")
-    now = dataclasses.asdict(experiment)
-    for section in ("stage", "model", "diffusion"):
-        if before.get(section) != now.get(section):
-            raise UserError(
-                f"--resume: {section} differs from {folder / 'experiment.yaml'}; "
-                "a run continues with the model it was started with"
-            )
 
 
 def _resolve(
@@ -295,23 +244,6 @@ def _resolve(
     return str(train(config.load(spec, given)).artifact)
 
 
-def newest_artifact(name: str, root: str = "runs") -> Path | None:
-    """The artifact of the newest finished run of the experiment ``name``."""
-    found = sorted((Path(root) / name).glob("*/artifact/artifact.json"))
-    return found[-1].parent if found else None
-
-
-def trained(name: str) -> Path:
-    """The folder of an artifact or run, or the newest artifact of the experiment ``name``."""
-    if Path(name).is_dir():
-        return Path(name)
-    registry.find(name)
-    found = newest_artifact(name)
-    if found is None:
-        raise UserError(f"{name}: no finished run in {Path('runs') / name}; train it first")
-    return found
-
-
 def fit_pca(resolved: config.Resolved, *, force: bool = False, with_parents: bool = False) -> Path:
     """Fit a PCA codec and export it; returns the artifact.
 
@@ -331,7 +263,7 @@ def fit_pca(resolved: config.Resolved, *, force: bool = False, with_parents: boo
     if rank > 0:
         raise SystemExit  # the first process does the rest
     folder = run_folder(resolved, resume=False, force=force)
-    _write_experiment(folder, resolved)
+    write_experiment(folder, resolved)
     summary = {**fitted.summary._asdict(), "components": fitted.codec.k, "samples": fitted.samples}
     provenance = collect(
         seed=experiment.trainer.seed,

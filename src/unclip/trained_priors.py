@@ -12,7 +12,7 @@ from unclip.builders import build_data
 from unclip.evaluation.priors import Evaluated, evaluate, training_flops
 from unclip.models.clip import FrozenClip
 from unclip.pipeline.parts import PRIORS, Part, load_prior
-from unclip.runs import trained
+from unclip.run_folders import trained
 from unclip.types import UserError
 
 

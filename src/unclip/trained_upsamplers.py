@@ -22,7 +22,7 @@ from unclip.degradations.bsr_parameters import UNIFORMS
 from unclip.degradations.low import degraded
 from unclip.evaluation.upsamplers import EvaluatedUpsampler, Row, measure
 from unclip.pipeline.parts import PRIORS, load_upsampler
-from unclip.runs import trained
+from unclip.run_folders import trained
 from unclip.seeding import SampleNoise, derive_seed
 from unclip.stages.configs import UpsamplerExperiment
 from unclip.types import UserError

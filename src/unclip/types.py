@@ -27,6 +27,13 @@ class UserError(Exception):
     """
 
 
+class Interrupted(UserError):
+    """A run was told to stop and has saved itself.
+
+    The command line exits with status 75 (EX_TEMPFAIL: try again), so that a queue can requeue it.
+    """
+
+
 class Denoiser(Protocol):
     """A network, or an analytic stand-in, as the samplers see it."""
 

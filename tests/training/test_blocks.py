@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from unclip import config
 from unclip.models.clip import Clip
 from unclip.models.configs import ClipConfig
 from unclip.nn.transformer import Transformer
 from unclip.nn.unet import UNet
+from unclip.runs import train
 from unclip.training.blocks import blocks_of, checkpoint_blocks, compile_blocks
 
 
@@ -115,3 +117,11 @@ def test_a_compiled_network_computes_the_same(build, how):
     compile_blocks(twin, how)
     assert twin.state_dict().keys() == net.state_dict().keys()
     torch.testing.assert_close(twin(*inputs), net(*inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["full", "selective"])
+def test_a_clip_is_recomputed_on_a_cpu_in_bfloat16(minute_experiment, tmp_path, how):
+    more = ["trainer.precision=bf16-mixed", f"trainer.activation_checkpointing={how}"]
+    given = [*more, f"run.dir={tmp_path}", "trainer.max_steps=1"]
+    assert train(config.load(str(minute_experiment("clip")), given)).summary["loss"] > 0
+    assert torch.backends.cuda.flash_sdp_enabled()

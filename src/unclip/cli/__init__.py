@@ -7,10 +7,20 @@ import sys
 from collections.abc import Sequence
 
 import unclip
-from unclip.cli import degrade, evaluate, experiments, fit_pca, fit_variance, recipe, sample, train
-from unclip.types import UserError
+from unclip.cli import (
+    degrade,
+    evaluate,
+    experiments,
+    fit_pca,
+    fit_variance,
+    plan,
+    recipe,
+    sample,
+    train,
+)
+from unclip.types import Interrupted, UserError
 
-COMMANDS = (train, fit_pca, fit_variance, sample, evaluate, degrade, recipe, experiments)
+COMMANDS = (train, fit_pca, fit_variance, sample, evaluate, degrade, recipe, plan, experiments)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,13 +38,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 done, 2 the user can mend it, 130 interrupted."""
+    """Run a command; 0 done, 2 the user can mend it, 75 resumable, 130 interrupted."""
     args = _parse(argv)
     try:
         args.run(args)
     except UserError as error:
         print(f"unclip: error: {_line(error)}", file=sys.stderr)
-        return 2
+        return 75 if isinstance(error, Interrupted) else 2
     except BrokenPipeError:  # `unclip ... | head`
         sys.stderr.close()
         return 0

@@ -25,6 +25,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("experiment", help="kind/name (see `unclip experiments list`) or a YAML file")
     p.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the experiment")
     p.add_argument("--resume", action="store_true", help="continue the newest checkpoint")
+    p.add_argument(
+        "--continue",
+        dest="continues",
+        action="store_true",
+        help="continue run.dir where it has a checkpoint, else start it (for requeued jobs)",
+    )
     p.add_argument("--force", action="store_true", help="replace what is in run.dir")
     p.add_argument(
         "--with-parents",
@@ -43,12 +49,16 @@ def run(args: argparse.Namespace) -> None:
     if resolved.config.check == "overfit":
         from unclip.overfit import check
 
-        if args.resume or args.force:
-            raise UserError("check=overfit: writes no run, so --resume and --force do not apply")
+        if args.resume or args.force or args.continues:
+            raise UserError(
+                "check=overfit: writes no run; --resume, --continue, --force do not apply"
+            )
         print(check(resolved, with_parents=args.with_parents))
         return
+    from unclip.run_folders import Start, where_it_stopped
     from unclip.runs import train
     from unclip.tracking.report import summary_table
 
-    finished = train(resolved, resume=args.resume, force=args.force, with_parents=args.with_parents)
+    start = where_it_stopped(resolved) if args.continues else Start(args.resume, args.force)
+    finished = train(resolved, **start._asdict(), with_parents=args.with_parents)
     summary_table([finished])

@@ -7,10 +7,11 @@ pretrained tag or a local weights file. Shapes: B batch, L tokens, W text width,
 from __future__ import annotations
 
 import hashlib
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
@@ -41,6 +42,14 @@ def token_mask(tokens: Tensor) -> Tensor:
     """Mask ``[B, L]``, True up to and including the end-of-text token (0 is also a real token)."""
     ended = (tokens == END_OF_TEXT).long().cumsum(dim=1)
     return (ended == 0) | ((tokens == END_OF_TEXT) & (ended == 1))
+
+
+class Embedded(NamedTuple):
+    """A batch in the shared space."""
+
+    z_i: Tensor  # [B, D], unit norm
+    z_t: Tensor  # [B, D], unit norm
+    scale: Tensor  # scalar, the inverse temperature
 
 
 class Clip(nn.Module):
@@ -80,7 +89,13 @@ class Clip(nn.Module):
             "layers": config.text_layers,
             "heads": config.text_heads,
         }
-        model: nn.Module = open_clip.CLIP(config.embed_dim, vision_cfg=vision, text_cfg=text)  # type: ignore[arg-type]
+        model: nn.Module = open_clip.CLIP(
+            config.embed_dim,
+            vision_cfg=vision,  # type: ignore[arg-type]
+            text_cfg=text,  # type: ignore[arg-type]
+            nonscalar_logit_scale=True,  # FSDP2 shards no scalars
+        )
+        model.register_load_state_dict_pre_hook(_vector_scale)
         return cls(model, context=config.context)
 
     @property
@@ -141,15 +156,11 @@ class Clip(nn.Module):
         with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
             return F.normalize(model.encode_text(tokens).float(), dim=-1)
 
-    def forward(self, image: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(z_i, z_t), for contrastive training."""
-        return self.encode_image(image), self._z_t(tokens)
-
-    @property
-    def logit_scale(self) -> Tensor:
-        """The learned temperature, as a logarithm."""
+    def forward(self, image: Tensor, tokens: Tensor) -> Embedded:
+        """Both embeddings and the temperature, capped at 100 as in CLIP, section 2.5."""
         model: Any = self.model
-        return model.logit_scale
+        scale = model.logit_scale.clamp(max=math.log(100)).exp()
+        return Embedded(self.encode_image(image), self._z_t(tokens), scale.sum())
 
     def fingerprint(self) -> str:
         """A hash of the weights: two CLIPs with one fingerprint share their embedding space."""
@@ -158,6 +169,13 @@ class Clip(nn.Module):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+def _vector_scale(model: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """In files the temperature is a scalar, as open_clip's own weights have it."""
+    name = f"{prefix}logit_scale"
+    if name in state:
+        state[name] = state[name].reshape(1)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,40 @@ Shapes: B batch, L queries, S keys, N heads, E channels per head, W = N·E width
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 SHORT = 256  # queries; from here on bfloat16 is no slower than float32 on a CPU
+
+
+_chosen = "sdpa"  # of the process, not of a thread: recomputed blocks run on autograd's threads
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Let `attend` use ``name`` while the context lasts.
+
+    `sdpa` is torch's own choice among its kernels, and what `auto` stands for; `math` the formula
+    itself, in any precision and on any device; `xformers` the memory-efficient attention of that
+    package, an extra.
+
+    Raises:
+        UserError: xformers is not installed, or serves no device of this machine.
+    """
+    global _chosen
+    if name == "xformers":
+        from unclip.nn import xformers_attention
+
+        xformers_attention.check()
+    before, _chosen = _chosen, "sdpa" if name == "auto" else name
+    try:
+        yield
+    finally:
+        _chosen = before
 
 
 def causal_mask(length: int, device: torch.device | None = None) -> Tensor:
@@ -41,14 +70,29 @@ def attend(
         # There torch's kernel is three to five times slower in bfloat16 (docs/benchmarks.md).
         return attend(q.float(), k.float(), v.float(), mask, causal).to(q.dtype)
     if mask is None:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return _attend(q, k, v, None, causal)
     if causal:
         mask = mask & causal_mask(q.shape[-2], q.device)
     # The softmax over no keys is 0/0 and kernels differ in what they make of it: such a query
     # sees everything instead, and its result is thrown away.
     blind = ~mask.any(dim=-1, keepdim=True)
-    seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask | blind)
-    return seen.masked_fill(blind, 0)
+    return _attend(q, k, v, mask | blind, False).masked_fill(blind, 0)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """By the chosen backend; every query sees a key."""
+    if _chosen == "sdpa":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    if _chosen == "xformers":
+        from unclip.nn import xformers_attention
+
+        return xformers_attention.attend(q, k, v, mask, causal)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if causal:
+        mask = causal_mask(q.shape[-2], q.device)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.float().softmax(dim=-1).to(v.dtype) @ v
 
 
 def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:

@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, distributed
 
 from unclip.figures import to_uint8
-from unclip.models.clip import Clip
+from unclip.models.clip import Clip, Embedded
 from unclip.stages.configs import ClipExperiment
+from unclip.training.checkpoints import World
+from unclip.training.sam import Climb, climb
 from unclip.training.stage import Look, Picture, Quality, Score, Stage
 from unclip.types import ClipBatch
 
-
-class Embedded(NamedTuple):
-    """A batch in the shared space."""
-
-    z_i: Tensor  # [B, D]
-    z_t: Tensor  # [B, D]
-    scale: Tensor  # scalar, the inverse temperature
+ALONE = World(0, 1)
 
 
-def contrastive_loss(z_i: Tensor, z_t: Tensor, scale: Tensor) -> Tensor:
+class GatherRows(torch.autograd.Function):
+    """Rows ``[B, D]`` of every process as ``[processes * B, D]``, in the order of the global batch.
+
+    Row i of process r is sample ``i * world + r`` (see `StepRandom`). Each process's loss depends
+    on all rows, so the gradients that come back are added up over the processes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        """Of this process's ``rows``."""
+        parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, rows.contiguous())
+        return torch.stack(parts, dim=1).flatten(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """To this process's rows, from the losses of all."""
+        total = gradients[0].contiguous()
+        distributed.all_reduce(total)
+        return total[distributed.get_rank() :: distributed.get_world_size()]
+
+
+def contrastive_loss(z_i: Tensor, z_t: Tensor, scale: Tensor, world: World = ALONE) -> Tensor:
     """Symmetric cross-entropy of the similarities of ``z_i`` and ``z_t`` ``[B, D]``, both unit.
 
-    Row k of one belongs to row k of the other; CLIP, figure 3.
+    Row k of one belongs to row k of the other; CLIP, figure 3. With several processes each
+    compares its own rows with those of all; the mean over processes is the global batch's loss.
     """
-    logits = scale * z_i @ z_t.T
-    target = torch.arange(len(z_i), device=z_i.device)
-    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+    all_i, all_t, target = z_i, z_t, torch.arange(len(z_i), device=z_i.device)
+    if world.size > 1:
+        all_i, all_t = GatherRows.apply(z_i), GatherRows.apply(z_t)
+        target = target * world.size + world.rank
+    by_image = F.cross_entropy(scale * z_i @ all_t.T, target)
+    return 0.5 * (by_image + F.cross_entropy(scale * z_t @ all_i.T, target))
 
 
 def retrieval(z_i: Tensor, z_t: Tensor, captions: list[str]) -> float:
@@ -50,19 +71,38 @@ class ClipStage(Stage):
     def __init__(self, experiment: ClipExperiment, clip: None = None):
         super().__init__(experiment, Clip.from_config(experiment.model))
         self._seen: list[tuple[Tensor, Tensor, list[str]]] = []
+        self._climb: Climb | None = None
+
+    def on_train_start(self) -> None:
+        """What `Clip` chooses for a forward pass must hold for blocks that are recomputed too."""
+        torch.backends.cuda.enable_flash_sdp(self.device.type != "cpu")
+
+    def on_train_end(self) -> None:
+        """Torch's own choice again."""
+        torch.backends.cuda.enable_flash_sdp(True)
 
     def embed(self, batch: ClipBatch) -> Embedded:
-        """Both embeddings and the temperature, capped at 100 as in CLIP, section 2.5."""
-        net: Clip = self.net  # type: ignore[assignment]
-        z_i, z_t = net(batch.image, batch.tokens)
-        return Embedded(z_i, z_t, net.logit_scale.clamp(max=math.log(100)).exp())
+        """Both embeddings and the temperature."""
+        embedded: Embedded = self.net(batch.image, batch.tokens)
+        return embedded
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        """Contrastive loss over the batch."""
+        """Contrastive loss over the batch of all processes; with SAM the one at w + e."""
+        rho = self.experiment.optim.sam_rho
+        self._climb = climb(self.net, rho) if rho else None
         z_i, z_t, scale = self.embed(batch)
-        loss = contrastive_loss(z_i, z_t, scale)
+        loss = contrastive_loss(z_i, z_t, scale, World.here())
         self.log_loss("train", {"loss": loss, "logit_scale": scale}, len(z_i))
+        if self._climb is not None:
+            self._climb.up(loss)
+            loss = contrastive_loss(*self.embed(batch), World.here())
         return loss
+
+    def on_after_backward(self) -> None:
+        """The optimizer moves w itself, by the gradient at w + e."""
+        if self._climb is not None:
+            self._climb.back()
+            self._climb = None
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """Collect embeddings for retrieval over the whole validation set."""
@@ -99,5 +139,6 @@ class ClipStage(Stage):
         ]
 
     def weights(self) -> dict[str, Any]:
-        """The open_clip model's own names."""
-        return self.net.model.state_dict()  # type: ignore[union-attr]
+        """The open_clip model's own names and shapes."""
+        weights = {name.removeprefix("model."): t for name, t in super().weights().items()}
+        return {**weights, "logit_scale": weights["logit_scale"].reshape(())}

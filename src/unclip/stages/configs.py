@@ -56,6 +56,16 @@ class Experiment:
     def validate(self) -> None:
         """Refuse what the sections cannot see by themselves."""
         require(self.check in ("none", "overfit"), "check", "must be none or overfit")
+        require(
+            self.optim.name == "adamw" or self.trainer.strategy != "fsdp",
+            "optim.name",
+            "must be adamw with trainer.strategy=fsdp: Muon needs whole matrices",
+        )
+        require(
+            self.optim.sam_rho == 0 or self.stage == "clip",
+            "optim.sam_rho",
+            "must be 0, only the stage clip is trained with SAM",
+        )
 
 
 @dataclass(kw_only=True)
@@ -100,6 +110,7 @@ class PcaExperiment(Experiment):
 
     def validate(self) -> None:
         """Refuse a check of training."""
+        super().validate()
         require(self.check == "none", "check", "must be none, nothing is trained here")
 
 

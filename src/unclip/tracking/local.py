@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -31,11 +32,26 @@ class JsonlLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """One line; Lightning's own counters are left out."""
+        """One line; Lightning's own counters are left out, and what had no samples (NaN)."""
         values = {k: float(v) for k, v in metrics.items() if k != "epoch"}
+        values = {k: v for k, v in values.items() if not math.isnan(v)}
         line = {"step": step, "time": round(time.time(), 3), **values}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop what came after ``step`` optimizer steps: a resumed run logs it again.
+
+        Lightning counts batches from 0, so what training logs at ``step`` is of the next one.
+        """
+        if not self.path.is_file():
+            return
+        kept = []
+        for row in read_metrics(self.path):
+            next_one = any(name.startswith(("train/", "lr-")) for name in row)
+            if (row["step"] or 0) + next_one <= step:
+                kept.append(json.dumps(row) + "\n")
+        self.path.write_text("".join(kept))
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
         """The run's folder already has its experiment.yaml."""

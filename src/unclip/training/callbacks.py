@@ -14,6 +14,7 @@ import torch
 
 from unclip.figures import grid, save
 from unclip.training.stage import Picture, Stage
+from unclip.training.strategies import gathered
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -64,7 +65,8 @@ class Samples(L.Callback):
             return
         was_training = stage.training
         stage.eval()
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
+        precision = trainer.precision_plugin.forward_context()
+        with torch.no_grad(), precision, gathered(stage.sampling_net):
             look = stage.look(batch)
         stage.train(was_training)
         self.metrics = {f"val/{k}": v for k, v in look.metrics.items()}

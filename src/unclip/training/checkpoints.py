@@ -1,11 +1,367 @@
-"""Where a run's checkpoints are. Imports no Lightning."""
+"""Checkpoints: folders that are written atomically, verified when read, and free of pickled code.
+
+``checkpoints/step_0000100/`` holds one safetensors file per process with the rows of the weights
+and optimizer states that this process had, ``rest.pt`` with plain numbers and text (loaded with
+weights_only), and ``manifest.json``, written last, with the size and CRC-32 of every other file.
+Every tensor is stored with its place in the whole, so what N processes wrote, sharded or not, M
+processes read, sharded or not. Imports no Lightning (why not torch's own format: docs/adr/0006).
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import pickle
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor, Shard
+
+from unclip.types import UserError
+
+FORMAT = 1
+MANIFEST, REST = "manifest.json", "rest.pt"
+_CHUNK = 1 << 24
+
+
+def step_name(step: int) -> str:
+    """The folder of a step's checkpoint."""
+    return f"step_{step:07d}"
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint."""
+    return int(path.name.removeprefix("step_"))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run's ``folder``, by step."""
+    found = (folder / "checkpoints").glob("step_*")
+    return sorted(p for p in found if (p / MANIFEST).is_file())
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the most steps in a run's ``folder``."""
-    found = sorted((folder / "checkpoints").glob("step_*.ckpt"))
-    return found[-1] if found else None
+    """The checkpoint of the most steps in a run's ``folder``, its contents not yet verified."""
+    return max(checkpoints(folder), default=None)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that is what was written; says so when it passes over another.
+
+    Raises:
+        UserError: there are checkpoints, but all are damaged.
+    """
+    damages: list[str] = []
+    for path in reversed(checkpoints(folder)):
+        damage = damage_of(path)
+        if damage is None:
+            for line in damages:
+                print(f"{line}; continuing from {path.name}", flush=True)
+            return path
+        damages.append(f"{path}: damaged checkpoint: {damage}")
+    if damages:
+        raise UserError(f"{damages[0]}; there is no other, start anew with --force")
+    return None
+
+
+def damage_of(path: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, or None."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        if manifest["format"] != FORMAT:
+            return f"format {manifest['format']}, this version reads {FORMAT}"
+        for name, wanted in manifest["files"].items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if _described(file) != wanted:
+                return f"{name} is not what was written"
+    except (OSError, ValueError, KeyError) as error:
+        return f"{MANIFEST}: {error}"
+    return None
+
+
+def _described(file: Path) -> dict[str, int]:
+    crc = 0
+    with file.open("rb") as opened:
+        while chunk := opened.read(_CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return {"bytes": file.stat().st_size, "crc32": crc}
+
+
+class World(NamedTuple):
+    """One process among those that train together."""
+
+    rank: int
+    size: int
+
+    @classmethod
+    def here(cls) -> World:
+        """Of this moment."""
+        if distributed.is_available() and distributed.is_initialized():
+            return cls(distributed.get_rank(), distributed.get_world_size())
+        return cls(0, 1)
+
+    def gathered(self, value: Any) -> list[Any]:
+        """``value`` of every process; all of them wait here for each other."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
+
+def write(
+    path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, rest: dict[str, Any]
+) -> None:
+    """Write ``path``, a checkpoint's folder; it appears when it is complete. On every process.
+
+    Raises:
+        UserError: a process could not write; what was there before is untouched.
+    """
+    world, part = World.here(), path.with_suffix(".part")
+    described = {"kind": type(optimizer).__name__, "groups": _named_groups(net, optimizer)}
+    tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    for name, parameter in _trained(net, optimizer):
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value)
+
+    def prepare() -> None:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+
+    def finish() -> None:
+        torch.save({**rest, "optimizer": described}, part / REST)
+        files = {file.name: _described(file) for file in sorted(part.iterdir())}
+        manifest = {"format": FORMAT, "processes": world.size, "files": files}
+        _durably(part / MANIFEST, json.dumps(manifest, indent=1))
+        shutil.rmtree(path, ignore_errors=True)
+        part.rename(path)
+
+    _together(world, path, part, prepare if world.rank == 0 else None)
+    _together(world, path, part, lambda: _write_own(tensors, part, world))
+    _together(world, path, part, finish if world.rank == 0 else None)
+
+
+def _together(world: World, path: Path, part: Path, act: Any) -> None:
+    """Run ``act`` where there is one; when it failed on one process, fail on all."""
+    error = None
+    try:
+        if act is not None:
+            act()
+    except (OSError, SafetensorError, RuntimeError) as failure:  # torch.save: RuntimeError
+        error = str(failure).splitlines()[0]
+    errors = [e for e in world.gathered(error) if e is not None]
+    if errors:
+        if world.rank == 0:
+            shutil.rmtree(part, ignore_errors=True)
+        kept = newest_checkpoint(path.parent.parent)
+        whole = (
+            f"{kept.name} is whole, continue from it with --resume" if kept else "none before it"
+        )
+        raise UserError(f"run.dir: cannot write the checkpoint {path}: {errors[0]} ({whole})")
+
+
+def _durably(file: Path, text: str) -> None:
+    """Write ``text`` so that it, and all that was written before, survives a loss of power."""
+    with file.open("w") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def _write_own(tensors: dict[str, Tensor], folder: Path, world: World) -> None:
+    """The rows that this process has; tensors that all have whole are shared out among them."""
+    own, places = {}, {}
+    for k, (name, tensor) in enumerate(sorted(tensors.items())):
+        rows = Rows.of(tensor)
+        if rows.many and (rows.sharded or k % world.size == world.rank):
+            own[name] = local(tensor).detach().contiguous()
+            places[name] = str(rows.first)
+    file = folder / f"rank_{world.rank:05d}.safetensors"
+    save_file(own, file, metadata=places)
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+
+
+class Rows(NamedTuple):
+    """Which rows (indices of the first dimension) of a tensor this process has."""
+
+    first: int
+    many: int
+    sharded: bool
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Rows:
+        """FSDP2 gives each process ceil(rows / processes) of them, the last ones fewer or none."""
+        rows = tensor.shape[0] if tensor.ndim else 1
+        if not isinstance(tensor, DTensor):
+            return cls(0, rows, False)
+        if tensor.placements != (Shard(0),):
+            raise ValueError(f"a tensor sharded as {tensor.placements}, not by rows")
+        mesh = tensor.device_mesh
+        each = -(-rows // mesh.size())
+        first = min(each * mesh.get_local_rank(), rows)
+        return cls(first, min(each, rows - first), True)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process has of ``tensor``."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+class Stored:
+    """The tensors of a checkpoint's folder; a context that holds its files open."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._files = ExitStack()
+        self._parts: dict[str, list[tuple[int, Any]]] = {}
+
+    def __enter__(self) -> Stored:
+        for path in sorted(self.folder.glob("rank_*.safetensors")):
+            file = self._files.enter_context(safe_open(path, framework="pt"))
+            for name, first in (file.metadata() or {}).items():
+                self._parts.setdefault(name, []).append((int(first), file))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._files.close()
+
+    def names(self, prefix: str) -> list[str]:
+        """The tensors whose name starts with ``prefix``, without it."""
+        return sorted(n.removeprefix(prefix) for n in self._parts if n.startswith(prefix))
+
+    def shape(self, name: str) -> list[int]:
+        """Of the whole tensor."""
+        shapes = [list(file.get_slice(name).get_shape()) for _, file in self._parts[name]]
+        if len(shapes) == 1:
+            return shapes[0]
+        return [sum(shape[0] for shape in shapes), *shapes[0][1:]]
+
+    def whole(self, name: str) -> Tensor:
+        """A tensor, from however many files have parts of it."""
+        parts = sorted(self._parts[name], key=lambda part: part[0])
+        tensors = [file.get_tensor(name) for _, file in parts]
+        return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+    def read(self, name: str, rows: Rows) -> Tensor:
+        """Those rows of a tensor, from however many files have them."""
+        if not rows.sharded:
+            return self.whole(name)
+        found = []
+        for first, file in sorted(self._parts[name], key=lambda part: part[0]):
+            piece = file.get_slice(name)
+            start, stop = rows.first - first, rows.first + rows.many - first
+            start, stop = max(start, 0), min(stop, piece.get_shape()[0])
+            if start < stop:
+                found.append(piece[start:stop])
+        return torch.cat(found)
+
+
+@torch.no_grad()
+def read(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+    """Load a checkpoint into ``net`` and ``optimizer``, each process its own rows; the rest of it.
+
+    Raises:
+        UserError: it is of another network or another optimizer.
+    """
+    try:
+        rest: dict[str, Any] = torch.load(path / REST, weights_only=True)
+    except (pickle.UnpicklingError, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{path / REST}: holds more than numbers and text: {first}") from None
+    described = rest.pop("optimizer")
+    with Stored(path) as stored:
+        targets = net.state_dict()
+        _same_names(path, "weight", stored.names("net."), targets)
+        for name, target in targets.items():
+            if stored.shape(f"net.{name}") != list(target.shape):
+                raise UserError(
+                    f"{path}: the weight {name} is {stored.shape(f'net.{name}')}, the run's is "
+                    f"{list(target.shape)}; continue with the model it was started with"
+                )
+            rows = Rows.of(target)
+            if rows.many:
+                local(target).copy_(stored.read(f"net.{name}", rows))
+        if optimizer is not None:
+            _load_optimizer(path, stored, described, net, optimizer)
+    return rest
+
+
+def _load_optimizer(
+    path: Path, stored: Stored, described: Any, net: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    groups, now = described["groups"], _named_groups(net, optimizer)
+    same = [g["params"] for g in groups] == [g["params"] for g in now]
+    if not same or described["kind"] != type(optimizer).__name__:
+        raise UserError(f"{path}: of another optimizer; continue with the optim.name of the start")
+    keys: dict[str, list[str]] = {}
+    for full in stored.names("optimizer."):
+        name, _, key = full.rpartition(".")
+        keys.setdefault(name, []).append(key)
+    number = 0
+    state: dict[int, dict[str, Tensor]] = {}
+    parameters = dict(_trained(net, optimizer))
+    for group in groups:
+        names, group["params"] = group["params"], []
+        for name in names:
+            if name in keys:
+                state[number] = {
+                    key: _like(stored, f"optimizer.{name}.{key}", parameters[name])
+                    for key in keys[name]
+                }
+            group["params"].append(number)
+            number += 1
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _like(stored: Stored, name: str, parameter: Tensor) -> Tensor:
+    """An optimizer's tensor, placed as its ``parameter`` is when it has its shape."""
+    if stored.shape(name) != list(parameter.shape) or not isinstance(parameter, DTensor):
+        return stored.whole(name)
+    rows = Rows.of(parameter)
+    local = stored.read(name, rows) if rows.many else torch.empty_like(parameter.to_local())
+    return DTensor.from_local(
+        local.to(parameter.device),
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+
+
+def _trained(net: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """Names and parameters of ``optimizer``, in its order."""
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            yield names[id(parameter)], parameter
+
+
+def _named_groups(net: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The optimizer's groups with names for parameters."""
+    names = iter([name for name, _ in _trained(net, optimizer)])
+    return [
+        {**group, "params": [next(names) for _ in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+
+
+def _same_names(path: Path, what: str, found: list[str], wanted: dict[str, Any]) -> None:
+    strange = sorted(set(found) ^ set(wanted))
+    if strange:
+        where = "lacks" if strange[0] in wanted else "has"
+        raise UserError(
+            f"{path}: {where} the {what} {strange[0]} ({len(strange)} differ); "
+            "continue with the model it was started with"
+        )

@@ -18,6 +18,7 @@ class OptimConfig:
     weight_decay: float = 0.0
     warmup_steps: int = 0  # linear warm-up from 0 (not in the paper)
     schedule: str = "constant"  # constant | cosine (to 0 at trainer.max_steps) after the warm-up
+    sam_rho: float = 0.0  # radius of SAM's perturbation, 0 = off; stage clip alone has it
 
     def validate(self) -> None:
         """Refuse values out of range."""
@@ -34,6 +35,7 @@ class OptimConfig:
         require(
             self.schedule in ("constant", "cosine"), "optim.schedule", "must be constant or cosine"
         )
+        require(self.sam_rho >= 0, "optim.sam_rho", "must not be negative")
 
 
 @dataclass(kw_only=True)

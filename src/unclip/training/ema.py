@@ -8,7 +8,9 @@ import lightning as L
 import torch
 from torch import nn
 
+from unclip.training.checkpoints import local
 from unclip.training.configs import EmaConfig
+from unclip.training.strategies import reshard
 
 
 def decay_at(step: int, config: EmaConfig) -> float:
@@ -21,8 +23,10 @@ def decay_at(step: int, config: EmaConfig) -> float:
 @torch.no_grad()
 def update(ema: nn.Module, net: nn.Module, decay: float) -> None:
     """Ema <- decay * ema + (1 - decay) * net, parameter by parameter in order; buffers copied."""
-    averaged: list[torch.Tensor] = list(ema.parameters())
-    current = [p.detach().to(a.dtype) for p, a in zip(net.parameters(), averaged, strict=True)]
+    reshard(ema)
+    reshard(net)
+    averaged = [local(p) for p in ema.parameters()]
+    current = [local(p).to(a.dtype) for p, a in zip(net.parameters(), averaged, strict=True)]
     torch._foreach_lerp_(averaged, current, 1 - decay)
     for buffer, value in zip(ema.buffers(), net.buffers(), strict=True):
         buffer.copy_(value)

@@ -7,11 +7,15 @@ from typing import Any, ClassVar, NamedTuple
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 
 from unclip.figures import Array
 from unclip.models.clip import FrozenClip
 from unclip.seeding import derive_seed
+from unclip.training import strategies
+from unclip.training.blocks import checkpoint_blocks, compile_blocks
+from unclip.training.checkpoints import World
 from unclip.training.configs import OptimConfig
 from unclip.training.optim import build_optimizer, rate
 from unclip.training.random import StepRandom
@@ -65,6 +69,8 @@ class Stage(L.LightningModule):
             self.ema = copy.deepcopy(net).requires_grad_(False).eval()
         # Outside nn.Module's books: a frozen CLIP belongs neither in checkpoints nor in DDP.
         self.__dict__["clip"] = clip
+        self.grad_norm: Tensor | None = None  # of the newest optimizer step, before clipping
+        self._configured = False
 
     @property
     def sampling_net(self) -> Any:
@@ -77,6 +83,23 @@ class Stage(L.LightningModule):
         if self.ema is not None:
             self.ema.eval()
         return self
+
+    def configure_model(self) -> None:
+        """Prepare the network for how it is trained; Lightning calls it before every fit."""
+        if self._configured:
+            return
+        self._configured = True
+        trainer, gpu = self.experiment.trainer, self.trainer.strategy.root_device.type == "cuda"
+        checkpoint_blocks(self.net, trainer.activation_checkpointing)
+        how = trainer.compile
+        if how == "auto":
+            how = "blocks" if gpu else "none"
+        compile_blocks(self.net, how)
+        for net in (self.net,) if self.ema is None else (self.net, self.ema):
+            if trainer.strategy == "fsdp":
+                strategies.shard(net, trainer, self.device_mesh)  # type: ignore[arg-type]
+            elif gpu:  # FSDP2 takes contiguous weights alone
+                net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def on_fit_start(self) -> None:
         """Bring the frozen CLIP to the device."""
@@ -135,14 +158,25 @@ class Stage(L.LightningModule):
         """Clip by norm, and log the norm (Lightning's own refuses fused optimizers)."""
         limit = float("inf") if gradient_clip_val is None else gradient_clip_val
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), limit)
-        self.log("train/grad_norm", norm)
+        self.grad_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        self.log("train/grad_norm", self.grad_norm)  # type: ignore[arg-type]
 
     def log_loss(self, split: str, values: dict[str, Tensor], batch: int) -> None:
-        """Log means as ``split/name``; ``loss`` is shown in the progress bar."""
-        for name, value in values.items():
+        """Log means as ``split/name``; ``loss`` is shown in the progress bar.
+
+        Those of training are means over all processes in the steps that are written down.
+        """
+        means = {name: value.detach().float().mean() for name, value in values.items()}
+        if split == "train":
+            step, every = self.global_step + 1, self.experiment.trainer.log_every
+            if self.trainer.world_size > 1 and step % every == 0:
+                means = mean_of_processes(means)
+        else:
+            means = {name: value for name, value in means.items() if not value.isnan()}
+        for name, value in means.items():
             self.log(
                 f"{split}/{name}",
-                value.detach().float().mean(),
+                value,
                 prog_bar=name == "loss" and split == "train",
                 batch_size=batch,
                 on_step=split == "train",
@@ -159,8 +193,15 @@ class Stage(L.LightningModule):
         raise NotImplementedError
 
     def weights(self) -> dict[str, Tensor]:
-        """What is exported."""
-        return self.sampling_net.state_dict()
+        """What is exported: whole tensors; with FSDP every process must call it."""
+        strategies.reshard(self.sampling_net)
+        return {name: self._whole(t) for name, t in self.sampling_net.state_dict().items()}
+
+    def _whole(self, tensor: Tensor) -> Tensor:
+        if isinstance(tensor, DTensor):  # offloaded ones meet on the device
+            there: Any = tensor.to(self.trainer.strategy.root_device)
+            return there.full_tensor().cpu()
+        return tensor
 
     @property
     def frozen_clip(self) -> FrozenClip:
@@ -179,11 +220,20 @@ def own_nearest(found: Tensor, true: Tensor) -> Score:
 
 
 def quartiles(loss: Tensor, t: Tensor, steps: int) -> dict[str, Tensor]:
-    """Mean of per-sample ``loss`` ``[B]`` in each quarter of the timesteps ``t`` ``[B]``."""
+    """Mean of per-sample ``loss`` ``[B]`` in each quarter of the timesteps ``t`` ``[B]``.
+
+    NaN where a quarter has no sample (finding that out would make a GPU wait).
+    """
     quarter = (t * 4 // steps).clamp(max=3)
-    means = {}
-    for q in range(4):
-        chosen = loss[quarter == q]
-        if len(chosen):
-            means[f"loss_q{q}"] = chosen.mean()
-    return means
+    sums, counts = loss.new_zeros(4), loss.new_zeros(4)
+    sums.index_add_(0, quarter, loss)
+    counts.index_add_(0, quarter, torch.ones_like(loss))
+    return {f"loss_q{q}": mean for q, mean in enumerate(sums / counts)}
+
+
+def mean_of_processes(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Means over the processes, in one exchange; a process that has none (NaN) is left out."""
+    mine = torch.stack(list(values.values()))
+    parts = [torch.empty_like(mine) for _ in range(World.here().size)]
+    distributed.all_gather(parts, mine)
+    return dict(zip(values, torch.stack(parts).nanmean(dim=0)))

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 
+from unclip.training import strategies
 from unclip.training.callbacks import ProgressLines
 from unclip.training.configs import TrainerConfig
 
@@ -21,6 +22,7 @@ QUIET = (
     ".*`_DataLoaderSampler.*",
     ".*Total length of `.*` across ranks is zero.*",  # data.held_out=0
     ".*in eval mode at the start of training.*",
+    ".*Grad strides do not match bucket view strides.*",  # of 1 x 1 kernels: no matter
     ".*lr_scheduler.step.*before.*optimizer.step.*",
 )
 
@@ -28,23 +30,16 @@ QUIET = (
 def build(
     config: TrainerConfig, *, folder: Path, callbacks: list[L.Callback], loggers: list[Any]
 ) -> L.Trainer:
-    """A trainer that counts optimizer steps and keeps its two newest checkpoints in ``folder``."""
+    """A trainer that counts optimizer steps; checkpoints are the business of a callback."""
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
     terminal = sys.stderr.isatty()
-    checkpoint = ModelCheckpoint(
-        dirpath=folder / "checkpoints",
-        filename="step_{step:07.0f}",
-        auto_insert_metric_name=False,
-        every_n_train_steps=config.checkpoint_every,
-        save_on_train_epoch_end=False,
-        monitor="step",
-        mode="max",
-        save_top_k=2,
-    )
     return L.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
+        num_nodes=config.nodes,
+        strategy=strategies.build(config),
+        enable_checkpointing=False,
         max_steps=config.max_steps,
         max_epochs=-1,
         precision=config.precision,  # type: ignore[arg-type]
@@ -59,10 +54,10 @@ def build(
         enable_progress_bar=terminal,
         logger=loggers,
         callbacks=[
-            *callbacks,
+            *callbacks[:-1],
             LearningRateMonitor("step"),
             TQDMProgressBar(refresh_rate=5) if terminal else ProgressLines(),
-            checkpoint,
+            callbacks[-1],
         ],
         default_root_dir=folder,
     )

@@ -1,0 +1,51 @@
+"""Attention by the xformers package, imported when it is chosen and tried before it is used."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unclip.types import UserError
+
+INSTEAD = "use trainer.attention=sdpa"
+
+
+def check() -> None:
+    """Make one real call, forward and backward.
+
+    Raises:
+        UserError: the package is missing, or none of its operators serves this machine.
+    """
+    if importlib.util.find_spec("xformers") is None:
+        raise UserError(
+            "trainer.attention=xformers: not installed; pip install 'unclip[xformers]', or "
+            f"{INSTEAD}"
+        )
+    if not torch.cuda.is_available():
+        raise UserError(f"trainer.attention=xformers: needs a GPU, here is none; {INSTEAD}")
+    q = torch.randn(1, 1, 16, 32, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    try:
+        attend(q, q, q, None, False).sum().backward()
+    except Exception as error:  # its dispatcher lists every operator's reasons, over many lines
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"trainer.attention=xformers: does not work here: {first}; {INSTEAD}"
+        ) from None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """As `unclip.nn.attention.attend`, every query seeing a key; ``[B, N, L, E]``."""
+    from xformers import ops
+
+    queries, keys, values = (x.transpose(1, 2).contiguous() for x in (q, k, v))  # [B, L, N, E]
+    bias: Any = ops.LowerTriangularMask() if causal else None
+    if mask is not None:
+        # Its kernels want rows of bias that start at multiples of 8.
+        length, count = q.shape[-2], k.shape[-2]
+        room = q.new_zeros(*q.shape[:2], length, -(-count // 8) * 8)
+        bias = room[..., :count].masked_fill_(~mask, float("-inf"))
+    found = ops.memory_efficient_attention(queries, keys, values, attn_bias=bias)
+    return found.transpose(1, 2)

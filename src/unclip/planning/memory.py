@@ -1,0 +1,145 @@
+"""Memory of one process, by part, however the processes share the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from unclip.models.clip import Clip
+from unclip.planning.trace import Trace
+from unclip.training.blocks import blocks_of
+
+FLOAT = 4  # bytes; master weights, gradients, moments and averages are all float32
+HALF = 2
+
+
+class Layout(NamedTuple):
+    """How processes share the work, in the words of the trainer's section."""
+
+    strategy: str  # auto (one process) | ddp | fsdp
+    activation_checkpointing: str  # none | selective | full
+    cpu_offload: bool = False
+
+
+class Sizes(NamedTuple):
+    """What a stage has, however the processes share it."""
+
+    trained: int  # parameters
+    moments: int  # numbers that the optimizer keeps
+    averaged: bool  # whether there is an EMA
+    climbs: bool  # SAM's: FSDP gathers all weights at once
+    blocks: list[int]  # parameters of each block that FSDP gathers by itself
+    buffers: int  # bytes
+    clip: int  # parameters of the frozen CLIP
+    clip_bytes: int  # and its buffers
+
+    @property
+    def root(self) -> int:
+        """Parameters outside all blocks, which FSDP gathers for the whole step."""
+        return self.trained - sum(self.blocks)
+
+
+class Memory(NamedTuple):
+    """Bytes per GPU; their sum is what the training needs of it."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    ema: int
+    activations: int
+    other: int
+
+    @property
+    def total(self) -> int:
+        """All parts."""
+        return sum(self)
+
+
+class Need(NamedTuple):
+    """Memory, what its ``other`` is made of, and what lies in the machine's memory instead."""
+
+    memory: Memory
+    other: dict[str, int]
+    host: int  # bytes per process
+
+
+def sizes_of(net: nn.Module, clip: Clip | None, experiment: Any) -> Sizes:
+    """Counted on the networks."""
+    moments = 2 * _count(net.parameters())
+    if experiment.optim.name == "muon":  # one moment where AdamW has two
+        moments -= _count({m.weight for m in net.modules() if isinstance(m, nn.Linear)})
+    frozen = [] if clip is None else [*clip.parameters(), *clip.buffers()]
+    return Sizes(
+        trained=_count(net.parameters()),
+        moments=moments,
+        averaged=hasattr(experiment, "ema"),
+        climbs=experiment.optim.sam_rho > 0,
+        blocks=[_count(block.parameters()) for block in blocks_of(net)],
+        buffers=_bytes(net.buffers()),
+        clip=0 if clip is None else _count(clip.parameters()),
+        clip_bytes=_bytes(frozen),
+    )
+
+
+def _count(tensors: Iterable[Tensor]) -> int:
+    return sum(t.numel() for t in tensors)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def need(layout: Layout, sizes: Sizes, trace: Trace, *, world: int, precision: str) -> Need:
+    """What one of ``world`` processes needs, at the worst moment of the step ``trace``."""
+    if layout.strategy == "fsdp":
+        return _sharded(layout, sizes, trace, world, HALF if precision != "32" else FLOAT)
+    peak = max(trace.live, key=sum)
+    whole = FLOAT * sizes.trained
+    other = {
+        "frozen CLIP": sizes.clip_bytes,
+        "weights in bfloat16": peak.copies,
+        "DDP's buckets": whole if world > 1 else 0,
+    }
+    memory = Memory(
+        weights=whole + sizes.buffers,
+        gradients=whole,
+        optimizer=FLOAT * sizes.moments,
+        ema=(whole + sizes.buffers) * sizes.averaged,
+        # In the backward pass gradients grow while activations shrink: the two together count.
+        activations=sum(peak) - peak.copies - whole,
+        other=sum(other.values()),
+    )
+    return Need(memory, _present(other), 0)
+
+
+def _sharded(layout: Layout, sizes: Sizes, trace: Trace, world: int, width: int) -> Need:
+    """FSDP2: a share of the states; the root and two blocks at a time are gathered.
+
+    Autograd keeps no bfloat16 copies: a block is gathered once more for its backward pass.
+    """
+    share = FLOAT * -(-sizes.trained // world)
+    moments = FLOAT * -(-sizes.moments // world)
+    states = Memory(share, share, moments, share * sizes.averaged, 0, 0)
+    host = states.total if layout.cpu_offload else 0
+    if layout.cpu_offload:
+        states = Memory(0, 0, 0, 0, 0, 0)
+    first, second = sorted([*sizes.blocks, 0, 0], reverse=True)[:2]
+    gathered = sizes.trained if sizes.climbs else sizes.root + first + second
+    other = {
+        "frozen CLIP": sizes.clip_bytes,
+        "gathered weights": width * gathered,
+        "a gradient being summed": FLOAT * max(first, sizes.root),
+    }
+    memory = states._replace(
+        weights=states.weights + sizes.buffers,
+        ema=states.ema + sizes.buffers * sizes.averaged,
+        activations=max(live.activations for live in trace.live),
+        other=sum(other.values()),
+    )
+    return Need(memory, _present(other), host)
+
+
+def _present(parts: dict[str, int]) -> dict[str, int]:
+    return {name: size for name, size in parts.items() if size}

@@ -1,0 +1,167 @@
+"""What an experiment's training takes on given devices, and the first strategy that fits."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from data_modules.order import local_batch_size
+from unclip import config
+from unclip.builders import build_net, fit_to_clip
+from unclip.models.clip import FrozenClip
+from unclip.nn import attention
+from unclip.planning import devices
+from unclip.planning.devices import Device
+from unclip.planning.kernels import kernels
+from unclip.planning.memory import FLOAT, Layout, Need, Sizes, need, sizes_of
+from unclip.planning.steps import Given, Share, frozen_clip
+from unclip.planning.trace import Asked, Trace, ask, trace
+from unclip.training.blocks import checkpoint_blocks
+from unclip.types import UserError
+
+HEADROOM = 0.08  # of a device: its context, library workspaces, fragmentation
+MACHINE = 8  # GPUs, at most
+DAY = 86_400
+CHECKPOINTING = ("none", "selective", "full")
+KEYS = ("trainer.strategy", "trainer.activation_checkpointing", "trainer.cpu_offload")
+
+
+class Row(NamedTuple):
+    """One way to share the work, and what it takes."""
+
+    layout: Layout
+    need: Need
+    flops: int  # of a step on all devices, recomputation included
+    seconds: float  # a step
+    days: float
+    fits: bool
+    asked: bool  # whether the experiment says so
+
+
+class Measured(NamedTuple):
+    """What does not depend on how processes share the work."""
+
+    sizes: Sizes
+    clip_flops: int  # of the frozen CLIP, for a micro-batch
+    traces: dict[str, Trace]  # by activation checkpointing: a micro-batch
+
+
+class Plan(NamedTuple):
+    """An experiment on ``gpus`` devices."""
+
+    experiment: config.Resolved
+    device: Device
+    gpus: int
+    mfu: float
+    micro_batch: int  # samples of one process at a time
+    sizes: Sizes
+    flops: int  # of a step on all devices: the network's forward and backward pass
+    clip_flops: int  # and the frozen CLIP's forward pass
+    rows: list[Row]
+
+    @property
+    def chosen(self) -> Row:
+        """The first that fits; if none does, the one that needs least."""
+        least = min(self.rows, key=lambda row: row.need.memory.total)
+        return next((row for row in self.rows if row.fits), least)
+
+    @property
+    def overrides(self) -> list[str]:
+        """What to type behind the experiment to have it so; empty where it is so already."""
+        trainer, layout = self.experiment.config.trainer, self.chosen.layout
+        most = min(MACHINE, self.gpus) if self.device.gpu else self.gpus
+        each = next(n for n in range(most, 0, -1) if self.gpus % n == 0)
+        wanted = {"devices": each, "nodes": self.gpus // each, **layout._asdict()}
+        if layout.strategy == _asked(self.experiment, self.gpus).strategy:
+            del wanted["strategy"]  # auto is the same by another name
+        changed = {k: v for k, v in wanted.items() if getattr(trainer, k) != v}
+        return [f"trainer.{k}={str(v).lower()}" for k, v in changed.items()]
+
+
+def plan(resolved: config.Resolved, *, gpus: int, device: str, mfu: float) -> Plan:
+    """Work it out.
+
+    Args:
+        resolved: an experiment that trains.
+        gpus: devices, each with a process of its own.
+        device: a name of `devices`.
+        mfu: share of the device's peak at which it computes, in (0, 1].
+
+    Raises:
+        UserError: something of this cannot be.
+    """
+    if resolved.stage.name == "pca":
+        raise UserError(f"{resolved.name}: is fitted, not trained: there is nothing to plan")
+    if gpus < 1:
+        raise UserError(f"--gpus={gpus}: must be at least 1")
+    if not 0 < mfu <= 1:
+        raise UserError(f"--mfu={mfu:g}: must be above 0 and at most 1")
+    found = devices.find(device, gpus)
+    resolved = replace(resolved, config=deepcopy(resolved.config))  # its CLIP's sizes go into it
+    experiment, accumulate = resolved.config, resolved.config.trainer.accumulate
+    batch = local_batch_size(experiment.data.batch_size, world=gpus, accumulate=accumulate)
+    sizes, clip_flops, traces = measure(resolved, Share(batch, gpus), gpu=found.gpu)
+    asked, said = _asked(resolved, gpus), any(key in resolved.origins for key in KEYS)
+    rows = []
+    for layout in _layouts(asked, gpus, offload=found.gpu):
+        seen = traces[layout.activation_checkpointing]
+        needed = need(layout, sizes, seen, world=gpus, precision=experiment.trainer.precision)
+        flops = gpus * accumulate * (clip_flops + seen.flops)
+        seconds = flops / (gpus * mfu * found.peak(experiment.trainer.precision))
+        days = seconds * experiment.trainer.max_steps / DAY
+        fits = needed.memory.total <= (1 - HEADROOM) * found.memory
+        rows.append(Row(layout, needed, flops, seconds, days, fits, said and layout == asked))
+    all_flops, all_clip = (gpus * accumulate * n for n in (traces["none"].flops, clip_flops))
+    return Plan(resolved, found, gpus, mfu, batch, sizes, all_flops, all_clip, rows)
+
+
+def _asked(resolved: config.Resolved, gpus: int) -> Layout:
+    """What the experiment comes to on so many devices."""
+    trainer = resolved.config.trainer
+    replicated = "ddp" if gpus > 1 else "auto"
+    return Layout(
+        "fsdp" if trainer.strategy == "fsdp" else replicated,
+        trainer.activation_checkpointing,
+        trainer.cpu_offload,
+    )
+
+
+def _layouts(asked: Layout, gpus: int, *, offload: bool) -> list[Layout]:
+    """What is tried, simplest first, and what the experiment asks for."""
+    strategies = [("ddp", False), ("fsdp", False)] if gpus > 1 else [("auto", False)]
+    strategies += [("fsdp", True)] * offload
+    layouts = [Layout(s, how, off) for s, off in strategies for how in CHECKPOINTING]
+    return layouts if asked in layouts else [*layouts, asked]
+
+
+def measure(resolved: config.Resolved, share: Share, *, gpu: bool) -> Measured:
+    """A step with each kind of checkpointing, on networks whose tensors hold nothing.
+
+    The sizes that the CLIP decides are filled in in ``resolved``.
+    """
+    clip, spec = None, getattr(resolved.config, "clip", None)
+    with torch.device("meta"):
+        if spec is not None:
+            clip = frozen_clip(spec)
+            fit_to_clip(resolved.config, FrozenClip(clip, "", spec))
+        nets = {how: build_net(resolved) for how in CHECKPOINTING}
+    sizes = sizes_of(nets["none"], clip, resolved.config)
+    asked = Asked(Given(), Trace([], 0))
+    traces = {}
+    # Of the backends `math` alone keeps the whole matrix of attention.
+    chosen = "math" if resolved.config.trainer.attention == "math" else "sdpa"
+    with FakeTensorMode(allow_non_fake_inputs=True), attention.backend(chosen):
+        if clip is not None:
+            with kernels(gpu=gpu, recomputing=False):
+                asked = ask(clip.to_empty(device="cpu"), resolved, share)
+        before = [live._replace(gradients=FLOAT * sizes.trained) for live in asked.trace.live]
+        for how, net in nets.items():
+            checkpoint_blocks(net.to_empty(device="cpu"), how)
+            with kernels(gpu=gpu, recomputing=how != "none"):
+                seen = trace(net, asked.given, resolved, share)
+            traces[how] = seen._replace(live=before + seen.live)
+    return Measured(sizes, asked.trace.flops, traces)

@@ -1,0 +1,175 @@
+"""One training step on tensors that hold nothing: what it computes and what it keeps, when."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from unclip import config
+from unclip.models.clip import Clip
+from unclip.planning.steps import Given, Share, given_by, loss
+
+_ATEN = torch.ops.aten
+_CAST = _ATEN._to_copy.default
+_DEVICE = torch.ops.prim.device.default
+
+# torch 2.11 does not know those of attention on a CPU.
+FLOPS = {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        _ATEN._scaled_dot_product_flash_attention
+    ],
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _ATEN._scaled_dot_product_flash_attention_backward
+    ],
+    **flop_registry,
+}
+"""Operation -> how many floating-point operations a call of it is."""
+
+
+class Live(NamedTuple):
+    """Bytes of all tensors at a moment, without the weights."""
+
+    activations: int  # and the batch, and temporaries
+    copies: int  # of weights in bfloat16
+    gradients: int  # of the weights, once they are theirs
+
+
+class Trace(NamedTuple):
+    """A part of one process's step for a micro-batch."""
+
+    live: list[Live]  # one after another
+    flops: int  # floating-point operations, recomputation included
+
+
+class Watch(TorchDispatchMode):
+    """Notes every tensor that is made and given up while it lasts, and counts operations.
+
+    Args:
+        weights: tensors that do not count.
+    """
+
+    def __init__(self, weights: Iterable[Tensor]):
+        super().__init__()
+        self.live = [Live(0, 0, 0)]  # after each tensor that was made
+        self.flops = 0
+        self._now = self.live[0]
+        self._weights = {_key(w) for w in weights}
+        self._held: dict[int, tuple[str, int]] = {}  # storage -> field of Live, bytes
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func is _DEVICE:
+            return out
+        count = FLOPS.get(func.overloadpacket)
+        if count is not None:
+            self.flops += count(*args, **kwargs, out_val=out)
+        copy = func is _CAST and _key(args[0]) in self._weights
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._note(leaf, "copies" if copy else "activations")
+        return out
+
+    def hold(self, tensors: Any) -> None:
+        """Count tensors that were made before; as many and in what containers they may be."""
+        for leaf in tree_leaves(tensors):
+            if isinstance(leaf, Tensor):
+                self._note(leaf, "activations")
+
+    def claim(self, parameter: Tensor) -> None:
+        """What became the gradient of ``parameter`` counts as such from now on."""
+        assert parameter.grad is not None
+        key = _key(parameter.grad)
+        kind, size = self._held[key]
+        if kind != "gradients":
+            self._held[key] = ("gradients", size)
+            self._change({kind: -size, "gradients": size})
+            self.live.append(self._now)
+
+    def _note(self, tensor: Tensor, kind: str) -> None:
+        key = _key(tensor)
+        if key in self._held or key in self._weights:
+            return  # a view, or written in place
+        storage = tensor.untyped_storage()
+        self._held[key] = (kind, storage.nbytes())
+        self._change({kind: storage.nbytes()})
+        self.live.append(self._now)
+        weakref.finalize(storage, self._forget, key).atexit = False
+
+    def _forget(self, key: int) -> None:
+        kind, size = self._held.pop(key)
+        self._change({kind: -size})
+
+    def _change(self, by: dict[str, int]) -> None:
+        self._now = self._now._replace(**{k: getattr(self._now, k) + v for k, v in by.items()})
+
+
+def _key(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+class Asked(NamedTuple):
+    """The frozen CLIP's part of a step, and its answer."""
+
+    given: Given
+    trace: Trace
+
+
+def ask(clip: Clip, resolved: config.Resolved, share: Share) -> Asked:
+    """Run the frozen CLIP; arguments as of `trace`."""
+    watch = Watch([*clip.parameters(), *clip.buffers()])
+    with watch, _autocast(resolved):
+        given = given_by(clip, resolved, share.batch)
+    return Asked(given, Trace(watch.live, watch.flops))
+
+
+def trace(net: nn.Module, given: Given, resolved: config.Resolved, share: Share) -> Trace:
+    """Run the forward and backward pass of a micro-batch as Lightning does.
+
+    Args:
+        net: of tensors that hold nothing (FakeTensorMode), its blocks perhaps checkpointed.
+        given: the frozen CLIP's answer.
+        resolved: the experiment.
+        share: how much of the batch this process has.
+    """
+    parameters = list(net.parameters())
+    watch = Watch([*parameters, *net.buffers()])
+    with watch:
+        watch.hold(given)
+        for parameter in parameters:
+            parameter.register_post_accumulate_grad_hook(watch.claim)
+            parameter.grad = torch.zeros_like(parameter)  # left by the step before
+            watch.claim(parameter)
+        with _autocast(resolved):
+            value = loss(net, resolved, given, share)
+            if resolved.config.optim.sam_rho:
+                _kept = _climb(value, parameters)  # until the step is done
+                value = loss(net, resolved, given, share)
+        if resolved.config.trainer.accumulate == 1:  # forgotten only now, after the forward pass
+            net.zero_grad()
+        value.backward()
+    return Trace(watch.live, watch.flops)
+
+
+def _autocast(resolved: config.Resolved) -> torch.autocast:
+    """Lightning's, which leaves autocast's own cache of weights unused."""
+    mixed = resolved.config.trainer.precision != "32"
+    return torch.autocast("cpu", torch.bfloat16, enabled=mixed, cache_enabled=False)
+
+
+def _climb(value: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+    """SAM's first half (`unclip.training.sam`): its copy of the weights."""
+    with torch.autocast("cpu", enabled=False):
+        found = torch.autograd.grad(value, parameters, allow_unused=True)
+    kept = [parameter.detach().clone() for parameter in parameters]
+    torch._foreach_mul([gradient for gradient in found if gradient is not None], 1.0)
+    return kept

@@ -1,0 +1,198 @@
+"""How processes share the work: alone, DDP, or FSDP2, all with the project's own checkpoints.
+
+Lightning imports `ModelParallelStrategy` for FSDP2; its `FSDPStrategy` is FSDP1 (facts in
+docs/adr/0006).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+)
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+
+from unclip.training import checkpoints
+from unclip.training.blocks import blocks_of
+from unclip.training.configs import TrainerConfig
+from unclip.types import UserError
+
+
+class _OwnCheckpoints(Strategy):
+    """Reads and writes `unclip.training.checkpoints`; Lightning sees what is no tensor."""
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        """Weights are sharded before they are loaded."""
+        return True
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """`load_checkpoint` has done it."""
+        return False
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Nothing: `save_checkpoint` takes the weights itself."""
+        return {}
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        """Nothing: `save_checkpoint` takes it itself."""
+        return {}
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
+    ) -> None:
+        """Every process writes its part of the folder ``filepath``."""
+        rest = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
+        assert self.lightning_module is not None
+        path = Path(self.broadcast(filepath))
+        reshard(self.lightning_module)
+        checkpoints.write(path, self.lightning_module, self.optimizers[0], rest)
+
+    def load_checkpoint(
+        self, checkpoint_path: Any, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Every process reads its part; the first one's choice of checkpoint holds for all."""
+        assert self.lightning_module is not None
+        path = Path(self.broadcast(checkpoint_path))
+        optimizer = self.optimizers[0] if self.optimizers else None
+        rest = checkpoints.read(path, self.lightning_module, optimizer)
+        return {**rest, "state_dict": {}, "optimizer_states": []}
+
+    def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
+        """`load_checkpoint` has done it."""
+
+    def load_optimizer_state_dict(self, checkpoint: Any) -> None:
+        """`load_checkpoint` has done it."""
+
+
+class Single(_OwnCheckpoints, SingleDeviceStrategy):
+    """One process."""
+
+
+class Replicated(_OwnCheckpoints, DDPStrategy):
+    """DDP: every process has all weights."""
+
+
+class Sharded(_OwnCheckpoints, ModelParallelStrategy):
+    """FSDP2: every process has its rows of the weights, see `shard`, in CPU memory if offloaded."""
+
+    def __init__(self, processes: int, *, offload: bool):
+        # Norms of offloaded gradients are exchanged between CPUs.
+        backend = "cpu:gloo,cuda:nccl" if offload else None
+        super().__init__(processes, 1, process_group_backend=backend)
+        self._offload = offload
+
+    def model_to_device(self) -> None:
+        """Weights that are offloaded stay where they are."""
+        if not self._offload:
+            super().model_to_device()
+            return
+        assert self.model is not None
+        for buffer in self.model.buffers():
+            buffer.data = buffer.data.to(self.root_device)
+
+
+def build(config: TrainerConfig) -> Strategy:
+    """What ``trainer.strategy`` says; `auto` is DDP where there are several processes.
+
+    Raises:
+        UserError: torchrun or srun started another number of processes.
+    """
+    world = config.devices * config.nodes
+    started = processes_started()
+    if started not in (None, world):
+        raise UserError(
+            f"trainer.devices={config.devices} x trainer.nodes={config.nodes}: {world} processes, "
+            f"but {started} were started; make them equal"
+        )
+    if config.nodes > 1 and started is None:
+        raise UserError("trainer.nodes: several machines need torchrun or srun (docs/cluster.md)")
+    gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    if config.cpu_offload and not gpu:
+        raise UserError("trainer.cpu_offload: needs a GPU to offload from, here is none")
+    if config.accelerator == "gpu" and not gpu:
+        raise UserError("trainer.accelerator=gpu: here is none; use auto or cpu")
+    if config.strategy == "fsdp":
+        return Sharded(world, offload=config.cpu_offload)
+    if world > 1:
+        return Replicated()
+    return Single(device=torch.device("cuda", 0) if gpu else torch.device("cpu"))
+
+
+def processes_started() -> int | None:
+    """How many processes torchrun or srun started, or None when this one is to start the others."""
+    for environment in (TorchElasticEnvironment, SLURMEnvironment):
+        if environment.detect():
+            return environment().world_size()
+    return None
+
+
+def rank_started() -> int:
+    """The process's place among those that torchrun or srun started."""
+    for environment in (TorchElasticEnvironment, SLURMEnvironment):
+        if environment.detect():
+            return environment().global_rank()
+    return 0
+
+
+def shard(net: nn.Module, config: TrainerConfig, mesh: DeviceMesh) -> None:
+    """Shard ``net`` over the processes of ``mesh``: each block by itself, then what is left.
+
+    Weights, gradients and their sum are float32; with bf16-mixed on GPUs the blocks are gathered in
+    bfloat16, which halves what is sent (on a CPU layer norms refuse weights of another type).
+    """
+    smaller = config.precision == "bf16-mixed" and mesh.device_type == "cuda"
+    half = torch.bfloat16 if smaller else None
+    precision = MixedPrecisionPolicy(
+        param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    offload = CPUOffloadPolicy() if config.cpu_offload else OffloadPolicy()
+    for block in [*blocks_of(net), net]:
+        fully_shard(block, mesh=mesh["data_parallel"], mp_policy=precision, offload_policy=offload)
+
+
+def shards(net: nn.Module) -> list[FSDPModule]:
+    """The parts of ``net`` that were sharded."""
+    return [module for module in net.modules() if isinstance(module, FSDPModule)]
+
+
+def reshard(net: nn.Module) -> None:
+    """Let go of gathered weights; after an evaluation those of the root are still there."""
+    for part in shards(net):
+        part.reshard()
+
+
+@contextmanager
+def gathered(net: nn.Module) -> Iterator[None]:
+    """While it lasts every process has all weights of ``net``, so that any method of it works.
+
+    FSDP2 gathers weights for `forward` alone, and anew at every step of a sampling.
+    """
+    parts = shards(net)
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(part is not net, recurse=False)
+            part.reshard()

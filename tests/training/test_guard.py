@@ -1,0 +1,117 @@
+"""A run that is told to stop saves itself; one whose loss is no number says which samples."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from unclip import config
+from unclip.runs import train
+from unclip.stages.upsampler import UpsamplerStage
+from unclip.tracking.local import read_metrics
+from unclip.training.callbacks import Throughput
+from unclip.training.checkpoints import checkpoints
+from unclip.types import Interrupted, UserError
+
+
+@pytest.fixture
+def load(minute_experiment, tmp_path):
+    def load(*more):
+        given = [f"run.dir={tmp_path / 'run'}", *more]
+        return config.load(str(minute_experiment("upsampler")), given)
+
+    return load
+
+
+def steps_kept(folder):
+    return [p.name for p in checkpoints(folder)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_and_the_run_continues_with_the_same_bits(
+    cascade, load, tmp_path, monkeypatch, number
+):
+    before = signal.getsignal(number)
+
+    def told(self, trainer, *args, **kwargs):
+        if trainer.global_step == 0:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Throughput, "on_train_batch_start", told)
+        with pytest.raises(Interrupted, match=f"{number.name} at step 1: saved; continue with"):
+            train(load())
+    assert signal.getsignal(number) is before
+    assert steps_kept(tmp_path / "run") == ["step_0000001"]
+    train(load(), resume=True)
+    found = (tmp_path / "run/artifact/weights.safetensors").read_bytes()
+    assert found == (cascade / "upsampler/artifact/weights.safetensors").read_bytes()
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in rows if "train/loss" in row]
+    assert steps == [0, 1, 2]  # none twice
+
+
+def test_a_loss_that_is_no_number_names_its_samples(load, tmp_path, monkeypatch):
+    loss, seen = UpsamplerStage.loss, []
+
+    def broken(self, net, batch, draws, *, training):
+        values = loss(self, net, batch, draws, training=training)
+        if training and self.global_step == 4:
+            seen.extend(batch.keys)
+            values["loss"] = values["loss"] * torch.nan
+        return values
+
+    monkeypatch.setattr(UpsamplerStage, "loss", broken)
+    with pytest.raises(UserError, match="not a number") as caught:
+        train(load("trainer.max_steps=8"))
+    assert f"step 5: the loss or its gradient is not a number; samples: {', '.join(seen)}; the" in (
+        str(caught.value)
+    )
+    assert "the checkpoint before it is step_0000004" in str(caught.value)
+    assert steps_kept(tmp_path / "run") == ["step_0000002", "step_0000004"]
+
+
+def test_the_last_ones_and_the_best_are_kept(load, tmp_path, monkeypatch):
+    values = iter([5.0, 3.0, 4.0, 6.0])  # of validation at steps 2, 4, 6, 8
+
+    def validation_step(self, batch, batch_idx):
+        self.log_loss("val", {"loss": torch.tensor(next(values))}, 4)
+
+    monkeypatch.setattr(UpsamplerStage, "validation_step", validation_step)
+    train(load("trainer.max_steps=8", "trainer.val_every=2", "trainer.keep_checkpoints=1"))
+    assert steps_kept(tmp_path / "run") == ["step_0000004", "step_0000008"]
+    best = json.loads((tmp_path / "run/checkpoints/best.json").read_text())
+    assert best == {"step": 4, "name": "val/loss", "value": 3.0}
+
+
+def test_a_checkpoint_is_written_after_the_validation_of_its_step(load, tmp_path, monkeypatch):
+    more = ["trainer.max_steps=6", "trainer.val_every=2"]
+    train(load(*more, f"run.dir={tmp_path / 'whole'}"))
+
+    def killed(self, trainer, *args, **kwargs):
+        if trainer.global_step == 4:
+            raise MemoryError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Throughput, "on_train_batch_start", killed)
+        with pytest.raises(MemoryError):
+            train(load(*more))
+    train(load(*more), resume=True)
+    for kind in ("train/loss", "val/loss"):
+        curves = [
+            [
+                (row["step"], row[kind])
+                for row in read_metrics(tmp_path / run / "metrics.jsonl")
+                if kind in row
+            ]
+            for run in ("whole", "run")
+        ]
+        assert curves[0] == curves[1]
+    found = [
+        (tmp_path / run / "artifact/weights.safetensors").read_bytes() for run in ("whole", "run")
+    ]
+    assert found[0] == found[1]

@@ -1,0 +1,85 @@
+"""Killed at random moments and continued, a run ends with the bits of one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from unclip.tracking.local import read_metrics
+
+
+def command(experiment, folder, clip, steps):
+    words = ["unclip", "train", str(experiment), f"run.dir={folder}", f"clip={clip}"]
+    fields = {
+        "trainer.max_steps": steps,
+        "trainer.checkpoint_every": 2,
+        "trainer.val_every": 5,
+        "data.num_workers": 2,
+        "data.batch_size": 8,
+        "trainer.accumulate": 2,
+        "trainer.precision": "bf16-mixed",
+    }
+    return [sys.executable, "-m", *words, *(f"{k}={v}" for k, v in fields.items()), "--continue"]
+
+
+def started(words):
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def last_step(folder):
+    rows = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
+    return max((row["step"] for row in rows if "train/loss" in row), default=-1)
+
+
+def kill_somewhere(words, folder, dice):
+    """Start, wait for some steps and a moment, kill without warning; True if it was finished."""
+    process = started(words)
+    target = last_step(folder) + dice.randint(1, 6)
+    while process.poll() is None and last_step(folder) < target:
+        time.sleep(0.005)
+    time.sleep(dice.uniform(0, 0.3))
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    out = process.communicate()[0].decode()
+    if process.returncode not in (0, -signal.SIGKILL):
+        raise AssertionError(out[-3000:])
+    return process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "kills", "steps"),
+    [
+        ("prior", 2, 12),
+        pytest.param("prior", 20, 160, marks=pytest.mark.slow),
+        pytest.param("decoder", 20, 160, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_at_random_moments(cascade, minute_experiment, tmp_path, kind, kills, steps):
+    def words(name):
+        return command(minute_experiment(kind), tmp_path / name, cascade / "clip", steps)
+
+    undisturbed = started(words("whole"))
+    out = undisturbed.communicate()[0].decode()
+    assert undisturbed.returncode == 0, out[-3000:]
+    dice, killed = random.Random(kind), 0
+    while killed < kills and not kill_somewhere(words("parts"), tmp_path / "parts", dice):
+        killed += 1
+    assert killed == kills, "too short a run for so many kills"
+    last = started(words("parts"))
+    out = last.communicate()[0].decode()
+    assert last.returncode == 0, out[-3000:]
+    found = [
+        json.loads((tmp_path / name / "artifact/artifact.json").read_text())["sha256"]
+        for name in ("whole", "parts")
+    ]
+    assert found[0] == found[1]
