@@ -82,7 +82,7 @@ def test_targets_that_do_not_belong_to_their_conditions_fail(call, monkeypatch):
 
 
 def test_the_check_is_refused_where_it_means_nothing(call, minute_experiment, cascade, capsys):
-    assert call("clip", "--resume")[1].endswith("so --resume and --force do not apply")
+    assert call("clip", "--resume")[1].endswith("--resume, --continue, --force do not apply")
     assert "check='maybe': must be none or overfit" in call("clip", "check=maybe")[1]
     words = [str(minute_experiment("pca")), f"clip={cascade / 'clip'}", "check=overfit"]
     assert main(["fit-pca", *words]) == 2
