@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor, Shard
 
-from unclip.types import UserError
+from unclip.types import Interrupted, UserError
 
 FORMAT = 1
 MANIFEST, REST = "manifest.json", "rest.pt"
@@ -110,6 +110,11 @@ class World(NamedTuple):
             return cls(distributed.get_rank(), distributed.get_world_size())
         return cls(0, 1)
 
+    def ending(self, error: UserError) -> UserError | SystemExit:
+        """What to raise for an ``error`` that all processes come to: the first one prints it."""
+        status = 75 if isinstance(error, Interrupted) else 2
+        return error if self.rank == 0 else SystemExit(status)
+
     def gathered(self, value: Any) -> list[Any]:
         """``value`` of every process; all of them wait here for each other."""
         if self.size == 1:
@@ -167,7 +172,8 @@ def _together(world: World, path: Path, part: Path, act: Any) -> None:
         whole = (
             f"{kept.name} is whole, continue from it with --resume" if kept else "none before it"
         )
-        raise UserError(f"run.dir: cannot write the checkpoint {path}: {errors[0]} ({whole})")
+        line = f"run.dir: cannot write the checkpoint {path}: {errors[0]} ({whole})"
+        raise world.ending(UserError(line))
 
 
 def _durably(file: Path, text: str) -> None:

@@ -91,9 +91,8 @@ class Guard(L.Callback):
             self.save(trainer)
         if told:
             name = signal.Signals(told).name
-            self._ending = SystemExit(75)  # silent, but on the first process
-            if trainer.is_global_zero:
-                self._ending = Interrupted(f"{name} at step {step}: saved; continue with --resume")
+            told_so = Interrupted(f"{name} at step {step}: saved; continue with --resume")
+            self._ending = World.here().ending(told_so)
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """End the run once what was logged at its last step is written down."""
@@ -126,10 +125,11 @@ class Guard(L.Callback):
         shown = ", ".join(named[:16]) + (", ..." if len(named) > 16 else "")
         kept = max(checkpoints(self.folder.parent), default=None)
         back = f"the checkpoint before it is {kept.name}" if kept else "there is no checkpoint yet"
-        raise UserError(
+        line = (
             f"step {first}: the loss or its gradient is not a number; samples: {shown}; {back}. "
             "Look at these samples, or lower optim.lr"
         )
+        raise World.here().ending(UserError(line))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save when it is due, or when this is the best of the run so far."""
