@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,16 +132,16 @@ def fit_to_codec(experiment: Any, codec: Codec) -> None:
 
 
 def clip_dims(spec: str) -> dict[str, int]:
-    """D and W of the CLIP an experiment names, without loading weights."""
+    """D, W and the text's length of the CLIP an experiment names, without loading weights."""
     if spec.startswith("open_clip:"):
         from unclip.models.clip import open_clip_dims
 
         return open_clip_dims(spec)
     if spec.startswith("clip/") and not Path(spec).is_dir():
-        model = config.load(spec).config.model
-        return {"embed_dim": model.embed_dim, "text_width": model.text_width}
-    model = artifacts.describe(spec, key="clip").config["model"]
-    return {"embed_dim": model["embed_dim"], "text_width": model["text_width"]}
+        model = dataclasses.asdict(config.load(spec).config.model)
+    else:
+        model = artifacts.describe(spec, key="clip").config["model"]
+    return {name: model[name] for name in ("embed_dim", "text_width", "context")}
 
 
 def build_net(resolved: config.Resolved) -> torch.nn.Module:
@@ -160,6 +161,8 @@ def build_net(resolved: config.Resolved) -> torch.nn.Module:
     if resolved.stage.name == "diffusion_prior":
         from unclip.models.diffusion_prior import DiffusionPrior
 
+        if model.caption == "clip":
+            model = dataclasses.replace(model, context=dims["context"])
         return DiffusionPrior(model, embed_dim, text_width)
     if resolved.stage.name == "ar_prior":
         from unclip.models.ar_prior import ArPrior

@@ -10,6 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 from unclip import artifacts, config
+from unclip.builders import count_parameters
 from unclip.runs import train
 from unclip.types import UserError
 
@@ -119,3 +120,10 @@ def test_a_run_without_held_out_samples_ends_well(minute_experiment, tmp_path):
     finished = train(config.load(str(minute_experiment("clip")), overrides))
     assert finished.summary["loss"] > 0  # of training
     assert finished.summary["quality"]["value"] is None
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "ar_prior"])
+def test_parameters_are_counted_without_weights(cascade, kind):
+    summary = json.loads((cascade / kind / "summary.json").read_text())
+    resolved = config.load(str(cascade / kind / "experiment.yaml"))
+    assert count_parameters(resolved) == summary["parameters"]

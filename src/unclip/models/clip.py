@@ -215,9 +215,14 @@ def load_open_clip(spec: str) -> Clip:
 
 
 def open_clip_dims(spec: str) -> dict[str, int]:
-    """D and W of an open_clip architecture, from its config alone."""
+    """D, W and the text's length of an open_clip architecture, from its config alone."""
     arch = spec.removeprefix("open_clip:").partition("@")[0].partition("/")[0]
     config = open_clip.get_model_config(arch)
     if config is None:
         raise UserError(f"clip={spec}: open_clip has no architecture {arch!r}")
-    return {"embed_dim": config["embed_dim"], "text_width": config["text_cfg"].get("width", 512)}
+    text = config["text_cfg"]
+    return {
+        "embed_dim": config["embed_dim"],
+        "text_width": text.get("width", 512),
+        "context": text.get("context_length", 77),
+    }

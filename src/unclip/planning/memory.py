@@ -95,20 +95,20 @@ def need(layout: Layout, sizes: Sizes, trace: Trace, *, world: int, precision: s
     """What one of ``world`` processes needs, at the worst moment of the step ``trace``."""
     if layout.strategy == "fsdp":
         return _sharded(layout, sizes, trace, world, HALF if precision != "32" else FLOAT)
-    peak = max(trace.live, key=sum)
     whole = FLOAT * sizes.trained
-    other = {
-        "frozen CLIP": sizes.clip_bytes,
-        "weights in bfloat16": peak.copies,
-        "DDP's buckets": whole if world > 1 else 0,
-    }
+    peak = max(trace.live, key=sum)
+    # In the backward pass gradients grow while activations shrink: the two together count.
+    activations = sum(peak) - peak.copies - whole
+    if world > 1:  # DDP's buckets, of which gradients are views, are there all the time
+        peak = max(trace.live, key=lambda live: live.activations + live.copies)
+        activations = peak.activations
+    other = {"frozen CLIP": sizes.clip_bytes, "weights in bfloat16": peak.copies}
     memory = Memory(
         weights=whole + sizes.buffers,
         gradients=whole,
         optimizer=FLOAT * sizes.moments,
         ema=(whole + sizes.buffers) * sizes.averaged,
-        # In the backward pass gradients grow while activations shrink: the two together count.
-        activations=sum(peak) - peak.copies - whole,
+        activations=activations,
         other=sum(other.values()),
     )
     return Need(memory, _present(other), 0)

@@ -133,7 +133,7 @@ def build(config: TrainerConfig) -> Strategy:
     if config.strategy == "fsdp":
         return Sharded(world, offload=config.cpu_offload)
     if world > 1:
-        return Replicated()
+        return Replicated(gradient_as_bucket_view=True)  # else it holds gradients twice
     return Single(device=torch.device("cuda", 0) if gpu else torch.device("cpu"))
 
 

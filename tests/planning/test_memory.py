@@ -1,0 +1,117 @@
+"""Memory by part, against sums done by hand."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from unclip.nn.transformer import Transformer
+from unclip.planning.memory import Layout, Memory, Sizes, need, sizes_of
+from unclip.planning.trace import Live, Trace
+from unclip.training.configs import OptimConfig
+
+# 1000 weights: blocks of 300, 200 and 100, and 400 outside; a CLIP of 70 weights and 2 buffers.
+SIZES = Sizes(
+    trained=1000,
+    moments=2000,
+    averaged=True,
+    climbs=False,
+    blocks=[300, 100, 200],
+    buffers=12,
+    clip=70,
+    clip_bytes=288,
+)
+TRACE = Trace(
+    [
+        Live(0, 0, 4000),  # gradients of the step before
+        Live(5000, 600, 4000),  # the end of the forward pass
+        Live(5000, 600, 0),
+        Live(5500, 100, 800),  # the backward pass: more at a time, but fewer gradients
+        Live(0, 0, 4000),
+    ],
+    flops=1,
+)
+
+
+def of(strategy, world, *, precision="bf16-mixed", offload=False, sizes=SIZES):
+    layout = Layout(strategy, "none", offload)
+    return need(layout, sizes, TRACE, world=world, precision=precision)
+
+
+def test_alone():
+    found = of("auto", 1)
+    assert found.memory == Memory(
+        weights=4012, gradients=4000, optimizer=8000, ema=4012, activations=5000, other=288 + 600
+    )
+    assert found.memory.total == 4012 + 4000 + 8000 + 4012 + 5000 + 888
+    assert found.other == {"frozen CLIP": 288, "weights in bfloat16": 600}
+    assert found.host == 0
+
+
+def test_ddp_has_gradients_all_the_time():
+    alone, shared = of("auto", 1), of("ddp", 8)
+    assert shared.other == alone.other
+    assert shared.memory == alone.memory._replace(activations=5000)  # none of them beside less
+
+
+@pytest.mark.parametrize(("precision", "width"), [("bf16-mixed", 2), ("32", 4)])
+def test_fsdp_has_a_share_and_gathers_the_root_and_two_blocks(precision, width):
+    found = of("fsdp", 4, precision=precision)
+    assert found.other == {
+        "frozen CLIP": 288,
+        "gathered weights": width * (400 + 300 + 200),
+        "a gradient being summed": 4 * 400,
+    }
+    assert found.memory == Memory(
+        weights=1000 + 12,
+        gradients=1000,
+        optimizer=2000,
+        ema=1000 + 12,
+        activations=5500,
+        other=288 + width * 900 + 1600,
+    )
+
+
+def test_offloaded_states_are_in_the_machines_memory():
+    here, there = of("fsdp", 4), of("fsdp", 4, offload=True)
+    assert there.host == 1000 + 1000 + 2000 + 1000
+    assert here.memory.total - there.memory.total == there.host
+    assert there.memory[:4] == (12, 0, 0, 12)
+
+
+def test_an_odd_number_of_weights_is_shared_by_rounding_up():
+    assert of("fsdp", 3).memory.gradients == 4 * 334
+
+
+def test_sam_gathers_everything():
+    assert of("fsdp", 4, sizes=SIZES._replace(climbs=True)).other["gathered weights"] == 2000
+
+
+def test_sizes_by_hand():
+    class Experiment:
+        optim = OptimConfig()
+
+    width = 8
+    each = 2 * 2 * width + 4 * width**2 + 4 * width + 8 * width**2 + 5 * width
+    net = nn.ModuleDict(
+        {
+            "body": Transformer(width=width, layers=3, heads=2, causal=False),
+            "out": nn.Linear(width, 5, bias=False),
+        }
+    )
+    net.register_buffer("table", net["out"].weight.new_zeros(7))
+    found = sizes_of(net, None, Experiment)
+    assert found == Sizes(
+        trained=3 * each + 40,
+        moments=2 * (3 * each + 40),
+        averaged=False,
+        climbs=False,
+        blocks=[each] * 3,
+        buffers=28,
+        clip=0,
+        clip_bytes=0,
+    )
+    assert found.root == 40
+    Experiment.optim = OptimConfig(name="muon")
+    linear = 3 * 12 * width**2 + 40
+    assert sizes_of(net, None, Experiment).moments == found.moments - linear
