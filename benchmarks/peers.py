@@ -55,10 +55,11 @@ def prior_transformer(ours: Network) -> Peer:
 
 def diffusion_prior_network(ours: Network) -> Peer:
     """The prior of dalle2-pytorch, for which zeros in a caption are padding."""
+    name = "dalle2-pytorch DiffusionPriorNetwork"
     try:
         from dalle2_pytorch import dalle2_pytorch as dalle2
     except ImportError as error:
-        raise Missing(f"not installed: pip install dalle2-pytorch ({error})") from None
+        raise Missing(f"{name}: not installed: pip install dalle2-pytorch ({error})") from None
     model = ours.model
     width, head = model.width, model.width // model.heads
     # A layer has 2 W² + 2 W·head numbers in its attention and 3 W·hidden in its MLP; ours 12 W².
@@ -76,7 +77,6 @@ def diffusion_prior_network(ours: Network) -> Peer:
         return net(x, t, text_embed=z_t, text_encodings=features * mask[:, :, None])
 
     blocks = {type(part) for layer in net.causal_transformer.layers for part in layer}
-    name = "dalle2-pytorch DiffusionPriorNetwork"
     return Peer(name, Calls(net, call, call), tuple(blocks), equal=False)
 
 

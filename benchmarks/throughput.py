@@ -6,14 +6,13 @@
     python benchmarks/throughput.py --loop decoder        # `unclip train` against a bare loop
 
 Ours and the peer, of one size and with the same inputs, take turns in one process. A ratio is peer
-over ours, above 1 where ours is the faster: the median over neighbouring runs, of processor time on
-a CPU (which other programs hardly disturb) and of time on a GPU. A training step is forward, mean
-square, backward and fused AdamW; a sampling step one call for 8 samples without gradients. Counted
-operations are those of matrix products, convolutions and attention. Peers are as their package
-builds them; --channels-last gives their U-Nets that memory format, which ours have on a GPU.
-
---loop trains tiny experiments as `unclip train` does, for three times --repeats steps, after timing
-the network alone, and then the stage's own loss, on one batch.
+over ours, above 1 where ours is faster: the median over neighbouring runs, of processor time on a
+CPU (which other programs hardly disturb), of time on a GPU. A training step is forward, mean
+square, backward and fused AdamW; a sampling step one call for 8 samples without gradients.
+Operations are those of matrix products, convolutions and attention. Peers are as their package
+builds them; --channels-last gives their U-Nets that memory format, which ours have on a GPU. --loop
+trains tiny experiments as `unclip train` does, for three times --repeats steps; before and after,
+it times the network alone, and the stage's own loss, on one batch.
 """
 
 from __future__ import annotations
@@ -157,8 +156,7 @@ def described(times: list[list[Seconds]], flops: int, args: Any) -> str:
     card = torch.cuda.get_device_name().lower() if args.device == "cuda" else ""
     for gpu in GPUS:
         if gpu.name in card:
-            peak = gpu.peak("32" if args.precision == "32" else "bf16-mixed")
-            found.append(f"utilisation {rate / peak:.1%}")
+            found.append(f"utilisation {rate / gpu.peak(args.precision):.1%}")
     return "  ".join(found)
 
 
@@ -196,7 +194,7 @@ def loop(kind: str, args: Any, folder: Path) -> None:
     common = [f"run.root={folder}", "trainer.val_every=0", "trainer.sample_every=0"]
     common += [f"trainer.accelerator={'gpu' if gpu else 'cpu'}", "data.val_samples=4"]
     common += [f"trainer.precision={'bf16-mixed' if bf16 else '32'}"]
-    common += [f"trainer.compile={args.compile}", "trainer.checkpoint_every=100000"]
+    common += [f"trainer.compile={args.compile}"]
     name, overrides = LOOPS[kind]
     overrides = [*common, *overrides, "sampler.steps=2"]
     if kind != "upsampler":
@@ -210,7 +208,7 @@ def loop(kind: str, args: Any, folder: Path) -> None:
     batch = next(iter(data.train_dataloader()))
     batch = own.transfer_batch_to_device(batch, torch.device(args.device), 0)
     samples = resolved.config.data.batch_size
-    with torch.device(args.device):
+    with torch.device(args.device):  # where the planned step makes its inputs
         given = planned.given_by(clip, resolved, samples)
     optimizer = build_optimizer(own.net, resolved.config.optim)
 
@@ -230,17 +228,18 @@ def loop(kind: str, args: Any, folder: Path) -> None:
         optimizer.step()
         optimizer.zero_grad()
 
-    print(f"{name}, batch {samples}: medians per step in milliseconds")
-    alone = in_turn([lambda: step(network), lambda: step(whole)], args.repeats, gpu)
-    row("the network, mean square, AdamW", alone[0])
-    row("with frozen CLIP, noise and losses", alone[1])
+    print(f"{name}, batch {samples}: medians per step in milliseconds", flush=True)
+    bare: list[Step] = [lambda: step(network), lambda: step(whole)]
+    before = in_turn(bare, args.repeats, gpu)
     file = str(packed(data, folder / "packed.parquet"))
     for source, workers in (("scenes", 0), ("scenes", 1), ("scenes", 2), (file, 0), (file, 2)):
         given_data = [f"data.source={source}", f"data.num_workers={workers}", "data.held_out=0.1"]
         done = trained(name, [*overrides, *given_data, f"trainer.max_steps={3 * args.repeats}"])
-        what = "scenes" if source == "scenes" else "parquet"
         share = f"waits for data {done.summary['data_wait']:.1%}"
-        row(f"unclip train, {what}, {workers} workers", Clocked.took, share)
+        row(f"unclip train, {Path(source).stem}, {workers} workers", Clocked.took, share)
+    alone = [a + b for a, b in zip(before, in_turn(bare, args.repeats, gpu))]
+    row("the network, mean square, AdamW", alone[0])
+    row("with frozen CLIP, noise and losses", alone[1])
 
 
 def row(title: str, times: list[Seconds], more: str = "") -> None:
@@ -287,13 +286,12 @@ def main() -> None:
         for kind in args.networks or LOOPS:
             with tempfile.TemporaryDirectory() as folder:
                 loop(kind, args, Path(folder))
-        return
-    for kind in args.networks or NETWORKS:
+    for kind in () if args.loop else args.networks or NETWORKS:
         for make_peer in PEERS[kind] or [None]:
             try:
                 compare(kind, make_peer, args)
             except Missing as missing:
-                print(f"{kind} beside {missing}")
+                print(f"{kind} | {missing}")
             gc.collect()
 
 
