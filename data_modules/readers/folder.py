@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_modules.decode import BadSample, decode_captions, decode_image
-from data_modules.readers.source import key_of
+from data_modules.decode import BadSample
+from data_modules.readers.source import Raw, decoded, key_of
 from data_modules.sample import Sample
 from unclip.types import UserError
 
@@ -41,18 +41,24 @@ class FolderSource:
         return len(self._entries)
 
     def __getitem__(self, index: int) -> Sample:
+        return decoded(self.raw(index))
+
+    def raw(self, index: int) -> Raw:
+        """Sample ``index`` undecoded."""
         entry = self._entries[index]
         path = self._folder / entry.file_name
         try:
             data = path.read_bytes()
         except OSError as error:
             raise BadSample(f"{path}: cannot be read ({error.strerror})") from None
-        image = decode_image(data, where=str(path))
-        return Sample(self.key(index), image, decode_captions(entry.caption, where=str(path)))
+        return Raw(self.key(index), str(path), data, entry.caption)
 
     def key(self, index: int) -> str:
         """The file name without its ending."""
         return key_of(self._entries[index].file_name)
+
+    def shards(self) -> None:
+        """Every file is read alone."""
 
     def fingerprint(self) -> str:
         """A hash of the listing."""

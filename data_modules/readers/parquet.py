@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_modules.decode import BadSample, decode_captions, decode_image
-from data_modules.readers.source import digest, key_of
+from data_modules.decode import BadSample
+from data_modules.readers.source import Raw, decoded, digest, key_of
 from data_modules.sample import Sample
 from unclip.types import UserError
 
@@ -53,6 +53,10 @@ class ParquetSource:
         return len(self._keys)
 
     def __getitem__(self, index: int) -> Sample:
+        return decoded(self.raw(index))
+
+    def raw(self, index: int) -> Raw:
+        """Sample ``index`` undecoded."""
         where = f"{self._path}: {self._keys[index]}"
         group = int(np.searchsorted(self._starts, index, side="right")) - 1
         table = self._group(group, where=where)
@@ -64,12 +68,15 @@ class ParquetSource:
             caption = table[self._caption][row].as_py()
         except UnicodeDecodeError:
             raise BadSample(f"{where}: the caption is not UTF-8 text") from None
-        captions = decode_captions(caption, where=where)
-        return Sample(self._keys[index], decode_image(data, where=where), captions)
+        return Raw(self._keys[index], where, data, caption)
 
     def key(self, index: int) -> str:
         """The image's path without its ending, or the row's number."""
         return self._keys[index]
+
+    def shards(self) -> np.ndarray:
+        """Rows of each row group."""
+        return np.diff(self._starts)
 
     def fingerprint(self) -> str:
         """A hash of the keys and of the sizes of the row groups."""

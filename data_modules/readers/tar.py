@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_modules.decode import BadSample, decode_captions, decode_image
-from data_modules.readers.source import digest, key_of
+from data_modules.decode import BadSample
+from data_modules.readers.source import Raw, decoded, digest, key_of
 from data_modules.sample import Sample
 from unclip.types import UserError
 
@@ -62,17 +62,25 @@ class TarSource:
         return len(self._keys)
 
     def __getitem__(self, index: int) -> Sample:
+        return decoded(self.raw(index))
+
+    def raw(self, index: int) -> Raw:
+        """Sample ``index`` undecoded."""
         key = self._keys[index]
         where = f"{self._path}: {key}"
         image, text, fields = (self._read(*span, where=where) for span in self._index[index])
         if image is None:
             raise BadSample(f"{where}: it has no image")
         caption = text if text is not None else _json_caption(fields, where=where)
-        return Sample(key, decode_image(image, where=where), decode_captions(caption, where=where))
+        return Raw(key, where, image, caption)
 
     def key(self, index: int) -> str:
         """The members' common name."""
         return self._keys[index]
+
+    def shards(self) -> np.ndarray:
+        """The tar is one."""
+        return np.array([len(self)])
 
     def fingerprint(self) -> str:
         """A hash of the members' names, places and sizes."""

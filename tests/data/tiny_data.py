@@ -80,6 +80,9 @@ class FakeSource:
     def key(self, index):
         return f"{index:05d}"
 
+    def shards(self):
+        return None
+
     def fingerprint(self):
         return f"fake-{self.count}"
 
