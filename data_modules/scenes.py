@@ -47,6 +47,7 @@ WORDS = (
     *SHAPES,  # for typographic attacks: the name of one shape over another
 )
 _MARGIN = 0.03
+_NEXT = 0.15  # less than from one third to the next, more than the play within one
 _GAP = 0.05  # between two items, at least
 
 
@@ -88,9 +89,9 @@ class Scenes:
         if rng.random() < self.config.words:
             return [_word_scene(rng) for _ in range(member + 1)][-1]
         if self.config.max_objects == 2 and rng.random() < 0.5:
-            return _turned(_two_objects(rng), member)
+            return _altered(_two_objects(rng), member, rng)
         scene = _one_object(rng, rng.choice(list(COLOURS)), rng.choice(list(SHAPES)))
-        return _turned(scene, member)
+        return _altered(scene, member, rng)
 
 
 class Prompt(NamedTuple):
@@ -134,14 +135,38 @@ def _one_object(rng: Random, colour: str, shape: str) -> Scene:
     return _on_background(rng, item)
 
 
-def _turned(scene: Scene, member: int) -> Scene:
-    """The scene with every shape replaced by the one ``member`` places after it."""
+def _altered(scene: Scene, member: int, rng: Random) -> Scene:
+    """The scene with one fact changed: member 1, 3, 5 of a run in shape, 2 and 4 in place."""
+    if member % 2:
+        return _turned(scene, (member + 1) // 2)
+    return _moved(scene, member // 2, rng) if member else scene
+
+
+def _turned(scene: Scene, by: int) -> Scene:
+    """The scene with every shape replaced by the one ``by`` places after it."""
     shapes = list(SHAPES)
     items = tuple(
-        replace(item, shape=shapes[(shapes.index(item.shape) + member) % len(shapes)])
+        replace(item, shape=shapes[(shapes.index(item.shape) + by) % len(shapes)])
         for item in scene.items
     )
     return replace(scene, items=items)
+
+
+def _moved(scene: Scene, turn: int, rng: Random) -> Scene:
+    """The scene with its objects elsewhere: one along one axis, a pair turned round."""
+    if len(scene.items) == 2:
+        places = [(1 - item.x, 1 - item.y) for item in scene.items]
+        if turn == 2:
+            places = [(item.y, item.x) for item in scene.items]
+        moved = (replace(i, x=round(x, 4), y=round(y, 4)) for i, (x, y) in zip(scene.items, places))
+        return replace(scene, items=tuple(moved))
+    (item,) = scene.items
+    axis = "xy"[(rng.randrange(2) + turn) % 2]
+    here = getattr(item, axis)
+    there = here
+    while abs(there - here) < _NEXT:
+        there = round(_third(rng), 4)
+    return replace(scene, items=(replace(item, **{axis: there}),))
 
 
 def _third(rng: Random) -> float:

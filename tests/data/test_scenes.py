@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from random import Random
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 
 from data_modules.configs import DataConfig, ScenesConfig
 from data_modules.scene_captions import STATED
-from data_modules.scene_render import BACKGROUNDS, COLOURS, SHAPES, Item, patch
+from data_modules.scene_render import BACKGROUNDS, COLOURS, SHAPES, Item, patch, place
 from data_modules.scenes import (
     WORDS,
     Scene,
@@ -57,23 +57,30 @@ def test_detail_is_how_much_of_a_single_object_its_caption_says(detail, said):
             assert sum(facts) + any(place in text for place in places) == said
 
 
-@pytest.mark.parametrize("contrast", [2, 6])
-def test_a_run_of_contrast_differs_in_shape_alone(contrast):
-    scenes = Scenes(ScenesConfig(contrast=contrast, words=0.1), size=16, count=120)
-    plain = Scenes(ScenesConfig(words=0.1), size=16, count=120)
+@pytest.mark.parametrize(("contrast", "objects"), [(2, 1), (6, 1), (6, 2)])
+def test_the_scenes_of_a_run_differ_in_shape_or_in_place_alone(contrast, objects):
+    config = ScenesConfig(contrast=contrast, words=0.1, max_objects=objects)
+    scenes = Scenes(config, size=16, count=120)
+    plain = Scenes(replace(config, contrast=1), size=16, count=120)
     for first in range(0, 120, contrast):
         run = [scenes.scene(first + k) for k in range(contrast)]
+        assert len(set(run)) == contrast
         assert run[0] == plain.scene(first // contrast)
         if run[0].word is not None:
-            assert len(set(run)) == contrast
             continue
-        shapes = [tuple(item.shape for item in scene.items) for scene in run]
-        assert all(len(set(column)) == contrast for column in zip(*shapes))
-        as_first = [
-            tuple(replace(item, shape=item_of_first.shape) for item, item_of_first in pairs)
-            for pairs in (zip(scene.items, run[0].items) for scene in run)
-        ]
-        assert all(replace(scene, items=items) == run[0] for scene, items in zip(run, as_first))
+        for member, scene in enumerate(run[1:], start=1):
+            changed = {"shape"} if member % 2 else {"x", "y"}
+            for item, before in zip(scene.items, run[0].items):
+                differs = {
+                    f.name for f in fields(Item) if getattr(item, f.name) != getattr(before, f.name)
+                }
+                assert differs
+                assert differs <= changed
+            assert replace(scene, items=run[0].items) == run[0]
+            if member % 2 == 0 and len(scene.items) == 1:
+                assert place(scene.items[0].x, scene.items[0].y) != place(
+                    run[0].items[0].x, run[0].items[0].y
+                )
 
 
 def test_held_out_scenes_are_no_minimal_pairs():
