@@ -6,13 +6,17 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
+import numpy as np
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from data_modules.configs import DataConfig
 from data_modules.dataset import Example, Examples
-from data_modules.order import BatchOrder, Draw, Loader, ResumableLoader, local_batch_size
-from data_modules.readers.source import Source
+from data_modules.loader import BatchOrder, Loader, ResumableLoader, local_batch_size
+from data_modules.mixture import order_of
+from data_modules.order import Draws, PermutedOrder
+from data_modules.readers.source import Source, digest
+from data_modules.skips import Skips
 from data_modules.sources import Splits, open_splits
 from data_modules.transforms import Square, Transform
 
@@ -71,6 +75,13 @@ class StageData(LightningDataModule, Generic[Batch]):
         self._seed = seed
         self._accumulate = accumulate
         self._splits: Splits | None = None
+        self._skips = Skips(config.max_skipped)
+        self._held_out_skips = Skips(config.max_skipped)
+
+    @property
+    def skipped(self) -> int:
+        """How many bad training samples this process has left out so far."""
+        return self._skips.count
 
     @property
     def splits(self) -> Splits:
@@ -93,22 +104,32 @@ class StageData(LightningDataModule, Generic[Batch]):
         Raises:
             UserError: ``data.batch_size`` does not suit the data or the number of processes.
         """
-        source = self.splits.train
-        order = BatchOrder(
-            len(source),
-            batch_size=self.config.batch_size,
+        splits, config = self.splits, self.config
+        order = order_of(
+            splits.lengths or (len(splits.train),),
+            splits.train.shards(),
+            weights=splits.weights,
+            batch_size=config.batch_size,
+            window=config.shuffle_window,
             seed=self._seed,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world=self._world,
-            accumulate=self._accumulate,
-            run=self.config.scenes.contrast if self.config.source == "scenes" else 1,
+            run=config.scenes.contrast if config.source == "scenes" else 1,
         )
+        fingerprint = splits.train.fingerprint()
+        if not isinstance(order, PermutedOrder):
+            fingerprint = digest((fingerprint, config.shuffle_window, splits.weights))
         return ResumableLoader(
-            self._examples(source, self._transforms.train, seed=self._seed),
-            order=order,
+            self._examples(splits.train, self._transforms.train, seed=self._seed),
+            order=BatchOrder(
+                order,
+                batch_size=config.batch_size,
+                rank=self.trainer.global_rank if self.trainer else 0,
+                world=self._world,
+                accumulate=self._accumulate,
+            ),
             collate=self._collate,
-            fingerprint=source.fingerprint(),
+            fingerprint=fingerprint,
             num_workers=self._workers,
+            skips=self._skips,
         )
 
     def val_dataloader(self) -> Loader | list[Loader]:
@@ -117,15 +138,15 @@ class StageData(LightningDataModule, Generic[Batch]):
         count = min(len(source), self.config.val_samples)
         if count == 0:
             return []
-        draws = [Draw(0, number) for number in range(count)]
         local = local_batch_size(
             self.config.batch_size, world=self._world, accumulate=self._accumulate
         )
         return Loader(
             self._examples(source, self._transforms.held_out, seed=0),
-            batches=[draws[first : first + local] for first in range(0, count, local)],
+            batches=_batches(np.arange(count), local),
             collate=self._collate,
             num_workers=self._workers,
+            skips=self._held_out_skips,
         )
 
     def one_pass(
@@ -140,19 +161,18 @@ class StageData(LightningDataModule, Generic[Batch]):
         source = self.splits.train if train else self.splits.held_out
         most = limit if train else self.config.val_samples
         count = len(source) if most is None else min(len(source), most)
-        draws = [Draw(0, number) for number in range(rank, count, world)]
-        size = self.config.batch_size
         return Loader(
             self._examples(source, self._transforms.held_out, seed=0),
-            batches=[draws[first : first + size] for first in range(0, len(draws), size)],
+            batches=_batches(np.arange(rank, count, world), self.config.batch_size),
             collate=self._collate,
             num_workers=self._workers,
+            skips=Skips(self.config.max_skipped),
         )
 
     @property
     def _workers(self) -> int:
         """Never more than cores: no sample depends on their number, and one file fits machines."""
-        return min(self.config.num_workers, os.cpu_count() or 1)
+        return min(self.config.num_workers, _cores())
 
     @property
     def _world(self) -> int:
@@ -164,5 +184,16 @@ class StageData(LightningDataModule, Generic[Batch]):
             transform,
             seed=seed,
             on_error=self.config.on_error,
-            max_skipped=self.config.max_skipped,
         )
+
+
+def _cores() -> int:
+    """Those that this process may use (taskset, containers and job schedulers give it fewer)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _batches(numbers: np.ndarray, size: int) -> list[Draws]:
+    """``numbers`` in their order, ``size`` at a time."""
+    return [Draws.of(0, numbers[first : first + size]) for first in range(0, len(numbers), size)]

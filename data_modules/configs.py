@@ -35,6 +35,7 @@ class DataConfig:
 
     source: str = "scenes"  # scenes | a parquet file | a tar | a folder with metadata.jsonl
     batch_size: int = 64  # samples per optimizer step, over all processes and accumulations
+    shuffle_window: int = 65_536  # samples shuffled together; more only for sources with shards
     num_workers: int = 0  # loader processes per training process, at most one per core
     on_error: str = "skip"  # skip (count and log unreadable samples) | error (stop at the first)
     max_skipped: float = 0.1  # share of unreadable samples that stops the run even with skip
@@ -50,6 +51,7 @@ class DataConfig:
         self.scenes.validate()
         require(bool(self.source), "data.source", "must not be empty")
         require(self.batch_size > 0, "data.batch_size", "must be at least 1")
+        require(self.shuffle_window > 0, "data.shuffle_window", "must be at least 1")
         require(self.num_workers >= 0, "data.num_workers", "must not be negative")
         require(self.on_error in ("skip", "error"), "data.on_error", "must be skip or error")
         require(0 <= self.max_skipped <= 1, "data.max_skipped", "must be in [0, 1]")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from random import Random
 from typing import NamedTuple
 
@@ -16,9 +15,7 @@ from data_modules.transforms import Transform
 from unclip.seeding import derive_seed
 from unclip.types import UserError
 
-logger = logging.getLogger(__name__)
-
-_JUDGE_FROM = 50  # draws before the share of bad samples says anything
+_TRIES = 50  # samples in the place of a bad one
 
 
 class Example(NamedTuple):
@@ -27,6 +24,7 @@ class Example(NamedTuple):
     key: str
     caption: str
     images: tuple[np.ndarray, ...]  # uint8 [S, S, 3] each
+    problems: tuple[str, ...] = ()  # of the sample that it stands in for, and of others tried
 
 
 class Examples(Dataset[Example]):
@@ -37,7 +35,6 @@ class Examples(Dataset[Example]):
         transform: Makes the network's pictures of a sample's.
         seed: Chooses captions, crops and flips.
         on_error: `error` raises at the first bad sample; `skip` puts another in its place.
-        max_skipped: Share of bad samples among those drawn (by one worker) that stops the run.
     """
 
     def __init__(
@@ -47,16 +44,11 @@ class Examples(Dataset[Example]):
         *,
         seed: int,
         on_error: str = "error",
-        max_skipped: float = 0.1,
     ):
         self._source = source
         self._transform = transform
         self._seed = seed
         self._on_error = on_error
-        self._max_skipped = max_skipped
-        self._drawn = 0
-        self._bad = 0
-        self._logged: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._source)
@@ -66,9 +58,8 @@ class Examples(Dataset[Example]):
 
         Raises:
             BadSample: It cannot be used and ``on_error`` is `error`.
-            UserError: Too many cannot be used.
+            UserError: Nor can any of the samples tried in its place.
         """
-        self._drawn += 1
         try:
             return self._example(draw, draw.number)
         except BadSample as problem:
@@ -76,21 +67,20 @@ class Examples(Dataset[Example]):
                 raise BadSample(
                     f"{problem} (data.on_error: skip leaves such samples out)"
                 ) from None
-            self._bad += 1
-            self._log(problem)
-            self._judge(problem)
-        return self._replacement(draw)
+            return self._replacement(draw, str(problem))
 
-    def _replacement(self, draw: Draw) -> Example:
+    def _replacement(self, draw: Draw, problem: str) -> Example:
         """Another sample, drawn anew so that a run of bad ones does not favour its neighbour."""
-        for attempt in range(_JUDGE_FROM):
+        problems = [problem]
+        for attempt in range(_TRIES):
             other = derive_seed("replacement", self._seed, *draw, attempt) % len(self)
             try:
-                return self._example(draw, other)
-            except BadSample as problem:
-                self._log(problem)
-                last = problem
-        raise UserError(f"data.source: {_JUDGE_FROM} samples in turn cannot be used, e.g. {last}")
+                return self._example(draw, other)._replace(problems=tuple(problems))
+            except BadSample as another:
+                problems.append(str(another))
+        raise UserError(
+            f"data.source: {_TRIES} samples in turn cannot be used, e.g. {problems[-1]}"
+        )
 
     def _example(self, draw: Draw, index: int) -> Example:
         sample = self._source[index]
@@ -100,16 +90,3 @@ class Examples(Dataset[Example]):
             return Example(sample.key, caption, self._transform(sample.image, rng))
         except BadSample as problem:
             raise BadSample(f"{sample.key}: {problem}") from None
-
-    def _log(self, problem: BadSample) -> None:
-        line = str(problem)
-        if line not in self._logged:
-            self._logged.add(line)
-            logger.warning("skipped %s", line)
-
-    def _judge(self, problem: BadSample) -> None:
-        if self._drawn >= _JUDGE_FROM and self._bad > self._max_skipped * self._drawn:
-            raise UserError(
-                f"data.source: {self._bad} of the first {self._drawn} samples cannot be used, more "
-                f"than data.max_skipped={self._max_skipped:g}; the last: {problem}"
-            )

@@ -1,20 +1,23 @@
-"""Which sample comes next: a pure function of (seed, epoch, position), and a loader that resumes.
+"""Which sample comes next: a pure function of seed and position, whoever asks and how often.
 
-A global batch is a run of consecutive positions of ``permutation(seed, epoch)``; rank r of w takes
-positions r, r + w, ... of it. So the samples of an optimizer step do not depend on the number of
-processes, workers or accumulated batches.
+An order is an endless stream of draws, epoch after epoch. A global batch is a run of consecutive
+positions, of which rank r of w takes r, r + w, ...; so the samples of an optimizer step do not
+depend on the number of processes, workers or accumulated batches (docs/adr/0007-order.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unclip.seeding import derive_seed, generator
-from unclip.types import UserError
+
+_MOST_LANES = 64
 
 
 class Draw(NamedTuple):
@@ -24,186 +27,169 @@ class Draw(NamedTuple):
     number: int
 
 
-def permutation(length: int, *, seed: int, epoch: int, run: int = 1) -> list[int]:
-    """The order of an epoch's samples: each of [0, length) once.
+@dataclass(frozen=True)
+class Draws:
+    """Several draws, kept as two arrays; a loop over them gives each `Draw`."""
+
+    epochs: np.ndarray  # int64 [N]
+    numbers: np.ndarray  # int64 [N]
+
+    @classmethod
+    def of(cls, epoch: int, numbers: np.ndarray) -> Draws:
+        """``numbers`` with the randomness of one epoch."""
+        return cls(np.broadcast_to(np.int64(epoch), numbers.shape), numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[Draw]:
+        return map(Draw, self.epochs.tolist(), self.numbers.tolist())
+
+    def __getitem__(self, part: slice) -> Draws:
+        return Draws(self.epochs[part], self.numbers[part])
+
+
+class Order(ABC):
+    """An endless stream of draws, worked out a stretch at a time from the stretch's number alone.
+
+    So it costs no more to start in the middle than at the beginning.
+    """
+
+    def __init__(self) -> None:
+        nothing = np.empty(0, dtype=np.int64)
+        self._held = (0, Draws(nothing, nothing))
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Positions of an epoch."""
+
+    @abstractmethod
+    def _stretch(self, position: int) -> tuple[int, Draws]:
+        """The stretch around ``position``, and the position at which it starts."""
+
+    def draws(self, start: int, stop: int) -> Draws:
+        """Those at positions [start, stop), at least one; epoch e starts at ``e * len(self)``."""
+        found: list[Draws] = []
+        while start < stop:
+            first, held = self._held
+            if not first <= start < first + len(held):
+                first, held = self._held = self._stretch(start)
+            found.append(held[start - first : stop - first])
+            start += len(found[-1])
+        if len(found) == 1:
+            return found[0]
+        return Draws(
+            np.concatenate([draws.epochs for draws in found]),
+            np.concatenate([draws.numbers for draws in found]),
+        )
+
+
+class PermutedOrder(Order):
+    """A permutation of all samples in each epoch, held in memory whole.
+
+    Args:
+        length: Samples.
+        seed: Chooses the permutations.
+        run: As of `permutation`.
+    """
+
+    def __init__(self, length: int, *, seed: int, run: int = 1):
+        super().__init__()
+        self._length = length
+        self._seed = seed
+        self._run = run
+
+    def __len__(self) -> int:
+        return self._length
+
+    def _stretch(self, position: int) -> tuple[int, Draws]:
+        epoch = position // self._length
+        numbers = permutation(self._length, seed=self._seed, epoch=epoch, run=self._run)
+        return epoch * self._length, Draws.of(epoch, numbers)
+
+
+def permutation(length: int, *, seed: int, epoch: int, run: int = 1) -> np.ndarray:
+    """The order of an epoch's samples, ``int64``: each of [0, length) once.
 
     Samples k·run to (k + 1)·run stay together, in their order.
     """
-    runs = torch.randperm(-(-length // run), generator=generator("order", seed, epoch)).tolist()
-    return [i for first in runs for i in range(first * run, min((first + 1) * run, length))]
+    runs = torch.randperm(-(-length // run), generator=generator("order", seed, epoch)).numpy()
+    numbers = (runs[:, None] * run + np.arange(run)).ravel()
+    return numbers[numbers < length]
 
 
-class BatchOrder(Sampler[list[Draw]]):
-    """One rank's batches of an epoch, from batch ``start``; both are set before iterating.
+class ShardedOrder(Order):
+    """Shards in a new order each epoch, and their samples shuffled within windows.
+
+    An epoch's shards are laid end to end and cut into windows, a window into as many contiguous
+    pieces as there are lanes, each shuffled in itself. Position p comes from lane p mod lanes: of
+    w processes, w dividing the lanes, each reads its own 1/w of every window. At most
+    ``lanes - 1`` samples are left out, others in each epoch.
 
     Args:
-        length: Samples in the dataset, at least ``batch_size``.
-        batch_size: Samples per optimizer step, over all ranks and accumulated batches; the tail of
-            an epoch that does not fill one is left out.
-        seed: Chooses the permutations.
-        rank: This process, in [0, world).
-        world: Processes.
-        accumulate: Loader batches per optimizer step.
-        run: As of `permutation`.
-
-    Raises:
-        UserError: ``batch_size`` cannot be split evenly, or is more than ``length``.
+        shards: Their lengths, ``int64``.
+        window: About how many samples are shuffled together.
+        lanes: A divisor of the samples per optimizer step.
+        seed: Chooses the order.
     """
 
-    def __init__(
-        self,
-        length: int,
-        *,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-        accumulate: int = 1,
-        run: int = 1,
-    ):
-        if length < batch_size:
-            raise UserError(
-                f"data.batch_size: {batch_size} is more than the {length} training samples; "
-                f"use at most {length}"
-            )
-        self._length = length
-        self._local = local_batch_size(batch_size, world=world, accumulate=accumulate)
-        self._batches = length // batch_size * accumulate
-        self._rank = rank
-        self._world = world
-        self._run = run
-        self.seed = seed
-        self.epoch = 0
-        self.start = 0
+    def __init__(self, shards: np.ndarray, *, window: int, lanes: int, seed: int):
+        super().__init__()
+        self._shards = shards
+        self._stops = np.cumsum(shards)
+        self._total = int(self._stops[-1])
+        self._lanes = lanes
+        self._rows = self._total // lanes  # of a position per lane
+        self._windows = min(self._rows, max(1, round(self._total / window)))
+        self._seed = seed
+        # Pieces side by side go to lanes that agree in their last bits: those are of one process.
+        pieces = sorted(range(lanes), key=lambda lane: f"{lane:06b}"[::-1])
+        self._piece_of_lane = np.argsort(pieces)
+        self._laid: _Laid | None = None
 
     def __len__(self) -> int:
-        """Batches in a whole epoch, wherever the next iteration starts."""
-        return self._batches
+        return self._rows * self._lanes
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        return self._iterate(self.epoch, self.start)
+    def _stretch(self, position: int) -> tuple[int, Draws]:
+        epoch, first = divmod(position, len(self))
+        # Window i has rows [i · rows / windows, (i + 1) · rows / windows), rounded down.
+        window = ((first // self._lanes + 1) * self._windows - 1) // self._rows
+        top, bottom = (i * self._rows // self._windows for i in (window, window + 1))
+        start, stop = top * self._lanes, bottom * self._lanes
+        shuffle = shuffled(self._lanes, bottom - top, "window", self._seed, epoch, window)
+        pieces = self._numbers(epoch, start, stop).reshape(self._lanes, bottom - top)
+        numbers = pieces[self._piece_of_lane[:, None], shuffle]  # [lanes, rows]
+        return epoch * len(self) + start, Draws.of(epoch, numbers.T.ravel())
 
-    def _iterate(self, epoch: int, start: int) -> Iterator[list[Draw]]:
-        order = permutation(self._length, seed=self.seed, epoch=epoch, run=self._run)
-        span = self._local * self._world
-        for batch in range(start, self._batches):
-            first = batch * span
-            positions = range(first + self._rank, first + span, self._world)
-            yield [Draw(epoch, order[position]) for position in positions]
-
-
-def local_batch_size(batch_size: int, *, world: int, accumulate: int) -> int:
-    """Samples in one process's loader batch, or a `UserError` if they cannot be split evenly."""
-    parts = world * accumulate
-    if batch_size % parts:
-        raise UserError(
-            f"data.batch_size: {batch_size} cannot be split over {world} processes x {accumulate} "
-            f"accumulated batches; use a multiple of {parts}"
-        )
-    return batch_size // parts
-
-
-class Loader(DataLoader):
-    """A DataLoader that draws nothing from the global generator and passes `UserError` on whole."""
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        *,
-        batches: Any,
-        collate: Callable[[list[Any]], Any],
-        num_workers: int = 0,
-    ):
-        super().__init__(
-            dataset,
-            batch_sampler=batches,
-            collate_fn=collate,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator().manual_seed(0),
-        )
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        try:
-            yield from super().__iter__()
-        except UserError as error:
-            error.__traceback__ = None  # its frames would keep the workers alive, and exit waiting
-            raise _without_trace(error) from None
+    def _numbers(self, epoch: int, start: int, stop: int) -> np.ndarray:
+        """The samples at [start, stop) of the epoch's shards laid end to end."""
+        if self._laid is None or self._laid.epoch != epoch:
+            order = shuffled(1, len(self._shards), "shards", self._seed, epoch)[0]
+            # Where the row of shards is cut open, so that windows and what is left out differ too.
+            cut = derive_seed("order", "cut", self._seed, epoch) % self._total
+            self._laid = _Laid(epoch, order, np.cumsum(self._shards[order]), cut)
+        _, order, ends, cut = self._laid
+        places = (np.arange(start, stop) + cut) % self._total
+        slots = np.searchsorted(ends, places, side="right")
+        return self._stops[order[slots]] - (ends[slots] - places)
 
 
-class ResumableLoader(Loader):
-    """Training batches without end of state: epoch after epoch, from wherever it was stopped.
+class _Laid(NamedTuple):
+    """An epoch's shards, end to end."""
 
-    Each iteration gives the rest of the current epoch. The state counts the batches handed out, so
-    what workers have prepared ahead is not lost. The state is the same on every rank.
-
-    Args:
-        dataset: Takes a `Draw`.
-        order: This rank's batches.
-        collate: Makes a batch of a list of examples.
-        fingerprint: Names the data; a state saved with other data is refused.
-        num_workers: Loader processes.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        *,
-        order: BatchOrder,
-        collate: Callable[[list[Any]], Any],
-        fingerprint: str,
-        num_workers: int = 0,
-    ):
-        super().__init__(dataset, batches=order, collate=collate, num_workers=num_workers)
-        self._order = order
-        self._fingerprint = fingerprint
-        self._epoch = 0
-        self._yielded = 0
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        # Lightning stops at the last batch without asking for one more, so the end of an epoch is
-        # noticed here and in `state_dict`, not after the loop.
-        self._normalise()
-        self._order.epoch, self._order.start = self._epoch, self._yielded
-        self.generator.manual_seed(derive_seed("loader", self._order.seed, self._epoch))
-        for batch in super().__iter__():
-            self._yielded += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int | str]:
-        """Where the next batch comes from, in plain numbers and text."""
-        self._normalise()
-        return {
-            "epoch": self._epoch,
-            "yielded": self._yielded,
-            "batches": len(self),
-            "data": self._fingerprint,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state.
-
-        Raises:
-            UserError: It was saved with other data or other batches.
-        """
-        if (state["batches"], state["data"]) != (len(self), self._fingerprint):
-            raise UserError(
-                f"data.source: the run was stopped at batch {state['yielded']} of "
-                f"{state['batches']} of an epoch (data {state['data']}), but now an epoch has "
-                f"{len(self)} (data {self._fingerprint}); resume with the same data.source, "
-                "data.limit, data.held_out, data.batch_size and accumulation"
-            )
-        self._epoch, self._yielded = state["epoch"], state["yielded"]
-
-    def _normalise(self) -> None:
-        if self._yielded >= len(self):
-            self._epoch, self._yielded = self._epoch + 1, 0
+    epoch: int
+    order: np.ndarray  # of the shards
+    ends: np.ndarray  # of each in that order
+    cut: int  # the place at which the epoch begins
 
 
-def _without_trace(error: UserError) -> UserError:
-    """A worker's error arrives with its stack trace as its text; keep the message alone."""
-    last = str(error).strip().splitlines()[-1]
-    kind = type(error)
-    prefix = f"{kind.__module__}.{kind.__qualname__}: "
-    return kind(last.removeprefix(prefix)) if last.startswith(prefix) else error
+def shuffled(count: int, length: int, *seed: int | str) -> np.ndarray:
+    """``count`` permutations of [0, length), ``int64 [count, length]``, chosen by ``seed``."""
+    # NumPy promises raw Philox numbers for all versions to come, but not its `permutation`.
+    raw = np.random.Philox(derive_seed("order", *seed)).random_raw(count * length)
+    return raw.reshape(count, length).argsort(axis=1)
+
+
+def lanes_of(batch_size: int) -> int:
+    """Lanes for a global batch: its largest divisor up to 64."""
+    return max(lanes for lanes in range(1, _MOST_LANES + 1) if batch_size % lanes == 0)

@@ -27,6 +27,8 @@ class Splits(NamedTuple):
 
     train: Source
     held_out: Source
+    weights: tuple[float, ...] | None = None
+    lengths: tuple[int, ...] = ()
 
 
 class SceneSource(Scenes):

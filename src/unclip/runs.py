@@ -31,7 +31,7 @@ from unclip.tracking.local import JsonlLogger
 from unclip.tracking.provenance import collect
 from unclip.tracking.report import Finished
 from unclip.training.callbacks import Samples, Throughput, peak_memory_bytes
-from unclip.training.checkpoints import newest_checkpoint, newest_whole, step_of
+from unclip.training.checkpoints import World, newest_checkpoint, newest_whole, step_of
 from unclip.training.ema import EmaCallback
 from unclip.training.guard import Guard
 from unclip.training.stage import Stage
@@ -148,7 +148,8 @@ def _fit(
             )
         )
         publish = wandb.picture_publisher(loggers[-1])
-    throughput = Throughput(experiment.data.batch_size, experiment.trainer.log_every)
+    batch_size, log_every = experiment.data.batch_size, experiment.trainer.log_every
+    throughput = Throughput(batch_size, log_every, lambda: data.skipped)
     samples = Samples(folder / "samples", experiment.trainer.sample_every, publish)
     callbacks: list[L.Callback] = [throughput, samples]
     if stage.ema is not None:
@@ -166,6 +167,7 @@ def _fit(
         }
     metrics |= samples.metrics
     weights = stage.weights()
+    skipped = sum(World.here().gathered(data.skipped))
     if not trainer.is_global_zero:
         raise SystemExit  # the first process does the rest
     summary = {
@@ -175,6 +177,7 @@ def _fit(
         "quality": {"name": stage.quality.name, "value": metrics.get(stage.quality.name)},
         "samples_per_second": throughput.samples_per_second,
         "data_wait": throughput.waited / throughput.seconds if throughput.seconds else 0.0,
+        "data_skipped": skipped,
         "peak_memory_gib": peak_memory_bytes(stage.device) / 2**30,
         "seconds": time.perf_counter() - began,
         "parameters": sum(p.numel() for p in stage.net.parameters()),

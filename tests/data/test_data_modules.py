@@ -193,7 +193,61 @@ def test_a_training_run_that_is_resumed_sees_the_same_batches(tmp_path, tar, hel
     assert first.keys + second.keys == whole.keys
 
 
+@pytest.fixture
+def tars(tmp_path):
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    rows = records(60)
+    for k in range(6):
+        write_tar(folder / f"{k}.tar", rows[10 * k : 10 * k + 10])
+    return folder
+
+
+def keys_of(module, epochs=1):
+    loader = module.train_dataloader()
+    return [key for _ in range(epochs) for batch in loader for key in batch.keys]
+
+
+def test_more_samples_than_the_window_are_read_shard_by_shard(tars):
+    whole, windowed = clip_data(tars), clip_data(tars, shuffle_window=16)
+    assert set(keys_of(windowed, epochs=2)) == set(keys_of(whole, epochs=2))
+    shards = [{int(key) // 10 for key in keys_of(windowed)[k : k + 16]} for k in range(0, 48, 16)]
+    assert max(map(len, shards)) <= 4
+    assert sum(map(len, shards)) <= 6 + 3
+
+
+def test_a_run_is_not_continued_in_another_order(tars):
+    state = clip_data(tars, shuffle_window=16).train_dataloader().state_dict()
+    clip_data(tars, shuffle_window=16).train_dataloader().load_state_dict(state)
+    for other in ({}, {"shuffle_window": 24}):
+        with pytest.raises(UserError, match=r"resume with the same .* data\.shuffle_window"):
+            clip_data(tars, **other).train_dataloader().load_state_dict(state)
+    # What is permuted whole has the state that it always had.
+    plain = clip_data(tars)
+    assert plain.train_dataloader().state_dict()["data"] == plain.splits.train.fingerprint()
+
+
+def test_a_mixture_is_drawn_by_weight(tars):
+    module = clip_data(tars)
+    train = module.splits.train
+    module._splits = module.splits._replace(weights=(3.0, 1.0), lengths=(40, len(train) - 40))
+    rare = {train.key(number) for number in range(40, len(train))}
+    keys = keys_of(module, epochs=30)
+    assert sum(key in rare for key in keys) / len(keys) == pytest.approx(0.25, abs=0.05)
+
+
+def test_bad_training_samples_are_counted(tmp_path):
+    rows = [(key, image if int(key) % 25 else b"", text) for key, image, text in records()]
+    module = clip_data(write_tar(tmp_path / "d.tar", rows), held_out=0, num_workers=1)
+    keys = keys_of(module)
+    assert len(keys) == 40
+    assert not {"0000", "0025"} & set(keys)
+    assert module.skipped == 2
+    list(module.one_pass())
+    assert module.skipped == 2  # of training alone
+
+
 def test_there_are_never_more_workers_than_cores(tar, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 5}, raising=False)
     assert clip_data(tar, num_workers=12).train_dataloader().num_workers == 2
     assert clip_data(tar, num_workers=1).train_dataloader().num_workers == 1

@@ -88,7 +88,7 @@ def test_the_limit_takes_from_training_only(tmp_path):
 
 def test_held_out_scenes_come_after_the_training_scenes():
     config = DataConfig(scenes=ScenesConfig(count=6), val_samples=3)
-    train, held_out = open_splits(config, image_size=16)
+    train, held_out, *_ = open_splits(config, image_size=16)
     assert (len(train), len(held_out)) == (6, 3)
     assert train[0].image.shape == (16, 16, 3)
     everything = open_source("scenes", config, image_size=16, split="all")

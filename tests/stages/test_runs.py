@@ -36,6 +36,7 @@ def test_a_run_leaves_everything_one_needs(cascade, kind):
     assert artifact.provenance["packages"]["torch"] == torch.__version__.split("+")[0]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["quality"]["value"] is not None
+    assert summary["data_skipped"] == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

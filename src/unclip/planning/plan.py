@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from data_modules.order import local_batch_size
+from data_modules.loader import local_batch_size
 from unclip import config
 from unclip.builders import build_net, fit_to_clip
 from unclip.models.clip import FrozenClip

@@ -13,6 +13,7 @@ import lightning as L
 import torch
 
 from unclip.figures import grid, save
+from unclip.training.checkpoints import World
 from unclip.training.stage import Picture, Stage
 from unclip.training.strategies import gathered
 
@@ -88,11 +89,15 @@ def _first_batch(trainer: L.Trainer, stage: Stage) -> Any:
 
 
 class Throughput(L.Callback):
-    """Samples per second over the optimizer steps, validation and pictures left out."""
+    """Samples per second over the optimizer steps, validation and pictures left out.
 
-    def __init__(self, batch_size: int, log_every: int):
+    ``skipped`` tells how many bad samples this process has left out; their sum is logged.
+    """
+
+    def __init__(self, batch_size: int, log_every: int, skipped: Callable[[], int]):
         self.batch_size = batch_size
         self.log_every = log_every
+        self.skipped = skipped
         self.seconds = 0.0
         self.steps = 0
         self.waited = 0.0
@@ -127,6 +132,7 @@ class Throughput(L.Callback):
             values = {
                 "samples_per_second": self.samples_per_second,
                 "data_wait": self.waited / self.seconds,
+                "data_skipped": sum(World.here().gathered(self.skipped())),
                 "peak_memory_gib": peak_memory_bytes(pl_module.device) / 2**30,
             }
             for logger in trainer.loggers:
