@@ -112,7 +112,7 @@ class TestTar:
     def test_a_tar_cut_off_stops_or_gives_its_whole_members(self, tmp_path, caplog, boundary):
         path = write_tar(tmp_path / "d.tar", records(10))
         whole = TarSource(path)
-        offset, size = whole._index[6, 0]
+        offset, size = whole._index.spans[6, 0]
         cut = offset - 512 if boundary else offset + size // 2
         path.write_bytes(path.read_bytes()[:cut])
         with pytest.raises(UserError, match=r"^data\.source: .*d\.tar is cut off .* 12 whole"):
@@ -144,10 +144,11 @@ class TestFolder:
         (tmp_path / "metadata.jsonl").write_bytes(
             b'{"file_name": "0.png", "caption": "gone"}\n'
             b'{"file_name": "1.png", "caption": "caf\xe9"}\n'
-            b'{"file_name": "1.png"}\n'
+            b'{"file_name": "2.png"}\n'
         )
+        (tmp_path / "2.png").write_bytes(png(picture(1)))
         source = FolderSource(tmp_path)
-        for n, reason in enumerate(("0.png: cannot be read", "not UTF-8", "no caption")):
+        for n, reason in enumerate(("0.png: does not exist", "not UTF-8", "no caption")):
             with pytest.raises(BadSample, match=reason):
                 source[n]
 
