@@ -17,7 +17,7 @@ import numpy as np
 
 from data_modules import files
 from data_modules.files import File, Unreadable
-from data_modules.keys import Strings, key_hashes
+from data_modules.keys import Strings, key_hashes, printable
 from data_modules.readers.source import key_of
 from unclip.types import UserError
 
@@ -175,25 +175,27 @@ class _Members(NamedTuple):
 
 def _members(tar: File) -> _Members:
     """The regular files in a tar. `tarfile` alone takes some cut-off tars for whole ones."""
-    found = []
-    damaged = False
+    found: list[tuple[str, int, int]] = []
     with tar.open() as file:
         try:
-            with tarfile.open(fileobj=file, mode="r:") as archive:
-                try:
-                    for member in archive:
-                        if archive.offset <= member.offset:  # a negative size, read for ever
-                            raise tarfile.ReadError
-                        whole = member.offset_data + member.size <= tar.size
-                        if member.isfile() and not member.issparse() and whole:
-                            found.append((member.name, member.offset_data, member.size))
-                        archive.members = []  # type: ignore[attr-defined]  # a kilobyte each
-                except tarfile.ReadError:
-                    damaged = True
-                end = archive.offset
-        except tarfile.ReadError as error:
-            problem = f"is not an uncompressed tar ({error})"
+            archive = tarfile.TarFile(fileobj=file)
+        except UserError:
+            raise
+        except Exception as error:  # a damaged header can raise nearly anything
+            problem = f"is not an uncompressed tar ({printable(str(error))})"
             raise UserError(f"data.source: {tar.path} {problem}") from None
-        file.seek(end)
+        try:
+            for member in archive:
+                if archive.offset <= member.offset:  # of a negative size: it would never end
+                    return _Members(found, damaged=True)
+                whole = member.offset_data + member.size <= tar.size
+                if member.isfile() and not member.issparse() and whole:
+                    found.append((member.name, member.offset_data, member.size))
+                archive.members = []  # type: ignore[attr-defined]  # a kilobyte each
+        except UserError:
+            raise
+        except Exception:
+            return _Members(found, damaged=True)
+        file.seek(archive.offset)
         # POSIX: zero blocks end the archive.
-        return _Members(found, damaged or file.read(512) != bytes(512))
+        return _Members(found, damaged=file.read(512) != bytes(512))
