@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 
 from unclip.models.configs import require
+
+SOURCES = (
+    "scenes, mixture, a .tar or .parquet file (or many: {000..099}, *), a folder with these or "
+    "with metadata.jsonl, metadata.csv or a .txt beside each image, COCO captions "
+    "FILE.json[?images=FOLDER], or hf:NAME[:CONFIG][@SPLIT]; files are local or URLs of fsspec"
+)
+"""Every form of `data.source`."""
+
+MAX_PIXELS = 89_478_485  # Pillow's limit; it refuses more than twice as many by itself
+MAX_ASPECT = 20.0
 
 
 @dataclass(kw_only=True)
@@ -30,10 +42,19 @@ class ScenesConfig:
 
 
 @dataclass(kw_only=True)
+class MixtureConfig:
+    """One part of a mixture."""
+
+    source: str = ""  # any of SOURCES but a mixture
+    weight: float = 1.0  # its share of the samples, relative to the other parts'
+
+
+@dataclass(kw_only=True)
 class DataConfig:
     """Fields that the data of every stage has."""
 
-    source: str = "scenes"  # scenes | a parquet file | a tar | a folder with metadata.jsonl
+    source: str = "scenes"  # one of SOURCES
+    mixture: dict[str, MixtureConfig] = field(default_factory=dict)  # used by `source: mixture`
     batch_size: int = 64  # samples per optimizer step, over all processes and accumulations
     shuffle_window: int = 65_536  # samples shuffled together; more only for sources with shards
     num_workers: int = 0  # loader processes per training process, at most one per core
@@ -41,7 +62,9 @@ class DataConfig:
     max_skipped: float = 0.1  # share of unreadable samples that stops the run even with skip
     held_out: float = 0.02  # share of samples kept for validation, chosen by a hash of the key
     val_samples: int = 256  # at most so many held-out samples are used for validation
-    limit: int | None = None  # use only the first so many training samples
+    max_pixels: int = MAX_PIXELS  # a picture of more is unreadable
+    max_aspect: float = MAX_ASPECT  # a picture of a longer side over shorter is unreadable
+    limit: int | None = None  # use only the first so many training samples (of each mixture part)
     crop: str = "center"  # center | random: square crop of the resized image
     flip: bool = False  # random horizontal flips; wrong for captions that say left or right
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
@@ -50,6 +73,7 @@ class DataConfig:
         """Refuse values out of range."""
         self.scenes.validate()
         require(bool(self.source), "data.source", "must not be empty")
+        self._validate_mixture()
         require(self.batch_size > 0, "data.batch_size", "must be at least 1")
         require(self.shuffle_window > 0, "data.shuffle_window", "must be at least 1")
         require(self.num_workers >= 0, "data.num_workers", "must not be negative")
@@ -57,8 +81,21 @@ class DataConfig:
         require(0 <= self.max_skipped <= 1, "data.max_skipped", "must be in [0, 1]")
         require(0 <= self.held_out < 1, "data.held_out", "must be in [0, 1)")
         require(self.val_samples > 0, "data.val_samples", "must be at least 1")
+        within = 0 < self.max_pixels <= 2 * MAX_PIXELS
+        require(within, "data.max_pixels", f"must be in [1, {2 * MAX_PIXELS}]")
+        require(self.max_aspect >= 1, "data.max_aspect", "must be at least 1")
         require(self.limit is None or self.limit > 0, "data.limit", "must be at least 1 or null")
         require(self.crop in ("center", "random"), "data.crop", "must be center or random")
+
+    def _validate_mixture(self) -> None:
+        parts = self.source != "mixture" or bool(self.mixture)
+        require(parts, "data.mixture", "must name the parts: {NAME: {source: ..., weight: 1}}")
+        for name, part in self.mixture.items():
+            word = re.fullmatch(r"[\w-]+", name, re.ASCII) is not None
+            require(word, "data.mixture", f"name {name!r} must be of letters, digits, _ and -")
+            key = f"data.mixture.{name}"
+            require(part.source not in ("", "mixture"), f"{key}.source", "must be a source")
+            require(0 < part.weight < math.inf, f"{key}.weight", "must be more than 0")
 
 
 @dataclass(kw_only=True)

@@ -78,7 +78,11 @@ class Scenes:
         scene, index = self.scene(i), self.start + i
         rng = Random(derive_seed("scene captions", self.config.seed, index))
         captions = [caption(scene, rng, self.config.detail) for _ in range(CAPTIONS)]
-        return Sample(f"scene-{index:08d}", draw(scene, self.size), captions)
+        return Sample(self.key(i), draw(scene, self.size), captions)
+
+    def key(self, i: int) -> str:
+        """The scene's number as text."""
+        return f"scene-{self.start + i:08d}"
 
     def scene(self, i: int) -> Scene:
         """The truth behind sample ``i``."""

@@ -1,25 +1,27 @@
-"""Which reader opens `data.source`, and which of its samples are for training."""
+"""Which samples are for training and which are held out, of one source or of a mixture."""
 
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from data_modules.configs import DataConfig
-from data_modules.readers.folder import METADATA, FolderSource
-from data_modules.readers.parquet import CACHE_BYTES, ParquetSource
-from data_modules.readers.source import Concat, Source, Subset, digest
-from data_modules.readers.tar import TarSource
+from data_modules.decode import Limits
+from data_modules.keys import key_hash
+from data_modules.readers.opening import open_files
+from data_modules.readers.source import Concat, Named, Source, Subset, digest, hashes
 from data_modules.scenes import Scenes
 from unclip.types import UserError
 
 Split = Literal["train", "held_out", "all"]
 
-_EXPECTED = "`scenes`, a .parquet or .tar file, or a folder with metadata.jsonl, .tar or .parquet"
+T = TypeVar("T")
 
 
 class Splits(NamedTuple):
@@ -27,16 +29,12 @@ class Splits(NamedTuple):
 
     train: Source
     held_out: Source
-    weights: tuple[float, ...] | None = None
-    lengths: tuple[int, ...] = ()
+    weights: tuple[float, ...] | None = None  # of a mixture: how often each part is drawn from
+    lengths: tuple[int, ...] = ()  # and how many training samples it has
 
 
 class SceneSource(Scenes):
     """The built-in scenes as a `Source`."""
-
-    def key(self, index: int) -> str:
-        """The scene's number as text."""
-        return self[index].key
 
     def shards(self) -> None:
         """Any scene is drawn as soon as any other."""
@@ -57,6 +55,8 @@ def open_splits(config: DataConfig, *, image_size: int) -> Splits:
     Raises:
         UserError: The source does not exist, is damaged or holds no samples.
     """
+    if config.source == "mixture":
+        return _mixed_splits(config, image_size)
     if config.source == "scenes":
         count = config.scenes.count if config.limit is None else config.limit
         even = replace(config, scenes=replace(config.scenes, contrast=1))  # judged without pairs
@@ -64,8 +64,8 @@ def open_splits(config: DataConfig, *, image_size: int) -> Splits:
             _scenes(config, image_size, start=0, count=min(count, config.scenes.count)),
             _scenes(even, image_size, start=config.scenes.count, count=_held_out_scenes(config)),
         )
-    source = _open_files(Path(config.source).expanduser(), on_error=config.on_error)
-    held_out = np.array([is_held_out(source.key(i), config.held_out) for i in range(len(source))])
+    source = _files(config)
+    held_out = hashes(source) < np.uint64(math.ceil(config.held_out * 2**64))
     return Splits(
         Subset(source, np.flatnonzero(~held_out)[: config.limit]),
         Subset(source, np.flatnonzero(held_out)),
@@ -89,16 +89,58 @@ def open_source(
     if split != "all":
         splits = open_splits(replace(config, source=spec), image_size=image_size)
         return splits.train if split == "train" else splits.held_out
-    if spec == "scenes":
-        count = config.scenes.count + _held_out_scenes(config)
-        return _scenes(config, image_size, start=0, count=count)
-    return _open_files(Path(spec).expanduser(), on_error=config.on_error)
+    return _everything(replace(config, source=spec), image_size=image_size)
 
 
 def is_held_out(key: str, share: float) -> bool:
     """Whether a sample is for validation: by a hash of its key, so wherever it stands in a file."""
-    hashed = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    return int.from_bytes(hashed, "little") < share * 2**64
+    return key_hash(key) < share * 2**64
+
+
+def _everything(config: DataConfig, *, image_size: int) -> Source:
+    if config.source == "mixture":
+        parts = _each_part(config, partial(_everything, image_size=image_size))
+        return Concat([Named(name, source) for name, source in parts.items()])
+    if config.source == "scenes":
+        count = config.scenes.count + _held_out_scenes(config)
+        return _scenes(config, image_size, start=0, count=count)
+    return _files(config)
+
+
+def _mixed_splits(config: DataConfig, image_size: int) -> Splits:
+    def open_part(part: DataConfig) -> Splits:
+        splits = open_splits(part, image_size=image_size)
+        if len(splits.train) == 0:
+            raise UserError(f"data.source: {part.source} has no sample for training")
+        return splits
+
+    parts = _each_part(config, open_part)
+    held_out = [Named(name, splits.held_out) for name, splits in parts.items()]
+    # Validation uses the first few of them: each part has its share among any first few.
+    places = np.concatenate([(np.arange(len(part)) + 0.5) / max(1, len(part)) for part in held_out])
+    return Splits(
+        Concat([Named(name, splits.train) for name, splits in parts.items()]),
+        Subset(Concat(held_out), np.argsort(places, kind="stable")),
+        weights=tuple(part.weight for part in config.mixture.values()),
+        lengths=tuple(len(splits.train) for splits in parts.values()),
+    )
+
+
+def _each_part(config: DataConfig, opened: Callable[[DataConfig], T]) -> dict[str, T]:
+    """``opened`` of each part of the mixture, by name; its errors name the part's key."""
+    parts = {}
+    for name, part in config.mixture.items():
+        try:
+            parts[name] = opened(replace(config, source=part.source))
+        except UserError as error:
+            key = f"data.mixture.{name}.source"
+            raise UserError(str(error).replace("data.source", key, 1)) from None
+    return parts
+
+
+def _files(config: DataConfig) -> Source:
+    limits = Limits(config.max_pixels, config.max_aspect)
+    return open_files(config.source, on_error=config.on_error, limits=limits)
 
 
 def _held_out_scenes(config: DataConfig) -> int:
@@ -110,36 +152,3 @@ def _held_out_scenes(config: DataConfig) -> int:
 
 def _scenes(config: DataConfig, image_size: int, *, start: int, count: int) -> SceneSource:
     return SceneSource(config.scenes, size=image_size, start=start, count=count)
-
-
-def _open_files(path: Path, *, on_error: str) -> Source:
-    if not path.exists():
-        raise UserError(f"data.source: {path} does not exist; expected {_EXPECTED}")
-    if (path / METADATA).is_file():
-        source: Source = FolderSource(path)
-    else:
-        files = _shards(path) if path.is_dir() else [path]
-        cache = CACHE_BYTES // max(1, len(files))
-        parts = [_open_file(file, on_error=on_error, cache_bytes=cache) for file in files]
-        if not parts:
-            raise UserError(
-                f"data.source: {path} has no metadata.jsonl, .tar or .parquet in it; "
-                f"expected {_EXPECTED}"
-            )
-        source = parts[0] if len(parts) == 1 else Concat(parts)
-    if len(source) == 0:
-        raise UserError(f"data.source: {path} holds no samples")
-    return source
-
-
-def _shards(folder: Path) -> list[Path]:
-    """The tars of a folder, or else its parquets: img2dataset writes a .parquet beside each tar."""
-    return sorted(folder.glob("*.tar")) or sorted(folder.glob("*.parquet"))
-
-
-def _open_file(path: Path, *, on_error: str, cache_bytes: int) -> Source:
-    if path.suffix == ".tar":
-        return TarSource(path, on_error=on_error)
-    if path.suffix == ".parquet":
-        return ParquetSource(path, cache_bytes=cache_bytes)
-    raise UserError(f"data.source: {path} is not a .tar or .parquet file; expected {_EXPECTED}")

@@ -68,6 +68,14 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """Indexes of the tests' tars stay out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNCLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def minute_experiment(tmp_path_factory) -> Callable[[str], Path]:
     """Path of a minute experiment of a kind: `minute_experiment("prior")`."""

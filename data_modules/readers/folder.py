@@ -1,76 +1,77 @@
-"""A folder of images with a `metadata.jsonl`: one {"file_name": ..., "caption": ...} a line."""
+"""Images that are files of their own, with captions in a listing or in a text file beside each."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from data_modules.decode import BadSample
-from data_modules.readers.source import Raw, decoded, key_of
-from data_modules.sample import Sample
+from data_modules import files
+from data_modules.decode import LIMITS, BadSample, Limits
+from data_modules.files import Unreadable
+from data_modules.keys import Strings, printable
+from data_modules.readers.listings import Listing, find_listing
+from data_modules.readers.source import Raw, Reader, keys_of
 from unclip.types import UserError
 
-METADATA = "metadata.jsonl"
 
+class FileSource(Reader):
+    """The images of ``listing`` in ``folder``.
 
-class _Entry(NamedTuple):
-    file_name: str
-    caption: Any  # as it stands in the file; checked when the sample is read
+    The key is the file name without its ending, or with it when two would have the same key.
+    Links are followed: reading an image or a caption is all that is done with what they lead to.
 
-
-class FolderSource:
-    """The images that ``folder/metadata.jsonl`` lists, with its `caption` or `text`.
-
-    Raises:
-        UserError: The listing cannot be read; the message names the line.
+    Args:
+        folder: Where the images are, a local path or a URL.
+        listing: Their names and captions.
+        limits: Which pictures are refused.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: str, listing: Listing, limits: Limits):
+        super().__init__(keys_of(list(listing.captions)), limits)
         self._folder = folder
-        listing = (folder / METADATA).read_bytes()
-        self._fingerprint = hashlib.blake2b(listing, digest_size=8).hexdigest()
-        self._entries = [
-            _entry(line, where=f"{folder / METADATA} line {number}")
-            for number, line in enumerate(listing.split(b"\n"), start=1)
-            if line.strip()
-        ]
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __getitem__(self, index: int) -> Sample:
-        return decoded(self.raw(index))
+        self._listing = listing._replace(captions={})
+        self._names = Strings.of(listing.captions)
+        try:
+            self._captions = Strings.of(map(json.dumps, listing.captions.values()))
+        except RecursionError:
+            raise UserError(f"data.source: {folder}: a caption is nested too deeply") from None
 
     def raw(self, index: int) -> Raw:
         """Sample ``index`` undecoded."""
-        entry = self._entries[index]
-        path = self._folder / entry.file_name
+        name = self._names[index]
+        where = printable(f"{self._folder}/{name}")
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise BadSample(f"{path}: cannot be read ({error.strerror})") from None
-        return Raw(self.key(index), str(path), data, entry.caption)
-
-    def key(self, index: int) -> str:
-        """The file name without its ending."""
-        return key_of(self._entries[index].file_name)
-
-    def shards(self) -> None:
-        """Every file is read alone."""
+            image = files.read(files.join(self._folder, name))
+        except Unreadable as problem:
+            raise BadSample(f"{where}: {problem.reason}") from None
+        return Raw(self._keys[index], where, image, self._caption(index, name, where))
 
     def fingerprint(self) -> str:
         """A hash of the listing."""
-        return self._fingerprint
+        return self._listing.fingerprint
+
+    def _caption(self, index: int, name: str, where: str) -> Any:
+        if not self._listing.beside:
+            return json.loads(self._captions[index])
+        text = f"{os.path.splitext(name)[0]}.txt"
+        try:
+            return files.read(files.join(self._folder, text))
+        except Unreadable as problem:
+            raise BadSample(f"{where}: its caption {text!r} {problem.reason}") from None
 
 
-def _entry(line: bytes, *, where: str) -> _Entry:
-    try:
-        # Surrogates keep a caption that is not UTF-8 readable as JSON: one bad sample, not a stop.
-        fields = json.loads(line.decode("utf-8", "surrogateescape"))
-    except ValueError as error:
-        raise UserError(f"data.source: {where} is not JSON ({error})") from None
-    if not isinstance(fields, dict) or not isinstance(fields.get("file_name"), str):
-        raise UserError(f'data.source: {where} needs a "file_name" and a "caption"')
-    return _Entry(fields["file_name"], fields.get("caption", fields.get("text")))
+class FolderSource(FileSource):
+    """A folder with `metadata.jsonl` or `metadata.csv`, or with a .txt beside each image.
+
+    Args:
+        folder: A local path or a URL; images may lie in folders below it.
+        limits: Which pictures are refused.
+
+    Raises:
+        UserError: The listing cannot be used; the message names the line.
+    """
+
+    def __init__(self, folder: str | Path, *, limits: Limits = LIMITS):
+        super().__init__(str(folder), find_listing(str(folder)), limits)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import bisect
 import hashlib
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from data_modules.decode import decode_captions, decode_image
+from data_modules.decode import LIMITS, Limits, decode_captions, decode_image
+from data_modules.keys import Strings, key_hashes, printable
 from data_modules.sample import Sample
 
 
@@ -58,10 +60,57 @@ class Stored(Protocol):
         ...
 
 
-def decoded(raw: Raw) -> Sample:
+def decoded(raw: Raw, limits: Limits = LIMITS) -> Sample:
     """The sample in ``raw``; raises `BadSample` when it cannot be used."""
-    image = decode_image(raw.image, where=raw.where)
+    image = decode_image(raw.image, where=raw.where, limits=limits)
     return Sample(raw.key, image, decode_captions(raw.captions, where=raw.where))
+
+
+class Reader(ABC):
+    """What the readers of image files share.
+
+    Args:
+        keys: A name for each sample.
+        limits: Which pictures are refused.
+    """
+
+    def __init__(self, keys: Strings, limits: Limits):
+        self._keys = keys
+        self._limits = limits
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, index: int) -> Sample:
+        return decoded(self.raw(index), self._limits)
+
+    @abstractmethod
+    def raw(self, index: int) -> Raw:
+        """Sample ``index`` undecoded; raises `BadSample` when it cannot be read."""
+
+    def key(self, index: int) -> str:
+        """The sample's file name, without its ending where that is unique."""
+        return self._keys[index]
+
+    def hashes(self) -> np.ndarray:
+        """See `hashes`."""
+        return key_hashes(self._keys)
+
+    def shards(self) -> np.ndarray | None:
+        """None unless the reader knows better: every file is read alone."""
+        return None
+
+
+def hashes(source: Source) -> np.ndarray:
+    """`key_hash` of every key, ``uint64``, from the source itself where it has them at hand."""
+    if isinstance(source, _Hashed):
+        return source.hashes()
+    return key_hashes(source.key(index) for index in range(len(source)))
+
+
+@runtime_checkable
+class _Hashed(Protocol):
+    def hashes(self) -> np.ndarray: ...
 
 
 def key_of(name: str) -> str:
@@ -70,9 +119,14 @@ def key_of(name: str) -> str:
     >>> key_of("./birds/0001.seg.png")
     'birds/0001'
     """
-    path = PurePosixPath(name)
-    key = str(path.with_name(path.name.split(".", 1)[0]))
-    return key.encode("utf-8", "backslashreplace").decode()
+    folder, slash, last = str(PurePosixPath(name)).rpartition("/")
+    return printable(folder + slash + (last.split(".", 1)[0] or last))
+
+
+def keys_of(names: Sequence[str]) -> Strings:
+    """`key_of` each, or the names whole where two would have the same."""
+    keys = [key_of(name) for name in names]
+    return Strings.of(keys if len(set(keys)) == len(keys) else map(printable, names))
 
 
 def digest(parts: Iterable[object]) -> str:
@@ -104,10 +158,14 @@ class Subset:
         """Sample ``index`` undecoded, of a source of image files."""
         return self._source.raw(int(self._indices[index]))  # type: ignore[attr-defined]
 
+    def hashes(self) -> np.ndarray:
+        """See `hashes`."""
+        return hashes(self._source)[self._indices]
+
     def shards(self) -> np.ndarray | None:
-        """What is left of the source's shards, for ascending indices."""
+        """What is left of the source's shards; None unless the indices ascend."""
         shards = self._source.shards()
-        if shards is None:
+        if shards is None or (np.diff(self._indices) < 0).any():
             return None
         ends = np.searchsorted(self._indices, np.cumsum(shards))
         kept = np.diff(ends, prepend=0)
@@ -143,6 +201,10 @@ class Concat:
         part, offset = self._locate(index)
         return self._sources[part].raw(offset)  # type: ignore[attr-defined]
 
+    def hashes(self) -> np.ndarray:
+        """See `hashes`."""
+        return np.concatenate([hashes(source) for source in self._sources])
+
     def shards(self) -> np.ndarray | None:
         """Those of the sources in a row; one without any is a shard."""
         each = [source.shards() for source in self._sources]
@@ -159,3 +221,42 @@ class Concat:
     def _locate(self, index: int) -> tuple[int, int]:
         part = bisect.bisect_right(self._ends, index)
         return part, index - (self._ends[part - 1] if part else 0)
+
+
+class Named:
+    """A part of a mixture: its keys begin with its name, so that they stay unique.
+
+    Their hashes are the part's own, so that the same samples are held out as without a mixture.
+    """
+
+    def __init__(self, name: str, source: Source):
+        self._name = name
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self._source[index]
+        return sample._replace(key=f"{self._name}/{sample.key}")
+
+    def key(self, index: int) -> str:
+        """The name of the part and its own key."""
+        return f"{self._name}/{self._source.key(index)}"
+
+    def raw(self, index: int) -> Raw:
+        """Sample ``index`` undecoded, of a source of image files."""
+        raw = self._source.raw(index)  # type: ignore[attr-defined]
+        return raw._replace(key=f"{self._name}/{raw.key}")
+
+    def hashes(self) -> np.ndarray:
+        """See `hashes`."""
+        return hashes(self._source)
+
+    def shards(self) -> np.ndarray | None:
+        """The part's own."""
+        return self._source.shards()
+
+    def fingerprint(self) -> str:
+        """A hash of the name and the part."""
+        return digest((self._name, self._source.fingerprint()))

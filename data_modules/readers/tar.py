@@ -2,81 +2,68 @@
 
 from __future__ import annotations
 
-import functools
-import json
+import hashlib
 import logging
-import os
-import tarfile
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from data_modules.decode import BadSample
-from data_modules.readers.source import Raw, decoded, digest, key_of
-from data_modules.sample import Sample
+from data_modules import files
+from data_modules.decode import LIMITS, BadSample, Limits, parse_json
+from data_modules.files import Unreadable
+from data_modules.index import tar_index
+from data_modules.readers.source import Raw, Reader, digest
 from unclip.types import UserError
 
 logger = logging.getLogger(__name__)
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
-_COLUMN = {**dict.fromkeys(IMAGE_ENDINGS, 0), "txt": 1, "json": 2}
 
-
-class TarSource:
+class TarSource(Reader):
     """The samples of one uncompressed tar, found by their offsets and read in place.
 
+    The caption is the .txt, or the `caption` or `text` of the .json (one, or a list). Of two
+    members with one name the later counts, as when a tar is unpacked.
+
     Args:
-        path: The tar file.
+        path: The tar, a local path or a URL.
         on_error: What a cut-off or damaged tar does: `error` stops, `skip` uses its whole members.
+        limits: Which pictures are refused.
 
     Raises:
         UserError: It is no tar, holds no image, or is damaged and ``on_error`` is `error`.
     """
 
-    def __init__(self, path: Path, *, on_error: str = "error"):
-        self._path = path
-        scan = _scan(path)
-        if scan.damaged:
-            problem = f"{path} is cut off or damaged after {len(scan.members)} whole members"
+    def __init__(self, path: str | Path, *, on_error: str = "error", limits: Limits = LIMITS):
+        self._file = files.look(str(path))
+        self._index = tar_index(self._file)
+        super().__init__(self._index.keys, limits)
+        if self._index.damaged:
+            whole = f"after {self._index.members} whole members"
+            problem = f"data.source: {path} is cut off or damaged {whole}"
             if on_error == "error":
-                raise UserError(
-                    f"data.source: {problem}; copy it again, or use those: data.on_error=skip"
-                )
-            logger.warning("data.source: %s; using those", problem)
-        rows: dict[str, list[int]] = {}
-        for member in scan.members:
-            name = PurePosixPath(member.name).name
-            column = _COLUMN.get(name.partition(".")[2].lower())
-            if column is not None and not name.startswith("."):
-                row = rows.setdefault(key_of(member.name), [-1] * 6)
-                row[2 * column : 2 * column + 2] = member.offset_data, member.size
-        self._keys = list(rows)
-        # Per sample: offset and size of its image, txt and json; offset -1 where it has none.
-        self._index = np.array(list(rows.values()), dtype=np.int64).reshape(-1, 3, 2)
-        if not (self._index[:, 0, 0] >= 0).any():
-            endings = ", ".join(f".{ending}" for ending in IMAGE_ENDINGS)
-            raise UserError(f"data.source: {path} holds no image ({endings})")
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __getitem__(self, index: int) -> Sample:
-        return decoded(self.raw(index))
+                raise UserError(f"{problem}; copy it again, or use those: data.on_error=skip")
+            logger.warning("%s; using those", problem)
 
     def raw(self, index: int) -> Raw:
         """Sample ``index`` undecoded."""
         key = self._keys[index]
-        where = f"{self._path}: {key}"
-        image, text, fields = (self._read(*span, where=where) for span in self._index[index])
-        if image is None:
-            raise BadSample(f"{where}: it has no image")
-        caption = text if text is not None else _json_caption(fields, where=where)
-        return Raw(key, where, image, caption)
+        where = f"{self._file.path}: {key}"
+        image, text, fields = self._index.spans[index].tolist()
+        try:
+            data = self._read(image)
+            if data is None:
+                raise BadSample(f"{where}: it has no image")
+            caption = self._read(text)
+            if caption is None:
+                caption = _json_caption(self._read(fields), where=where)
+        except Unreadable as problem:
+            raise BadSample(f"{where}: {problem.reason}") from None
+        return Raw(key, where, data, caption)
 
-    def key(self, index: int) -> str:
-        """The members' common name."""
-        return self._keys[index]
+    def hashes(self) -> np.ndarray:
+        """See `readers.source.hashes`."""
+        return self._index.hashes
 
     def shards(self) -> np.ndarray:
         """The tar is one."""
@@ -84,71 +71,19 @@ class TarSource:
 
     def fingerprint(self) -> str:
         """A hash of the members' names, places and sizes."""
-        return digest((self._keys, self._index.tolist()))
+        places = hashlib.blake2b(self._index.spans.astype("<i8").data, digest_size=8).hexdigest()
+        return digest((self._keys.digest(), places))
 
-    def _read(self, offset: int, size: int, *, where: str) -> bytes | None:
-        if offset < 0:
-            return None
-        try:
-            data = _open(str(self._path)).read(int(offset), int(size))
-        except OSError as error:
-            raise BadSample(f"{where}: cannot be read ({error.strerror})") from None
-        if len(data) < size:
-            raise BadSample(f"{where}: the tar became shorter since it was opened")
-        return data
-
-
-class _Scan(NamedTuple):
-    members: list[tarfile.TarInfo]  # regular files that lie wholly inside the file
-    damaged: bool  # the archive does not end as one should
-
-
-def _scan(path: Path) -> _Scan:
-    """The members of a tar. `tarfile` alone takes some cut-off files for whole ones."""
-    size = path.stat().st_size
-    members = []
-    try:
-        with tarfile.open(path, "r:") as archive:
-            damaged = False
-            try:
-                for member in archive:
-                    if member.isfile() and member.offset_data + member.size <= size:
-                        members.append(member)
-            except tarfile.ReadError:
-                damaged = True
-            end = archive.offset
-    except tarfile.ReadError as error:
-        raise UserError(f"data.source: {path} is not an uncompressed tar ({error})") from None
-    with path.open("rb") as file:
-        file.seek(end)
-        damaged = damaged or file.read(512) != bytes(512)  # POSIX: zero blocks end the archive
-    return _Scan(members, damaged)
+    def _read(self, span: list[int]) -> bytes | None:
+        offset, size = span
+        return None if offset < 0 else self._file.read(offset, size)
 
 
 def _json_caption(data: bytes | None, *, where: str) -> Any:
     if data is None:
         return None
     try:
-        fields = json.loads(data)
+        fields = parse_json(data)
     except ValueError:
         raise BadSample(f"{where}: its .json cannot be read") from None
     return fields.get("caption", fields.get("text")) if isinstance(fields, dict) else None
-
-
-class _File:
-    """An open file read by position only, so that forked processes may share it."""
-
-    def __init__(self, path: str):
-        self._descriptor = os.open(path, os.O_RDONLY)
-
-    def read(self, offset: int, size: int) -> bytes:
-        return os.pread(self._descriptor, size, offset)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
-
-
-@functools.lru_cache(maxsize=64)  # a large dataset has more shards than a process may open
-def _open(path: str) -> _File:
-    return _File(path)

@@ -101,11 +101,15 @@ class Artifact:
 def typed(cls: type[Config], content: dict[str, Any]) -> Config:
     """Nested plain values as the dataclass ``cls``; TypeError names an unknown field."""
     hints = typing.get_type_hints(cls)
-    values = {
-        key: typed(hints[key], value) if dataclasses.is_dataclass(hints.get(key)) else value  # type: ignore[type-var]
-        for key, value in content.items()
-    }
-    return cls(**values)
+    return cls(**{key: _typed(hints.get(key), value) for key, value in content.items()})
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return typed(hint, value)
+    if typing.get_origin(hint) is dict:
+        return {name: _typed(typing.get_args(hint)[1], entry) for name, entry in value.items()}
+    return value
 
 
 def file_sha256(path: Path) -> str:

@@ -175,7 +175,7 @@ def leaves(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 def _build(cls: type[Experiment], values: dict[str, Any], origins: dict[str, str]) -> Any:
     node = OmegaConf.structured(cls)
     for key, value in values.items():
-        _check_key(cls, key, origins[key])
+        _check_key(node, cls, key, origins[key])
         _check_value(key, value, origins[key], OmegaConf.select(node, key))
         try:
             OmegaConf.update(node, key, value, merge=False)
@@ -187,17 +187,24 @@ def _build(cls: type[Experiment], values: dict[str, Any], origins: dict[str, str
     return config
 
 
-def _check_key(cls: type, key: str, where: str) -> None:
-    """Walk the dataclasses along ``key``; an unknown part is answered with the nearest one."""
+def _check_key(node: Any, cls: type, key: str, where: str) -> None:
+    """Walk the dataclasses along ``key``; an unknown part is answered with the nearest one.
+
+    An entry of a section whose names are the user's (`data.mixture`) is made in ``node``.
+    """
     parts = key.split(".")
     for depth, part in enumerate(parts):
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        if part not in fields:
-            path = ".".join(parts[: depth + 1])
-            raise UserError(f"{where}: {path}: unknown key{registry.nearest(part, fields)}")
-        cls = _section(cls, part)
+        if typing.get_origin(cls) is dict:
+            cls = typing.get_args(cls)[1]
+            OmegaConf.select(node, ".".join(parts[:depth])).setdefault(part, cls())
+        else:
+            fields = {f.name: f for f in dataclasses.fields(cls)}
+            if part not in fields:
+                path = ".".join(parts[: depth + 1])
+                raise UserError(f"{where}: {path}: unknown key{registry.nearest(part, fields)}")
+            cls = _section(cls, part)
         last = depth == len(parts) - 1
-        if dataclasses.is_dataclass(cls) == last:
+        if (dataclasses.is_dataclass(cls) or typing.get_origin(cls) is dict) == last:
             what = "is a section, give it keys" if last else f"has no keys below it ({key})"
             raise UserError(f"{where}: {'.'.join(parts[: depth + 1])}: {what}")
         if last:
@@ -237,5 +244,5 @@ def _validate(config: Any, origins: dict[str, str]) -> None:
 
 def _get(config: Any, key: str) -> Any:
     for part in key.split("."):
-        config = getattr(config, part, None)
+        config = config.get(part) if isinstance(config, dict) else getattr(config, part, None)
     return config

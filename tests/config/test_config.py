@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from unclip import config, registry
+from unclip import artifacts, config, registry
 from unclip.types import UserError
 
 
@@ -139,3 +139,55 @@ def test_quick_commands_import_no_heavy_library(words):
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_entries_of_a_mixture_are_made_and_merged_by_name(tmp_path):
+    write(tmp_path, "a.yaml", "stage: clip\ndata:\n  mixture: {x: {source: x.tar, weight: 3}}\n")
+    child = write(
+        tmp_path,
+        "b.yaml",
+        "extends: a\ndata:\n  source: mixture\n  mixture: {y: {source: 'y/{0..9}.tar'}}\n",
+    )
+    resolved = config.load(str(child), ["data.mixture.x.weight=2", "data.mixture.z.source=scenes"])
+    mixture = resolved.config.data.mixture
+    assert {name: (part.source, part.weight) for name, part in mixture.items()} == {
+        "x": ("x.tar", 2.0),
+        "y": ("y/{0..9}.tar", 1.0),
+        "z": ("scenes", 1.0),
+    }
+    copy = write(tmp_path, "copy.yaml", yaml.safe_dump(resolved.as_dict()))
+    assert config.load(str(copy)).config == resolved.config
+    assert artifacts.typed(type(resolved.config), resolved.as_dict()) == resolved.config
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("data.source=mixture", "data.mixture={}: must name the parts"),
+        ("data.mixture.x.sauce=y", "data.mixture.x.sauce: unknown key; did you mean 'source'?"),
+        ("data.mixture.x=y", "data.mixture.x: is a section"),
+        ("data.mixture=y", "data.mixture: is a section"),
+        ("data.mixture.x.weight.y=1", "has no keys below it"),
+        ("data.mixture.x.weight=true", "must be float"),
+        ("data.mixture.x.weight=1", "data.mixture.x.source='': must be a source"),
+        ("data.mixture.x={source: mixture}", "data.mixture.x: is a section"),
+    ],
+)
+def test_what_is_wrong_with_a_mixture_is_said(tmp_path, override, says):
+    assert says in error(write(tmp_path, "x.yaml", "stage: clip\n"), override)
+
+
+@pytest.mark.parametrize("weight", [0, -1, ".inf", ".nan"])
+def test_weights_are_positive_and_finite(tmp_path, weight):
+    path = write(
+        tmp_path,
+        "x.yaml",
+        f"stage: clip\ndata: {{mixture: {{x: {{source: a, weight: {weight}}}}}}}\n",
+    )
+    assert "data.mixture.x.weight" in error(path)
+    assert "must be more than 0" in error(path)
+
+
+def test_names_of_parts_are_plain_words(tmp_path):
+    path = write(tmp_path, "x.yaml", "stage: clip\ndata: {mixture: {a b: {source: c}}}\n")
+    assert "name 'a b' must be of letters" in error(path)

@@ -3,7 +3,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from tiny_data import records, tokenize, write_folder, write_parquet, write_tar
+from tiny_data import (
+    records,
+    tokenize,
+    write_coco,
+    write_csv,
+    write_folder,
+    write_parquet,
+    write_sidecars,
+    write_tar,
+)
 
 from data_modules.clip import ClipData
 from data_modules.configs import DataConfig, UpsamplerDataConfig
@@ -36,6 +45,9 @@ def test_the_same_pictures_give_the_same_batches_in_every_format(tmp_path, tar):
         tar,
         write_folder(tmp_path / "folder", records()),
         write_parquet(tmp_path / "d.parquet", records()),
+        write_coco(tmp_path / "coco", records()),
+        write_csv(tmp_path / "csv", records()),
+        write_sidecars(tmp_path / "texts", records()),
     ]
     modules = [clip_data(source, crop="random", flip=True) for source in sources]
     for loaders in (

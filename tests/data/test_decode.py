@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from tiny_data import picture, png
 
-from data_modules.decode import BadSample, decode_captions, decode_image
+from data_modules.decode import BadSample, Limits, decode_captions, decode_image, parse_json
 
 
 def encoded(image, kind="png", **options):
@@ -80,7 +80,10 @@ def test_every_mode_becomes_rgb(mode):
         (None, "empty"),
         (b"hello, I am a text", "not an image that can be read"),
         (png(picture(3, 64, 64))[:2000], "damaged"),
-        (encoded(Image.new("1", (10_000, 10_000))), "more than 89 megapixels"),
+        (encoded(Image.new("1", (10_000, 10_000))), "10000x10000 .* data.max_pixels=89478485"),
+        (encoded(Image.new("1", (14_000, 14_000))), "more pixels than data.max_pixels=89478485"),
+        (encoded(Image.new("1", (1, 21))), "1x21 pixels are beyond data.max_aspect=20"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image that can be read"),
         (encoded(Image.new("F", (2, 2)), "tiff"), "float pixels"),
     ],
 )
@@ -89,6 +92,26 @@ def test_an_unusable_image_is_one_line_that_names_it_and_the_reason(data, reason
         decode_image(data, where="some.tar: 0007")
     assert str(caught.value).startswith("some.tar: 0007: ")
     assert "\n" not in str(caught.value)
+
+
+def test_limits_are_inclusive_and_may_be_chosen():
+    limits = Limits(max_pixels=60, max_aspect=2.4)
+    assert decode_image(png(picture(0, 5, 12)), where="x", limits=limits).shape == (5, 12, 3)
+    assert decode_image(png(picture(0, 12, 5)), where="x", limits=limits).shape == (12, 5, 3)
+    for height, width, limit in ((5, 13, "max_pixels=60"), (4, 10, "max_aspect=2.4")):
+        with pytest.raises(BadSample, match=limit):
+            decode_image(png(picture(0, height, width)), where="x", limits=limits)
+    large = Limits(max_pixels=2 * 89_478_485)
+    assert large.problem(10_000, 10_000) is None
+    assert large.problem(0, 10) is not None
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "avif", "bmp", "gif", "ppm", "tiff"])
+def test_every_format_that_is_promised_is_read(kind):
+    grey = Image.new("RGB", (8, 6), (200, 200, 200))
+    got = decode_image(encoded(grey, kind), where="x")
+    assert got.shape == (6, 8, 3)
+    assert np.abs(got.astype(int) - 200).max() <= 2
 
 
 @pytest.mark.parametrize(
@@ -102,6 +125,8 @@ def test_an_unusable_image_is_one_line_that_names_it_and_the_reason(data, reason
         (b"caf\xe9", "not UTF-8"),
         ("caf\udce9", "not UTF-8"),
         (7, "int, not text"),
+        ("a\0b", "NUL"),
+        ("x" * 10_001, "10001 characters, more than 10000"),
     ],
 )
 def test_an_unusable_caption_is_one_line_that_names_it_and_the_reason(value, reason):
@@ -112,3 +137,10 @@ def test_an_unusable_caption_is_one_line_that_names_it_and_the_reason(value, rea
 def test_captions_are_stripped_and_lists_kept():
     assert decode_captions("a café\n".encode(), where="x") == ["a café"]
     assert decode_captions(["one ", " two"], where="x") == ["one", "two"]
+
+
+def test_json_that_is_nested_too_deeply_is_not_json():
+    assert parse_json(b'{"a": [1]}') == {"a": [1]}
+    for text in ("[" * 100_000, "{", b"\xff"):
+        with pytest.raises(ValueError):  # noqa: PT011
+            parse_json(text)

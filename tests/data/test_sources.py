@@ -1,8 +1,20 @@
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from tiny_data import records, write_folder, write_parquet, write_tar
+from tiny_data import (
+    records,
+    write_coco,
+    write_folder,
+    write_parquet,
+    write_sidecars,
+    write_tar,
+)
 
-from data_modules.configs import DataConfig, ScenesConfig
+from data_modules.configs import SOURCES, DataConfig, MixtureConfig, ScenesConfig
+from data_modules.decode import BadSample
+from data_modules.readers.source import hashes
 from data_modules.sources import is_held_out, open_source, open_splits
 from unclip.types import UserError
 
@@ -39,12 +51,13 @@ def test_what_is_not_there_is_said_with_what_was_looked_for(tmp_path):
     write_folder(tmp_path / "none", [])
     for name, reason in (
         ("missing", "does not exist"),
-        ("empty", r"no metadata\.jsonl, \.tar or \.parquet"),
-        ("photos.zip", "not a .tar or .parquet"),
+        ("empty", "holds no samples"),
+        ("photos.zip", "is of no known kind"),
         ("none", "holds no samples"),
     ):
-        with pytest.raises(UserError, match=rf"^data\.source: .*{name} .*{reason}") as caught:
+        with pytest.raises(UserError, match=rf"^data\.source: .*{name} {reason}") as caught:
             open_all(tmp_path / name)
+        assert str(caught.value).endswith(f"; expected {SOURCES}")
         assert "\n" not in str(caught.value)
 
 
@@ -95,3 +108,142 @@ def test_held_out_scenes_come_after_the_training_scenes():
     assert keys(everything) == keys(train) + keys(held_out)
     assert np.array_equal(everything[7].image, held_out[1].image)
     assert len(open_splits(DataConfig(held_out=0), image_size=16).held_out) == 0
+
+
+def mixture(**parts):
+    return {
+        name: MixtureConfig(source=str(source), weight=weight)
+        for name, (source, weight) in parts.items()
+    }
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    a = write_tar(tmp_path / "a.tar", records(60))
+    b = write_folder(tmp_path / "b", records(30))
+    parts = mixture(first=(a, 3.0), second=(b, 1.0))
+    return DataConfig(source="mixture", mixture=parts, held_out=0.3)
+
+
+def test_a_mixture_is_its_parts_in_a_row_each_split_as_by_itself(mixed):
+    splits = open_splits(mixed, image_size=8)
+    alone = [
+        open_splits(replace(mixed, source=part.source), image_size=8)
+        for part in mixed.mixture.values()
+    ]
+    assert splits.weights == (3.0, 1.0)
+    assert splits.lengths == tuple(len(part.train) for part in alone)
+    expected = [f"first/{k}" for k in keys(alone[0].train)]
+    expected += [f"second/{k}" for k in keys(alone[1].train)]
+    assert keys(splits.train) == expected
+    assert [splits.train[n].key for n in (0, len(expected) - 1)] == [expected[0], expected[-1]]
+    assert splits.train.raw(0).key == expected[0]
+    assert np.array_equal(hashes(splits.train), np.concatenate([hashes(p.train) for p in alone]))
+    everything = open_source("mixture", mixed, image_size=8, split="all")
+    assert set(keys(everything)) == set(keys(splits.train)) | set(keys(splits.held_out))
+    assert len(everything) == len(set(keys(everything))) == 90
+    plain = open_splits(replace(mixed, source=mixed.mixture["first"].source), image_size=8)
+    assert (plain.weights, plain.lengths) == (None, ())
+
+
+def test_any_first_few_held_out_samples_are_of_all_parts_by_their_sizes(mixed):
+    held_out = open_splits(mixed, image_size=8).held_out
+    parts = [key.split("/")[0] for key in keys(held_out)]
+    share = parts.count("first") / len(parts)
+    for first in range(1, len(parts) + 1):
+        assert abs(parts[:first].count("first") - share * first) <= 1
+    for name in ("first", "second"):
+        own = [key for key in keys(held_out) if key.startswith(name)]
+        assert own == sorted(own)
+    assert held_out.shards() is None
+
+
+def test_scenes_and_limits_in_a_mixture(mixed):
+    config = replace(
+        mixed,
+        mixture=mixed.mixture | mixture(drawn=("scenes", 1.0)),
+        scenes=ScenesConfig(count=9),
+        val_samples=4,
+        limit=5,
+    )
+    splits = open_splits(config, image_size=8)
+    assert splits.lengths == (5, 5, 5)
+    assert splits.train.shards().tolist() == [5, 5, 5]
+    assert [key for key in keys(splits.held_out) if key.startswith("drawn/")] == [
+        f"drawn/scene-{n:08d}" for n in range(9, 13)
+    ]
+
+
+def test_a_part_that_cannot_be_used_is_named_by_its_key(tmp_path, mixed):
+    broken = replace(mixed, mixture=mixed.mixture | mixture(third=("nowhere", 1.0)))
+    with pytest.raises(UserError, match=r"^data\.mixture\.third\.source: nowhere does not exist"):
+        open_splits(broken, image_size=8)
+    with pytest.raises(UserError, match=r"^data\.mixture\.third\.source: nowhere does not exist"):
+        open_source("mixture", broken, image_size=8, split="all")
+    key = next(n for n in range(100) if is_held_out(f"{n:04d}", 0.5))
+    one = write_tar(tmp_path / "one.tar", records(100)[key : key + 1])
+    alone = replace(mixed, mixture=mixture(one=(one, 1.0)), held_out=0.5)
+    with pytest.raises(UserError, match=r"^data\.mixture\.one\.source: .* no sample for training"):
+        open_splits(alone, image_size=8)
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-19, 1e-4, 0.3, 0.5, 1 - 2**-53])
+def test_splitting_by_arrays_is_splitting_by_keys(tmp_path, share):
+    source = open_all(write_tar(tmp_path / "a.tar", records(40)))
+    splits = open_splits(DataConfig(source=str(tmp_path / "a.tar"), held_out=share), image_size=8)
+    assert keys(splits.held_out) == [key for key in keys(source) if is_held_out(key, share)]
+
+
+def test_limits_of_the_config_reach_every_kind_of_file(tmp_path):
+    folder = write_folder(tmp_path / "d", records(3))
+    for path in (
+        folder,
+        write_tar(tmp_path / "a.tar", records(3)),
+        write_parquet(tmp_path / "a.parquet", records(3)),
+        write_coco(tmp_path / "c", records(3)),
+    ):
+        for fields, reason in (
+            ({"max_pixels": 191}, "max_pixels=191"),
+            ({"max_aspect": 1.3}, "max_aspect=1.3"),
+        ):
+            source = open_source(str(path), DataConfig(**fields), image_size=8, split="all")
+            with pytest.raises(BadSample, match=f"16x12 pixels .*{reason}"):
+                source[0]
+
+
+def test_specs_choose_their_reader(tmp_path, monkeypatch):
+    write_tar(tmp_path / "0.tar", records(10)[:5])
+    write_tar(tmp_path / "1.tar", records(10)[5:])
+    path = write_coco(tmp_path / "c", records(10))
+    (tmp_path / "moved").mkdir()
+    for image in (tmp_path / "c" / "train2017").iterdir():
+        image.rename(tmp_path / "moved" / image.name)
+    write_sidecars(tmp_path / "s", records(10))
+    for spec in (
+        "{0,1}.tar",
+        "?.tar",
+        "*.tar",
+        "",
+        f"c/annotations/{path.name}?images={tmp_path}/moved",
+        "s",
+    ):
+        assert keys(open_all(tmp_path / spec)) == [f"{n:04d}" for n in range(10)]
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"needs a package: pip install 'unclip\[datasets\]'"):
+        open_source("hf:a/b", DataConfig(), image_size=8)
+    (tmp_path / "x.zip").touch()
+    with pytest.raises(
+        UserError, match=r"x\.zip is not a \.tar or \.parquet; expected scenes, mixture"
+    ):
+        open_all(tmp_path / "{0.tar,x.zip}")
+
+
+def test_many_shards_share_the_memory_for_row_groups(tmp_path):
+    for n in range(4):
+        write_parquet(
+            tmp_path / f"{n}.parquet", records(40)[10 * n : 10 * n + 10], rows_per_group=5
+        )
+    source = open_all(tmp_path)
+    assert keys(source) == [f"{n:04d}" for n in range(40)]
+    assert source.shards().tolist() == [5] * 8
+    assert {part._cache_bytes for part in source._sources} == {2**30 // 4}

@@ -1,5 +1,6 @@
 """Tiny datasets on disk in each format, and sources that need no disk."""
 
+import csv
 import io
 import json
 import tarfile
@@ -37,6 +38,45 @@ def write_folder(folder, rows, field="caption"):
         lines.append(json.dumps({"file_name": f"{key}.png", field: caption}))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def write_images(folder, rows):
+    folder.mkdir(parents=True, exist_ok=True)
+    for key, image, _ in rows:
+        (folder / f"{key}.png").write_bytes(image)
+    return folder
+
+
+def write_csv(folder, rows, field="caption"):
+    write_images(folder, rows)
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file_name", field])
+        table.writerows((f"{key}.png", caption) for key, _, caption in rows)
+    return folder
+
+
+def write_sidecars(folder, rows):
+    write_images(folder, rows)
+    for key, _, caption in rows:
+        (folder / f"{key}.txt").write_text(caption + "\n")
+    return folder
+
+
+def write_coco(folder, rows, split="train2017"):
+    """The captions file of a folder in COCO's layout."""
+    write_images(folder / split, rows)
+    content = {
+        "images": [{"id": 7 * n, "file_name": f"{row[0]}.png"} for n, row in enumerate(rows)],
+        "annotations": [
+            {"id": n, "image_id": 7 * n, "caption": caption}
+            for n, (*_, caption) in reversed(list(enumerate(rows)))
+        ],
+    }
+    (folder / "annotations").mkdir()
+    path = folder / "annotations" / f"captions_{split}.json"
+    path.write_text(json.dumps(content))
+    return path
 
 
 def write_members(path, members):
