@@ -140,10 +140,11 @@ def _one_object(rng: Random, colour: str, shape: str) -> Scene:
 
 
 def _altered(scene: Scene, member: int, rng: Random) -> Scene:
-    """The scene with one fact changed: member 1, 3, 5 of a run in shape, 2 and 4 in place."""
-    if member % 2:
-        return _turned(scene, (member + 1) // 2)
-    return _moved(scene, member // 2, rng) if member else scene
+    """The scene with one fact changed: its place in every third member of a run, else its shape."""
+    moves = member // 3
+    if member % 3:
+        return _turned(scene, member - moves)
+    return _moved(scene, rng) if member else scene
 
 
 def _turned(scene: Scene, by: int) -> Scene:
@@ -156,18 +157,17 @@ def _turned(scene: Scene, by: int) -> Scene:
     return replace(scene, items=items)
 
 
-def _moved(scene: Scene, turn: int, rng: Random) -> Scene:
-    """The scene with its objects elsewhere: one along one axis, a pair turned round."""
+def _moved(scene: Scene, rng: Random) -> Scene:
+    """The scene with its objects elsewhere: one along an axis, a pair with its places mirrored."""
     if len(scene.items) == 2:
-        places = [(1 - item.x, 1 - item.y) for item in scene.items]
-        if turn == 2:
-            places = [(item.y, item.x) for item in scene.items]
-        moved = (replace(i, x=round(x, 4), y=round(y, 4)) for i, (x, y) in zip(scene.items, places))
-        return replace(scene, items=tuple(moved))
+        mirrored = ((1 - item.x, 1 - item.y) for item in scene.items)
+        items = (
+            replace(i, x=round(x, 4), y=round(y, 4)) for i, (x, y) in zip(scene.items, mirrored)
+        )
+        return replace(scene, items=tuple(items))
     (item,) = scene.items
-    axis = "xy"[(rng.randrange(2) + turn) % 2]
-    here = getattr(item, axis)
-    there = here
+    axis = rng.choice("xy")
+    here = there = getattr(item, axis)
     while abs(there - here) < _NEXT:
         there = round(_third(rng), 4)
     return replace(scene, items=(replace(item, **{axis: there}),))
