@@ -49,7 +49,9 @@ def _add_inspect(verbs: argparse._SubParsersAction) -> None:
     )
     _add_common(p)
     p.add_argument("--limit", type=int, help="look at so many samples, evenly spread")
-    p.add_argument("--clip", help="artifact or open_clip:ARCH/TAG whose context captions must fit")
+    p.add_argument(
+        "--clip", help="that captions must fit: artifact, open_clip:ARCH/TAG or clip/EXPERIMENT"
+    )
     p.add_argument("--context", type=int, help="tokens that captions must fit (default 77)")
     p.add_argument(
         "--out", type=Path, metavar="DIR", default=Path("runs/inspect"), help="default runs/inspect"
@@ -87,11 +89,12 @@ def _add_common(p: argparse.ArgumentParser) -> None:
 
 def inspect(args: argparse.Namespace) -> None:
     """Measure, print, draw."""
+    from unclip.models.configs import require
     from unclip.types import UserError
 
     _check(args)
-    if args.clip and args.context:
-        raise UserError("--clip, --context: give one of them")
+    require(not (args.clip and args.context), "--clip, --context", "give one of them")
+    require(args.context is None or args.context > 2, "--context", "must be at least 3")
     context = _context_of(args.clip) if args.clip else args.context or 77
 
     config, source = _open(args, on_error="skip")
