@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import unclip
 from unclip.cli import (
+    data,
     degrade,
     evaluate,
     experiments,
@@ -20,7 +21,18 @@ from unclip.cli import (
 )
 from unclip.types import Interrupted, UserError
 
-COMMANDS = (train, fit_pca, fit_variance, sample, evaluate, degrade, recipe, plan, experiments)
+COMMANDS = (
+    train,
+    fit_pca,
+    fit_variance,
+    sample,
+    evaluate,
+    degrade,
+    recipe,
+    plan,
+    data,
+    experiments,
+)
 
 
 def parser() -> argparse.ArgumentParser:

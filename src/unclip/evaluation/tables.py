@@ -17,7 +17,7 @@ def show(lines: Lines) -> None:
         table.add_column(title, overflow="fold")
     for line in lines[1:]:
         table.add_row(*line)
-    Console(width=None).print(table)
+    Console(markup=False, emoji=False).print(table)  # cells may hold anybody's text
 
 
 def markdown(lines: Lines) -> str:

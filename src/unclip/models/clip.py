@@ -37,6 +37,10 @@ class Tokenizer:
         """Tokens ``[B, context]`` int64: start, caption, end, then zeros; long captions are cut."""
         return self._bpe(captions)
 
+    def count(self, caption: str) -> int:
+        """Tokens of the whole caption, start and end included: more than ``context`` are cut."""
+        return len(self._bpe.encode(caption)) + 2
+
 
 def token_mask(tokens: Tensor) -> Tensor:
     """Mask ``[B, L]``, True up to and including the end-of-text token (0 is also a real token)."""

@@ -1,0 +1,181 @@
+"""`unclip data`: look at a source before training on it, and pack it into shards."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data_modules.configs import DataConfig
+    from data_modules.readers.source import Source
+
+EXAMPLES = """\
+examples:
+  unclip data inspect photos/ --out look
+  unclip data inspect laion/00000.tar --limit 2000 --clip open_clip:ViT-L-14/openai
+  unclip data inspect scenes --limit 200 --json
+  unclip data pack photos/ --out packed
+  unclip data pack photos/ --out packed --format parquet --max-side 512 --shard-size 5000
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command and its verbs."""
+    p = commands.add_parser(
+        "data",
+        help="inspect a source of data, or pack it into shards",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = p.add_subparsers(title="verbs", required=True, metavar="VERB")
+    _add_inspect(verbs)
+    _add_pack(verbs)
+
+
+def _add_inspect(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser(
+        "inspect",
+        help="count, measure and show samples, good and bad",
+        description="Reads every sample and prints a table: sizes, captions and their tokens, "
+        "unreadable samples, near-blank pictures (no channel deviates by 3 levels of 255) "
+        "and pictures that look alike (64-bit perceptual hashes). The folder gets "
+        "contact_sheet.png, report.json and, where there is anything, suspects.png.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_common(p)
+    p.add_argument("--limit", type=int, help="look at so many samples, evenly spread")
+    p.add_argument(
+        "--clip", help="that captions must fit: artifact, open_clip:ARCH/TAG or clip/EXPERIMENT"
+    )
+    p.add_argument("--context", type=int, help="tokens that captions must fit (default 77)")
+    p.add_argument(
+        "--out", type=Path, metavar="DIR", default=Path("runs/inspect"), help="default runs/inspect"
+    )
+    p.add_argument("--json", action="store_true", help="print the report as JSON, nothing else")
+    p.set_defaults(run=inspect)
+
+
+def _add_pack(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser(
+        "pack",
+        help="write tars or parquet from any source",
+        description="Image files are copied as they are. An interrupted pack continues when the "
+        "same command is given again. Formats: docs/data_tools.md.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_common(p)
+    p.add_argument("--out", type=Path, metavar="DIR", required=True, help="new or empty folder")
+    p.add_argument("--format", choices=["tar", "parquet"], default="tar", help="default tar")
+    p.add_argument("--shard-size", type=int, default=10_000, metavar="N", help="default 10000")
+    p.add_argument("--max-side", type=int, metavar="PIXELS", help="reduce larger pictures to this")
+    p.add_argument("--quality", type=int, default=95, help="of reduced JPEG, WebP (default 95)")
+    p.add_argument("--limit", type=int, help="only the first so many samples")
+    p.add_argument("--on-error", choices=["skip", "error"], default="skip", help="default skip")
+    p.add_argument("--force", action="store_true", help="remove the shards in DIR, begin anew")
+    p.set_defaults(run=pack)
+
+
+def _add_common(p: argparse.ArgumentParser) -> None:
+    p.add_argument("source", help="what data.source takes")
+    p.add_argument("--workers", type=int, default=os.cpu_count(), help="default: one per core")
+    p.add_argument("--size", type=int, default=64, help="pixels at which scenes are drawn (64)")
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Measure, print, draw."""
+    from unclip.models.configs import require
+    from unclip.types import UserError
+
+    _check(args)
+    require(not (args.clip and args.context), "--clip, --context", "give one of them")
+    require(args.context is None or args.context > 2, "--context", "must be at least 3")
+    context = _context_of(args.clip) if args.clip else args.context or 77
+
+    config, source = _open(args, on_error="skip")
+    from data_modules.sources import open_splits
+    from unclip.atomic import replacing
+    from unclip.evaluation.data_inspection import inspect
+    from unclip.evaluation.data_table import show
+
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        found = inspect(
+            source,
+            held_out=len(open_splits(config, image_size=args.size).held_out),
+            name=args.source,
+            limit=args.limit,
+            context=context,
+            workers=args.workers,
+        )
+        text = json.dumps(found.report, indent=2)
+        with replacing(args.out / "report.json") as scratch:
+            scratch.write_text(text + "\n", encoding="utf-8")
+        for name, sheet in found.sheets.items():
+            with replacing(args.out / name) as scratch:
+                sheet.save(scratch, "png")
+    except OSError as error:
+        raise UserError(f"--out {args.out}: {error.strerror or error}") from None
+    print(text) if args.json else show(found.report)
+    for name in ("report.json", *found.sheets):
+        print(args.out / name, file=sys.stderr)
+
+
+def _context_of(clip: str) -> int:
+    """Tokens that a CLIP reads."""
+    from unclip.builders import clip_dims
+
+    return clip_dims(clip)["context"]
+
+
+def pack(args: argparse.Namespace) -> None:
+    """Open, write, say how much."""
+    from unclip.types import UserError
+
+    _check(args)
+    here, source = args.out.resolve(), Path(args.source).expanduser().resolve()
+    if here in (source, source.parent):
+        raise UserError(f"--out {args.out}: the source is there; name another folder")
+
+    _, opened = _open(args, on_error=args.on_error)
+    from data_modules.pack import pack as write
+    from data_modules.pack_manifest import Packing
+
+    packing = Packing(
+        format=args.format,
+        shard_size=args.shard_size,
+        max_side=args.max_side,
+        quality=args.quality,
+        limit=args.limit,
+    )
+    done = write(
+        opened,
+        args.out,
+        packing,
+        workers=args.workers,
+        on_error=args.on_error,
+        force=args.force,
+    )
+    skipped = sum(len(shard.skipped) for shard in done.shards)
+    print(f"{args.out}: samples {done.count:,}, shards {len(done.shards):,}, skipped {skipped:,}")
+
+
+def _open(args: argparse.Namespace, *, on_error: str) -> tuple[DataConfig, Source]:
+    from data_modules.configs import DataConfig
+    from data_modules.sources import open_source
+
+    config = DataConfig(source=args.source, on_error=on_error)
+    return config, open_source(args.source, config, image_size=args.size, split="all")
+
+
+def _check(args: argparse.Namespace) -> None:
+    from unclip.models.configs import require
+
+    require(args.workers >= 0, "--workers", "must not be negative")
+    require(args.size > 0, "--size", "must be at least 1")
+    require(args.limit is None or args.limit > 0, "--limit", "must be at least 1")
