@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, Dataset
 from tqdm import tqdm
 
 from data_modules.decode import BadSample
-from data_modules.order import Loader
+from data_modules.loader import Loader
 
 T = TypeVar("T")
 Chunk = TypeVar("Chunk")
