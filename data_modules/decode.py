@@ -120,7 +120,7 @@ def _decode_caption(value: Any, *, where: str) -> str:
         raise BadSample(f"{where}: the caption is a {type(value).__name__}, not text")
     try:
         # A str is checked as well: bytes that were read with surrogates are not UTF-8 either.
-        caption = (value if isinstance(value, bytes) else value.encode()).decode()
+        caption = (value if isinstance(value, bytes) else value.encode()).decode("utf-8-sig")
     except UnicodeError:
         raise BadSample(f"{where}: the caption is not UTF-8 text") from None
     caption = caption.strip()

@@ -31,7 +31,8 @@ class CocoSource(FileSource):
 
     def __init__(self, path: str | Path, images: str | None = None, *, limits: Limits = LIMITS):
         listing = _listing(str(path))
-        super().__init__(images or _folder(str(path), list(listing.captions)), listing, limits)
+        folder = os.path.expanduser(images or _folder(str(path), list(listing.captions)))
+        super().__init__(folder, listing, limits)
 
 
 def _listing(path: str) -> Listing:

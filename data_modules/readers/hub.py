@@ -92,6 +92,9 @@ def _relative(path: str | None) -> str | None:
 
 
 def _image(value: Any) -> bytes | None:
-    if not isinstance(value, dict) or value["bytes"] is not None or not value.get("path"):
-        return value["bytes"] if isinstance(value, dict) else value
-    return files.read(value["path"])
+    if not isinstance(value, dict):
+        return value
+    path = value.get("path")
+    if value["bytes"] is None and path and not files.is_url(path):  # an image in a local folder
+        return files.read(path)
+    return value["bytes"]

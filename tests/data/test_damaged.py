@@ -1,0 +1,108 @@
+"""What each policy does with every kind of damaged input; the table of docs/data_damage.md."""
+
+import re
+from pathlib import Path
+
+import damage_files  # noqa: F401 (adds its kinds to CASES)
+import pytest
+from damage import CASES, GOOD, ROWS, LeftOut, Stops, Used, Whole
+from tiny_data import records
+
+from data_modules.configs import DataConfig
+from data_modules.dataset import Examples
+from data_modules.decode import BadSample
+from data_modules.order import Draw
+from data_modules.sources import open_source
+from data_modules.transforms import Square
+from unclip.types import UserError
+
+TABLE = Path(__file__).parents[2] / "docs" / "data_damage.md"
+POLICIES = pytest.mark.parametrize("on_error", ["skip", "error"])
+
+
+def of(kind):
+    """Parametrises a test with all cases of one outcome."""
+    named = {name: case for name, case in CASES.items() if isinstance(case[1], kind)}
+    return pytest.mark.parametrize(("make", "outcome"), named.values(), ids=named.keys())
+
+
+def opened(path, on_error="error"):
+    config = DataConfig(on_error=on_error)
+    source = open_source(str(path), config, image_size=8, split="all")
+    return source, Examples(source, Square(sizes=(8,)), seed=0, on_error=on_error)
+
+
+def draw_of_bad(source):
+    (number,) = (n for n in range(len(source)) if source.key(n).endswith("bad"))
+    return Draw(0, number)
+
+
+def assert_one_line(message, path, reason):
+    assert re.search(reason, str(message))
+    assert str(path) in str(message)
+    assert "\n" not in str(message)
+
+
+@POLICIES
+@of(Used)
+def test_it_is_used(make, outcome, on_error, tmp_path, caplog):
+    path = make(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    source, examples = opened(path, on_error)
+    draw = draw_of_bad(source)
+    assert outcome.check(source[draw.number])
+    assert examples[draw].key.endswith("bad")
+    assert set(tmp_path.rglob("*")) == before
+    expected = [f"data.source: {path}: {outcome.log}"] if outcome.log else []
+    assert [record.getMessage() for record in caplog.records] == expected
+
+
+@of(LeftOut)
+def test_skip_puts_another_sample_in_its_place(make, outcome, tmp_path, caplog):
+    path = make(tmp_path)
+    source, examples = opened(path, "skip")
+    draw = draw_of_bad(source)
+    outcome.after(path)
+    others = {key for key, *_ in records(GOOD)}
+    assert {examples[draw].key for _ in range(3)} <= others
+    (record,) = caplog.records
+    assert_one_line(record.getMessage(), tmp_path, f"^skipped .*bad.*{outcome.reason}")
+
+
+@of(LeftOut)
+def test_error_stops_at_the_sample(make, outcome, tmp_path):
+    path = make(tmp_path)
+    source, examples = opened(path, "error")
+    draw = draw_of_bad(source)
+    outcome.after(path)
+    with pytest.raises(BadSample) as caught:
+        examples[draw]
+    assert_one_line(caught.value, tmp_path, f"bad.*{outcome.reason}")
+
+
+@of(Whole)
+def test_what_is_whole_of_a_tar_is_used_or_it_stops(make, outcome, tmp_path, caplog):
+    path = make(tmp_path)
+    _, examples = opened(path, "skip")
+    keys = [examples[Draw(0, n)].key for n in range(outcome.left)]
+    assert keys == [key for key, *_ in ROWS[: outcome.left]]
+    (record,) = caplog.records
+    assert_one_line(record.getMessage(), path, "cut off or damaged")
+    with pytest.raises(UserError) as caught:
+        opened(path, "error")
+    assert_one_line(caught.value, path, r"cut off or damaged .* data\.on_error=skip")
+
+
+@POLICIES
+@of(Stops)
+def test_it_stops_before_training(make, outcome, on_error, tmp_path):
+    path = make(tmp_path)
+    with pytest.raises(UserError) as caught:
+        opened(path, on_error)
+    assert not isinstance(caught.value, BadSample)
+    assert_one_line(caught.value, path, outcome.reason)
+
+
+def test_the_documents_list_exactly_these_kinds():
+    rows = [line.strip("| ") for line in TABLE.read_text().splitlines() if line.startswith("| ")]
+    assert rows[1:] == [" | ".join((name, *outcome.cells)) for name, (_, outcome) in CASES.items()]
