@@ -80,7 +80,7 @@ class StageData(LightningDataModule, Generic[Batch]):
 
     @property
     def skipped(self) -> int:
-        """How many bad training samples this process has left out so far."""
+        """How many bad training samples were left out since this process started."""
         return self._skips.count
 
     @property

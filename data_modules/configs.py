@@ -56,7 +56,7 @@ class DataConfig:
     source: str = "scenes"  # one of SOURCES
     mixture: dict[str, MixtureConfig] = field(default_factory=dict)  # used by `source: mixture`
     batch_size: int = 64  # samples per optimizer step, over all processes and accumulations
-    shuffle_window: int = 65_536  # samples shuffled together; more only for sources with shards
+    shuffle_window: int = 65_536  # samples shuffled together, of a source of shards with more
     num_workers: int = 0  # loader processes per training process, at most one per core
     on_error: str = "skip"  # skip (count and log unreadable samples) | error (stop at the first)
     max_skipped: float = 0.1  # share of unreadable samples that stops the run even with skip

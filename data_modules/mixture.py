@@ -20,6 +20,8 @@ _RAREST = 4096  # a part has at least one in so many samples of a mixture
 class MixtureOrder(Order):
     """Samples of several orders in given shares; each part has epochs of its own.
 
+    An epoch of the mixture is as long as those of its parts together.
+
     In a block of some thousand positions each part has its share, up to the rounding of the shares
     of all blocks before it. Every lane shuffles the parts for itself, and its draws of a part are
     those of that lane in the part's own order.
@@ -101,8 +103,8 @@ def order_of(
         shards: As of `Source.shards`, those of all parts in a row.
         weights: Shares of a mixture's parts; None where there is no mixture.
         batch_size: Samples per optimizer step, over all processes and accumulated batches.
-        window: Of up to so many samples there is one permutation; of more, shards are permuted,
-            and samples in windows of about that size.
+        window: Up to so many samples, or those of a single shard, have one permutation; of more,
+            the shards are permuted, and the samples in windows of about that size.
         seed: Chooses the order.
         run: As of `permutation`; shards are not kept in runs.
 
