@@ -15,8 +15,9 @@ from PIL import Image
 from data_modules.decode import BadSample
 from data_modules.pack_manifest import Manifest, Packing, Shard, begin
 from data_modules.readers.source import Source, Stored
-from data_modules.scan import image_format, kind_of, scan
+from data_modules.scan import image_format, scan
 from data_modules.shards import Row, SeveralCaptions, safe_name, write_parquet, write_tar
+from data_modules.skips import kind_of
 from unclip.artifacts import file_sha256
 from unclip.atomic import replacing
 from unclip.types import UserError
@@ -149,7 +150,7 @@ class _Prepare:
             if self.on_error == "error":
                 raise BadSample(f"{problem} (--on-error skip leaves such samples out)") from None
             key = self.source.key(index)
-            return _Result(index, key, None, kind_of(problem, key))
+            return _Result(index, key, None, kind_of(str(problem)))
         ending, image = self._file(sample.image, stored)
         return _Result(index, sample.key, Row(sample.key, ending, image, sample.captions))
 

@@ -14,7 +14,6 @@ from PIL import Image
 from torch.utils.data import BatchSampler, Dataset
 from tqdm import tqdm
 
-from data_modules.decode import BadSample
 from data_modules.loader import Loader
 
 T = TypeVar("T")
@@ -67,14 +66,3 @@ def image_format(data: bytes) -> str:
         warnings.simplefilter("ignore")  # remarks on odd metadata
         with Image.open(io.BytesIO(data)) as image:
             return image.format or "unknown"
-
-
-def kind_of(problem: BadSample, key: str) -> str:
-    """What is wrong with sample ``key``, without its name and details in brackets.
-
-    >>> kind_of(BadSample("d.tar: 0001: the image is damaged (cut off)"), "0001")
-    'the image is damaged'
-    """
-    text = str(problem)
-    rest = text.partition(f"{key}: ")[2] or text.partition(": ")[2] or text
-    return rest.partition(" (")[0]

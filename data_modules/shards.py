@@ -14,6 +14,8 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_modules.keys import printable
+
 _ROW_GROUP = 100  # rows that are read together
 _TEXT = {"dtype": "string", "_type": "Value"}
 _TEXTS = {"feature": _TEXT, "_type": "Sequence"}
@@ -35,14 +37,14 @@ class SeveralCaptions(Exception):
 def safe_name(key: str) -> str:
     """``key`` as a name in an archive, which `key_of` gives back.
 
-    It is ``key`` itself, unless an archive could not hold it, its last part has a dot (there keys
+    It is ``key`` itself, unless it has control characters, its last part has a dot (there keys
     end), or it leads out of a folder: then it is percent-encoded.
 
     >>> safe_name("birds/0001"), safe_name("../v1.5")
     ('birds/0001', '%2E%2E%2Fv1%2E5')
     """
     parts = key.split("/")
-    plain = all(part not in ("", ".", "..") for part in parts) and "\0" not in key
+    plain = all(part not in ("", ".", "..") for part in parts) and printable(key) == key
     if plain and "." not in parts[-1]:
         return key
     return quote(key, safe="").replace(".", "%2E")

@@ -51,7 +51,7 @@ UNREADABLE = {
     "the image is damaged": ["cut"],
     "not an image that can be read": ["text"],
     "the caption is empty": ["silent"],
-    "cannot be read": ["gone"],
+    "does not exist": ["gone"],
 }
 READABLE = [name for name in FILES if name.split(".")[0] not in ("cut", "text", "silent")]
 

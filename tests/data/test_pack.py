@@ -147,8 +147,8 @@ def test_all_shards_of_parquet_have_one_schema(tmp_path, captions, kind):
     assert [again[n].captions for n in range(3)] == captions
 
 
-ODD = ("a/b", "a b", "é", "x%y", "back\\slash", "new\nline", "a.b/c", "same", "same", "-00000009")
-REFUSED = ("../up", "/abs", "v1.5", ".hidden", "nul\0", "a//b", "a/./b", "a/..", "")
+ODD = ("a/b", "a b", "é", "x%y", "back\\slash", "a.b/c", "same", "same", "-00000009")
+REFUSED = ("new\nline", "../up", "/abs", "v1.5", ".hidden", "nul\0", "a//b", "a/./b", "a/..", "")
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -159,7 +159,7 @@ def test_odd_keys_survive_or_get_a_name_that_differs(tmp_path, form):
     again = opened(tmp_path / "out")
     names = [again.key(n) for n in range(len(again))]
     assert [again[n].captions for n in range(len(again))] == [[f"{n}"] for n in range(len(keys))]
-    assert names[: len(ODD)] == [*ODD[:8], "same-00000008", ODD[9]]
+    assert names[: len(ODD)] == [*ODD[:7], "same-00000007", ODD[8]]
     assert len(set(names)) == len(names)
     assert [shard.renamed.get(name, name) for name in names] == keys
     if form == "tar":

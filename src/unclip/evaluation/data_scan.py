@@ -12,7 +12,8 @@ from PIL import Image, ImageStat
 
 from data_modules.decode import BadSample
 from data_modules.readers.source import Source, Stored
-from data_modules.scan import image_format, kind_of, scan
+from data_modules.scan import image_format, scan
+from data_modules.skips import kind_of
 from unclip.models.clip import Tokenizer
 
 FEW = 5  # keys that a report names of a kind
@@ -104,7 +105,7 @@ class _Measure:
             stored = self.source.raw(index).image if isinstance(self.source, Stored) else None
         except BadSample as problem:
             key = self.source.key(index)
-            return _Problem(key, kind_of(problem, key), str(problem))
+            return _Problem(key, kind_of(str(problem)), str(problem))
         height, width = sample.image.shape[:2]
         image = Image.fromarray(sample.image)
         picture = (
