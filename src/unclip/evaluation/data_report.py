@@ -68,7 +68,7 @@ def as_report(
         "looked_at": len(pictures) + unreadable,
         "readable": len(pictures),
         "unreadable": {"count": unreadable, "kinds": _kinds(scanned)},
-        "formats": {str(kind): int(count) for kind, count in zip(formats, counts)},
+        "formats": {kind.decode(): int(count) for kind, count in zip(formats, counts)},
         "size": _size(pictures) if len(pictures) else None,
         "captions": _captions(source, scanned, context) if len(pictures) else None,
         "blank": {"count": len(found.blank), "keys": _keys(source, found.blank[:FEW])},
