@@ -159,7 +159,7 @@ def test_the_text_names_each_finding_and_steers_no_terminal(faulty, capsys):
         assert line in lines
     assert len([line for line in lines if line.startswith("- ")]) == 7
     assert "\x1b" not in text
-    assert "contact_sheet.png" in remarks
+    assert remarks.endswith("written to runs/inspect\n")
 
 
 def test_workers_change_nothing(faulty, capsys):
@@ -176,7 +176,9 @@ def test_scenes_are_drawn_at_the_size_and_spread_evenly(capsys, tmp_path):
     assert found["captions"]["per_picture"]["min"] == 3
 
 
-def test_nothing_readable_is_reported_too(faulty, capsys):
+def test_nothing_readable_is_reported_too_and_no_sheet_is_left(faulty, capsys):
+    inspected(capsys, faulty)
+    assert (faulty.parent / "runs" / "inspect" / "contact_sheet.png").exists()
     for name in FILES:
         (faulty / name).write_bytes(b"")
     assert main(["data", "inspect", str(faulty), "--workers", "0"]) == 0
