@@ -78,6 +78,10 @@ def inspected(capsys, *words) -> dict:
 def test_the_numbers_of_known_faults(faulty, capsys):
     found = inspected(capsys, faulty, "--out", "look")
     assert json.loads((faulty.parent / "look" / "report.json").read_text()) == found
+    assert " ".join(found) == (
+        "source fingerprint samples held_out looked_at readable unreadable formats size captions "
+        "blank duplicates"
+    )
     assert found["source"] == str(faulty)
     assert (found["samples"], found["looked_at"], found["readable"]) == (20, 20, 16)
     names = [*FILES, "gone.png"]
