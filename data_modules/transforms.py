@@ -85,7 +85,7 @@ def _resize(image: np.ndarray, box: tuple[float, float, float, float], size: int
 def to_tensor(images: Sequence[np.ndarray]) -> Tensor:
     """``uint8 [S, S, 3]`` pictures as one float tensor ``[B, 3, S, S]`` in [-1, 1]."""
     # In numpy: torch would start threads for this little, which on a busy machine costs far more.
-    pixels = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2)).astype(np.float32)
+    pixels = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32, order="C")
     pixels /= np.float32(127.5)
     pixels -= 1
     return torch.from_numpy(pixels)

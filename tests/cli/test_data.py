@@ -78,6 +78,10 @@ def inspected(capsys, *words) -> dict:
 def test_the_numbers_of_known_faults(faulty, capsys):
     found = inspected(capsys, faulty, "--out", "look")
     assert json.loads((faulty.parent / "look" / "report.json").read_text()) == found
+    assert " ".join(found) == (
+        "source fingerprint samples held_out looked_at readable unreadable formats size captions "
+        "blank duplicates"
+    )
     assert found["source"] == str(faulty)
     assert (found["samples"], found["looked_at"], found["readable"]) == (20, 20, 16)
     names = [*FILES, "gone.png"]
@@ -159,7 +163,7 @@ def test_the_text_names_each_finding_and_steers_no_terminal(faulty, capsys):
         assert line in lines
     assert len([line for line in lines if line.startswith("- ")]) == 7
     assert "\x1b" not in text
-    assert "contact_sheet.png" in remarks
+    assert remarks.endswith("written to runs/inspect\n")
 
 
 def test_workers_change_nothing(faulty, capsys):
@@ -176,7 +180,9 @@ def test_scenes_are_drawn_at_the_size_and_spread_evenly(capsys, tmp_path):
     assert found["captions"]["per_picture"]["min"] == 3
 
 
-def test_nothing_readable_is_reported_too(faulty, capsys):
+def test_nothing_readable_is_reported_too_and_no_sheet_is_left(faulty, capsys):
+    inspected(capsys, faulty)
+    assert (faulty.parent / "runs" / "inspect" / "contact_sheet.png").exists()
     for name in FILES:
         (faulty / name).write_bytes(b"")
     assert main(["data", "inspect", str(faulty), "--workers", "0"]) == 0

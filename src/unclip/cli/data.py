@@ -117,13 +117,14 @@ def inspect(args: argparse.Namespace) -> None:
         with replacing(args.out / "report.json") as scratch:
             scratch.write_text(text + "\n", encoding="utf-8")
         for name, sheet in found.sheets.items():
-            with replacing(args.out / name) as scratch:
-                sheet.save(scratch, "png")
+            (args.out / name).unlink(missing_ok=True)  # of another source
+            if sheet is not None:
+                with replacing(args.out / name) as scratch:
+                    sheet.save(scratch, "png")
     except OSError as error:
         raise UserError(f"--out {args.out}: {error.strerror or error}") from None
     print(text) if args.json else show(found.report)
-    for name in ("report.json", *found.sheets):
-        print(args.out / name, file=sys.stderr)
+    print(f"written to {args.out}", file=sys.stderr)
 
 
 def _context_of(clip: str) -> int:

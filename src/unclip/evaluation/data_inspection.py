@@ -17,7 +17,7 @@ class Inspection(NamedTuple):
     """What was found."""
 
     report: Report
-    sheets: dict[str, Image.Image]  # by file name
+    sheets: dict[str, Image.Image | None]  # by file name; None where there is nothing to show
 
 
 def inspect(
@@ -36,10 +36,9 @@ def inspect(
     indices = evenly(len(source), limit or len(source))
     scanned = scan_source(source, indices, tokenizer=Tokenizer(context), workers=workers)
     found = suspects(scanned)
-    sheets = {}
-    if len(scanned.pictures):
-        sheets["contact_sheet.png"] = contact_sheet(source, scanned.pictures["index"])
-    if (suspicious := suspects_sheet(source, found, scanned.problems)) is not None:
-        sheets["suspects.png"] = suspicious
+    sheets = {
+        "contact_sheet.png": contact_sheet(source, scanned.pictures["index"]),
+        "suspects.png": suspects_sheet(source, found, scanned.problems),
+    }
     report = as_report(source, scanned, found, name=name, held_out=held_out, context=context)
     return Inspection(report, sheets)

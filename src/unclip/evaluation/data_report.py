@@ -68,7 +68,7 @@ def as_report(
         "looked_at": len(pictures) + unreadable,
         "readable": len(pictures),
         "unreadable": {"count": unreadable, "kinds": _kinds(scanned)},
-        "formats": {str(kind): int(count) for kind, count in zip(formats, counts)},
+        "formats": {kind.decode(): int(count) for kind, count in zip(formats, counts)},
         "size": _size(pictures) if len(pictures) else None,
         "captions": _captions(source, scanned, context) if len(pictures) else None,
         "blank": {"count": len(found.blank), "keys": _keys(source, found.blank[:FEW])},
@@ -111,16 +111,11 @@ def _captions(source: Source, scanned: Scanned, context: int) -> Report:
     captions = scanned.captions
     _, first, counts = np.unique(captions["hash"], return_index=True, return_counts=True)
     cut = captions["tokens"] > context
-    order = np.lexsort((first, -counts))[:FEW]
-    commonest = [
-        {
-            "caption": source[int(row["index"])].captions[row["number"]],
-            "count": int(counts[which]),
-        }
-        for which in order
-        if counts[which] > 1
-        for row in [captions[first[which]]]
-    ]
+    commonest = []
+    for which in np.lexsort((first, -counts))[: min(FEW, int(np.sum(counts > 1)))]:
+        row = captions[first[which]]
+        text = source[int(row["index"])].captions[row["number"]]
+        commonest.append({"caption": text, "count": int(counts[which])})
     return {
         "count": len(captions),
         "per_picture": _quantiles(scanned.pictures["captions"]),

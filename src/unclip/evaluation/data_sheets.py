@@ -24,8 +24,11 @@ class _Tile(NamedTuple):
     caption: str
 
 
-def contact_sheet(source: Source, readable: np.ndarray) -> Image.Image:
-    """Whole pictures of up to 40 of the samples ``readable``, evenly spread, with a caption."""
+def contact_sheet(source: Source, readable: np.ndarray) -> Image.Image | None:
+    """Up to 40 of the samples ``readable``, evenly spread, with a caption; None if there is none.
+
+    Pictures are whole, on white where they are not square.
+    """
     tiles = []
     for index in readable[evenly(len(readable), TILES)]:
         sample = source[int(index)]
@@ -47,7 +50,7 @@ def suspects_sheet(
         tiles += _alike(source, group[:COLUMNS], "same as")
     for pair in () if found.near is None else found.near[:GROUPS]:
         tiles += _alike(source, pair, "nearly")
-    return _sheet(tiles) if tiles else None
+    return _sheet(tiles)
 
 
 def evenly(length: int, most: int) -> np.ndarray:
@@ -73,6 +76,8 @@ def _whole(image: np.ndarray) -> np.ndarray:
     return np.asarray(ImageOps.pad(Image.fromarray(image), (side, side), color="white"))
 
 
-def _sheet(tiles: list[_Tile]) -> Image.Image:
+def _sheet(tiles: list[_Tile]) -> Image.Image | None:
+    if not tiles:
+        return None
     images, captions = zip(*tiles)
     return grid(images, captions, columns=COLUMNS, side=SIDE)
