@@ -1,5 +1,6 @@
 """Readers on arbitrary and on mutated input: a sample, or an error of ours, in bounded memory."""
 
+import io
 import json
 import resource
 import tempfile
@@ -161,7 +162,11 @@ def summed(tar):
     return bytes(data)
 
 
-LONG = [("n" * 200 + ".png", records(1)[0][1]), ("é" * 99 + ".json", b'{"caption": ["a", "b"]}')]
+LONG = [
+    ("n" * 200 + ".png", records(1)[0][1]),
+    ("a\nb.txt", b"x"),
+    ("é" * 99 + ".json", b'{"caption": ["a", "b"]}'),
+]
 TARS = [
     template(lambda folder: write_tar(folder / "d.tar", records(3))),
     template(lambda folder: write_members(folder / "d.tar", LONG)),
@@ -180,8 +185,34 @@ def beside(folder):
     return folder / "d.tar.index.npz"
 
 
+INDEX = template(beside)
+
+
+@st.composite
+def changed_indexes(draw):
+    """An index with one array exchanged; its checksums are right."""
+    with np.load(io.BytesIO(INDEX)) as found:
+        arrays = dict(found)
+    name = draw(st.sampled_from(sorted(arrays)))
+    array = arrays[name].copy()
+    match draw(st.sampled_from(["number", "type", "shape", "cut"])):
+        case "number" if array.size:
+            low, high = np.iinfo(array.dtype).min, np.iinfo(array.dtype).max
+            place = draw(st.integers(0, array.size - 1))
+            array.reshape(-1)[place] = draw(st.integers(low, high))
+        case "type":
+            array = array.astype(draw(st.sampled_from(["<i8", "<u8", "<i4", "<f8", ">i8", "<U3"])))
+        case "shape":
+            array = array.reshape(draw(st.sampled_from([(-1,), (1, -1), (-1, 1)])))
+        case "cut":
+            array = array[draw(st.integers(0, 9)) :]
+    file = io.BytesIO()
+    np.savez(file, **{**arrays, name: array})
+    return file.getvalue()
+
+
 @FUZZ
-@given(mutated(template(beside)))
+@given(mutated(INDEX) | changed_indexes())
 def test_indexes_beside_tars(data):
     fuzz(data, "d.tar.index.npz", lambda folder: write_tar(folder / "d.tar", records(3)))
 
