@@ -10,7 +10,7 @@ import os
 import tarfile
 import threading
 import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -157,7 +157,7 @@ def _scan(tar: File) -> TarIndex:
     members, damaged = _members(tar)
     rows: dict[str, list[int]] = {}
     for path, *span in members:
-        name = PurePosixPath(path).name
+        name = path.rpartition("/")[2]
         column = _COLUMN.get(name.partition(".")[2].lower())
         if column is not None and not name.startswith("."):
             rows.setdefault(key_of(path), [-1] * 6)[2 * column : 2 * column + 2] = span

@@ -119,7 +119,9 @@ def key_of(name: str) -> str:
     >>> key_of("./birds/0001.seg.png")
     'birds/0001'
     """
-    folder, slash, last = str(PurePosixPath(name)).rpartition("/")
+    if "/" in name:  # slow, and most names have none
+        name = str(PurePosixPath(name))
+    folder, slash, last = name.rpartition("/")
     return printable(folder + slash + (last.split(".", 1)[0] or last))
 
 

@@ -6,7 +6,7 @@ import fsspec
 import numpy as np
 import pytest
 from server import serving
-from tiny_data import picture, records, write_folder, write_parquet, write_tar
+from tiny_data import picture, records, write_coco, write_folder, write_parquet, write_tar
 from torch.utils.data import DataLoader
 
 from data_modules import files, remote
@@ -143,6 +143,12 @@ class TestRemote:
         with pytest.raises(UserError, match=r"no URL that can be read \(Protocol not known: ftpz"):
             open_files("ftpz://b/x.tar")
 
+    def test_files_of_the_hub_are_urls_and_no_datasets(self, monkeypatch):
+        monkeypatch.setattr(remote, "_PAUSES", ())
+        url = "hf://datasets/nobody/nothing/0.tar"
+        with pytest.raises(Unreadable, match=rf"^data.source: {url} cannot be read \(.*offline"):
+            open_files(url)
+
     def test_a_chain_reads_through_its_cache(self, server):
         server.files["x.bin"] = DATA
         file = files.look(f"filecache::{server.url('x.bin')}")
@@ -213,7 +219,7 @@ class TestSources:
         again = TarSource(server.url("d.tar"))  # its index is in the cache
         assert again.fingerprint() == source.fingerprint()
 
-    def test_a_parquet_and_a_folder(self, tmp_path, server):
+    def test_a_parquet_folders_and_coco(self, tmp_path, server):
         server.files["d.parquet"] = write_parquet(tmp_path / "d.parquet", records(20)).read_bytes()
         for path in write_folder(tmp_path / "f", records(20)).iterdir():
             server.files[f"f/{path.name}"] = path.read_bytes()
@@ -221,6 +227,16 @@ class TestSources:
             assert [source.key(n) for n in range(20)] == [f"{n:04d}" for n in range(20)]
             assert np.array_equal(source[19].image, picture(19))
             assert source[19].captions == ["picture number 19"]
+        captions = write_coco(tmp_path / "c", records(20))
+        server.files[f"c/annotations/{captions.name}"] = captions.read_bytes()
+        for key, image, _ in records(20):
+            server.files[f"c/train2017/{key}.png"] = image
+        for spec in (
+            f"c/annotations/{captions.name}",
+            f"c/annotations/{captions.name}?images={server.url('f')}",
+        ):
+            source = open_files(server.url(spec))
+            assert np.array_equal(source[19].image, picture(19))
         for n in range(20):
             server.files[f"t/{n}.png"] = records(20)[n][1]
             server.files[f"t/{n}.txt"] = b"a picture"

@@ -136,7 +136,6 @@ def test_keys_end_at_the_first_dot_of_the_file_name():
         ("../../x.png", "../../x"),
         ("/x/.png", "/x/.png"),
         (".", "."),
-        ("", "."),
         ("a\nb\udce9.png", "a\\nb\\udce9"),
     ):
         assert key_of(name) == key
