@@ -8,6 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from data_modules.configs import DataConfig
 from data_modules.dataset import Example, Examples
@@ -80,8 +81,11 @@ class StageData(LightningDataModule, Generic[Batch]):
             UserError: ``config.source`` cannot be opened.
         """
         if self._splits is None:
-            self._splits = open_splits(self.config, image_size=self._render_size)
+            self._splits = self._open()
         return self._splits
+
+    def _open(self) -> Splits:
+        return open_splits(self.config, image_size=self._render_size)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the source, so that a wrong one is reported before training starts."""
@@ -104,7 +108,7 @@ class StageData(LightningDataModule, Generic[Batch]):
             run=self.config.scenes.contrast if self.config.source == "scenes" else 1,
         )
         return ResumableLoader(
-            self._examples(source, self._transforms.train, seed=self._seed),
+            self._dataset(source, training=True),
             order=order,
             collate=self._collate,
             fingerprint=source.fingerprint(),
@@ -122,7 +126,7 @@ class StageData(LightningDataModule, Generic[Batch]):
             self.config.batch_size, world=self._world, accumulate=self._accumulate
         )
         return Loader(
-            self._examples(source, self._transforms.held_out, seed=0),
+            self._dataset(source, training=False),
             batches=[draws[first : first + local] for first in range(0, count, local)],
             collate=self._collate,
             num_workers=self._workers,
@@ -143,7 +147,7 @@ class StageData(LightningDataModule, Generic[Batch]):
         draws = [Draw(0, number) for number in range(rank, count, world)]
         size = self.config.batch_size
         return Loader(
-            self._examples(source, self._transforms.held_out, seed=0),
+            self._dataset(source, training=False),
             batches=[draws[first : first + size] for first in range(0, len(draws), size)],
             collate=self._collate,
             num_workers=self._workers,
@@ -158,11 +162,11 @@ class StageData(LightningDataModule, Generic[Batch]):
     def _world(self) -> int:
         return self.trainer.world_size if self.trainer else 1
 
-    def _examples(self, source: Source, transform: Transform, *, seed: int) -> Examples:
+    def _dataset(self, source: Source, *, training: bool) -> Dataset:
         return Examples(
             source,
-            transform,
-            seed=seed,
+            self._transforms.train if training else self._transforms.held_out,
+            seed=self._seed if training else 0,
             on_error=self.config.on_error,
             max_skipped=self.config.max_skipped,
         )

@@ -237,8 +237,9 @@ def _resolve(
     registry.find(spec)
     print(f"{resolved.name} leans on {spec}, which has no finished run: making it first")
     given = [f"run.root={root}", f"trainer.seed={resolved.config.trainer.seed}"]
-    if resolved.origins.get("data.source") == config.OVERRIDE:
-        given.append(f"data.source={resolved.config.data.source}")
+    for name in ("source", "embeddings") if kind == "pca" else ("source",):
+        if resolved.origins.get(f"data.{name}") == config.OVERRIDE:
+            given.append(f"data.{name}={getattr(resolved.config.data, name)}")
     if kind == "pca":
         return str(fit_pca(config.load(spec, [*given, f"clip={clip}"])))
     return str(train(config.load(spec, given)).artifact)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import unclip
 from unclip.cli import (
     degrade,
+    embed,
     evaluate,
     experiments,
     fit_pca,
@@ -20,7 +21,18 @@ from unclip.cli import (
 )
 from unclip.types import Interrupted, UserError
 
-COMMANDS = (train, fit_pca, fit_variance, sample, evaluate, degrade, recipe, plan, experiments)
+COMMANDS = (
+    train,
+    embed,
+    fit_pca,
+    fit_variance,
+    sample,
+    evaluate,
+    degrade,
+    recipe,
+    plan,
+    experiments,
+)
 
 
 def parser() -> argparse.ArgumentParser:
