@@ -65,7 +65,7 @@ class _Collate:
         pictures = [k for k, sample in enumerate(good) for _ in sample.captions]
         return EmbedBatch(
             images=to_tensor([sample.image for sample in good]) if good else None,
-            picture=torch.tensor(pictures),
+            picture=torch.tensor(pictures, dtype=torch.int64),
             clip_tokens=self.clip_tokenize(captions),
             tokens=self.tokenize(captions).numpy().astype(np.uint16),
             keys=[good[k].key for k in pictures],

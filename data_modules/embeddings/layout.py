@@ -99,11 +99,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
     Raises:
         UserError: It is damaged, or of another version.
     """
+    if not path.is_file():
+        return None
     try:
         content = json.loads(path.read_text())
         version = content["format_version"]
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: damaged ({type(error).__name__}: {error}); copy it again, or "

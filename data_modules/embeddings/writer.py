@@ -152,9 +152,9 @@ def verify(path: Path) -> dict[str, Any]:
     Raises:
         UserError: One is missing or not what was written, or there is no manifest.
     """
-    EmbeddingSource(path)
     manifest = layout.read_json(path / layout.MANIFEST)
     if manifest is None:
+        EmbeddingSource(path)  # which says so, if it is no such folder or not finished
         raise UserError(f"{path}: has no {layout.MANIFEST} to compare with")
     shards = manifest["shards"]
     for number, shard in enumerate(tqdm(shards, desc="verifying", unit="shard", delay=1)):
@@ -166,6 +166,7 @@ def verify(path: Path) -> dict[str, Any]:
                     f"{path / name}: is not what was written; remove it and run the same "
                     "`unclip embed` again, or copy it again"
                 )
+    EmbeddingSource(path)
     return manifest
 
 

@@ -7,20 +7,21 @@ on processes, loader workers or interruptions.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
+from torch import distributed
 from tqdm import tqdm
 
 from data_modules.configs import EmbedConfig
@@ -32,7 +33,8 @@ from unclip import artifacts
 from unclip.models.clip import FrozenClip, Tokenizer
 from unclip.training.checkpoints import World
 from unclip.training.guard import STOPPING
-from unclip.training.strategies import world_of
+from unclip.training.strategies import processes_started, world_of
+from unclip.training.trainer import quiet
 from unclip.types import Interrupted, UserError
 
 logger = logging.getLogger(__name__)
@@ -58,25 +60,26 @@ def embed(
         UserError: Data, CLIP or folder are not as they should be.
         Interrupted: A signal said so; finished shards are kept.
     """
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    quiet()
     fabric = _launch(config)
-    with _until_told(fabric):
+    with _listening(fabric) as stop_if_told:
         try:
             job = _Job.of(config, artifacts.load_clip(clip))
             writer = Writer(out, job.header(), job.shards)
             writer.check(force=force)
         except UserError as error:
             raise World.here().ending(error) from None
-        fabric.barrier()  # all have looked before one writes
+        _meet(stop_if_told)  # all have looked before one writes
         todo: list[int] = []
         if fabric.is_global_zero:
             writer.prepare(force=force)
             todo = writer.unfinished()
         todo = fabric.broadcast(todo)
         job.clip.model.to(fabric.device)
-        for number, shard in job.encoded(todo[fabric.global_rank :: fabric.world_size], fabric):
+        mine = todo[fabric.global_rank :: fabric.world_size]
+        for number, shard in job.encoded(mine, fabric, stop_if_told):
             writer.write(number, shard)
-        fabric.barrier()
+        _meet(stop_if_told)
         return writer.finish() if fabric.is_global_zero else None
 
 
@@ -98,26 +101,46 @@ def _launch(config: EmbedConfig) -> Fabric:
 
 
 @contextmanager
-def _until_told(fabric: Fabric) -> Iterator[None]:
-    """Within it a signal ends this process in a line; in the end those it started are gone."""
-    own = os.getpid()
+def _listening(fabric: Fabric) -> Iterator[Callable[[], None]]:
+    """What is to be called now and then, because it raises `Interrupted` once a signal has come.
 
-    def told(number: int, frame: Any) -> None:
-        if os.getpid() == own:  # loader workers inherit this, and end with their process
-            name = signal.Signals(number).name
+    When an error ends the block, the processes that this one has started end too.
+    """
+    heard: list[int] = []
+
+    def hear(number: int, frame: Any) -> None:
+        if heard and number == signal.SIGINT:
+            raise KeyboardInterrupt  # asked twice
+        heard.append(number)
+
+    def stop_if_told() -> None:
+        if heard:
+            name = signal.Signals(heard[0]).name
             line = f"{name}: finished shards are kept; the same command goes on with the others"
             raise World.here().ending(Interrupted(line))
 
-    before = {number: signal.signal(number, told) for number in STOPPING}
+    started = processes_started() is None and fabric.global_rank > 0
+    before = {n: signal.signal(n, signal.SIG_IGN if started else hear) for n in STOPPING}
     try:
-        yield
+        yield stop_if_told
     except BaseException:
         for process in getattr(fabric.strategy.launcher, "procs", ()):
-            process.kill()  # it may wait in a collective, where no signal is heard
+            process.kill()  # what it writes appears at once or not at all
         raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _meet(stop_if_told: Callable[[], None]) -> None:
+    """Wait for the other processes, but not for ever when told to stop."""
+    if not distributed.is_initialized():
+        return
+    all_here = distributed.barrier(async_op=True)
+    while not all_here.is_completed():
+        stop_if_told()
+        time.sleep(0.05)
+    all_here.wait()
 
 
 @dataclass(frozen=True)
@@ -160,7 +183,9 @@ class _Job:
             "dtype": config.dtype,
         }
 
-    def encoded(self, numbers: list[int], fabric: Fabric) -> Iterator[tuple[int, Shard]]:
+    def encoded(
+        self, numbers: list[int], fabric: Fabric, stop_if_told: Callable[[], None]
+    ) -> Iterator[tuple[int, Shard]]:
         """The shards of ``numbers``; one loader for all of them, so that its workers never idle.
 
         Raises:
@@ -169,13 +194,15 @@ class _Job:
         spans = {number: self._batches(number) for number in numbers}
         batches = [batch for number in numbers for batch in spans[number]]
         model = self.clip.model
-        loader = embed_loader(
-            self.source,
-            batches,
-            config=self.config,
-            clip_image_size=model.image_size,
-            clip_tokenize=model.tokenize,
-            tokenize=Tokenizer(model.context),
+        loaded = iter(
+            embed_loader(
+                self.source,
+                batches,
+                config=self.config,
+                clip_image_size=model.image_size,
+                clip_tokenize=model.tokenize,
+                tokenize=Tokenizer(model.context),
+            )
         )
         often = 0.1 if sys.stderr.isatty() else 20  # seconds; a log file gets a line now and then
         with tqdm(
@@ -186,47 +213,23 @@ class _Job:
             mininterval=often,
             delay=1,
         ) as bar:
-            loaded = iter(loader)
             for number in numbers:
-                yield number, self._shard(spans[number], loaded, fabric, bar)
-
-    def _shard(
-        self, spans: list[range], loaded: Iterator[EmbedBatch], fabric: Fabric, bar: tqdm
-    ) -> Shard:
-        """What lies in one shard, whose next batch is the next of ``loaded``."""
-        found: list[tuple[EmbedBatch, np.ndarray, np.ndarray]] = []
-        samples, skipped = sum(map(len, spans)), 0
-        for span in spans:
-            batch = next(loaded)
-            for problem in batch.problems:
-                logger.warning("skipped %s", problem)
-            skipped += len(batch.problems)
-            if skipped > self.config.data.max_skipped * samples:
-                raise UserError(
-                    f"data.source: {skipped} of the {samples} samples of a shard cannot be used, "
-                    f"more than data.max_skipped={self.config.data.max_skipped:g}; the last: "
-                    f"{batch.problems[-1]}"
-                )
-            if batch.images is not None:
-                found.append((batch, *self._embeddings(batch, fabric)))
-            bar.update(len(span))
-        none = np.empty((0, self.clip.model.embed_dim), self.config.dtype)
-        no_tokens = np.empty((0, self.clip.model.context), np.uint16)
-        return Shard(
-            z_i=np.concatenate([none, *(z_i for _, z_i, _ in found)]),
-            z_t=np.concatenate([none, *(z_t for *_, z_t in found)]),
-            tokens=np.concatenate([no_tokens, *(batch.tokens for batch, *_ in found)]),
-            keys=[key for batch, *_ in found for key in batch.keys],
-            captions=[caption for batch, *_ in found for caption in batch.captions],
-            samples=samples,
-            skipped=skipped,
-        )
+                parts: list[_Part] = []
+                samples = sum(map(len, spans[number]))
+                for span in spans[number]:
+                    stop_if_told()
+                    parts.append(self._part(next(loaded), fabric))
+                    self._judge(parts, samples)
+                    bar.update(len(span))
+                yield number, _shard(parts, samples)
 
     @torch.no_grad()
-    def _embeddings(self, batch: EmbedBatch, fabric: Fabric) -> tuple[np.ndarray, np.ndarray]:
-        """z_i and z_t ``[R, D]`` of each caption."""
-        assert batch.images is not None
-        model, size = self.clip.model, self.config.data.batch_size
+    def _part(self, batch: EmbedBatch, fabric: Fabric) -> _Part:
+        """A batch with z_i and z_t of each caption; nothing of bad samples alone."""
+        model, size, dtype = self.clip.model, self.config.data.batch_size, self.config.dtype
+        if batch.images is None:
+            none = np.empty((0, model.embed_dim), dtype)
+            return _Part(batch, none, none)
         with fabric.autocast():
             z_i = model.encode_image(batch.images.to(fabric.device)).cpu()[batch.picture]
             tokens = batch.clip_tokens.to(fabric.device).split(size)
@@ -235,11 +238,22 @@ class _Job:
         if not fine.all():
             keys = [key for key, good in zip(batch.keys, fine.tolist()) if not good]
             raise UserError(
-                f"clip={self.clip.source}: embeddings that are not finite, of {len(keys)} of "
-                f"{len(fine)} samples ({', '.join(keys[:3])}, ...); look at these, or try "
+                f"--clip {self.clip.source}: embeddings that are not finite, {len(keys)} of "
+                f"{len(fine)} in a batch ({', '.join(keys[:3])}, ...); look at these, or try "
                 "--precision 32"
             )
-        return z_i.numpy().astype(self.config.dtype), z_t.numpy().astype(self.config.dtype)
+        return _Part(batch, z_i.numpy().astype(dtype), z_t.numpy().astype(dtype))
+
+    def _judge(self, parts: list[_Part], samples: int) -> None:
+        """Name the newest bad samples; stop when those of a shard are too many."""
+        for problem in parts[-1].batch.problems:
+            logger.warning("skipped %s", problem)
+        skipped, most = _skipped(parts), self.config.data.max_skipped
+        if skipped > most * samples:
+            raise UserError(
+                f"data.source: {skipped} of the {samples} samples of a shard cannot be used, more "
+                f"than data.max_skipped={most:g}; the last: {parts[-1].batch.problems[-1]}"
+            )
 
     def _batches(self, shard: int) -> list[range]:
         """Numbers of the samples of each batch of a shard."""
@@ -247,3 +261,27 @@ class _Job:
         first = shard * self.config.shard_size
         end = min(first + self.config.shard_size, self.samples)
         return [range(start, min(start + size, end)) for start in range(first, end, size)]
+
+
+class _Part(NamedTuple):
+    """An encoded batch."""
+
+    batch: EmbedBatch
+    z_i: np.ndarray  # [R, D]
+    z_t: np.ndarray  # [R, D]
+
+
+def _shard(parts: list[_Part], samples: int) -> Shard:
+    return Shard(
+        z_i=np.concatenate([part.z_i for part in parts]),
+        z_t=np.concatenate([part.z_t for part in parts]),
+        tokens=np.concatenate([part.batch.tokens for part in parts]),
+        keys=[key for part in parts for key in part.batch.keys],
+        captions=[caption for part in parts for caption in part.batch.captions],
+        samples=samples,
+        skipped=_skipped(parts),
+    )
+
+
+def _skipped(parts: list[_Part]) -> int:
+    return sum(len(part.batch.problems) for part in parts)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +34,7 @@ from unclip.training.ema import EmaCallback
 from unclip.training.guard import Guard
 from unclip.training.stage import Stage
 from unclip.training.strategies import processes_started
-from unclip.training.trainer import build
+from unclip.training.trainer import build, quiet
 from unclip.types import UserError
 
 
@@ -99,7 +97,7 @@ def assemble(
     ``resumed`` is the folder of the run whose checkpoint the stage will load.
     """
     experiment = resolved.config
-    _quiet()
+    quiet()
     L.seed_everything(experiment.trainer.seed, workers=True, verbose=False)
     clip = artifacts.load_clip(leans_on.clip) if leans_on.clip else None
     if clip is not None:
@@ -118,12 +116,6 @@ def assemble(
         device = fits.device_of(experiment.trainer.accelerator)
         fits.fit_standardisation([stage.net, stage.ema], clip, data, device)  # type: ignore[arg-type]
     return data, stage
-
-
-def _quiet() -> None:
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)`.*")
 
 
 def _fit(
