@@ -47,7 +47,11 @@ class ByKey:
 
     def z_i(self, keys: Sequence[str]) -> Tensor:
         """``[B, D]`` as stored, of keys that all have one."""
-        return torch.from_numpy(self.folder.gather(self.folder.z_i, self.rows(keys)))
+        return torch.from_numpy(self.gathered(self.rows(keys)))
+
+    def gathered(self, rows: np.ndarray) -> np.ndarray:
+        """``[B, D]`` as stored, of rows ``[B]``."""
+        return self.folder.gather(self.folder.z_i, self.folder.places(rows))
 
     def check(self, source: Source) -> None:
         """Refuse a source of which the folder knows no key."""
@@ -74,7 +78,7 @@ class Joined:
         row = self._by_key.rows([key])
         if row[0] < 0:
             raise BadSample(f"{key}: has no embedding in {folder.path}")
-        if not finite(folder.gather(folder.z_i, row)).all():
+        if not finite(self._by_key.gathered(row)).all():
             raise BadSample(f"{key}: its embedding in {folder.path} is not finite")
         return self._source[index]
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from data_modules.decode import BadSample
 from data_modules.embeddings.arrays import finite
-from data_modules.embeddings.source import EmbeddingSource
+from data_modules.embeddings.source import EmbeddingSource, Place
 from data_modules.order import Draw
 from data_modules.readers.source import Subset
 from unclip.models.clip import END_OF_TEXT
@@ -80,33 +80,33 @@ class PriorRows(Dataset[PriorBatch]):
         numbers = np.fromiter((draw.number for draw in draws), np.int64, len(draws))
         rows = self._part.rows[numbers]
         self._drawn += len(rows)
+        folder = self._part.folder
         for attempt in range(_ATTEMPTS):
-            z_i, z_t = self._embeddings(rows)
+            places = folder.places(rows)
+            z_i = folder.gather(folder.z_i, places)
+            z_t = None if folder.z_t is None else folder.gather(folder.z_t, places)
             fine = finite(z_i) if z_t is None else finite(z_i) & finite(z_t)
             if fine.all():
-                return self._batch(rows, z_i, z_t)
+                return self._batch(rows, places, z_i, z_t)
             for at in np.flatnonzero(~fine).tolist():
                 self._skip(int(rows[at]))
                 draw = derive_seed("replacement", self._seed, *draws[at], attempt)
                 rows[at] = self._part.rows[draw % len(self)]
-        raise UserError(f"data.embeddings: {self._part.folder.path} has next to no finite rows")
+        raise UserError(f"data.embeddings: {folder.path} has next to no finite rows")
 
-    def _embeddings(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        folder = self._part.folder
-        z_t = None if folder.z_t is None else folder.gather(folder.z_t, rows)
-        return folder.gather(folder.z_i, rows), z_t
-
-    def _batch(self, rows: np.ndarray, z_i: np.ndarray, z_t: np.ndarray | None) -> PriorBatch:
+    def _batch(
+        self, rows: np.ndarray, places: list[Place], z_i: np.ndarray, z_t: np.ndarray | None
+    ) -> PriorBatch:
         folder = self._part.folder
         clip_tokens = tokens = None
         if self._contexts is not None:
-            stored = folder.gather(folder.tokens(max(self._contexts)), rows)
+            stored = folder.gather(folder.tokens(max(self._contexts)), places)
             clip_tokens, tokens = (cut(stored, context) for context in self._contexts)
         return PriorBatch(
             clip_image=None,
             clip_tokens=clip_tokens,
             tokens=tokens,
-            captions=folder.captions(rows) if self._captions else [],
+            captions=folder.captions(places) if self._captions else [],
             keys=folder.names(rows),
             z_i=torch.from_numpy(z_i),
             z_t=None if z_t is None else torch.from_numpy(z_t),

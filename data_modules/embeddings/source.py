@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,14 @@ from unclip.types import UserError
 
 _FLOATS = ("float16", "float32")
 _AT_ONCE = 10_000  # captions, which the tokenizer gives as int64
+
+
+class Place(NamedTuple):
+    """Some of the rows that are asked for: those in one shard."""
+
+    shard: int
+    at: np.ndarray  # int64, where they stand among all that are asked for
+    rows: np.ndarray  # int64, within the shard
 
 
 class EmbeddingSource:
@@ -115,12 +124,12 @@ class EmbeddingSource:
         """The key of row ``index``; the captions of one picture share it."""
         if self._metadata.key is None:
             return str(index)
-        shard, row = self._places(np.array([index]))
+        shard, row = self._within(np.array([index]))
         return self._metadata.texts(int(shard[0]), self._metadata.key, row)[0]
 
     def names(self, rows: np.ndarray) -> list[str]:
         """``shard:row`` of rows ``[B]``: what a batch calls its samples, at no cost of reading."""
-        shards, within = self._places(rows)
+        shards, within = self._within(rows)
         return [f"{shard}:{row}" for shard, row in zip(shards.tolist(), within.tolist())]
 
     def shards(self) -> np.ndarray:
@@ -147,23 +156,28 @@ class EmbeddingSource:
                 "that one, or embed again"
             )
 
-    def gather(self, arrays: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
-        """Rows ``[B]`` (int64) of each shard's ``arrays``, in memory."""
-        shards, within = self._places(rows)
-        found = np.empty((len(rows), *arrays[0].shape[1:]), arrays[0].dtype)
-        for shard in np.unique(shards):
-            here = shards == shard
-            found[here] = arrays[shard][within[here]]
+    def places(self, rows: np.ndarray) -> list[Place]:
+        """Rows ``[B]`` (int64) by shard."""
+        shards, within = self._within(rows)
+        order = np.argsort(shards, kind="stable")
+        ends = np.flatnonzero(np.diff(shards[order])) + 1
+        return [Place(int(shards[at[0]]), at, within[at]) for at in np.split(order, ends)]
+
+    def gather(self, arrays: Sequence[np.ndarray], places: list[Place]) -> np.ndarray:
+        """The rows of each shard's ``arrays`` at ``places``, in memory."""
+        count = sum(len(place.at) for place in places)
+        found = np.empty((count, *arrays[0].shape[1:]), arrays[0].dtype)
+        for place in places:
+            found[place.at] = arrays[place.shard][place.rows]
         return found
 
-    def captions(self, rows: np.ndarray) -> list[str]:
-        """The captions of rows ``[B]``, which the folder must have."""
+    def captions(self, places: list[Place]) -> list[str]:
+        """The captions at ``places``, which the folder must have."""
         assert self._metadata.caption is not None
-        found = np.empty(len(rows), object)
-        shards, within = self._places(rows)
-        for shard in np.unique(shards):
-            here = shards == shard
-            found[here] = self._metadata.texts(shard, self._metadata.caption, within[here])
+        found = np.empty(sum(len(place.at) for place in places), object)
+        for place in places:
+            texts = self._metadata.texts(place.shard, self._metadata.caption, place.rows)
+            found[place.at] = texts
         return found.tolist()
 
     @cached_property
@@ -219,7 +233,7 @@ class EmbeddingSource:
         cache = Path(os.environ.get("UNCLIP_CACHE", "~/.cache/unclip")).expanduser()
         return self.path, cache / "embeddings" / self.fingerprint()
 
-    def _places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _within(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shards ``[B]`` of rows ``[B]``, and the rows within them."""
         shards = np.searchsorted(self._starts, rows, side="right") - 1
         return shards, rows - self._starts[shards]

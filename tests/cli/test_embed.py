@@ -142,10 +142,12 @@ def test_float32_is_what_float16_was_rounded_from_and_first_takes_one_caption(
     half, single = EmbeddingSource(whole), EmbeddingSource(tmp_path / "e")
     assert (len(half), len(single)) == (3 * SCENES, SCENES)
     rows = np.arange(SCENES)
-    assert single.captions(rows) == half.captions(3 * rows)
-    exact = single.gather(single.z_i, rows)
+    assert single.captions(single.places(rows)) == half.captions(half.places(3 * rows))
+    exact = single.gather(single.z_i, single.places(rows))
     assert exact.dtype == np.float32
-    assert np.array_equal(half.gather(half.z_i, 3 * rows + 2), exact.astype(np.float16))
+    assert np.array_equal(
+        half.gather(half.z_i, half.places(3 * rows + 2)), exact.astype(np.float16)
+    )
 
 
 def forked(words, **env):
@@ -397,5 +399,5 @@ def test_a_source_that_is_not_there_is_a_line(embed, tmp_path, capsys):
 
 def test_stored_embeddings_are_unit_for_whoever_reads_them(whole):
     source = EmbeddingSource(whole)
-    z = torch.from_numpy(source.gather(source.z_t, np.arange(len(source)))).float()
+    z = torch.from_numpy(source.gather(source.z_t, source.places(np.arange(len(source))))).float()
     torch.testing.assert_close(z, normalize(z, dim=1), atol=1e-3, rtol=0)

@@ -37,11 +37,11 @@ def test_rows_are_counted_through_the_shards_and_gathered_in_any_order(tmp_path)
         rows = np.array([11, 0, 5, 4, 5, 7, 8])
         whole = embeddings(12).astype(dtype)
         for arrays, expected in ((source.z_i, whole), (source.z_t, -whole)):
-            found = source.gather(arrays, rows)
+            found = source.gather(arrays, source.places(rows))
             assert found.dtype == dtype
             assert np.array_equal(found, expected[rows])
         assert source.names(rows) == ["2:3", "0:0", "1:0", "0:4", "1:0", "1:2", "2:0"]
-        assert source.captions(rows) == [f"picture number {row}" for row in rows]
+        assert source.captions(source.places(rows)) == [f"picture number {row}" for row in rows]
         assert [source.key(row) for row in (11, 0)] == ["0011", "0000"]
 
 
@@ -50,7 +50,9 @@ def test_numbers_of_shards_may_be_padded(tmp_path):
     plain = EmbeddingSource(write_clip_retrieval(tmp_path / "plain", counts))
     padded = EmbeddingSource(write_clip_retrieval(tmp_path / "padded", counts, digits=4))
     rows = np.arange(24)
-    assert np.array_equal(padded.gather(padded.z_i, rows), plain.gather(plain.z_i, rows))
+    assert np.array_equal(
+        padded.gather(padded.z_i, padded.places(rows)), plain.gather(plain.z_i, plain.places(rows))
+    )
     assert plain.fingerprint() == padded.fingerprint()
 
 
@@ -100,7 +102,7 @@ def test_tokens_are_cut_as_the_tokenizer_would_have_cut_the_caption(context):
 
 def test_tokens_and_hashes_are_made_once_and_kept(folder):
     source = EmbeddingSource(folder)
-    captions = source.captions(np.arange(8))
+    captions = source.captions(source.places(np.arange(8)))
     expected = Tokenizer(10)(captions).numpy()
     assert np.array_equal(np.concatenate(source.tokens(10)), expected)
     assert source.hashes.shape == (8,)
@@ -173,7 +175,8 @@ def test_a_caption_that_is_missing_or_no_utf8_does_not_cost_the_others(folder):
     damaged = pa.array([b"one", b"\xff two", None, b"four", b"five"]).view(pa.string())
     table = pa.table({"caption": damaged})
     pq.write_table(table, folder / "metadata/metadata_0.parquet")
-    found = EmbeddingSource(folder).captions(np.arange(5))
+    source = EmbeddingSource(folder)
+    found = source.captions(source.places(np.arange(5)))
     assert found == ["one", "\ufffd two", "", "four", "five"]
 
 
@@ -187,7 +190,9 @@ def test_rows_that_are_no_numbers_are_found_by_their_bits(dtype):
 
 def test_an_empty_shard_is_no_harm(tmp_path):
     source = EmbeddingSource(write_clip_retrieval(tmp_path / "e", (0, 3, 0)))
-    assert np.array_equal(source.gather(source.z_i, np.arange(3)), embeddings(3).astype("float16"))
+    assert np.array_equal(
+        source.gather(source.z_i, source.places(np.arange(3))), embeddings(3).astype("float16")
+    )
 
 
 def test_embeddings_of_another_clip_are_refused(folder):
