@@ -11,7 +11,7 @@ TABLE = $(if $(filter scenes,$(ON)),,_$(ON))
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup quickstart test test-all check format clean \
-	fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sample
+	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sample
 
 help:  ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ train-clip: $(STAMP)  ## train experiments/clip/$(EXP).yaml
 
 train-prior: $(STAMP)  ## train experiments/prior/$(EXP).yaml, and the CLIP it needs where there is none
 	$(BIN)/unclip train prior/$(EXP) --with-parents $(ARGS)
+
+embed: $(STAMP)  ## embed a dataset: make embed SOURCE=photos CLIP=open_clip:ViT-L-14/openai OUT=embedded
+	$(BIN)/unclip embed $(SOURCE) --clip $(CLIP) --out $(OUT) $(ARGS)
 
 fit-pca: $(STAMP)  ## fit experiments/pca/$(EXP).yaml, the codec of the autoregressive priors
 	$(BIN)/unclip fit-pca pca/$(EXP) --with-parents $(ARGS)

@@ -9,6 +9,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from data_modules.configs import DataConfig
 from data_modules.dataset import Example, Examples
@@ -91,8 +92,11 @@ class StageData(LightningDataModule, Generic[Batch]):
             UserError: ``config.source`` cannot be opened.
         """
         if self._splits is None:
-            self._splits = open_splits(self.config, image_size=self._render_size)
+            self._splits = self._open()
         return self._splits
+
+    def _open(self) -> Splits:
+        return open_splits(self.config, image_size=self._render_size)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the source, so that a wrong one is reported before training starts."""
@@ -118,7 +122,7 @@ class StageData(LightningDataModule, Generic[Batch]):
         if not isinstance(order, PermutedOrder):
             fingerprint = digest((fingerprint, config.shuffle_window, splits.weights))
         return ResumableLoader(
-            self._examples(splits.train, self._transforms.train, seed=self._seed),
+            self._dataset(splits.train, training=True),
             order=BatchOrder(
                 order,
                 batch_size=config.batch_size,
@@ -142,7 +146,7 @@ class StageData(LightningDataModule, Generic[Batch]):
             self.config.batch_size, world=self._world, accumulate=self._accumulate
         )
         return Loader(
-            self._examples(source, self._transforms.held_out, seed=0),
+            self._dataset(source, training=False),
             batches=_batches(np.arange(count), local),
             collate=self._collate,
             num_workers=self._workers,
@@ -162,7 +166,7 @@ class StageData(LightningDataModule, Generic[Batch]):
         most = limit if train else self.config.val_samples
         count = len(source) if most is None else min(len(source), most)
         return Loader(
-            self._examples(source, self._transforms.held_out, seed=0),
+            self._dataset(source, training=False),
             batches=_batches(np.arange(rank, count, world), self.config.batch_size),
             collate=self._collate,
             num_workers=self._workers,
@@ -178,11 +182,11 @@ class StageData(LightningDataModule, Generic[Batch]):
     def _world(self) -> int:
         return self.trainer.world_size if self.trainer else 1
 
-    def _examples(self, source: Source, transform: Transform, *, seed: int) -> Examples:
+    def _dataset(self, source: Source, *, training: bool) -> Dataset:
         return Examples(
             source,
-            transform,
-            seed=seed,
+            self._transforms.train if training else self._transforms.held_out,
+            seed=self._seed if training else 0,
             on_error=self.config.on_error,
         )
 

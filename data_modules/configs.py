@@ -99,6 +99,49 @@ class DataConfig:
 
 
 @dataclass(kw_only=True)
+class EmbeddedDataConfig(DataConfig):
+    """What leans on a CLIP can have its embeddings from disk; pictures alone need `source` then."""
+
+    embeddings: str | None = None  # a folder of `unclip embed` or clip-retrieval; null: on the fly
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        super().validate()
+        require(self.embeddings != "", "data.embeddings", "must name a folder, or be null")
+        require(
+            self.embeddings is None or self.crop == "center",
+            "data.crop",
+            "must be center with data.embeddings, which are those of the central square",
+        )
+
+
+@dataclass(kw_only=True)
+class EmbedConfig:
+    """What `unclip embed` is told besides the CLIP and the folder that it writes."""
+
+    data: DataConfig = field(default_factory=DataConfig)  # batch_size: pictures encoded together
+    shard_size: int = 100_000  # samples of the source per shard
+    dtype: str = "float16"  # float16 | float32, of the embeddings on disk
+    captions: str = "all"  # all (a row for each caption of a picture) | first
+    precision: str = "32"  # bf16 | 32, of the CLIP
+    accelerator: str = "auto"  # auto | cpu | gpu
+    devices: int = 1  # processes per machine, a device each
+    nodes: int = 1  # machines; more than one are started by torchrun or srun
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        for name in ("shard_size", "devices", "nodes"):
+            require(getattr(self, name) >= 1, name, "must be at least 1")
+        for name, known in (
+            ("dtype", ("float16", "float32")),
+            ("captions", ("all", "first")),
+            ("precision", ("32", "bf16")),
+            ("accelerator", ("auto", "cpu", "gpu")),
+        ):
+            require(getattr(self, name) in known, name, f"must be one of {', '.join(known)}")
+
+
+@dataclass(kw_only=True)
 class UpsamplerDataConfig(DataConfig):
     """An upsampler trains on random crops of the full-size image."""
 

@@ -1,4 +1,4 @@
-"""Batches for training the decoder: each picture at its size and at the CLIP's."""
+"""Batches for training the decoder: each picture at its size and at the CLIP's, or with its z_i."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from data_modules.base import StageData, Tokenize, squares
 from data_modules.configs import DataConfig
 from data_modules.dataset import Example
+from data_modules.embeddings.join import ByKey, Joined
+from data_modules.embeddings.source import EmbeddingSource
+from data_modules.sources import Splits
 from data_modules.transforms import to_tensor
 from unclip.types import DecoderBatch
 
@@ -16,21 +19,29 @@ from unclip.types import DecoderBatch
 class _Collate:
     clip_tokenize: Tokenize
     tokenize: Tokenize
+    embeddings: ByKey | None
 
     def __call__(self, examples: Sequence[Example]) -> DecoderBatch:
         captions = [example.caption for example in examples]
+        keys = [example.key for example in examples]
+        clip_image = z_i = None
+        if self.embeddings is None:
+            clip_image = to_tensor([example.images[1] for example in examples])
+        else:
+            z_i = self.embeddings.z_i(keys)
         return DecoderBatch(
             image=to_tensor([example.images[0] for example in examples]),
-            clip_image=to_tensor([example.images[1] for example in examples]),
+            clip_image=clip_image,
             clip_tokens=self.clip_tokenize(captions),
             tokens=self.tokenize(captions),
             captions=captions,
-            keys=[example.key for example in examples],
+            keys=keys,
+            z_i=z_i,
         )
 
 
 class DecoderData(StageData[DecoderBatch]):
-    """The same square at two sizes, with its caption.
+    """The same square at two sizes, or at one with its embedding, and its caption.
 
     Args:
         config: The experiment's data section.
@@ -40,6 +51,7 @@ class DecoderData(StageData[DecoderBatch]):
         tokenize: The tokenizer of the decoder's own caption encoder.
         seed: See `StageData`.
         accumulate: See `StageData`.
+        embeddings: Have the z_i of ``config.source``; pictures at the CLIP's size are left out.
     """
 
     def __init__(
@@ -52,12 +64,25 @@ class DecoderData(StageData[DecoderBatch]):
         tokenize: Tokenize,
         seed: int,
         accumulate: int = 1,
+        embeddings: EmbeddingSource | None = None,
     ):
+        by_key = None if embeddings is None else ByKey(embeddings)
+        sizes = (image_size, clip_image_size) if by_key is None else (image_size,)
         super().__init__(
             config,
             render_size=max(image_size, clip_image_size),
-            transforms=squares(config, image_size, clip_image_size),
-            collate=_Collate(clip_tokenize, tokenize),
+            transforms=squares(config, *sizes),
+            collate=_Collate(clip_tokenize, tokenize, by_key),
             seed=seed,
             accumulate=accumulate,
+        )
+        self._by_key = by_key
+
+    def _open(self) -> Splits:
+        splits = super()._open()
+        if self._by_key is None:
+            return splits
+        self._by_key.check(splits.train)
+        return splits._replace(
+            train=Joined(splits.train, self._by_key), held_out=Joined(splits.held_out, self._by_key)
         )

@@ -1,13 +1,22 @@
-"""Batches for training either prior: what the frozen CLIP embeds, and the prior's own tokens."""
+"""Batches for training either prior: pictures for the frozen CLIP or its embeddings, and tokens."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
 
 from data_modules.base import StageData, Tokenize, squares
 from data_modules.configs import DataConfig
 from data_modules.dataset import Example
+from data_modules.embeddings.rows import Part, PriorRows
+from data_modules.embeddings.source import EmbeddingSource
+from data_modules.readers.source import Source
+from data_modules.sources import Splits
 from data_modules.transforms import to_tensor
 from unclip.types import PriorBatch
 
@@ -15,29 +24,35 @@ from unclip.types import PriorBatch
 @dataclass(frozen=True)
 class _Collate:
     clip_tokenize: Tokenize
-    tokenize: Tokenize
+    tokenize: Tokenize | None
 
     def __call__(self, examples: Sequence[Example]) -> PriorBatch:
         captions = [example.caption for example in examples]
         return PriorBatch(
             clip_image=to_tensor([example.images[0] for example in examples]),
             clip_tokens=self.clip_tokenize(captions),
-            tokens=self.tokenize(captions),
+            tokens=None if self.tokenize is None else self.tokenize(captions),
             captions=captions,
             keys=[example.key for example in examples],
         )
 
 
+def _whole(batch: PriorBatch) -> PriorBatch:
+    return batch
+
+
 class PriorData(StageData[PriorBatch]):
-    """Squares at the CLIP's size with their captions.
+    """Squares at the CLIP's size with their captions, or rows of an embeddings folder.
 
     Args:
         config: The experiment's data section.
         clip_image_size: Pixels a side that the CLIP takes.
         clip_tokenize: The CLIP's tokenizer.
-        tokenize: The tokenizer of the prior's own caption encoder.
+        tokenize: The tokenizer of the prior's own caption encoder; None where nothing but
+            embeddings is wanted of a batch.
         seed: See `StageData`.
         accumulate: See `StageData`.
+        embeddings: Takes the place of ``config.source``, which is not opened then.
     """
 
     def __init__(
@@ -46,15 +61,47 @@ class PriorData(StageData[PriorBatch]):
         *,
         clip_image_size: int,
         clip_tokenize: Tokenize,
-        tokenize: Tokenize,
+        tokenize: Tokenize | None,
         seed: int,
         accumulate: int = 1,
+        embeddings: EmbeddingSource | None = None,
     ):
+        collate: Any = _Collate(clip_tokenize, tokenize)
+        self._contexts: tuple[int, int] | None = None
+        if embeddings is not None:
+            collate, config = _whole, replace(config, source=str(embeddings.path))
+            if tokenize is not None or embeddings.z_t is None:
+                own = tokenize or clip_tokenize
+                self._contexts = clip_tokenize([""]).shape[1], own([""]).shape[1]
         super().__init__(
             config,
             render_size=clip_image_size,
             transforms=squares(config, clip_image_size),
-            collate=_Collate(clip_tokenize, tokenize),
+            collate=collate,
             seed=seed,
             accumulate=accumulate,
+        )
+        self._embeddings = embeddings
+
+    def _open(self) -> Splits:
+        if self._embeddings is None:
+            return super()._open()
+        if self._contexts is not None:
+            self._embeddings.tokens(max(self._contexts))  # made now, where there are none
+        below = math.ceil(self.config.held_out * 2**64)
+        held_out = self._embeddings.hashes() < below
+        return Splits(
+            Part(self._embeddings, np.flatnonzero(~held_out)[: self.config.limit]),
+            Part(self._embeddings, np.flatnonzero(held_out)),
+        )
+
+    def _dataset(self, source: Source, *, training: bool) -> Dataset:
+        if not isinstance(source, Part):
+            return super()._dataset(source, training=training)
+        return PriorRows(
+            source,
+            contexts=self._contexts,
+            captions=not training,
+            seed=self._seed if training else 0,
+            on_error=self.config.on_error,
         )

@@ -32,8 +32,10 @@ class Reporting:
 
     collate: Callable[[Sequence[Example]], Any]
 
-    def __call__(self, examples: Sequence[Example]) -> Reported:
-        """Collate ``examples``."""
+    def __call__(self, examples: Sequence[Example] | Reported) -> Reported:
+        """Collate ``examples``, unless the dataset has made a batch of them itself."""
+        if isinstance(examples, Reported):
+            return examples
         problems = [example.problems for example in examples if example.problems]
         return Reported(self.collate(examples), len(examples), problems)
 
@@ -72,7 +74,7 @@ class Skips:
         if self._given >= _JUDGE_FROM and self.count > self._most * self._given:
             kinds = ", ".join(f"{kind} ({count})" for kind, count in self._kinds.most_common())
             raise UserError(
-                f"data.source: {self.count} of the first {self._given} samples cannot be used, "
+                f"{self.count} of the first {self._given} samples cannot be used, "
                 f"more than data.max_skipped={self._most:g}: {kinds}; "
                 f"the last: {reported.problems[-1][0]}"
             )

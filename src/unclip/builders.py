@@ -16,6 +16,7 @@ from unclip.types import UserError
 
 if TYPE_CHECKING:  # planning and validating need no Lightning
     from data_modules.base import StageData
+    from data_modules.embeddings.source import EmbeddingSource
     from unclip.training.stage import Stage
 
 
@@ -66,12 +67,13 @@ def build_data(entry: registry.StageEntry, experiment: Any, clip: FrozenClip | N
     from_clip: dict[str, Any] = {
         "clip_image_size": clip.model.image_size,
         "clip_tokenize": clip.model.tokenize,
+        "embeddings": _open_embeddings(experiment.data.embeddings, clip),
     }
     if entry.name in ("pca", "ar_prior", "diffusion_prior"):
         from data_modules.prior import PriorData
 
         own = {
-            "pca": lambda: clip.model.tokenize,  # which needs none of its own
+            "pca": lambda: None,
             "ar_prior": lambda: Tokenizer(experiment.model.text.context),
             "diffusion_prior": lambda: Tokenizer(experiment.model.context),
         }[entry.name]()
@@ -85,6 +87,17 @@ def build_data(entry: registry.StageEntry, experiment: Any, clip: FrozenClip | N
         **from_clip,
         **common,
     )
+
+
+def _open_embeddings(path: str | None, clip: FrozenClip) -> EmbeddingSource | None:
+    """What ``data.embeddings`` names, if anything; those of another CLIP are refused."""
+    if path is None:
+        return None
+    from data_modules.embeddings.source import EmbeddingSource
+
+    source = EmbeddingSource(Path(path).expanduser())
+    source.check_clip(clip)
+    return source
 
 
 def fit_to_clip(experiment: Any, clip: FrozenClip) -> None:

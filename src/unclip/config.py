@@ -19,7 +19,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from unclip import registry
-from unclip.stages.configs import Experiment
 from unclip.types import UserError
 
 OVERRIDE = "command line"
@@ -61,6 +60,15 @@ def load(name: str, overrides: list[str] | None = None) -> Resolved:
     config = _build(entry.config(), values, origins)
     kind_name = f"{entry.kind}/{chain[0].stem}"
     return Resolved(kind_name, entry, config, origins, chain)
+
+
+def build(cls: type, values: dict[str, Any], overrides: list[str]) -> Any:
+    """The dataclass ``cls`` of dotted ``values`` and ``overrides``, held to an experiment's rules.
+
+    For the settings of a command that has no experiment file.
+    """
+    values = values | dict(map(parse_override, overrides))
+    return _build(cls, values, dict.fromkeys(values, OVERRIDE))
 
 
 @dataclass(frozen=True)
@@ -172,7 +180,7 @@ def leaves(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def _build(cls: type[Experiment], values: dict[str, Any], origins: dict[str, str]) -> Any:
+def _build(cls: type, values: dict[str, Any], origins: dict[str, str]) -> Any:
     node = OmegaConf.structured(cls)
     for key, value in values.items():
         _check_key(node, cls, key, origins[key])

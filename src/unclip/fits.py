@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,7 +17,7 @@ from unclip.diffusion.analytic import x0_error
 from unclip.diffusion.schedules import sampling_schedule
 from unclip.embeddings.codec import Codec, CodecSummary, fit_codec
 from unclip.embeddings.moments import Moments, Reservoir
-from unclip.models.clip import Clip, FrozenClip
+from unclip.models.clip import Clip, FrozenClip, z_i_of, z_t_of
 from unclip.models.configs import PcaConfig
 from unclip.models.sampling import prior_caption
 from unclip.pipeline.parts import Part
@@ -62,10 +63,9 @@ def embeddings(
     bar = tqdm(loader, desc=title, unit="batch", disable=rank > 0, mininterval=often)
     with torch.no_grad():
         for k, batch in enumerate(bar):
-            count = len(batch.captions)
-            numbers = rank + world * (k * size + torch.arange(count))
-            z_i = clip.encode_image(batch.clip_image.to(device))
-            z_t = clip.encode_text(batch.clip_tokens.to(device)).z_t
+            batch = move_data_to_device(batch, device)
+            z_i, z_t = z_i_of(clip, batch), z_t_of(clip, batch)
+            numbers = rank + world * (k * size + torch.arange(len(z_i)))
             yield Embedded(numbers, z_i, z_t, batch)
 
 
@@ -174,11 +174,13 @@ def fit_errors(
         embeddings(clip.model, data, device=device, limit=samples, title="fitting errors")
     ):
         x0 = net.to_x0(part.z_i)
-        text = clip.model.encode_text(part.batch.clip_tokens.to(device))
-        caption = prior_caption(net, text, part.batch.tokens.to(device))
+        assert part.batch.clip_tokens is not None
+        assert part.batch.tokens is not None
+        text = clip.model.encode_text(part.batch.clip_tokens)
+        caption = prior_caption(net, text, part.batch.tokens)
 
-        def denoise(x_t: Tensor, t: Tensor, text: Any = text, caption: Any = caption) -> Tensor:
-            return net(x_t, t, z_t=text.z_t, caption=caption)
+        def denoise(x_t: Tensor, t: Tensor, z_t: Any = part.z_t, caption: Any = caption) -> Tensor:
+            return net(x_t, t, z_t=z_t, caption=caption)
 
         noise = torch.randn(x0.shape, generator=generator("fit errors", k)).to(device)
         total += len(x0) * x0_error(

@@ -125,7 +125,7 @@ def choose(data: StageData) -> Any:
                 "captions"
             )
     rows = rows[:BATCH]
-    parts = (p[rows] if isinstance(p, torch.Tensor) else [p[k] for k in rows] for p in batch)
+    parts = (p[rows] if isinstance(p, torch.Tensor) else p and [p[k] for k in rows] for p in batch)
     return type(batch)(*parts)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +34,7 @@ from unclip.training.ema import EmaCallback
 from unclip.training.guard import Guard
 from unclip.training.stage import Stage
 from unclip.training.strategies import processes_started
-from unclip.training.trainer import build
+from unclip.training.trainer import build, quiet
 from unclip.types import UserError
 
 
@@ -99,7 +97,7 @@ def assemble(
     ``resumed`` is the folder of the run whose checkpoint the stage will load.
     """
     experiment = resolved.config
-    _quiet()
+    quiet()
     L.seed_everything(experiment.trainer.seed, workers=True, verbose=False)
     clip = artifacts.load_clip(leans_on.clip) if leans_on.clip else None
     if clip is not None:
@@ -118,12 +116,6 @@ def assemble(
         device = fits.device_of(experiment.trainer.accelerator)
         fits.fit_standardisation([stage.net, stage.ema], clip, data, device)  # type: ignore[arg-type]
     return data, stage
-
-
-def _quiet() -> None:
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)`.*")
 
 
 def _fit(
@@ -240,8 +232,9 @@ def _resolve(
     registry.find(spec)
     print(f"{resolved.name} leans on {spec}, which has no finished run: making it first")
     given = [f"run.root={root}", f"trainer.seed={resolved.config.trainer.seed}"]
-    if resolved.origins.get("data.source") == config.OVERRIDE:
-        given.append(f"data.source={resolved.config.data.source}")
+    for name in ("source", "embeddings") if kind == "pca" else ("source",):
+        if resolved.origins.get(f"data.{name}") == config.OVERRIDE:
+            given.append(f"data.{name}={getattr(resolved.config.data, name)}")
     if kind == "pca":
         return str(fit_pca(config.load(spec, [*given, f"clip={clip}"])))
     return str(train(config.load(spec, given)).artifact)

@@ -88,7 +88,8 @@ def _open_prior(
     frozen = artifacts.load_clip(clip or experiment.clip)  # type: ignore[attr-defined]
     part = load_prior(path, frozen)
     data = experiment.data  # type: ignore[attr-defined]
-    data.source = source or data.source
+    if source is not None:
+        data.source, data.embeddings = source, None
     data.batch_size = batch
     if n is not None:
         data.val_samples = n

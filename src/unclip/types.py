@@ -59,24 +59,27 @@ class ClipBatch(NamedTuple):
 
 
 class PriorBatch(NamedTuple):
-    """What the prior's stage needs to make (z_i, z_t, caption) triples with the frozen CLIP."""
+    """What the prior's stage needs to have (z_i, z_t, caption) triples by the frozen CLIP."""
 
-    clip_image: Tensor  # [B, 3, S, S] in [-1, 1], at the CLIP's own size
-    clip_tokens: Tensor  # [B, L]
-    tokens: Tensor  # [B, L'] for the prior's own caption encoder
-    captions: list[str]
+    clip_image: Tensor | None  # [B, 3, S, S] in [-1, 1], at the CLIP's own size; None with z_i
+    clip_tokens: Tensor | None  # [B, L]; None where captions play no part
+    tokens: Tensor | None  # [B, L'] for the prior's own caption encoder; None likewise
+    captions: list[str]  # none where z_i come from disk and are not to be looked at
     keys: list[str]
+    z_i: Tensor | None = None  # [B, D] as stored: float16 or float32, perhaps not normalised
+    z_t: Tensor | None = None  # the same
 
 
 class DecoderBatch(NamedTuple):
-    """Images at the decoder's size, the same at the CLIP's size, and caption tokens."""
+    """Images at the decoder's size, what the CLIP says or is to say of them, and caption tokens."""
 
     image: Tensor  # [B, 3, H, W] in [-1, 1]
-    clip_image: Tensor  # [B, 3, S, S] in [-1, 1]
+    clip_image: Tensor | None  # [B, 3, S, S] in [-1, 1], at the CLIP's own size; None with z_i
     clip_tokens: Tensor  # [B, L]
     tokens: Tensor  # [B, L'] for the decoder's own caption encoder
     captions: list[str]
     keys: list[str]
+    z_i: Tensor | None = None  # [B, D] as stored: float16 or float32, perhaps not normalised
 
 
 class UpsamplerBatch(NamedTuple):

@@ -131,3 +131,28 @@ def tokenize(captions):
     """Each caption's UTF-8 bytes, padded to 32."""
     rows = [list(caption.encode()[:32]) for caption in captions]
     return torch.tensor([row + [0] * (32 - len(row)) for row in rows])
+
+
+def embeddings(rows, dim=8, seed=0):
+    return np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
+
+
+def write_clip_retrieval(
+    folder, counts=(5, 3), *, dim=8, dtype="float16", keys=None, captions=None, digits=1, texts=True
+):
+    """A folder as clip-retrieval writes it; ``keys`` and ``captions`` are of all shards."""
+    total = sum(counts)
+    keys = [f"{n:04d}" for n in range(total)] if keys is None else keys
+    captions = [f"picture number {n}" for n in range(total)] if captions is None else captions
+    ends = np.cumsum(counts)
+    parts = zip(np.split(embeddings(total, dim), ends[:-1]), np.split(np.arange(total), ends[:-1]))
+    for shard, (z, rows) in enumerate(parts):
+        number = f"{shard:0{digits}d}"
+        for kind, array in (("img_emb", z), ("text_emb", -z)) if texts else (("img_emb", z),):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            np.save(folder / kind / f"{kind}_{number}.npy", array.astype(dtype))
+        (folder / "metadata").mkdir(exist_ok=True)
+        columns = {"image_path": [keys[r] for r in rows], "caption": [captions[r] for r in rows]}
+        columns["similarity"] = [0.3] * len(rows)
+        pq.write_table(pa.table(columns), folder / "metadata" / f"metadata_{number}.parquet")
+    return folder

@@ -10,6 +10,7 @@ import unclip
 from unclip.cli import (
     data,
     degrade,
+    embed,
     evaluate,
     experiments,
     fit_pca,
@@ -23,6 +24,7 @@ from unclip.types import Interrupted, UserError
 
 COMMANDS = (
     train,
+    embed,
     fit_pca,
     fit_variance,
     sample,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unclip.models.configs import ClipConfig
-from unclip.types import TextFeatures, UserError
+from unclip.types import DecoderBatch, PriorBatch, TextFeatures, UserError
 
 END_OF_TEXT = 49407
 
@@ -135,7 +135,7 @@ class Clip(nn.Module):
     def encode_image(self, image: Tensor) -> Tensor:
         """z_i ``[B, D]`` float32, L2-normalised, of images in [-1, 1] of any size."""
         model: Any = self.model
-        return F.normalize(model.encode_image(self.preprocess(image)).float(), dim=-1)
+        return unit(model.encode_image(self.preprocess(image)))
 
     def encode_text(self, tokens: Tensor) -> TextFeatures:
         """z_t ``[B, D]`` and token features ``[B, L, W]`` (both float32) of tokens ``[B, L]``."""
@@ -158,7 +158,7 @@ class Clip(nn.Module):
         model: Any = self.model
         on_cpu = tokens.device.type == "cpu"  # torch's flash kernel crawls there in bfloat16
         with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
-            return F.normalize(model.encode_text(tokens).float(), dim=-1)
+            return unit(model.encode_text(tokens))
 
     def forward(self, image: Tensor, tokens: Tensor) -> Embedded:
         """Both embeddings and the temperature, capped at 100 as in CLIP, section 2.5."""
@@ -173,6 +173,27 @@ class Clip(nn.Module):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+def unit(z: Tensor) -> Tensor:
+    """``[B, D]`` of any dtype and length as embeddings: float32, L2-normalised."""
+    return F.normalize(z.float(), dim=-1)
+
+
+def z_i_of(clip: Clip, batch: PriorBatch | DecoderBatch) -> Tensor:
+    """z_i ``[B, D]`` of a batch: what it has from disk, else what ``clip`` says of its pictures."""
+    if batch.z_i is not None:
+        return unit(batch.z_i)
+    assert batch.clip_image is not None
+    return clip.encode_image(batch.clip_image)
+
+
+def z_t_of(clip: Clip, batch: PriorBatch) -> Tensor:
+    """z_t ``[B, D]`` of a batch: what it has from disk, else what ``clip`` says of its captions."""
+    if batch.z_t is not None:
+        return unit(batch.z_t)
+    assert batch.clip_tokens is not None
+    return clip.encode_text(batch.clip_tokens).z_t
 
 
 def _vector_scale(model: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:

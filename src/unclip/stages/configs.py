@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from data_modules.configs import DataConfig, UpsamplerDataConfig
+from data_modules.configs import DataConfig, EmbeddedDataConfig, UpsamplerDataConfig
 from unclip.degradations.configs import CorruptionConfig
 from unclip.diffusion.configs import DiffusionConfig, SamplerConfig, section_counts
 from unclip.models.configs import (
@@ -84,7 +84,7 @@ class DiffusionPriorExperiment(Experiment):
     model: DiffusionPriorConfig = field(default_factory=DiffusionPriorConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     sampler: PriorSamplerConfig = field(default_factory=PriorSamplerConfig)
-    data: DataConfig = field(default_factory=DataConfig)
+    data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     drop_text: float = 0.1  # share of samples trained without caption and z_t
 
@@ -106,7 +106,7 @@ class PcaExperiment(Experiment):
 
     clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
     pca: PcaConfig = field(default_factory=PcaConfig)
-    data: DataConfig = field(default_factory=DataConfig)
+    data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
 
     def validate(self) -> None:
         """Refuse a check of training."""
@@ -122,7 +122,7 @@ class ArPriorExperiment(Experiment):
     pca: str = "pca/tiny"  # experiment | artifact folder
     model: ArPriorConfig = field(default_factory=ArPriorConfig)
     sampler: ArSamplerConfig = field(default_factory=ArSamplerConfig)
-    data: DataConfig = field(default_factory=DataConfig)
+    data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     drop_text: float = 0.1  # share of samples trained without caption and z_t
 
@@ -142,7 +142,7 @@ class DecoderExperiment(Experiment):
         default_factory=lambda: DiffusionConfig(prediction="eps", variance="learned_range")
     )
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    data: DataConfig = field(default_factory=DataConfig)
+    data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     embedding: str = "image"  # image (z_i) | text (z_t of the caption in the place of z_i)
     drop_z_i: float = 0.1  # share of samples whose z_i is dropped

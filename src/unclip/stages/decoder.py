@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.figures import to_uint8
-from unclip.models.clip import FrozenClip, token_mask
+from unclip.models.clip import FrozenClip, token_mask, z_i_of
 from unclip.models.decoder import Decoder
 from unclip.models.sampling import sample_decoder
 from unclip.seeding import SampleNoise
@@ -42,7 +42,7 @@ class DecoderStage(DiffusionStage):
             return None
         if self.experiment.embedding == "text":
             return self.frozen_clip.model.encode_text(batch.clip_tokens).z_t
-        return self.frozen_clip.model.encode_image(batch.clip_image)
+        return z_i_of(self.frozen_clip.model, batch)
 
     def loss(
         self, net: Decoder, batch: DecoderBatch, draws: StepRandom, *, training: bool
@@ -84,10 +84,11 @@ class DecoderStage(DiffusionStage):
 
     def look(self, batch: DecoderBatch) -> Look:
         """Pictures decoded from what real ones were given as; how close CLIP finds the two."""
-        few = DecoderBatch(*(part[:LOOK] for part in batch))  # type: ignore[arg-type]  # mixed
+        parts = (None if part is None else part[:LOOK] for part in batch)
+        few = DecoderBatch(*parts)  # type: ignore[arg-type]  # mixed
         images = self.decoded(few)
         clip = self.frozen_clip.model
-        cosine = F.cosine_similarity(clip.encode_image(images), clip.encode_image(few.clip_image))
+        cosine = F.cosine_similarity(clip.encode_image(images), z_i_of(clip, few))
         pictures = []
         for k, caption in enumerate(few.captions):
             pictures.append(Picture(to_uint8(few.image[k]), "real: " + caption))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unclip.embeddings.metrics import prior_metrics
 from unclip.figures import to_uint8
-from unclip.models.clip import Clip, token_mask
+from unclip.models.clip import Clip, token_mask, unit, z_i_of, z_t_of
 from unclip.seeding import SampleNoise
 from unclip.training.random import StepRandom
 from unclip.training.stage import Look, Picture, Quality, Score, Stage, own_nearest
@@ -27,17 +27,25 @@ class Pair(NamedTuple):
 @torch.no_grad()
 def encode(clip: Clip, batch: PriorBatch, *, features: bool) -> Pair:
     """The batch as ``clip`` sees it; the caption as CLIP's token features or as own tokens."""
-    text = clip.encode_text(batch.clip_tokens)
-    if features:
-        caption = Caption(None, text.tokens, text.mask)
-    else:
+    z_i = z_i_of(clip, batch)
+    if not features:
+        assert batch.tokens is not None
         caption = Caption(batch.tokens, None, token_mask(batch.tokens))
-    return Pair(clip.encode_image(batch.clip_image), text.z_t, caption)
+        return Pair(z_i, z_t_of(clip, batch), caption)
+    assert batch.clip_tokens is not None
+    text = clip.encode_text(batch.clip_tokens)
+    z_t = text.z_t if batch.z_t is None else unit(batch.z_t)
+    return Pair(z_i, z_t, Caption(None, text.tokens, text.mask))
 
 
 def judge(found: Tensor, pair: Pair, batch: PriorBatch) -> Look:
-    """Metrics of sampled embeddings ``[B, D]``, and the picture nearest to each of the first 16."""
+    """Metrics of sampled embeddings ``[B, D]``, and the picture nearest to each of the first 16.
+
+    A batch without pictures has metrics alone.
+    """
     metrics = prior_metrics(found, pair.z_i, pair.z_t)._asdict() if len(found) > 1 else {}
+    if batch.clip_image is None:
+        return Look([], metrics)
     similar = found @ pair.z_i.T
     cosine = (found * pair.z_i).sum(dim=1)
     pictures = [

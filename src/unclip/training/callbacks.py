@@ -74,6 +74,8 @@ class Samples(L.Callback):
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.log_metrics(self.metrics, step=trainer.global_step)
+            if not look.pictures:
+                return
             sheet = grid([p.image for p in look.pictures], [p.caption for p in look.pictures])
             save(sheet, self.folder / f"step_{trainer.global_step:07d}.png")
             if self.publish is not None:

@@ -114,27 +114,37 @@ def build(config: TrainerConfig) -> Strategy:
     """What ``trainer.strategy`` says; `auto` is DDP where there are several processes.
 
     Raises:
-        UserError: torchrun or srun started another number of processes.
+        UserError: As `world_of`, or there is no GPU to offload from.
     """
-    world = config.devices * config.nodes
-    started = processes_started()
-    if started not in (None, world):
-        raise UserError(
-            f"trainer.devices={config.devices} x trainer.nodes={config.nodes}: {world} processes, "
-            f"but {started} were started; make them equal"
-        )
-    if config.nodes > 1 and started is None:
-        raise UserError("trainer.nodes: several machines need torchrun or srun (docs/cluster.md)")
+    world = world_of(config.devices, config.nodes, config.accelerator)
     gpu = config.accelerator != "cpu" and torch.cuda.is_available()
     if config.cpu_offload and not gpu:
         raise UserError("trainer.cpu_offload: needs a GPU to offload from, here is none")
-    if config.accelerator == "gpu" and not gpu:
-        raise UserError("trainer.accelerator=gpu: here is none; use auto or cpu")
     if config.strategy == "fsdp":
         return Sharded(world, offload=config.cpu_offload)
     if world > 1:
         return Replicated(gradient_as_bucket_view=True)  # else it holds gradients twice
     return Single(device=torch.device("cuda", 0) if gpu else torch.device("cpu"))
+
+
+def world_of(devices: int, nodes: int, accelerator: str, *, prefix: str = "trainer.") -> int:
+    """How many processes that is; in errors a setting is called ``prefix`` and its name.
+
+    Raises:
+        UserError: torchrun or srun started another number, several machines have neither, or a GPU
+            is asked for where there is none.
+    """
+    world, started = devices * nodes, processes_started()
+    if started not in (None, world):
+        raise UserError(
+            f"{prefix}devices={devices} x {prefix}nodes={nodes}: {world} processes, "
+            f"but {started} were started; make them equal"
+        )
+    if nodes > 1 and started is None:
+        raise UserError(f"{prefix}nodes: several machines need torchrun or srun (docs/cluster.md)")
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError(f"{prefix}accelerator=gpu: here is none; use auto or cpu")
+    return world
 
 
 def processes_started() -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from pathlib import Path
@@ -25,6 +26,13 @@ QUIET = (
     ".*Grad strides do not match bucket view strides.*",  # of 1 x 1 kernels: no matter
     ".*lr_scheduler.step.*before.*optimizer.step.*",
 )
+
+
+def quiet() -> None:
+    """Lightning speaks of errors alone."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)`.*")
 
 
 def build(

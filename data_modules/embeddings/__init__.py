@@ -1,0 +1,1 @@
+"""Embeddings on disk: their layout, reading them, and training batches made of them."""

@@ -1,0 +1,93 @@
+"""`unclip embed`: a CLIP's embeddings of a dataset, for priors and decoders to train from."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = """\
+examples:
+  unclip embed photos/ --clip open_clip:ViT-L-14/openai --out photos-embedded
+  unclip embed scenes --clip clip/tiny --out embedded --limit 5000
+  unclip embed shards/ --clip runs/clip/mine --out embedded --devices 8 --precision bf16 --workers 8
+  unclip embed embedded --verify
+  unclip train prior/diffusion_tiny data.embeddings=embedded
+
+A run that was stopped goes on when the same command is given again (docs/embeddings.md).
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    p = commands.add_parser(
+        "embed",
+        help="embed a dataset with a CLIP, for priors and decoders to train from",
+        description="Writes image and text embeddings, captions and tokens in the layout of "
+        "clip-retrieval, with a manifest. Names of samples that cannot be read go to standard "
+        "error.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    # Names with a dot, and those below that `EmbedConfig` has, are fields of it.
+    p.add_argument("data.source", metavar="SOURCE", help="as data.source; with --verify the folder")
+    p.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="data.key=value",
+        help="further fields, as data.max_skipped",
+    )
+    p.add_argument("--clip", help="artifact, run, clip/EXPERIMENT or open_clip:ARCH/TAG")
+    p.add_argument("--out", type=Path, metavar="DIR", help="the folder to write")
+    p.add_argument("--limit", dest="data.limit", type=int, metavar="N", help="the first N samples")
+    p.add_argument("--dtype", help="float16 (default) or float32, on disk")
+    p.add_argument("--captions", help="all (default): a row for each of a picture; or first")
+    p.add_argument("--precision", help="32 (default) or bf16, of the CLIP")
+    p.add_argument("--batch-size", dest="data.batch_size", type=int, help="pictures (default 64)")
+    p.add_argument("--shard-size", type=int, help="samples per file (default 100000)")
+    p.add_argument("--workers", dest="data.num_workers", type=int, help="loaders (default 0)")
+    p.add_argument("--on-error", dest="data.on_error", help="skip (default) or error")
+    p.add_argument("--devices", type=int, help="processes per machine (default 1)")
+    p.add_argument("--nodes", type=int, help="machines (default 1)")
+    p.add_argument("--accelerator", help="auto (default), cpu or gpu")
+    p.add_argument("--force", action="store_true", default=False, help="replace another run's")
+    p.add_argument("--verify", action="store_true", default=False, help="only compare checksums")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Embed or verify, and say what there is."""
+    from dataclasses import fields
+
+    from data_modules.configs import EmbedConfig
+    from unclip import config
+    from unclip.types import UserError
+
+    given = vars(args)
+    own = {field.name for field in fields(EmbedConfig)}
+    values = {name: value for name, value in given.items() if "." in name or name in own}
+    settings = config.build(EmbedConfig, values, args.overrides)
+    if args.verify:
+        from data_modules.embeddings.writer import verify
+
+        out = Path(settings.data.source)
+        manifest: dict[str, Any] | None = verify(out)
+    else:
+        for name in ("clip", "out"):
+            if name not in given:
+                raise UserError(f"--{name}: is needed (see `unclip embed --help`)")
+        from unclip.embedding import embed
+        from unclip.run_folders import trained
+
+        out, clip = args.out, args.clip
+        if not clip.startswith("open_clip:"):
+            clip = str(trained(clip))
+        manifest = embed(settings, clip, out, force=args.force)
+    if manifest is not None:
+        print(
+            f"{out}: {manifest['rows']:,} embeddings of {manifest['embed_dim']} numbers "
+            f"({manifest['dtype']}) in {len(manifest['shards'])} shards; "
+            f"{manifest['skipped']:,} of {manifest['samples']:,} samples left out"
+        )

@@ -1,0 +1,287 @@
+"""The work of `unclip embed`: a frozen CLIP goes over a source, shard by shard of what it writes.
+
+A shard covers a fixed span of the source and no batch spans two, so what is in it does not depend
+on processes, loader workers or interruptions.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+from torch import distributed
+from tqdm import tqdm
+
+from data_modules.configs import EmbedConfig
+from data_modules.embed import EmbedBatch, embed_loader
+from data_modules.embeddings.writer import Shard, Writer
+from data_modules.readers.source import Source
+from data_modules.sources import open_source
+from unclip import artifacts
+from unclip.models.clip import FrozenClip, Tokenizer
+from unclip.training.checkpoints import World
+from unclip.training.guard import STOPPING
+from unclip.training.strategies import processes_started, world_of
+from unclip.training.trainer import quiet
+from unclip.types import Interrupted, UserError
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE = timedelta(days=30)  # in which a process waits for one that has more shards left
+
+
+def embed(
+    config: EmbedConfig, clip: str, out: Path, *, force: bool = False
+) -> dict[str, Any] | None:
+    """Encode ``config.data.source`` into the folder ``out``, or what is still missing there.
+
+    Args:
+        config: What and how.
+        clip: As of `artifacts.load_clip`.
+        out: The folder; one of another run is refused.
+        force: Replace what another run has written.
+
+    Returns:
+        The manifest; None on all processes but the first.
+
+    Raises:
+        UserError: Data, CLIP or folder are not as they should be.
+        Interrupted: A signal said so; finished shards are kept.
+    """
+    quiet()
+    fabric = _launch(config)
+    with _listening(fabric) as stop_if_told:
+        try:
+            job = _Job.of(config, artifacts.load_clip(clip))
+            writer = Writer(out, job.header(), job.shards)
+            writer.check(force=force)
+        except UserError as error:
+            raise World.here().ending(error) from None
+        _meet(stop_if_told)  # all have looked before one writes
+        todo: list[int] = []
+        if fabric.is_global_zero:
+            writer.prepare(force=force)
+            todo = writer.unfinished()
+        todo = fabric.broadcast(todo)
+        job.clip.model.to(fabric.device)
+        mine = todo[fabric.global_rank :: fabric.world_size]
+        for number, shard in job.encoded(mine, fabric, stop_if_told):
+            writer.write(number, shard)
+        _meet(stop_if_told)
+        return writer.finish() if fabric.is_global_zero else None
+
+
+def _launch(config: EmbedConfig) -> Fabric:
+    """One process of as many as are asked for; the first starts the others, if nobody else did."""
+    world = world_of(config.devices, config.nodes, config.accelerator, prefix="--")
+    fabric = Fabric(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.nodes,
+        # gloo, because all that is exchanged is a list of numbers.
+        strategy=DDPStrategy(process_group_backend="gloo", timeout=_PATIENCE)
+        if world > 1
+        else "auto",
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def _listening(fabric: Fabric) -> Iterator[Callable[[], None]]:
+    """What is to be called now and then, because it raises `Interrupted` once a signal has come.
+
+    When an error ends the block, the processes that this one has started end too.
+    """
+    heard: list[int] = []
+
+    def hear(number: int, frame: Any) -> None:
+        if heard and number == signal.SIGINT:
+            raise KeyboardInterrupt  # asked twice
+        heard.append(number)
+
+    def stop_if_told() -> None:
+        if heard:
+            name = signal.Signals(heard[0]).name
+            line = f"{name}: finished shards are kept; the same command goes on with the others"
+            raise World.here().ending(Interrupted(line))
+
+    started = processes_started() is None and fabric.global_rank > 0
+    before = {n: signal.signal(n, signal.SIG_IGN if started else hear) for n in STOPPING}
+    try:
+        yield stop_if_told
+    except BaseException:
+        for process in getattr(fabric.strategy.launcher, "procs", ()):
+            process.kill()  # what it writes appears at once or not at all
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _meet(stop_if_told: Callable[[], None]) -> None:
+    """Wait for the other processes, but not for ever when told to stop."""
+    if not distributed.is_initialized():
+        return
+    all_here = distributed.barrier(async_op=True)
+    while not all_here.is_completed():
+        stop_if_told()
+        time.sleep(0.05)
+    all_here.wait()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A source to be encoded by a CLIP."""
+
+    config: EmbedConfig
+    clip: FrozenClip
+    source: Source
+    samples: int
+
+    @classmethod
+    def of(cls, config: EmbedConfig, clip: FrozenClip) -> _Job:
+        data = config.data
+        size = clip.model.image_size
+        source = open_source(data.source, data, image_size=size, split="all")
+        return cls(config, clip, source, min(len(source), data.limit or len(source)))
+
+    @property
+    def shards(self) -> int:
+        return -(-self.samples // self.config.shard_size)
+
+    def header(self) -> dict[str, Any]:
+        """What decides the content of the shards, and where it came from."""
+        config = self.config
+        return {
+            "clip": {"source": self.clip.source, "fingerprint": self.clip.fingerprint},
+            "data": {
+                "source": config.data.source,
+                "fingerprint": self.source.fingerprint(),
+                "samples": self.samples,
+            },
+            "settings": {
+                "shard_size": config.shard_size,
+                "batch_size": config.data.batch_size,
+                "captions": config.captions,
+                "precision": config.precision,
+            },
+            "embed_dim": self.clip.model.embed_dim,
+            "dtype": config.dtype,
+        }
+
+    def encoded(
+        self, numbers: list[int], fabric: Fabric, stop_if_told: Callable[[], None]
+    ) -> Iterator[tuple[int, Shard]]:
+        """The shards of ``numbers``; one loader for all of them, so that its workers never idle.
+
+        Raises:
+            UserError: Too many samples of a shard cannot be used, or an embedding is not finite.
+        """
+        spans = {number: self._batches(number) for number in numbers}
+        batches = [batch for number in numbers for batch in spans[number]]
+        model = self.clip.model
+        loaded = iter(
+            embed_loader(
+                self.source,
+                batches,
+                config=self.config,
+                clip_image_size=model.image_size,
+                clip_tokenize=model.tokenize,
+                tokenize=Tokenizer(model.context),
+            )
+        )
+        often = 0.1 if sys.stderr.isatty() else 20  # seconds; a log file gets a line now and then
+        with tqdm(
+            total=sum(map(len, batches)),
+            desc="embedding",
+            unit="sample",
+            disable=not fabric.is_global_zero,
+            mininterval=often,
+            delay=1,
+        ) as bar:
+            for number in numbers:
+                parts: list[_Part] = []
+                samples = sum(map(len, spans[number]))
+                for span in spans[number]:
+                    stop_if_told()
+                    parts.append(self._part(next(loaded), fabric))
+                    self._judge(parts, samples)
+                    bar.update(len(span))
+                yield number, _shard(parts, samples)
+
+    @torch.no_grad()
+    def _part(self, batch: EmbedBatch, fabric: Fabric) -> _Part:
+        """A batch with z_i and z_t of each caption; nothing of bad samples alone."""
+        model, size, dtype = self.clip.model, self.config.data.batch_size, self.config.dtype
+        if batch.images is None:
+            none = np.empty((0, model.embed_dim), dtype)
+            return _Part(batch, none, none)
+        with fabric.autocast():
+            z_i = model.encode_image(batch.images.to(fabric.device)).cpu()[batch.picture]
+            tokens = batch.clip_tokens.to(fabric.device).split(size)
+            z_t = torch.cat([model.encode_text(some).z_t for some in tokens]).cpu()
+        fine = z_i.isfinite().all(dim=1) & z_t.isfinite().all(dim=1)
+        if not fine.all():
+            keys = [key for key, good in zip(batch.keys, fine.tolist()) if not good]
+            raise UserError(
+                f"--clip {self.clip.source}: embeddings that are not finite, {len(keys)} of "
+                f"{len(fine)} in a batch ({', '.join(keys[:3])}, ...); look at these, or try "
+                "--precision 32"
+            )
+        return _Part(batch, z_i.numpy().astype(dtype), z_t.numpy().astype(dtype))
+
+    def _judge(self, parts: list[_Part], samples: int) -> None:
+        """Name the newest bad samples; stop when those of a shard are too many."""
+        for problem in parts[-1].batch.problems:
+            logger.warning("skipped %s", problem)
+        skipped, most = _skipped(parts), self.config.data.max_skipped
+        if skipped > most * samples:
+            raise UserError(
+                f"data.source: {skipped} of the {samples} samples of a shard cannot be used, more "
+                f"than data.max_skipped={most:g}; the last: {parts[-1].batch.problems[-1]}"
+            )
+
+    def _batches(self, shard: int) -> list[range]:
+        """Numbers of the samples of each batch of a shard."""
+        size = self.config.data.batch_size
+        first = shard * self.config.shard_size
+        end = min(first + self.config.shard_size, self.samples)
+        return [range(start, min(start + size, end)) for start in range(first, end, size)]
+
+
+class _Part(NamedTuple):
+    """An encoded batch."""
+
+    batch: EmbedBatch
+    z_i: np.ndarray  # [R, D]
+    z_t: np.ndarray  # [R, D]
+
+
+def _shard(parts: list[_Part], samples: int) -> Shard:
+    return Shard(
+        z_i=np.concatenate([part.z_i for part in parts]),
+        z_t=np.concatenate([part.z_t for part in parts]),
+        tokens=np.concatenate([part.batch.tokens for part in parts]),
+        keys=[key for part in parts for key in part.batch.keys],
+        captions=[caption for part in parts for caption in part.batch.captions],
+        samples=samples,
+        skipped=_skipped(parts),
+    )
+
+
+def _skipped(parts: list[_Part]) -> int:
+    return sum(len(part.batch.problems) for part in parts)
