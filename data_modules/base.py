@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
@@ -132,7 +131,7 @@ class StageData(LightningDataModule, Generic[Batch]):
             ),
             collate=self._collate,
             fingerprint=fingerprint,
-            num_workers=self._workers,
+            num_workers=self.config.num_workers,
             skips=self._skips,
         )
 
@@ -149,7 +148,7 @@ class StageData(LightningDataModule, Generic[Batch]):
             self._dataset(source, training=False),
             batches=_batches(np.arange(count), local),
             collate=self._collate,
-            num_workers=self._workers,
+            num_workers=self.config.num_workers,
             skips=self._held_out_skips,
         )
 
@@ -169,14 +168,9 @@ class StageData(LightningDataModule, Generic[Batch]):
             self._dataset(source, training=False),
             batches=_batches(np.arange(rank, count, world), self.config.batch_size),
             collate=self._collate,
-            num_workers=self._workers,
+            num_workers=self.config.num_workers,
             skips=Skips(self.config.max_skipped),
         )
-
-    @property
-    def _workers(self) -> int:
-        """Never more than cores: no sample depends on their number, and one file fits machines."""
-        return min(self.config.num_workers, _cores())
 
     @property
     def _world(self) -> int:
@@ -189,13 +183,6 @@ class StageData(LightningDataModule, Generic[Batch]):
             seed=self._seed if training else 0,
             on_error=self.config.on_error,
         )
-
-
-def _cores() -> int:
-    """Those that this process may use (taskset, containers and job schedulers give it fewer)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _batches(numbers: np.ndarray, size: int) -> list[Draws]:

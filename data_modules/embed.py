@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -93,5 +92,5 @@ def embed_loader(
         _Samples(source, transform, captions, config.data.on_error),
         batches=batches,
         collate=_Collate(clip_tokenize, tokenize),
-        num_workers=min(config.data.num_workers, os.cpu_count() or 1),
+        num_workers=config.data.num_workers,
     )

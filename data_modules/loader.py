@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,7 +72,7 @@ class Loader(DataLoader):
         dataset: Takes a `Draw`, or with `__getitems__` a batch's `Draws`.
         batches: The draws of each batch.
         collate: Makes a batch of a list of examples.
-        num_workers: Loader processes.
+        num_workers: Loader processes; never more than cores, as no sample depends on their number.
         skips: Is told of the bad samples, for a dataset of `Example`s.
     """
 
@@ -85,6 +86,7 @@ class Loader(DataLoader):
         skips: Skips | None = None,
     ):
         self._skips = skips
+        num_workers = min(num_workers, cores())
         super().__init__(
             dataset,
             batch_sampler=batches,
@@ -175,6 +177,13 @@ class ResumableLoader(Loader):
     def _normalise(self) -> None:
         if self._yielded >= len(self):
             self._epoch, self._yielded = self._epoch + 1, 0
+
+
+def cores() -> int:
+    """Those that this process may use (taskset, containers and job schedulers give it fewer)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _without_trace(error: UserError) -> UserError:

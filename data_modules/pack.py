@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from data_modules.decode import BadSample
+from data_modules.index import write_beside
 from data_modules.pack_manifest import Manifest, Packing, Shard, begin
-from data_modules.readers.source import Source, Stored
+from data_modules.readers.source import Source, raw_of
 from data_modules.scan import image_format, scan
 from data_modules.shards import Row, SeveralCaptions, safe_name, write_parquet, write_tar
 from data_modules.skips import kind_of
@@ -97,6 +98,8 @@ def _write_shard(path: Path, number: int, results: Iterable[_Result], *, lists: 
                 count = write_tar(scratch, rows)
             else:
                 count = write_parquet(scratch, rows, lists=lists)
+        if path.suffix == ".tar":
+            write_beside(path)
         file, size, sha256 = path.name, path.stat().st_size, file_sha256(path)
     return Shard(
         number=number,
@@ -145,7 +148,8 @@ class _Prepare:
     def __call__(self, index: int) -> _Result:
         try:
             sample = self.source[index]
-            stored = self.source.raw(index).image if isinstance(self.source, Stored) else None
+            raw = raw_of(self.source, index)
+            stored = None if raw is None else raw.image
         except BadSample as problem:
             if self.on_error == "error":
                 raise BadSample(f"{problem} (--on-error skip leaves such samples out)") from None

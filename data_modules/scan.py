@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -51,7 +50,7 @@ def scan(
         _Calls(function),
         batches=BatchSampler(indices, _CHUNK, drop_last=False),
         collate=collate,
-        num_workers=min(workers, os.cpu_count() or 1),
+        num_workers=workers,
     )
     often = 0.1 if sys.stderr.isatty() else 20  # seconds; a log file gets a line now and then
     with tqdm(total=len(indices), desc=title, unit=" samples", mininterval=often) as bar:

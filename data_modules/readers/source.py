@@ -53,11 +53,16 @@ class Raw(NamedTuple):
 
 @runtime_checkable
 class Stored(Protocol):
-    """A source of image files."""
+    """A source of which samples are image files, all or some."""
 
-    def raw(self, index: int) -> Raw:
-        """Sample ``index`` undecoded; raises `BadSample` when it cannot be read."""
+    def raw(self, index: int) -> Raw | None:
+        """See `raw_of`."""
         ...
+
+
+def raw_of(source: Source, index: int) -> Raw | None:
+    """Sample ``index`` undecoded; None where it is no file. `BadSample` when it cannot be read."""
+    return source.raw(index) if isinstance(source, Stored) else None
 
 
 def decoded(raw: Raw, limits: Limits = LIMITS) -> Sample:
@@ -156,9 +161,9 @@ class Subset:
         """The key of sample ``index``."""
         return self._source.key(int(self._indices[index]))
 
-    def raw(self, index: int) -> Raw:
-        """Sample ``index`` undecoded, of a source of image files."""
-        return self._source.raw(int(self._indices[index]))  # type: ignore[attr-defined]
+    def raw(self, index: int) -> Raw | None:
+        """See `raw_of`."""
+        return raw_of(self._source, int(self._indices[index]))
 
     def hashes(self) -> np.ndarray:
         """See `hashes`."""
@@ -198,10 +203,10 @@ class Concat:
         part, offset = self._locate(index)
         return self._sources[part].key(offset)
 
-    def raw(self, index: int) -> Raw:
-        """Sample ``index`` undecoded, of sources of image files."""
+    def raw(self, index: int) -> Raw | None:
+        """See `raw_of`."""
         part, offset = self._locate(index)
-        return self._sources[part].raw(offset)  # type: ignore[attr-defined]
+        return raw_of(self._sources[part], offset)
 
     def hashes(self) -> np.ndarray:
         """See `hashes`."""
@@ -246,10 +251,10 @@ class Named:
         """The name of the part and its own key."""
         return f"{self._name}/{self._source.key(index)}"
 
-    def raw(self, index: int) -> Raw:
-        """Sample ``index`` undecoded, of a source of image files."""
-        raw = self._source.raw(index)  # type: ignore[attr-defined]
-        return raw._replace(key=f"{self._name}/{raw.key}")
+    def raw(self, index: int) -> Raw | None:
+        """See `raw_of`."""
+        raw = raw_of(self._source, index)
+        return None if raw is None else raw._replace(key=f"{self._name}/{raw.key}")
 
     def hashes(self) -> np.ndarray:
         """See `hashes`."""

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageStat
 
 from data_modules.decode import BadSample
-from data_modules.readers.source import Source, Stored
+from data_modules.readers.source import Source, raw_of
 from data_modules.scan import image_format, scan
 from data_modules.skips import kind_of
 from unclip.models.clip import Tokenizer
@@ -102,7 +102,8 @@ class _Measure:
     def __call__(self, index: int) -> _Measured | _Problem:
         try:
             sample = self.source[index]
-            stored = self.source.raw(index).image if isinstance(self.source, Stored) else None
+            raw = raw_of(self.source, index)
+            stored = None if raw is None else raw.image
         except BadSample as problem:
             key = self.source.key(index)
             return _Problem(key, kind_of(str(problem)), str(problem))
