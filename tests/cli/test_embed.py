@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
 import signal
 import socket
 import sys
-import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -150,11 +150,22 @@ def test_float32_is_what_float16_was_rounded_from_and_first_takes_one_caption(
     )
 
 
-def forked(words, **env):
-    """The command in a process of its own, without the seconds of a fresh start."""
+def forked(words, *, at=None, **env):
+    """The command in a process of its own, without the seconds of a fresh start.
+
+    ``at`` = (n, signal): it gets the signal when its nth file is about to appear.
+    """
 
     def run():
         os.environ.update(env)
+        replace, count = os.replace, itertools.count(1)
+
+        def counted(*names):
+            if at is not None and next(count) == at[0]:
+                os.kill(os.getpid(), at[1])
+            replace(*names)
+
+        os.replace = counted
         sys.exit(main(words))
 
     process = multiprocessing.get_context("fork").Process(target=run)
@@ -162,22 +173,18 @@ def forked(words, **env):
     return process
 
 
-def wait_for(path, process):
-    while not path.exists() and process.is_alive():
-        time.sleep(0.002)
-
-
 def test_killed_and_restarted_it_ends_with_the_same_bits(embed, whole, tmp_path):
     out = tmp_path / "e"
-    for shard in (0, 1, 3):
-        process = forked(embed(out))
-        wait_for(out / f"shards/{shard}.json", process)
-        process.kill()
+    finished = []
+    for n in (1, 4, 8, 13, 20):  # a shard is six files; one comes before, the manifest last
+        process = forked(embed(out), at=(n, signal.SIGKILL))
         process.join()
-        assert process.exitcode == -signal.SIGKILL, "too short a run to be killed"
+        assert process.exitcode == -signal.SIGKILL
         assert not (out / "manifest.json").exists()
-    (out / "img_emb/.img_emb_9.npy.1.part").write_bytes(b"of a killed process")
+        finished.append(len([*out.glob("shards/*.json")]))
+    assert finished == [0, 0, 1, 2, 5]
     kept = (out / "img_emb/img_emb_0.npy").stat().st_mtime_ns
+    assert len([*out.glob("*/.*.part")]) == 1
     assert main(embed(out)) == 0
     assert (out / "img_emb/img_emb_0.npy").stat().st_mtime_ns == kept
     assert files(out) == files(whole)
@@ -188,9 +195,7 @@ def test_told_to_stop_it_says_so_in_a_line_and_keeps_what_is_finished(
     embed, whole, tmp_path, number, capfd
 ):
     out = tmp_path / "e"
-    process = forked(embed(out, "--workers", "1"))
-    wait_for(out / "shards/1.json", process)
-    os.kill(process.pid, number)
+    process = forked(embed(out, "--workers", "1"), at=(9, number))
     process.join()
     assert process.exitcode == 75
     lines = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
@@ -198,6 +203,7 @@ def test_told_to_stop_it_says_so_in_a_line_and_keeps_what_is_finished(
         f"unclip: error: {number.name}: finished shards are kept; the same command goes on with "
         "the others"
     ]
+    assert sorted(p.name for p in out.glob("shards/*")) == ["0.json", "1.json"]
     assert main(embed(out)) == 0
     assert files(out) == files(whole)
 
