@@ -184,7 +184,7 @@ def test_killed_and_restarted_it_ends_with_the_same_bits(embed, whole, tmp_path)
         finished.append(len([*out.glob("shards/*.json")]))
     assert finished == [0, 0, 1, 2, 5]
     kept = (out / "img_emb/img_emb_0.npy").stat().st_mtime_ns
-    assert len([*out.glob("*/.*.part")]) == 1
+    assert len([*out.rglob(".*.part")]) == 1
     assert main(embed(out)) == 0
     assert (out / "img_emb/img_emb_0.npy").stat().st_mtime_ns == kept
     assert files(out) == files(whole)
