@@ -119,7 +119,7 @@ def test_the_manifest_says_what_is_there_and_how_it_came_about(whole, cascade, c
     }
     assert main(["embed", str(whole), "--verify"]) == 0
     said = capsys.readouterr().out
-    assert "132 embeddings of 16 numbers (float16) in 5 shards; 0 of 44 samples left out" in said
+    assert "132 embeddings of 16 numbers, float16, shards: 5; 0 of 44 samples left out" in said
 
 
 def test_a_finished_folder_is_left_as_it_is(embed, whole):
@@ -331,7 +331,7 @@ def test_bad_samples_are_left_out_counted_and_named(embed, tmp_path, capsys, cap
     source, out = write_damaged(tmp_path / "d", {3, 20, 21, 22, 23}), tmp_path / "e"
     words = [*embed(out, source=source), "--limit", "60"]
     assert main([*words, "data.max_skipped=0.4"]) == 0
-    assert "in 6 shards; 5 of 60 samples left out" in capsys.readouterr().out
+    assert "shards: 6; 5 of 60 samples left out" in capsys.readouterr().out
     manifest = json.loads((out / "manifest.json").read_text())
     assert [shard["skipped"] for shard in manifest["shards"]] == [1, 0, 4, 0, 0, 0]
     assert [shard["rows"] for shard in manifest["shards"]] == [9, 10, 6, 10, 10, 10]
