@@ -58,7 +58,8 @@ class Writer:
             return
         before = layout.read_json(begun)
         if before is None and self._out.exists():
-            if not self._out.is_dir() or any(self._out.iterdir()):
+            # One that was killed as it began left a part of a file.
+            if not self._out.is_dir() or any(p.suffix != layout.PART for p in self._out.iterdir()):
                 raise UserError(
                     f"--out {self._out}: exists and is no folder of `unclip embed`; name another"
                 )
@@ -79,11 +80,12 @@ class Writer:
             if force:
                 for name in (layout.MANIFEST, layout.BEGUN):
                     (self._out / name).unlink(missing_ok=True)
-                for kind in (RECORDS, *layout.KINDS):
-                    if (self._out / kind).exists():
-                        shutil.rmtree(self._out / kind)
-            for part in self._out.glob(f"*/.*{layout.PART}"):
-                part.unlink()  # of a killed process
+                kinds = [RECORDS, *layout.KINDS, f"{layout.TOKENS}_*"]  # the last: made when read
+                for folder in [path for kind in kinds for path in self._out.glob(kind)]:
+                    shutil.rmtree(folder)
+            for folder in (self._out, *(self._out / kind for kind in (RECORDS, *layout.KINDS))):
+                for part in folder.glob(f".*{layout.PART}"):
+                    part.unlink()  # of a killed process
             layout.write_json(self._out / layout.BEGUN, self._header)
         except OSError as error:
             raise self._unwritable(error) from None

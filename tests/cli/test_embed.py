@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
 import signal
 import socket
 import sys
-import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -120,7 +120,7 @@ def test_the_manifest_says_what_is_there_and_how_it_came_about(whole, cascade, c
     }
     assert main(["embed", str(whole), "--verify"]) == 0
     said = capsys.readouterr().out
-    assert "132 embeddings of 16 numbers (float16) in 5 shards; 0 of 44 samples left out" in said
+    assert "132 embeddings of 16 numbers, float16, shards: 5; 0 of 44 samples left out" in said
 
 
 def test_a_finished_folder_is_left_as_it_is(embed, whole):
@@ -151,11 +151,22 @@ def test_float32_is_what_float16_was_rounded_from_and_first_takes_one_caption(
     )
 
 
-def forked(words, **env):
-    """The command in a process of its own, without the seconds of a fresh start."""
+def forked(words, *, at=None, **env):
+    """The command in a process of its own, without the seconds of a fresh start.
+
+    ``at`` = (n, signal): it gets the signal when its nth file is about to appear.
+    """
 
     def run():
         os.environ.update(env)
+        replace, count = os.replace, itertools.count(1)
+
+        def counted(*names):
+            if at is not None and next(count) == at[0]:
+                os.kill(os.getpid(), at[1])
+            replace(*names)
+
+        os.replace = counted
         sys.exit(main(words))
 
     process = multiprocessing.get_context("fork").Process(target=run)
@@ -163,22 +174,18 @@ def forked(words, **env):
     return process
 
 
-def wait_for(path, process):
-    while not path.exists() and process.is_alive():
-        time.sleep(0.002)
-
-
 def test_killed_and_restarted_it_ends_with_the_same_bits(embed, whole, tmp_path):
     out = tmp_path / "e"
-    for shard in (0, 1, 3):
-        process = forked(embed(out))
-        wait_for(out / f"shards/{shard}.json", process)
-        process.kill()
+    finished = []
+    for n in (1, 4, 8, 13, 20):  # a shard is six files; one comes before, the manifest last
+        process = forked(embed(out), at=(n, signal.SIGKILL))
         process.join()
-        assert process.exitcode == -signal.SIGKILL, "too short a run to be killed"
+        assert process.exitcode == -signal.SIGKILL
         assert not (out / "manifest.json").exists()
-    (out / "img_emb/.img_emb_9.npy.1.part").write_bytes(b"of a killed process")
+        finished.append(len([*out.glob("shards/*.json")]))
+    assert finished == [0, 0, 1, 2, 5]
     kept = (out / "img_emb/img_emb_0.npy").stat().st_mtime_ns
+    assert len([*out.rglob(".*.part")]) == 1
     assert main(embed(out)) == 0
     assert (out / "img_emb/img_emb_0.npy").stat().st_mtime_ns == kept
     assert files(out) == files(whole)
@@ -189,9 +196,7 @@ def test_told_to_stop_it_says_so_in_a_line_and_keeps_what_is_finished(
     embed, whole, tmp_path, number, capfd
 ):
     out = tmp_path / "e"
-    process = forked(embed(out, "--workers", "1"))
-    wait_for(out / "shards/1.json", process)
-    os.kill(process.pid, number)
+    process = forked(embed(out, "--workers", "1"), at=(9, number))
     process.join()
     assert process.exitcode == 75
     lines = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
@@ -199,6 +204,7 @@ def test_told_to_stop_it_says_so_in_a_line_and_keeps_what_is_finished(
         f"unclip: error: {number.name}: finished shards are kept; the same command goes on with "
         "the others"
     ]
+    assert sorted(p.name for p in out.glob("shards/*")) == ["0.json", "1.json"]
     assert main(embed(out)) == 0
     assert files(out) == files(whole)
 
@@ -326,7 +332,7 @@ def test_bad_samples_are_left_out_counted_and_named(embed, tmp_path, capsys, cap
     source, out = write_damaged(tmp_path / "d", {3, 20, 21, 22, 23}), tmp_path / "e"
     words = [*embed(out, source=source), "--limit", "60"]
     assert main([*words, "data.max_skipped=0.4"]) == 0
-    assert "in 6 shards; 5 of 60 samples left out" in capsys.readouterr().out
+    assert "shards: 6; 5 of 60 samples left out" in capsys.readouterr().out
     manifest = json.loads((out / "manifest.json").read_text())
     assert [shard["skipped"] for shard in manifest["shards"]] == [1, 0, 4, 0, 0, 0]
     assert [shard["rows"] for shard in manifest["shards"]] == [9, 10, 6, 10, 10, 10]

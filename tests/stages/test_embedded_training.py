@@ -18,7 +18,7 @@ from unclip.runs import fit_pca, train
 from unclip.tracking.local import read_metrics
 from unclip.types import UserError
 
-STEPS = 20
+BATCHES = ("--shard-size", "24", "--batch-size", "4")  # as in training: products of the same shape
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,13 @@ def embedded(scenes, cascade, tmp_path_factory):
     root = tmp_path_factory.mktemp("embedded")
     for dtype in ("float32", "float16"):
         words = ["embed", str(scenes), "--clip", str(cascade / "clip"), "--out", str(root / dtype)]
-        assert main([*words, "--dtype", dtype, "--shard-size", "25", "--accelerator", "cpu"]) == 0
+        assert main([*words, "--dtype", dtype, *BATCHES, "--accelerator", "cpu"]) == 0
     return root
+
+
+def steps(kind, more):
+    """Twenty, but for the larger networks."""
+    return 20 if kind != "decoder" and not more else 4
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +64,7 @@ def trained(cascade, minute_experiment, scenes, embedded, tmp_path_factory):
                 given.append(f"pca={cascade / 'pca'}")
             if dtype is not None:
                 given.append(f"data.embeddings={embedded / dtype}")
-            steps = STEPS if kind != "decoder" else 4
-            common = ["data.held_out=0.1", f"trainer.max_steps={steps}"]
+            common = ["data.held_out=0.1", f"trainer.max_steps={steps(kind, more)}"]
             train(config.load(str(minute_experiment(kind)), [*given, *common, *more]))
         return runs[kind, dtype, more]
 
@@ -82,7 +86,7 @@ OWN_TOKENS = ("model.caption=bpe", "model.context=20")
 )
 def test_the_losses_are_those_of_encoding_on_the_fly(trained, kind, more):
     fly = losses(trained(kind, None, *more))
-    assert len(fly) == (STEPS if kind != "decoder" else 4) + 2
+    assert len(fly) == steps(kind, more) + 2
     exact = losses(trained(kind, "float32", *more))
     torch.testing.assert_close(exact, fly, atol=1e-5, rtol=0)
 
@@ -124,7 +128,7 @@ def test_a_codec_fitted_to_embeddings_is_that_of_the_pictures(
 
 
 def test_standardisation_and_evaluation_read_embeddings_too(trained, scenes, capsys):
-    run = trained("prior", "float32", "model.standardise=true", "trainer.max_steps=2")
+    run = trained("prior", "float32", "model.standardise=true")
     weights = artifacts.describe(run).weights()
     assert 0 < weights["std"].max() < 1
     capsys.readouterr()

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
         manifest = embed(settings, clip, out, force=args.force)
     if manifest is not None:
         print(
-            f"{out}: {manifest['rows']:,} embeddings of {manifest['embed_dim']} numbers "
-            f"({manifest['dtype']}) in {len(manifest['shards'])} shards; "
+            f"{out}: {manifest['rows']:,} embeddings of {manifest['embed_dim']} numbers, "
+            f"{manifest['dtype']}, shards: {len(manifest['shards'])}; "
             f"{manifest['skipped']:,} of {manifest['samples']:,} samples left out"
         )

@@ -6,6 +6,7 @@ pretrained tag or a local weights file. Shapes: B batch, L tokens, W text width,
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from contextlib import nullcontext
@@ -31,11 +32,17 @@ class Tokenizer:
 
     def __init__(self, context: int):
         self.context = context
-        self._bpe = open_clip.SimpleTokenizer(context_length=context)
+        self._bpe = _byte_pairs()
 
     def __call__(self, captions: list[str]) -> Tensor:
         """Tokens ``[B, context]`` int64: start, caption, end, then zeros; long captions are cut."""
-        return self._bpe(captions)
+        return self._bpe(captions, context_length=self.context)
+
+
+@functools.cache
+def _byte_pairs() -> open_clip.SimpleTokenizer:
+    """One for all lengths, because reading its vocabulary takes a while."""
+    return open_clip.SimpleTokenizer()
 
     def count(self, caption: str) -> int:
         """Tokens of the whole caption, start and end included: more than ``context`` are cut."""
@@ -135,7 +142,7 @@ class Clip(nn.Module):
     def encode_image(self, image: Tensor) -> Tensor:
         """z_i ``[B, D]`` float32, L2-normalised, of images in [-1, 1] of any size."""
         model: Any = self.model
-        return unit(model.encode_image(self.preprocess(image)))
+        return F.normalize(model.encode_image(self.preprocess(image)).float(), dim=-1)
 
     def encode_text(self, tokens: Tensor) -> TextFeatures:
         """z_t ``[B, D]`` and token features ``[B, L, W]`` (both float32) of tokens ``[B, L]``."""
@@ -158,7 +165,7 @@ class Clip(nn.Module):
         model: Any = self.model
         on_cpu = tokens.device.type == "cpu"  # torch's flash kernel crawls there in bfloat16
         with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
-            return unit(model.encode_text(tokens))
+            return F.normalize(model.encode_text(tokens).float(), dim=-1)
 
     def forward(self, image: Tensor, tokens: Tensor) -> Embedded:
         """Both embeddings and the temperature, capped at 100 as in CLIP, section 2.5."""
@@ -176,8 +183,10 @@ class Clip(nn.Module):
 
 
 def unit(z: Tensor) -> Tensor:
-    """``[B, D]`` of any dtype and length as embeddings: float32, L2-normalised."""
-    return F.normalize(z.float(), dim=-1)
+    """Stored ``[B, D]`` as float32 of unit length; what is of that length keeps its bits."""
+    z = z.float()
+    norm = z.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return torch.where((norm - 1).abs() < 1e-6, z, z / norm)
 
 
 def z_i_of(clip: Clip, batch: PriorBatch | DecoderBatch) -> Tensor:
