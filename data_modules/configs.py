@@ -27,9 +27,7 @@ class ScenesConfig:
     max_objects: int = 2  # 1 or 2 objects a scene
     words: float = 0.02  # share of scenes that are a short printed word
     detail: float = 0.6  # chance that a caption says size, place and background, each
-    contrast: int = (
-        1  # training scenes come in runs of so many that differ in shape or place, 1 to 6
-    )
+    contrast: int = 1  # training scenes in a row that differ in one fact, shape or place; 1 to 6
     seed: int = 0  # the dataset's own seed, apart from trainer.seed
 
     def validate(self) -> None:

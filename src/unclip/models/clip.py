@@ -38,15 +38,15 @@ class Tokenizer:
         """Tokens ``[B, context]`` int64: start, caption, end, then zeros; long captions are cut."""
         return self._bpe(captions, context_length=self.context)
 
+    def count(self, caption: str) -> int:
+        """Tokens of the whole caption, start and end included: more than ``context`` are cut."""
+        return len(self._bpe.encode(caption)) + 2
+
 
 @functools.cache
 def _byte_pairs() -> open_clip.SimpleTokenizer:
     """One for all lengths, because reading its vocabulary takes a while."""
     return open_clip.SimpleTokenizer()
-
-    def count(self, caption: str) -> int:
-        """Tokens of the whole caption, start and end included: more than ``context`` are cut."""
-        return len(self._bpe.encode(caption)) + 2
 
 
 def token_mask(tokens: Tensor) -> Tensor:
