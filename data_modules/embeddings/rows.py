@@ -90,8 +90,9 @@ class PriorRows(Dataset[PriorBatch]):
                 return self._batch(rows, places, z_i, z_t)
             for at in np.flatnonzero(~fine).tolist():
                 self._skip(int(rows[at]))
-                draw = derive_seed("replacement", self._seed, *draws[at], attempt)
-                rows[at] = self._part.rows[draw % len(self)]
+                draw = [*draws][at]
+                other = derive_seed("replacement", self._seed, *draw, attempt) % len(self)
+                rows[at] = self._part.rows[other]
         raise UserError(f"data.embeddings: {folder.path} has next to no finite rows")
 
     def _batch(
