@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -53,7 +54,7 @@ def steps(kind, more):
 
 @pytest.fixture(scope="module")
 def trained(cascade, minute_experiment, scenes, embedded, tmp_path_factory):
-    """Trains each once, from embeddings of a dtype or (None) on the fly; the run's folder."""
+    """Trains each once, from embeddings (a dtype or a folder) or on the fly; the run's folder."""
     runs = {}
 
     def run(kind, dtype, *more):
@@ -99,6 +100,15 @@ def test_float16_costs_little(trained, kind, most):
     fly, half = losses(trained(kind, None)), losses(trained(kind, "float16"))
     torch.testing.assert_close(half, fly, atol=most, rtol=0)
     assert not torch.equal(half, fly)
+
+
+def test_a_folder_without_texts_tokens_and_manifest_gives_the_same_losses(
+    trained, embedded, tmp_path
+):
+    for kind in ("img_emb", "metadata"):  # what clip-retrieval writes at the least
+        shutil.copytree(embedded / "float32" / kind, tmp_path / kind)
+    fly = losses(trained("prior", None))
+    torch.testing.assert_close(losses(trained("prior", tmp_path)), fly, atol=1e-5, rtol=0)
 
 
 def test_without_pictures_a_prior_has_its_metrics_and_a_decoder_its_samples(trained):
