@@ -22,15 +22,26 @@ RECORDS = "shards"  # N.json says of finished shard N what is in it
 
 
 class Shard(NamedTuple):
-    """What one shard holds: a row for each caption."""
+    """What a shard holds, or a part of one: a row for each caption."""
 
     z_i: np.ndarray  # [N, D]
     z_t: np.ndarray  # [N, D]
     tokens: np.ndarray  # uint16 [N, L]
     keys: list[str]
     captions: list[str]
-    samples: int  # of the source that it covers
-    skipped: int  # of these
+    skipped: int  # samples that have no row, because they are bad
+
+
+def joined(parts: list[Shard]) -> Shard:
+    """The shard of which ``parts`` are all parts in order."""
+    return Shard(
+        z_i=np.concatenate([part.z_i for part in parts]),
+        z_t=np.concatenate([part.z_t for part in parts]),
+        tokens=np.concatenate([part.tokens for part in parts]),
+        keys=[key for part in parts for key in part.keys],
+        captions=[caption for part in parts for caption in part.captions],
+        skipped=sum(part.skipped for part in parts),
+    )
 
 
 class Writer:
@@ -120,8 +131,8 @@ class Writer:
                 else:
                     layout.write_array(path, arrays[kind])
                 files[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-            counts = {"rows": len(shard.keys), "samples": shard.samples, "skipped": shard.skipped}
-            layout.write_json(self._out / RECORDS / f"{number}.json", {**counts, "files": files})
+            record = {"rows": len(shard.keys), "skipped": shard.skipped, "files": files}
+            layout.write_json(self._out / RECORDS / f"{number}.json", record)
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -132,7 +143,7 @@ class Writer:
             UserError: There is no row in any of them.
         """
         shards = [self._record(shard) for shard in range(self._shards)]
-        totals = {name: sum(s[name] for s in shards) for name in ("rows", "samples", "skipped")}
+        totals = {name: sum(shard[name] for shard in shards) for name in ("rows", "skipped")}
         if totals["rows"] == 0:
             raise UserError("data.source: holds no sample that can be used")
         manifest = {**self._header, **totals, "shards": shards}

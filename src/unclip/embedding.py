@@ -15,9 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
@@ -26,7 +25,7 @@ from tqdm import tqdm
 
 from data_modules.configs import EmbedConfig
 from data_modules.embed import EmbedBatch, embed_loader
-from data_modules.embeddings.writer import Shard, Writer
+from data_modules.embeddings.writer import Shard, Writer, joined
 from data_modules.readers.source import Source
 from data_modules.sources import open_source
 from unclip import artifacts
@@ -214,26 +213,27 @@ class _Job:
             delay=1,
         ) as bar:
             for number in numbers:
-                parts: list[_Part] = []
-                samples = sum(map(len, spans[number]))
+                parts: list[Shard] = []
                 for span in spans[number]:
                     stop_if_told()
-                    parts.append(self._part(next(loaded), fabric))
-                    self._judge(parts, samples)
+                    batch = next(loaded)
+                    parts.append(self._part(batch, fabric))
+                    if batch.problems:
+                        skipped = sum(part.skipped for part in parts)
+                        self._judge(batch.problems, skipped, sum(map(len, spans[number])))
                     bar.update(len(span))
-                yield number, _shard(parts, samples)
+                yield number, joined(parts)
 
     @torch.no_grad()
-    def _part(self, batch: EmbedBatch, fabric: Fabric) -> _Part:
-        """A batch with z_i and z_t of each caption; nothing of bad samples alone."""
-        model, size, dtype = self.clip.model, self.config.data.batch_size, self.config.dtype
-        if batch.images is None:
-            none = np.empty((0, model.embed_dim), dtype)
-            return _Part(batch, none, none)
-        with fabric.autocast():
-            z_i = model.encode_image(batch.images.to(fabric.device)).cpu()[batch.picture]
-            tokens = batch.clip_tokens.to(fabric.device).split(size)
-            z_t = torch.cat([model.encode_text(some).z_t for some in tokens]).cpu()
+    def _part(self, batch: EmbedBatch, fabric: Fabric) -> Shard:
+        """What a batch adds to its shard."""
+        model, dtype = self.clip.model, self.config.dtype
+        z_i = z_t = torch.empty(0, model.embed_dim)
+        if batch.images is not None:
+            tokens = batch.clip_tokens.to(fabric.device).split(self.config.data.batch_size)
+            with fabric.autocast():
+                z_i = model.encode_image(batch.images.to(fabric.device)).cpu()[batch.picture]
+                z_t = torch.cat([model.encode_text(some).z_t for some in tokens]).cpu()
         fine = z_i.isfinite().all(dim=1) & z_t.isfinite().all(dim=1)
         if not fine.all():
             keys = [key for key, good in zip(batch.keys, fine.tolist()) if not good]
@@ -242,17 +242,24 @@ class _Job:
                 f"{len(fine)} in a batch ({', '.join(keys[:3])}, ...); look at these, or try "
                 "--precision 32"
             )
-        return _Part(batch, z_i.numpy().astype(dtype), z_t.numpy().astype(dtype))
+        return Shard(
+            z_i=z_i.numpy().astype(dtype),
+            z_t=z_t.numpy().astype(dtype),
+            tokens=batch.tokens,
+            keys=batch.keys,
+            captions=batch.captions,
+            skipped=len(batch.problems),
+        )
 
-    def _judge(self, parts: list[_Part], samples: int) -> None:
+    def _judge(self, problems: list[str], skipped: int, samples: int) -> None:
         """Name the newest bad samples; stop when those of a shard are too many."""
-        for problem in parts[-1].batch.problems:
+        for problem in problems:
             logger.warning("skipped %s", problem)
-        skipped, most = _skipped(parts), self.config.data.max_skipped
+        most = self.config.data.max_skipped
         if skipped > most * samples:
             raise UserError(
                 f"data.source: {skipped} of the {samples} samples of a shard cannot be used, more "
-                f"than data.max_skipped={most:g}; the last: {parts[-1].batch.problems[-1]}"
+                f"than data.max_skipped={most:g}; the last: {problems[-1]}"
             )
 
     def _batches(self, shard: int) -> list[range]:
@@ -261,27 +268,3 @@ class _Job:
         first = shard * self.config.shard_size
         end = min(first + self.config.shard_size, self.samples)
         return [range(start, min(start + size, end)) for start in range(first, end, size)]
-
-
-class _Part(NamedTuple):
-    """An encoded batch."""
-
-    batch: EmbedBatch
-    z_i: np.ndarray  # [R, D]
-    z_t: np.ndarray  # [R, D]
-
-
-def _shard(parts: list[_Part], samples: int) -> Shard:
-    return Shard(
-        z_i=np.concatenate([part.z_i for part in parts]),
-        z_t=np.concatenate([part.z_t for part in parts]),
-        tokens=np.concatenate([part.batch.tokens for part in parts]),
-        keys=[key for part in parts for key in part.batch.keys],
-        captions=[caption for part in parts for caption in part.batch.captions],
-        samples=samples,
-        skipped=_skipped(parts),
-    )
-
-
-def _skipped(parts: list[_Part]) -> int:
-    return sum(len(part.batch.problems) for part in parts)

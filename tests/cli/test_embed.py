@@ -108,7 +108,6 @@ def test_the_manifest_says_what_is_there_and_how_it_came_about(whole, cascade, c
         "embed_dim": 16,
         "dtype": "float16",
         "rows": 3 * SCENES,
-        "samples": SCENES,
         "skipped": 0,
     }
     assert len(fingerprint) == 16

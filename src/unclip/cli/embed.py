@@ -89,5 +89,5 @@ def run(args: argparse.Namespace) -> None:
         print(
             f"{out}: {manifest['rows']:,} embeddings of {manifest['embed_dim']} numbers, "
             f"{manifest['dtype']}, shards: {len(manifest['shards'])}; "
-            f"{manifest['skipped']:,} of {manifest['samples']:,} samples left out"
+            f"{manifest['skipped']:,} of {manifest['data']['samples']:,} samples left out"
         )
