@@ -10,6 +10,7 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from braceexpand import braceexpand
@@ -92,6 +93,11 @@ def read(path: str) -> bytes:
             raise Unreadable(path, "cannot be read (not a regular file)")
         with open(path, "rb") as file:
             return file.read()
+
+
+def cache_folder(kind: str) -> Path:
+    """Where what was found out about data of a kind is kept: in `$UNCLIP_CACHE`."""
+    return Path(os.environ.get("UNCLIP_CACHE", "~/.cache/unclip")).expanduser() / kind
 
 
 def is_url(path: str) -> bool:

@@ -86,7 +86,7 @@ def _cached(path: Path, tar: File) -> TarIndex | None:
 
 
 def _cache_path(tar: File) -> Path:
-    folder = Path(os.environ.get("UNCLIP_CACHE", "~/.cache/unclip")).expanduser() / "tars"
+    folder = files.cache_folder("tars")
     path = tar.path if files.is_url(tar.path) else os.path.abspath(tar.path)
     return folder / f"{hashlib.blake2b(os.fsencode(path), digest_size=16).hexdigest()}.npz"
 

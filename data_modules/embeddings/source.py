@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from data_modules.embeddings.layout import (
     read_json,
 )
 from data_modules.embeddings.metadata import Metadata
+from data_modules.files import cache_folder
 from data_modules.keys import key_hashes
 from data_modules.readers.source import digest
 from unclip.models.clip import FrozenClip, Tokenizer
@@ -234,8 +234,7 @@ class EmbeddingSource:
 
     @property
     def _homes(self) -> tuple[Path, Path]:
-        cache = Path(os.environ.get("UNCLIP_CACHE", "~/.cache/unclip")).expanduser()
-        return self.path, cache / "embeddings" / self.fingerprint()
+        return self.path, cache_folder("embeddings") / self.fingerprint()
 
     def _within(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shards ``[B]`` of rows ``[B]``, and the rows within them."""
