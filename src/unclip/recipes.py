@@ -8,6 +8,7 @@ that one would type, in a process of its own.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from typing import Any
 from unclip import artifacts, config, registry
 from unclip.tracking.report import Finished
 from unclip.training.checkpoints import newest_checkpoint
-from unclip.types import UserError
+from unclip.types import Interrupted, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,7 @@ def run_together(commands: dict[str, list[str]]) -> None:
 
     Raises:
         UserError: a command failed (it has said why).
+        Interrupted: SIGTERM came; the commands were passed it, and have ended.
     """
     env = dict(os.environ)
     many = len(commands) > 1
@@ -139,6 +141,7 @@ def run_together(commands: dict[str, list[str]]) -> None:
     ]
     for reader in readers:
         reader.start()
+    before = signal.signal(signal.SIGTERM, _told_to_stop)
     try:
         while any(process.poll() is None for process in running.values()):
             _refuse_failed(running)
@@ -150,6 +153,11 @@ def run_together(commands: dict[str, list[str]]) -> None:
             process.wait()
         for reader in readers:
             reader.join()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _told_to_stop(number: int, frame: Any) -> None:
+    raise Interrupted("SIGTERM: what had begun is saved; the same command goes on with it")
 
 
 def _refuse_failed(running: dict[str, subprocess.Popen]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from unclip import config, recipes
@@ -87,3 +89,14 @@ def test_a_finished_run_is_kept_if_it_is_the_same_experiment(name, changes, same
         else:
             section[last] = value
     assert recipes._same(before, now) == same
+
+
+def test_told_to_stop_a_recipe_stops_what_it_has_started():
+    program = "from unclip.recipes import run_together as run; run({'a': ['sleep', '600']})"
+    recipe = psutil.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    while not (started := [p for p in recipe.children() if p.name() == "sleep"]):
+        time.sleep(0.05)
+    recipe.terminate()
+    _, said = recipe.communicate()
+    assert "SIGTERM: what had begun is saved" in said
+    assert not any(process.is_running() for process in started)
