@@ -299,7 +299,9 @@ def test_other_settings_or_files_need_another_folder_or_force(tmp_path):
     packed(source, out, shard_size=5, force=True)
     assert sorted(path.name for path in out.iterdir()) == [
         "00000.tar",
+        "00000.tar.index.npz",
         "00001.tar",
+        "00001.tar.index.npz",
         "manifest.json",
         "notes.txt",
     ]
