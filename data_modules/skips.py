@@ -88,4 +88,4 @@ def kind_of(problem: str) -> str:
     'the image is damaged'
     """
     found = _KIND.search(problem)
-    return re.sub(r"\d+", "N", found[1] if found else problem)
+    return re.sub(r"(?<!-)\d+", "N", found[1] if found else problem)

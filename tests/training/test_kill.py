@@ -59,7 +59,7 @@ def kill_somewhere(words, folder, dice):
 @pytest.mark.parametrize(
     ("kind", "kills", "steps"),
     [
-        ("prior", 2, 12),
+        ("prior", 2, 30),
         pytest.param("prior", 20, 160, marks=pytest.mark.slow),
         pytest.param("decoder", 20, 160, marks=pytest.mark.slow),
     ],
