@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Iterator
 
@@ -59,6 +60,11 @@ def key_hash(key: str) -> int:
 def key_hashes(keys: Iterable[str]) -> np.ndarray:
     """`key_hash` of each, ``uint64``."""
     return np.fromiter(map(key_hash, keys), dtype=np.uint64)
+
+
+def held_out(hashes: np.ndarray, share: float) -> np.ndarray:
+    """Which samples are for validation, by `key_hashes`: so wherever they stand in a file."""
+    return hashes < math.ceil(share * 2**64)
 
 
 def printable(text: str) -> str:

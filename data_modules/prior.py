@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ from data_modules.configs import DataConfig
 from data_modules.dataset import Example
 from data_modules.embeddings.rows import Part, PriorRows
 from data_modules.embeddings.source import EmbeddingSource
+from data_modules.keys import held_out
 from data_modules.readers.source import Source
 from data_modules.sources import Splits
 from data_modules.transforms import to_tensor
@@ -88,11 +88,10 @@ class PriorData(StageData[PriorBatch]):
             return super()._open()
         if self._contexts is not None:
             self._embeddings.tokens(max(self._contexts))  # made now, where there are none
-        below = math.ceil(self.config.held_out * 2**64)
-        held_out = self._embeddings.hashes() < below
+        kept = held_out(self._embeddings.hashes(), self.config.held_out)
         return Splits(
-            Part(self._embeddings, np.flatnonzero(~held_out)[: self.config.limit]),
-            Part(self._embeddings, np.flatnonzero(held_out)),
+            Part(self._embeddings, np.flatnonzero(~kept)[: self.config.limit]),
+            Part(self._embeddings, np.flatnonzero(kept)),
         )
 
     def _dataset(self, source: Source, *, training: bool) -> Dataset:

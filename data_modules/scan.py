@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from torch.utils.data import BatchSampler, Dataset
 from tqdm import tqdm
 
 from data_modules.loader import Loader
+from unclip.progress import bar_interval
 
 T = TypeVar("T")
 Chunk = TypeVar("Chunk")
@@ -52,8 +52,7 @@ def scan(
         collate=collate,
         num_workers=workers,
     )
-    often = 0.1 if sys.stderr.isatty() else 20  # seconds; a log file gets a line now and then
-    with tqdm(total=len(indices), desc=title, unit=" samples", mininterval=often) as bar:
+    with tqdm(total=len(indices), desc=title, unit=" samples", mininterval=bar_interval()) as bar:
         for number, chunk in enumerate(loader):
             yield chunk
             bar.update(min(_CHUNK, len(indices) - number * _CHUNK))

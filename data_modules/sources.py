@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -13,7 +12,7 @@ import numpy as np
 
 from data_modules.configs import DataConfig
 from data_modules.decode import Limits
-from data_modules.keys import key_hash
+from data_modules.keys import held_out
 from data_modules.readers.opening import open_files
 from data_modules.readers.source import Concat, Named, Source, Subset, digest, hashes
 from data_modules.scenes import Scenes
@@ -65,10 +64,10 @@ def open_splits(config: DataConfig, *, image_size: int) -> Splits:
             _scenes(even, image_size, start=config.scenes.count, count=_held_out_scenes(config)),
         )
     source = _files(config)
-    held_out = hashes(source) < np.uint64(math.ceil(config.held_out * 2**64))
+    kept = held_out(hashes(source), config.held_out)
     return Splits(
-        Subset(source, np.flatnonzero(~held_out)[: config.limit]),
-        Subset(source, np.flatnonzero(held_out)),
+        Subset(source, np.flatnonzero(~kept)[: config.limit]),
+        Subset(source, np.flatnonzero(kept)),
     )
 
 
@@ -92,11 +91,6 @@ def open_source(
     return _everything(replace(config, source=spec), image_size=image_size)
 
 
-def is_held_out(key: str, share: float) -> bool:
-    """Whether a sample is for validation: by a hash of its key, so wherever it stands in a file."""
-    return key_hash(key) < share * 2**64
-
-
 def _everything(config: DataConfig, *, image_size: int) -> Source:
     if config.source == "mixture":
         parts = _each_part(config, partial(_everything, image_size=image_size))
@@ -115,12 +109,12 @@ def _mixed_splits(config: DataConfig, image_size: int) -> Splits:
         return splits
 
     parts = _each_part(config, open_part)
-    held_out = [Named(name, splits.held_out) for name, splits in parts.items()]
+    kept = [Named(name, splits.held_out) for name, splits in parts.items()]
     # Validation uses the first few of them: each part has its share among any first few.
-    places = np.concatenate([(np.arange(len(part)) + 0.5) / max(1, len(part)) for part in held_out])
+    places = np.concatenate([(np.arange(len(part)) + 0.5) / max(1, len(part)) for part in kept])
     return Splits(
         Concat([Named(name, splits.train) for name, splits in parts.items()]),
-        Subset(Concat(held_out), np.argsort(places, kind="stable")),
+        Subset(Concat(kept), np.argsort(places, kind="stable")),
         weights=tuple(part.weight for part in config.mixture.values()),
         lengths=tuple(len(splits.train) for splits in parts.values()),
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from data_modules.readers.source import Source
 from data_modules.sources import open_source
 from unclip import artifacts
 from unclip.models.clip import FrozenClip, Tokenizer
+from unclip.progress import bar_interval
 from unclip.training.checkpoints import World
 from unclip.training.guard import STOPPING
 from unclip.training.strategies import processes_started, world_of
@@ -203,13 +203,12 @@ class _Job:
                 tokenize=Tokenizer(model.context),
             )
         )
-        often = 0.1 if sys.stderr.isatty() else 20  # seconds; a log file gets a line now and then
         with tqdm(
             total=sum(map(len, batches)),
             desc="embedding",
             unit="sample",
             disable=not fabric.is_global_zero,
-            mininterval=often,
+            mininterval=bar_interval(),
             delay=1,
         ) as bar:
             for number in numbers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from unclip.models.clip import Clip, FrozenClip, z_i_of, z_t_of
 from unclip.models.configs import PcaConfig
 from unclip.models.sampling import prior_caption
 from unclip.pipeline.parts import Part
+from unclip.progress import bar_interval
 from unclip.seeding import generator
 from unclip.types import PriorBatch, UserError
 
@@ -59,8 +59,7 @@ def embeddings(
     loader = data.one_pass(split, limit=limit, rank=rank, world=world)
     size = data.config.batch_size
     clip = clip.to(device)
-    often = 0.1 if sys.stderr.isatty() else 20  # seconds; a log file gets a line now and then
-    bar = tqdm(loader, desc=title, unit="batch", disable=rank > 0, mininterval=often)
+    bar = tqdm(loader, desc=title, unit="batch", disable=rank > 0, mininterval=bar_interval())
     with torch.no_grad():
         for k, batch in enumerate(bar):
             batch = move_data_to_device(batch, device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from random import Random
@@ -22,6 +21,7 @@ from unclip.degradations.bsr_parameters import UNIFORMS
 from unclip.degradations.low import degraded
 from unclip.evaluation.upsamplers import EvaluatedUpsampler, Row, measure
 from unclip.pipeline.parts import PRIORS, load_upsampler
+from unclip.progress import bar_interval
 from unclip.run_folders import trained
 from unclip.seeding import SampleNoise, derive_seed
 from unclip.stages.configs import UpsamplerExperiment
@@ -70,9 +70,7 @@ def evaluate_upsampler(
         noise = draws(image.shape, image.device)
         return degraded(image, model.low_size, corruption, uniforms=uniforms, noise=noise)
 
-    # A log file gets a line now and then.
-    often = 0.1 if sys.stderr.isatty() else 20
-    bar = tqdm(pictures, desc=name, unit="batch", mininterval=often)
+    bar = tqdm(pictures, desc=name, unit="batch", mininterval=bar_interval())
     measured = measure(part, bar, degrade, seed=seed)
     if not measured.n:
         raise UserError(

@@ -5,14 +5,20 @@ import logging
 import numpy as np
 import pytest
 import torch
-from tiny_data import embeddings, records, tokenize, write_clip_retrieval, write_parquet
+from tiny_data import (
+    embeddings,
+    is_held_out,
+    records,
+    tokenize,
+    write_clip_retrieval,
+    write_parquet,
+)
 
 from data_modules.configs import DataConfig, EmbeddedDataConfig, ScenesConfig
 from data_modules.decode import BadSample
 from data_modules.decoder import DecoderData
 from data_modules.embeddings.source import EmbeddingSource
 from data_modules.prior import PriorData
-from data_modules.sources import is_held_out
 from unclip.models.clip import Tokenizer, unit, z_i_of, z_t_of
 from unclip.types import UserError
 

@@ -9,14 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny_data import embeddings, write_clip_retrieval
+from tiny_data import embeddings, is_held_out, write_clip_retrieval
 
 from data_modules.embeddings.arrays import finite
 from data_modules.embeddings.layout import file_of, files_of
 from data_modules.embeddings.rows import cut
 from data_modules.embeddings.source import EmbeddingSource
-from data_modules.keys import key_hashes
-from data_modules.sources import is_held_out
+from data_modules.keys import held_out, key_hashes
 from unclip.models.clip import FrozenClip, Tokenizer
 from unclip.types import UserError
 
@@ -88,7 +87,7 @@ def test_keys_come_from_the_metadata_or_are_numbers_of_rows(folder):
 def test_the_hash_of_a_key_is_the_one_that_samples_are_split_by():
     keys = [f"key {n} \u00e4" for n in range(300)]
     for share in (0.0, 0.02, 0.5, 0.999):
-        below = key_hashes(keys) < int(share * 2**64)
+        below = held_out(key_hashes(keys), share)
         assert below.tolist() == [is_held_out(key, share) for key in keys]
     assert key_hashes([]).shape == (0,)
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tiny_data import (
+    FakeSource,
+    is_held_out,
     records,
     write_coco,
     write_folder,
@@ -14,8 +16,9 @@ from tiny_data import (
 
 from data_modules.configs import SOURCES, DataConfig, MixtureConfig, ScenesConfig
 from data_modules.decode import BadSample
-from data_modules.readers.source import hashes
-from data_modules.sources import is_held_out, open_source, open_splits
+from data_modules.readers.source import Concat, Named, Subset, hashes, raw_of
+from data_modules.readers.tar import TarSource
+from data_modules.sources import open_source, open_splits
 from unclip.types import UserError
 
 
@@ -247,3 +250,13 @@ def test_many_shards_share_the_memory_for_row_groups(tmp_path):
     assert keys(source) == [f"{n:04d}" for n in range(40)]
     assert source.shards().tolist() == [5] * 8
     assert {part._cache_bytes for part in source._sources} == {2**30 // 4}
+
+
+def test_only_what_is_a_file_has_stored_bytes(tmp_path):
+    files = FakeSource(2)  # made on the spot, as scenes are
+    tar = TarSource(write_tar(tmp_path / "a.tar", records(3)))
+    both = Concat([Named("drawn", files), Named("stored", tar)])
+    some = Subset(both, np.array([1, 4]))
+    assert raw_of(some, 0) is None
+    raw = raw_of(some, 1)
+    assert (raw.key, raw.image) == ("stored/0002", records(3)[2][1])

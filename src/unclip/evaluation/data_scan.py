@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageStat
 
 from data_modules.decode import BadSample
+from data_modules.keys import key_hash
 from data_modules.readers.source import Source, raw_of
 from data_modules.scan import image_format, scan
 from data_modules.skips import kind_of
@@ -121,7 +121,7 @@ class _Measure:
         return _Measured(
             picture,
             [
-                (index, number, len(caption), self.tokenizer.count(caption), _hash(caption))
+                (index, number, len(caption), self.tokenizer.count(caption), key_hash(caption))
                 for number, caption in enumerate(sample.captions)
             ],
         )
@@ -134,7 +134,3 @@ def _collate(results: list[_Measured | _Problem]) -> _Chunk:
         np.array([row for each in measured for row in each.captions], dtype=_CAPTION),
         [result for result in results if isinstance(result, _Problem)],
     )
-
-
-def _hash(caption: str) -> int:
-    return int.from_bytes(hashlib.blake2b(caption.encode(), digest_size=8).digest(), "little")
