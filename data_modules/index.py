@@ -8,7 +8,6 @@ import io
 import logging
 import os
 import tarfile
-import threading
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from data_modules import files
 from data_modules.files import File, Unreadable
 from data_modules.keys import Strings, key_hashes, printable
 from data_modules.readers.source import key_of
+from unclip.atomic import replacing
 from unclip.types import UserError
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,7 @@ def tar_index(tar: File) -> TarIndex:
     if index is None:
         index = _scan(tar)
         try:
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            _write(str(cached), index, tar.size, tar.stamp)
+            _write(cached, index, tar.size, tar.stamp)
         except OSError as error:
             _warn_unwritable(str(cached.parent), str(error.strerror))
     return index
@@ -68,7 +67,7 @@ def write_beside(tar_path: str | Path) -> None:
     """
     tar = files.look(str(tar_path))
     # The tar's own folder may be copied, which gives it another modification time.
-    _write(tar.path + _BESIDE, _scan(tar), tar.size, stamp="")
+    _write(Path(tar.path + _BESIDE), _scan(tar), tar.size, stamp="")
 
 
 def _beside(tar: File) -> TarIndex | None:
@@ -96,24 +95,18 @@ def _warn_unwritable(folder: str, reason: str) -> None:
     logger.warning("%s cannot be written (%s): tars are indexed at every start", folder, reason)
 
 
-def _write(path: str, index: TarIndex, size: int, stamp: str) -> None:
+def _write(path: Path, index: TarIndex, size: int, stamp: str) -> None:
     """An .npz at ``path``, whole or not at all."""
-    scratch = f"{path}.{os.getpid()}-{threading.get_ident()}"
-    try:
-        with open(scratch, "wb") as file:
-            np.savez(
-                file,
-                about=np.array([_FORMAT, size, index.members, index.damaged], dtype=np.int64),
-                stamp=np.frombuffer(stamp.encode(), dtype=np.uint8),
-                blob=index.keys.blob,
-                offsets=index.keys.offsets,
-                hashes=index.hashes,
-                spans=index.spans,
-            )
-        os.replace(scratch, path)
-    except OSError:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    with replacing(path) as scratch, scratch.open("wb") as file:
+        np.savez(
+            file,
+            about=np.array([_FORMAT, size, index.members, index.damaged], dtype=np.int64),
+            stamp=np.frombuffer(stamp.encode(), dtype=np.uint8),
+            blob=index.keys.blob,
+            offsets=index.keys.offsets,
+            hashes=index.hashes,
+            spans=index.spans,
+        )
 
 
 def _read(data: bytes, tar: File, *, stamp: str) -> TarIndex | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.readers.source import Source
-from unclip.atomic import replacing
+from unclip.atomic import remove_parts, replacing
 from unclip.models.configs import require
 from unclip.types import UserError
 
@@ -86,6 +86,7 @@ def begin(source: Source, out: Path, packing: Packing, *, force: bool) -> Manife
     """
     settings = _settings(source, packing)
     out.mkdir(parents=True, exist_ok=True)
+    remove_parts(out)
     earlier = _read(out / MANIFEST)
     if force:
         for path in itertools.chain.from_iterable(out.glob(pattern) for pattern in _PATTERNS):

@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unclip.atomic import replacing
 from unclip.types import UserError
 
 FORMAT_VERSION = 1
@@ -28,7 +26,6 @@ METADATA = "metadata"  # parquet: image_path, caption
 TOKENS = "tokens"  # uint16 [N, context], CLIP's byte pairs
 KEYS = "keys"  # uint64 [N], `key_hashes` of image_path
 KINDS = (IMAGES, TEXTS, METADATA, TOKENS, KEYS)
-PART = ".part"  # of a file that is being written
 
 
 def file_of(kind: str, shard: int, shards: int) -> str:
@@ -60,18 +57,6 @@ def files_of(folder: Path, kind: str) -> list[Path]:
                 f"{number}; copy it again"
             )
     return [found[number] for number in range(len(found))]
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name to write to, which becomes ``path`` when the block ends well; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

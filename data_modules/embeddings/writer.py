@@ -16,6 +16,7 @@ from data_modules.embeddings import layout
 from data_modules.embeddings.source import EmbeddingSource
 from data_modules.keys import key_hashes
 from unclip.artifacts import file_sha256
+from unclip.atomic import PART, remove_parts, replacing
 from unclip.types import UserError
 
 RECORDS = "shards"  # N.json says of finished shard N what is in it
@@ -70,7 +71,7 @@ class Writer:
         before = layout.read_json(begun)
         if before is None and self._out.exists():
             # One that was killed as it began left a part of a file.
-            if not self._out.is_dir() or any(p.suffix != layout.PART for p in self._out.iterdir()):
+            if not self._out.is_dir() or any(p.suffix != PART for p in self._out.iterdir()):
                 raise UserError(
                     f"--out {self._out}: exists and is no folder of `unclip embed`; name another"
                 )
@@ -95,8 +96,7 @@ class Writer:
                 for folder in [path for kind in kinds for path in self._out.glob(kind)]:
                     shutil.rmtree(folder)
             for folder in (self._out, *(self._out / kind for kind in (RECORDS, *layout.KINDS))):
-                for part in folder.glob(f".*{layout.PART}"):
-                    part.unlink()  # of a killed process
+                remove_parts(folder)
             layout.write_json(self._out / layout.BEGUN, self._header)
         except OSError as error:
             raise self._unwritable(error) from None
@@ -126,7 +126,7 @@ class Writer:
             for kind, name in zip(layout.KINDS, self._names(number)):
                 path = self._out / name
                 if kind == layout.METADATA:
-                    with layout.replacing(path) as part:
+                    with replacing(path) as part:
                         pq.write_table(_table(shard), part)
                 else:
                     layout.write_array(path, arrays[kind])

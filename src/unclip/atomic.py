@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PART = ".part"  # how the name of a file that is being written ends
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A scratch file beside ``path``, which takes its place unless the block fails."""
-    scratch = path.with_name(f"{path.name}.part")
+    """A scratch file beside ``path``, which takes its place unless the block fails.
+
+    The folder is made. Others may write the same file at the same time: the last one counts.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PART}")
     try:
         yield scratch
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes have left of `replacing` in ``folder``."""
+    for part in folder.glob(f".*{PART}"):
+        part.unlink()
