@@ -15,6 +15,9 @@ SOURCES = (
 )
 """Every form of `data.source`."""
 
+SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
+"""What an object of a scene can be."""
+
 MAX_PIXELS = 89_478_485  # Pillow's limit; it refuses more than twice as many by itself
 MAX_ASPECT = 20.0
 
@@ -25,18 +28,22 @@ class ScenesConfig:
 
     count: int = 50_000  # training scenes; the held-out ones come after them
     max_objects: int = 2  # 1 or 2 objects a scene
+    shapes: list[str] = field(default_factory=lambda: list(SHAPES))  # that objects can have
     words: float = 0.02  # share of scenes that are a short printed word
     detail: float = 0.6  # chance that a caption says size, place and background, each
-    contrast: int = 1  # training scenes in a row that differ in one fact, shape or place; 1 to 6
+    contrast: int = 1  # training scenes in a row that differ in one fact, shape or place
     seed: int = 0  # the dataset's own seed, apart from trainer.seed
 
     def validate(self) -> None:
         """Refuse what no dataset can have."""
         require(self.count > 0, "data.scenes.count", "must be at least 1")
         require(self.max_objects in (1, 2), "data.scenes.max_objects", "must be 1 or 2")
+        known = len(set(self.shapes) & set(SHAPES)) == len(self.shapes) > 0
+        require(known, "data.scenes.shapes", f"must be some of {', '.join(SHAPES)}, each once")
         require(0 <= self.words <= 1, "data.scenes.words", "must be in [0, 1]")
         require(0 <= self.detail <= 1, "data.scenes.detail", "must be in [0, 1]")
-        require(1 <= self.contrast <= 6, "data.scenes.contrast", "must be in [1, 6]")
+        few = 1 <= self.contrast <= len(self.shapes)
+        require(few, "data.scenes.contrast", f"must be in [1, {len(self.shapes)}], one per shape")
 
 
 @dataclass(kw_only=True)

@@ -46,7 +46,7 @@ class Item:
     """One object of a scene.
 
     Attributes:
-        shape: A key of `SHAPES`.
+        shape: One of `data_modules.configs.SHAPES`.
         colour: A key of `COLOURS`.
         size: A key of `RADII`.
         x: Centre, fraction of the side from the left.
@@ -143,7 +143,7 @@ def _heart(u: Array, v: Array) -> Array:
     return np.minimum(tilted, np.hypot(u - r / sqrt(2), v + r / sqrt(2)) - r)
 
 
-SHAPES: dict[str, Callable[[Array, Array], Array]] = {
+_DISTANCES: dict[str, Callable[[Array, Array], Array]] = {
     "circle": lambda u, v: np.hypot(u, v) - 0.94,
     "square": _square,
     "triangle": _triangle,
@@ -169,7 +169,7 @@ def patch(shape: str, *, x: float, y: float, radius: float, angle: float, size: 
     u = ((np.arange(left, right, dtype=np.float32) + 0.5) / size - x) / radius
     v = (((np.arange(top, bottom, dtype=np.float32) + 0.5) / size - y) / radius)[:, None]
     c, s = cos(angle), sin(angle)
-    distance = SHAPES[shape](c * u + s * v, c * v - s * u)
+    distance = _DISTANCES[shape](c * u + s * v, c * v - s * u)
     coverage = np.clip(0.5 - distance * (radius * size), 0, 1)
     return Patch(slice(top, bottom), slice(left, right), coverage)
 

@@ -6,19 +6,19 @@ describes it; here scenes are drawn at random and served.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from random import Random
 from typing import NamedTuple
 
-from data_modules.configs import ScenesConfig
+from data_modules.configs import SHAPES, ScenesConfig
 from data_modules.sample import Sample
 from data_modules.scene_captions import caption, phrase
 from data_modules.scene_render import (
     BACKGROUNDS,
     COLOURS,
     RADII,
-    SHAPES,
     TINTS,
     Item,
     Scene,
@@ -92,10 +92,12 @@ class Scenes:
         rng = Random(derive_seed("scenes", self.config.seed, run))
         if rng.random() < self.config.words:
             return [_word_scene(rng) for _ in range(member + 1)][-1]
+        shapes = self.config.shapes
         if self.config.max_objects == 2 and rng.random() < 0.5:
-            return _altered(_two_objects(rng), member, rng)
-        scene = _one_object(rng, rng.choice(list(COLOURS)), rng.choice(list(SHAPES)))
-        return _altered(scene, member, rng)
+            scene = _two_objects(rng, shapes)
+        else:
+            scene = _one_object(rng, rng.choice(list(COLOURS)), rng.choice(shapes))
+        return _altered(scene, member, shapes, rng)
 
 
 class Prompt(NamedTuple):
@@ -112,18 +114,18 @@ class Prompt(NamedTuple):
     stated: frozenset[str]
 
 
-def single_object_prompts(n: int, seed: int) -> list[Prompt]:
+def single_object_prompts(n: int, seed: int, shapes: Sequence[str] = SHAPES) -> list[Prompt]:
     """``n`` captions of one object, going round all pairs of colour and shape evenly."""
     rng = Random(derive_seed("single-object prompts", seed))
-    pairs = list(product(COLOURS, SHAPES))
+    pairs = list(product(COLOURS, shapes))
     rng.shuffle(pairs)
     return [_prompt(_one_object(rng, *pairs[i % len(pairs)]), rng) for i in range(n)]
 
 
-def two_object_prompts(n: int, seed: int) -> list[Prompt]:
+def two_object_prompts(n: int, seed: int, shapes: Sequence[str] = SHAPES) -> list[Prompt]:
     """``n`` captions of two objects, most of them with their relation."""
     rng = Random(derive_seed("two-object prompts", seed))
-    return [_prompt(_two_objects(rng), rng) for _ in range(n)]
+    return [_prompt(_two_objects(rng, shapes), rng) for _ in range(n)]
 
 
 def _prompt(scene: Scene, rng: Random) -> Prompt:
@@ -139,17 +141,16 @@ def _one_object(rng: Random, colour: str, shape: str) -> Scene:
     return _on_background(rng, item)
 
 
-def _altered(scene: Scene, member: int, rng: Random) -> Scene:
+def _altered(scene: Scene, member: int, shapes: Sequence[str], rng: Random) -> Scene:
     """The scene with one fact changed: its place in every third member of a run, else its shape."""
     moves = member // 3
     if member % 3:
-        return _turned(scene, member - moves)
+        return _turned(scene, member - moves, shapes)
     return _moved(scene, rng) if member else scene
 
 
-def _turned(scene: Scene, by: int) -> Scene:
+def _turned(scene: Scene, by: int, shapes: Sequence[str]) -> Scene:
     """The scene with every shape replaced by the one ``by`` places after it."""
-    shapes = list(SHAPES)
     items = tuple(
         replace(item, shape=shapes[(shapes.index(item.shape) + by) % len(shapes)])
         for item in scene.items
@@ -178,9 +179,9 @@ def _third(rng: Random) -> float:
     return rng.choice((0.27, 0.5, 0.73)) + rng.uniform(-0.02, 0.02)
 
 
-def _two_objects(rng: Random) -> Scene:
+def _two_objects(rng: Random, shapes: Sequence[str]) -> Scene:
     """Two items that differ in colour or shape, clearly apart along one axis."""
-    kinds = rng.sample(list(product(COLOURS, SHAPES)), 2)
+    kinds = rng.sample(list(product(COLOURS, shapes)), 2)
     sizes = [rng.choice(list(RADII)) for _ in kinds]
     radii = [_radius(rng, size) for size in sizes]
     a, b = (radius + _MARGIN for radius in radii)

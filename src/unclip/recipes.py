@@ -76,7 +76,9 @@ def cook(recipe: Recipe, overrides: list[str]) -> Path:
     order = ("clip", "prior", "decoder", "upsampler")
     tasks = sorted((t for w in waves for t in w), key=lambda t: order.index(t.part.split("_")[0]))
     finished = [Finished.load(task.folder) for task in tasks]
-    return report(root, finished, prompts=recipe.prompts, seconds=time.perf_counter() - began)
+    shapes = config.load(tasks[0].name, tasks[0].overrides).config.data.scenes.shapes
+    seconds = time.perf_counter() - began
+    return report(root, finished, prompts=recipe.prompts, shapes=shapes, seconds=seconds)
 
 
 def plan(recipe: Recipe, overrides: Sequence[str]) -> list[list[Task]]:

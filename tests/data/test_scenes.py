@@ -9,9 +9,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from data_modules.configs import DataConfig, ScenesConfig
+from data_modules.configs import SHAPES, DataConfig, ScenesConfig
 from data_modules.scene_captions import STATED
-from data_modules.scene_render import BACKGROUNDS, COLOURS, SHAPES, Item, patch, place
+from data_modules.scene_render import BACKGROUNDS, COLOURS, Item, patch, place
 from data_modules.scenes import (
     WORDS,
     Scene,
@@ -22,6 +22,7 @@ from data_modules.scenes import (
     two_object_prompts,
 )
 from data_modules.sources import open_splits
+from unclip.types import UserError
 
 MANY = Scenes(ScenesConfig(words=0.1, seed=3), size=32, count=1500)
 SCENES = [MANY.scene(i) for i in range(len(MANY))]
@@ -55,6 +56,28 @@ def test_detail_is_how_much_of_a_single_object_its_caption_says(detail, said):
         for text in scenes[i].captions:
             facts = ("small" in text or "large" in text, "background" in text)
             assert sum(facts) + any(place in text for place in places) == said
+
+
+@pytest.mark.parametrize("objects", [1, 2])
+def test_objects_have_the_shapes_of_the_config_alone(objects):
+    few = ["heart", "cross"]
+    config = ScenesConfig(shapes=few, max_objects=objects, contrast=2, words=0)
+    scenes = Scenes(config, size=16, count=200)
+    assert {item.shape for i in range(200) for item in scenes.scene(i).items} == set(few)
+    for make in (single_object_prompts, two_object_prompts):
+        prompts = make(40, seed=0, shapes=few)
+        assert {item.shape for prompt in prompts for item in prompt.scene.items} == set(few)
+
+
+@pytest.mark.parametrize("shapes", [[], ["circle", "circle"], ["hexagon"]])
+def test_shapes_that_no_scene_can_have_are_refused(shapes):
+    with pytest.raises(UserError, match=r"data\.scenes\.shapes: must be some of circle, square"):
+        ScenesConfig(shapes=shapes).validate()
+
+
+def test_a_run_has_at_most_as_many_members_as_there_are_shapes():
+    with pytest.raises(UserError, match=r"data\.scenes\.contrast: must be in \[1, 2\]"):
+        ScenesConfig(shapes=["heart", "star"], contrast=3).validate()
 
 
 @pytest.mark.parametrize(("contrast", "objects"), [(2, 1), (6, 1), (6, 2)])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from data_modules.configs import ScenesConfig
-from data_modules.scene_render import BACKGROUNDS, COLOURS, SHAPES, TINTS, Item, Scene, Word
+from data_modules.configs import SHAPES, ScenesConfig
+from data_modules.scene_render import BACKGROUNDS, COLOURS, TINTS, Item, Scene, Word
 from data_modules.scenes import Scenes, draw
 from unclip.evaluation.oracle import (
     THRESHOLD,

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from data_modules.scene_render import BACKGROUNDS, COLOURS, RADII, SHAPES, Array, patch
+from data_modules.configs import SHAPES
+from data_modules.scene_render import BACKGROUNDS, COLOURS, RADII, Array, patch
 
 PALETTE = {**BACKGROUNDS, **COLOURS}  # a grey thing is called grey, though no object should be
 

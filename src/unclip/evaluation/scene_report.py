@@ -69,14 +69,18 @@ def share(drawn: Sequence[Drawn], *what: str) -> float:
     return sum(d.verdict.shows(what) for d in judged) / len(judged) if judged else float("nan")
 
 
-def report(root: Path, runs: Sequence[Finished], *, prompts: int, seconds: float) -> Path:
+def report(
+    root: Path, runs: Sequence[Finished], *, prompts: int, shapes: Sequence[str], seconds: float
+) -> Path:
     """Draw held-out captions with the cascade in ``root`` and write ``root/index.html``.
+
+    The objects of the captions have the ``shapes`` that the cascade was trained on.
 
     Also writes ``report.json`` and the sheets as PNGs.
     """
     pipeline = Pipeline.load(root)
-    single = draw(pipeline, single_object_prompts(prompts, seed=1))
-    pairs = draw(pipeline, two_object_prompts(min(16, prompts), seed=1))
+    single = draw(pipeline, single_object_prompts(prompts, 1, shapes))
+    pairs = draw(pipeline, two_object_prompts(min(16, prompts), 1, shapes))
     figures: dict[str, Any] = {
         "single_object": {
             "prompts": len(single),
