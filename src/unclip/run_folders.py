@@ -17,11 +17,11 @@ import yaml
 from unclip import config, registry
 from unclip.atomic import replacing
 from unclip.tracking import log, provenance, status
+from unclip.tracking.files import EXPERIMENT
 from unclip.training.checkpoints import newest_checkpoint
 from unclip.training.strategies import processes_started, rank_started
 from unclip.types import UserError
 
-EXPERIMENT = "experiment.yaml"  # every field of the run
 _FOLDER = "UNCLIP_RUN_FOLDER"
 
 
@@ -182,7 +182,7 @@ def same_model(folder: Path, experiment: Any) -> None:
     for section in ("stage", "model", "diffusion"):
         if before.get(section) != now.get(section):
             raise UserError(
-                f"--resume: {section} differs from {folder / 'experiment.yaml'}; "
+                f"--resume: {section} differs from {folder / EXPERIMENT}; "
                 "a run continues with the model it was started with"
             )
     then, trainer = before.get("trainer") or {}, now["trainer"]

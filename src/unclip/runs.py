@@ -25,6 +25,7 @@ from unclip.run_folders import (
     taken,
 )
 from unclip.tracking import provenance
+from unclip.tracking.files import PROVENANCE, SUMMARY, read_json
 from unclip.tracking.local import JsonlLogger
 from unclip.tracking.report import Finished
 from unclip.training import determinism
@@ -197,7 +198,7 @@ def _fit(
         "metrics": metrics,
     }
     artifact = _export(resolved, stage, weights, folder, metrics)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
     return Finished(folder, artifact.path, summary)
 
 
@@ -217,7 +218,7 @@ def _export(
         stage=resolved.stage.name,
         weights=weights,
         config=resolved.as_dict(),
-        provenance={**(provenance.read(folder) or {}), "metrics": metrics},
+        provenance={**read_json(folder / PROVENANCE), "metrics": metrics},
         embed_dim=embed_dim,
         clip_fingerprint=clip.fingerprint if clip is not None and uses_clip else None,
     )
@@ -295,7 +296,7 @@ def _export_pca(
         stage="pca",
         weights=fitted.codec.tensors(),
         config=resolved.as_dict(),
-        provenance={**(provenance.read(folder) or {}), "metrics": summary},
+        provenance={**read_json(folder / PROVENANCE), "metrics": summary},
         embed_dim=fitted.codec.dim,
         clip_fingerprint=clip.fingerprint,
     )

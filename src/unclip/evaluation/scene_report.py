@@ -21,7 +21,7 @@ from unclip.evaluation.oracle import Verdict, check
 from unclip.evaluation.page import STYLE, embedded, table
 from unclip.figures import Array, grid, save, to_uint8
 from unclip.pipeline.pipeline import Pipeline
-from unclip.tracking.metrics import read_metrics
+from unclip.tracking.files import read_metrics
 from unclip.tracking.report import Finished
 
 

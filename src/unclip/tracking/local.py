@@ -13,7 +13,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from unclip.atomic import replacing
-from unclip.tracking.metrics import FILE, read_metrics
+from unclip.tracking.files import METRICS, read_metrics
 
 
 class JsonlLogger(Logger):
@@ -21,7 +21,7 @@ class JsonlLogger(Logger):
 
     def __init__(self, folder: Path):
         super().__init__()
-        self.path = folder / FILE
+        self.path = folder / METRICS
 
     @property
     def name(self) -> str:

@@ -18,8 +18,8 @@ import torch
 
 import unclip
 from unclip.atomic import replacing
+from unclip.tracking.files import PROVENANCE, read_json
 
-FILE = "provenance.json"
 DIFF = "code.diff"
 PACKAGES = (
     "unclip",
@@ -83,8 +83,8 @@ def resume(folder: Path, provenance: dict[str, Any]) -> None:
 
     Code that differs from all that was kept before gets a ``code.1.diff``, and so on.
     """
-    start = read(folder)
-    if start is None:  # of a run that an older version started
+    start = read_json(folder / PROVENANCE)
+    if not start:  # of a run that an older version started
         begin(folder, provenance)
         return
     _keep_diff(folder, provenance)
@@ -94,15 +94,6 @@ def resume(folder: Path, provenance: dict[str, Any]) -> None:
     _write(folder, start)
 
 
-def read(folder: Path) -> dict[str, Any] | None:
-    """The run's ``provenance.json``; None where it is missing or damaged."""
-    try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
 def command() -> str:
     """The command line of this process, as a shell takes it; of the program only its name."""
     program = Path(sys.argv[0]).name
@@ -110,7 +101,7 @@ def command() -> str:
 
 
 def _write(folder: Path, provenance: dict[str, Any]) -> None:
-    with replacing(folder / FILE) as scratch:
+    with replacing(folder / PROVENANCE) as scratch:
         scratch.write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
 
 

@@ -59,7 +59,8 @@ def status_of(folder: Path) -> Status:
         if running:
             return Status("running", since=content.get("since"))
     if not content:  # of before there was such a file
-        return Status("finished" if (folder / "summary.json").is_file() else "stopped")
+        done = (folder / "artifact" / "artifact.json").is_file()
+        return Status("finished" if done else "stopped")
     state = content.get("state")
     why = str(content.get("why", ""))
     return Status(state if state in ENDED else "stopped", why, content.get("since"))
