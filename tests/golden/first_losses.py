@@ -36,10 +36,10 @@ MORE = {
     "clip/tiny": [],
     "prior/diffusion_tiny": ["sampler.steps=2"],
     "prior/ar_tiny": [],
-    "decoder/tiny": ["sampler.steps=2"],
+    "decoder/tiny": ["sampler.steps=2", "data.batch_size=4"],
     "upsampler/tiny": ["sampler.steps=2"],
     "upsampler/256_tiny": ["sampler.steps=2"],
-    "upsampler/1024_tiny": ["sampler.steps=2"],
+    "upsampler/1024_tiny": ["sampler.steps=2", "data.batch_size=4"],
 }
 
 
