@@ -123,8 +123,8 @@ def _changed(run: Run) -> dict[str, Any]:
     own = _leaves(config.read_yaml(run.folder / EXPERIMENT))
     try:
         base = config.load(run.experiment)
-    except UserError as error:
-        return {"(base)": f"not found: {error}"}
+    except UserError:
+        return {"(base)": "no valid experiment of this name here"}
     before = _leaves(base.as_dict())
     changed = {k: v for k, v in own.items() if k not in before or v != before[k]}
     return {"(base)": str(base.files[0]), **changed}
@@ -142,7 +142,7 @@ def _section(title: str, values: dict[str, Any]) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Print the tables, draw the curves."""
+    """Draw the curves, print the tables."""
     from unclip import config
     from unclip.tracking import index
     from unclip.tracking.files import EXPERIMENT
@@ -168,15 +168,15 @@ def compare(args: argparse.Namespace) -> None:
         for run, label in zip(runs, run_comparison.labels(runs))
     ]
     tables = run_comparison.tables(compared)
+    try:
+        page = run_comparison.write(args.out, compared, tables)
+    except OSError as error:
+        raise UserError(f"--out {args.out}: {error.strerror or error}") from None
     for title, lines in tables.items():
         print(f"{title}: nothing\n" if len(lines) == 1 else f"{title}:")
         if len(lines) > 1:
             show_table(lines)
             print()
-    try:
-        page = run_comparison.write(args.out, compared, tables)
-    except OSError as error:
-        raise UserError(f"--out {args.out}: {error.strerror or error}") from None
     print(f"written to {page} and {page.with_suffix('.png')}", file=sys.stderr)
 
 

@@ -106,10 +106,11 @@ def _draw(runs: Sequence[Compared], path: Path) -> None:
     figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 3.4 * rows), squeeze=False)
     for axis, panel in zip(axes.flat, panels):
         for number, each in enumerate(runs):
+            run = each.label.replace("$", r"\$")  # no formulas
             for name in panel:
                 points = each.curves.get(name, [])
                 style = "-" if name == "train/loss" else "o-"
-                label = f"{each.label} {name}" if len(panel) > 1 else each.label
+                label = f"{run} {name}" if len(panel) > 1 else run
                 if points:
                     axis.plot(*zip(*points), style, color=f"C{number}", label=label, markersize=4)
         axis.set_title(" and ".join(panel))
