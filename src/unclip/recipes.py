@@ -175,13 +175,14 @@ def _prefix(name: str, lines: Any) -> None:
 
 
 def _same(before: dict[str, Any], now: config.Resolved) -> bool:
-    """Whether a finished run's experiment is this one, apart from what the CLIP fills in.
+    """Whether a finished run's experiment is this one, apart from what fills itself in.
 
     A field that did not exist when the run was made had its default.
     """
     defaults = config.leaves(asdict(type(now.config)()))
     a, b = dict([*defaults, *config.leaves(before)]), dict(config.leaves(now.as_dict()))
-    filled = {k for k in ("model.embed_dim", "model.clip_text_width") if b.get(k) is None}
+    by_itself = ("model.embed_dim", "model.clip_text_width", "trainer.threads")
+    filled = {k for k in by_itself if b.get(k) is None}
     if now.stage.name == "diffusion_prior" and b["model.caption"] == "clip":
         filled.add("model.context")
     return all(a.get(k) == b.get(k) for k in {*a, *b} - filled)

@@ -6,6 +6,8 @@ import dataclasses
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +15,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from unclip import config, registry
+from unclip.atomic import replacing
+from unclip.tracking import log, provenance, status
+from unclip.tracking.files import EXPERIMENT
 from unclip.training.checkpoints import newest_checkpoint
 from unclip.training.strategies import processes_started, rank_started
 from unclip.types import UserError
@@ -37,14 +42,14 @@ def shared_folder(resolved: config.Resolved) -> Path | None:
     return Path(resolved.config.run.dir) if rank_started() > 0 else None
 
 
-def share(folder: Path) -> None:
-    """Tell the processes that Lightning will start."""
+@contextmanager
+def shared(folder: Path) -> Iterator[None]:
+    """Tell the processes that Lightning starts meanwhile."""
     os.environ[_FOLDER] = str(folder)
-
-
-def unshare() -> None:
-    """They are gone."""
-    os.environ.pop(_FOLDER, None)
+    try:
+        yield
+    finally:
+        os.environ.pop(_FOLDER, None)
 
 
 class Start(NamedTuple):
@@ -64,59 +69,129 @@ def where_it_stopped(resolved: config.Resolved) -> Start:
         raise UserError("--continue: name the run's folder (run.dir=runs/mine)")
     folder = Path(resolved.config.run.dir)
     resume = newest_checkpoint(folder) is not None
-    return Start(resume, force=not resume and (folder / "experiment.yaml").is_file())
+    return Start(resume, force=not resume and (folder / EXPERIMENT).is_file())
 
 
-def run_folder(resolved: config.Resolved, *, resume: bool, force: bool) -> Path:
-    """The folder of a new run, or of the one to continue; never one that is in use by another."""
+class Run:
+    """The folder of a run that this process has for itself."""
+
+    def __init__(self, folder: Path, held: status.Held, *, resume: bool):
+        self.folder = folder
+        self.resume = resume
+        self._held = held
+
+    @contextmanager
+    def begun(self, resolved: config.Resolved, origin: dict[str, Any]) -> Iterator[None]:
+        """From here on the run is the new one: what was there goes, unless it is continued.
+
+        ``origin`` is what `unclip.tracking.provenance.collect` has found.
+        While it lasts, what is printed goes to ``log.txt`` too.
+        """
+        if not self.resume:
+            _empty(self.folder)
+        self._held.begin()
+        text = yaml.safe_dump(resolved.as_dict(), sort_keys=False)
+        with replacing(self.folder / EXPERIMENT) as scratch:
+            scratch.write_text(text)
+        (provenance.resume if self.resume else provenance.begin)(self.folder, origin)
+        with log.kept(self.folder, origin["command"]):
+            yield
+
+
+@contextmanager
+def taken(resolved: config.Resolved, *, resume: bool, force: bool) -> Iterator[Run]:
+    """Take the folder of a new run, or of the one to continue, while the block lasts.
+
+    Nothing in it is touched before the run has begun; of a run that never begins nothing is left.
+
+    Raises:
+        UserError: it is in use, by another run or by something else, or there is none to continue.
+    """
+    folder = _to_continue(resolved) if resume else _new(resolved)
+    with status.held(folder) as held:
+        try:
+            if not resume:
+                _refuse_used(folder, force=force)
+            yield Run(folder, held, resume=resume)
+        finally:
+            if not _contents(folder):
+                (folder / status.FILE).unlink()
+                folder.rmdir()
+
+
+def _to_continue(resolved: config.Resolved) -> Path:
     run = resolved.config.run
     home = Path(run.root) / resolved.name
-    if resume:
-        if run.dir:
-            found = [Path(run.dir)]
-        else:
-            found = sorted(p for p in home.glob("*") if newest_checkpoint(p))[-1:]
-        if not found or not newest_checkpoint(found[0]):
-            where = run.dir or home
-            raise UserError(f"--resume: no checkpoint in {where}; start the run without --resume")
-        return found[0]
     if run.dir:
-        folder = Path(run.dir)
-        if folder.is_dir() and any(folder.iterdir()):
-            if not force:
-                raise UserError(
-                    f"run.dir={folder}: exists and is not empty; add --resume to continue it or "
-                    "--force to start anew"
-                )
-            if not (folder / "experiment.yaml").is_file():
-                raise UserError(f"run.dir={folder}: --force replaces runs only, this is none")
-            shutil.rmtree(folder)
+        found = [Path(run.dir)]
     else:
+        found = sorted(p for p in home.glob("*") if newest_checkpoint(p))[-1:]
+    if not found or not newest_checkpoint(found[0]):
+        where = run.dir or home
+        raise UserError(f"--resume: no checkpoint in {where}; start the run without --resume")
+    return found[0]
+
+
+def _new(resolved: config.Resolved) -> Path:
+    """``run.dir``, or a folder of a name that no other run has."""
+    run = resolved.config.run
+    home = Path(run.root) / resolved.name
+    while True:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        folder = home / f"{stamp}-{secrets.token_hex(2)}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"run.dir={folder}: cannot be made: {error.strerror}") from None
-    return folder
+        folder = Path(run.dir) if run.dir else home / f"{stamp}-{secrets.token_hex(2)}"
+        try:
+            folder.mkdir(parents=True, exist_ok=bool(run.dir))
+        except FileExistsError:
+            if not run.dir:
+                continue  # of a run that was started in the same second
+            raise UserError(f"run.dir={folder}: is a file; name a folder") from None
+        except OSError as error:
+            raise UserError(f"run.dir={folder}: cannot be made: {error.strerror}") from None
+        return folder
 
 
-def write_experiment(folder: Path, resolved: config.Resolved) -> None:
-    """``experiment.yaml``, with every field."""
-    text = yaml.safe_dump(resolved.as_dict(), sort_keys=False)
-    (folder / "experiment.yaml").write_text(text)
+def _contents(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name != status.FILE]
+
+
+def _refuse_used(folder: Path, *, force: bool) -> None:
+    if not _contents(folder):
+        return
+    if not force:
+        raise UserError(
+            f"run.dir={folder}: exists and is not empty; add --resume to continue it or "
+            "--force to start anew"
+        )
+    if not (folder / EXPERIMENT).is_file():
+        raise UserError(f"run.dir={folder}: --force replaces runs only, this is none")
+
+
+def _empty(folder: Path) -> None:
+    """Remove what another run has left, but not the file by which this one holds the folder."""
+    for path in _contents(folder):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def same_model(folder: Path, experiment: Any) -> None:
     """A run can be continued longer or elsewhere, but not as another model."""
-    before = config.read_yaml(folder / "experiment.yaml")
+    before = config.read_yaml(folder / EXPERIMENT)
     now = dataclasses.asdict(experiment)
     for section in ("stage", "model", "diffusion"):
         if before.get(section) != now.get(section):
             raise UserError(
-                f"--resume: {section} differs from {folder / 'experiment.yaml'}; "
+                f"--resume: {section} differs from {folder / EXPERIMENT}; "
                 "a run continues with the model it was started with"
             )
+    then, trainer = before.get("trainer") or {}, now["trainer"]
+    both_strict = then.get("deterministic") == trainer["deterministic"] == "strict"
+    if both_strict and then.get("threads") != trainer["threads"]:
+        raise UserError(
+            f"--resume: trainer.deterministic=strict: the run has {then.get('threads')} threads, "
+            f"here are {trainer['threads']}; add trainer.threads={then.get('threads')}"
+        )
 
 
 def newest_artifact(name: str, root: str = "runs") -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,16 +19,16 @@ from unclip.models.clip import FrozenClip
 from unclip.nn import attention
 from unclip.run_folders import (
     newest_artifact,
-    run_folder,
     same_model,
-    share,
+    shared,
     shared_folder,
-    unshare,
-    write_experiment,
+    taken,
 )
+from unclip.tracking import provenance
+from unclip.tracking.files import PROVENANCE, SUMMARY, read_json
 from unclip.tracking.local import JsonlLogger
-from unclip.tracking.provenance import collect
 from unclip.tracking.report import Finished
+from unclip.training import determinism
 from unclip.training.callbacks import Samples, Throughput, peak_memory_bytes
 from unclip.training.checkpoints import World, newest_checkpoint, newest_whole, step_of
 from unclip.training.ema import EmaCallback
@@ -50,22 +51,26 @@ def train(
     ``with_parents`` first trains the experiments it leans on that have no finished run.
     """
     leans_on = parents(resolved, with_parents=with_parents)
-    along = shared_folder(resolved)
-    folder = along or run_folder(resolved, resume=resume, force=force)
-    share(folder)  # Lightning's further processes run the same command
-    checkpoint = None
-    if resume:
-        checkpoint = newest_checkpoint(folder) if along else newest_whole(folder)
-    data, stage = assemble(resolved, leans_on, resumed=folder if checkpoint else None)
-    if not along:
-        resuming = f", resuming {checkpoint.name}" if checkpoint else ""
-        print(f"{resolved.name}: {folder}{resuming}", flush=True)
-        write_experiment(folder, resolved)
-    try:
-        with attention.backend(resolved.config.trainer.attention):
-            return _fit(resolved, stage, data, folder, checkpoint)
-    finally:
-        unshare()
+    trainer = resolved.config.trainer
+    determinism.pin_threads(trainer)
+    with ExitStack() as stack:
+        along = shared_folder(resolved)
+        own = None if along else stack.enter_context(taken(resolved, resume=resume, force=force))
+        folder = along or own.folder  # type: ignore[union-attr]
+        stack.enter_context(shared(folder))  # Lightning's further processes run the same command
+        checkpoint = None
+        if resume:
+            checkpoint = newest_checkpoint(folder) if along else newest_whole(folder)
+        stack.enter_context(determinism.applied(trainer))
+        data, stage = assemble(resolved, leans_on, resumed=folder if checkpoint else None)
+        if own:
+            stack.enter_context(
+                own.begun(resolved, _origin(resolved, leans_on, stage.__dict__["clip"], data))
+            )
+            resuming = f", resuming {checkpoint.name}" if checkpoint else ""
+            print(f"{resolved.name}: {folder}{resuming}", flush=True)
+        stack.enter_context(attention.backend(trainer.attention))
+        return _fit(resolved, stage, data, folder, checkpoint)
 
 
 class Parents(NamedTuple):
@@ -116,6 +121,23 @@ def assemble(
         device = fits.device_of(experiment.trainer.accelerator)
         fits.fit_standardisation([stage.net, stage.ema], clip, data, device)  # type: ignore[arg-type]
     return data, stage
+
+
+def _origin(
+    resolved: config.Resolved, leans_on: Parents, clip: FrozenClip | None, data: StageData
+) -> dict[str, Any]:
+    """How the run comes to be, for its provenance.json."""
+    trainer = resolved.config.trainer
+    fingerprints = {} if clip is None else {"clip": clip.fingerprint}
+    if leans_on.pca is not None:
+        fingerprints["pca"] = artifacts.describe(leans_on.pca, key="pca").sha256
+    return provenance.collect(
+        experiment=resolved.name,
+        seed=trainer.seed,
+        processes=processes_started() or trainer.devices * trainer.nodes,
+        data_fingerprint=data.splits.train.fingerprint(),
+        parents=fingerprints,
+    )
 
 
 def _fit(
@@ -175,8 +197,8 @@ def _fit(
         "parameters": sum(p.numel() for p in stage.net.parameters()),
         "metrics": metrics,
     }
-    artifact = _export(resolved, stage, weights, data, folder, metrics)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    artifact = _export(resolved, stage, weights, folder, metrics)
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
     return Finished(folder, artifact.path, summary)
 
 
@@ -184,18 +206,11 @@ def _export(
     resolved: config.Resolved,
     stage: Stage,
     weights: dict[str, Tensor],
-    data: StageData,
     folder: Path,
     metrics: dict[str, float],
 ) -> artifacts.Artifact:
     clip: FrozenClip | None = stage.__dict__["clip"]
     experiment = resolved.config
-    provenance = collect(
-        seed=experiment.trainer.seed,
-        data_fingerprint=data.splits.train.fingerprint(),
-        parents={} if clip is None else {"clip": clip.fingerprint},
-    )
-    provenance["metrics"] = metrics
     embed_dim = experiment.model.embed_dim if hasattr(experiment.model, "embed_dim") else None
     uses_clip = clip is not None and getattr(experiment.model, "use_z_i", True)
     return artifacts.export(
@@ -203,7 +218,7 @@ def _export(
         stage=resolved.stage.name,
         weights=weights,
         config=resolved.as_dict(),
-        provenance=provenance,
+        provenance={**read_json(folder / PROVENANCE), "metrics": metrics},
         embed_dim=embed_dim,
         clip_fingerprint=clip.fingerprint if clip is not None and uses_clip else None,
     )
@@ -231,7 +246,9 @@ def _resolve(
         )
     registry.find(spec)
     print(f"{resolved.name} leans on {spec}, which has no finished run: making it first")
-    given = [f"run.root={root}", f"trainer.seed={resolved.config.trainer.seed}"]
+    trainer = resolved.config.trainer
+    given = [f"run.root={root}", f"trainer.seed={trainer.seed}"]
+    given += [f"trainer.deterministic={trainer.deterministic}"]
     for name in ("source", "embeddings") if kind == "pca" else ("source",):
         if resolved.origins.get(f"data.{name}") == config.OVERRIDE:
             given.append(f"data.{name}={getattr(resolved.config.data, name)}")
@@ -248,31 +265,38 @@ def fit_pca(resolved: config.Resolved, *, force: bool = False, with_parents: boo
     """
     experiment = resolved.config
     rank = fits.join_processes()
-    spec = _resolve(resolved, "clip", with_parents=with_parents)
-    assert spec is not None
-    clip = artifacts.load_clip(spec)
-    experiment.clip = spec
-    data = build_data(resolved.stage, experiment, clip)
-    data.setup()
-    device = fits.device_of(experiment.trainer.accelerator)
-    fitted = fits.fit_pca(experiment.pca, clip, data, device)  # type: ignore[arg-type]
-    if rank > 0:
-        raise SystemExit  # the first process does the rest
-    folder = run_folder(resolved, resume=False, force=force)
-    write_experiment(folder, resolved)
+    clip_spec = _resolve(resolved, "clip", with_parents=with_parents)
+    assert clip_spec is not None
+    clip = artifacts.load_clip(clip_spec)
+    experiment.clip = clip_spec
+    determinism.pin_threads(experiment.trainer)
+    with ExitStack() as stack:
+        own = None
+        if rank == 0:
+            own = stack.enter_context(taken(resolved, resume=False, force=force))
+        stack.enter_context(determinism.applied(experiment.trainer))
+        data = build_data(resolved.stage, experiment, clip)
+        data.setup()
+        if own:
+            origin = _origin(resolved, Parents(clip_spec, None), clip, data)
+            stack.enter_context(own.begun(resolved, origin))
+        device = fits.device_of(experiment.trainer.accelerator)
+        fitted = fits.fit_pca(experiment.pca, clip, data, device)  # type: ignore[arg-type]
+        if own is None:
+            raise SystemExit  # the first process does the rest
+        return _export_pca(resolved, clip, fitted, own.folder)
+
+
+def _export_pca(
+    resolved: config.Resolved, clip: FrozenClip, fitted: fits.FittedPca, folder: Path
+) -> Path:
     summary = {**fitted.summary._asdict(), "components": fitted.codec.k, "samples": fitted.samples}
-    provenance = collect(
-        seed=experiment.trainer.seed,
-        data_fingerprint=data.splits.train.fingerprint(),
-        parents={"clip": clip.fingerprint},
-    )
-    provenance["metrics"] = summary
     artifact = artifacts.export(
         folder / "artifact",
         stage="pca",
         weights=fitted.codec.tensors(),
         config=resolved.as_dict(),
-        provenance=provenance,
+        provenance={**read_json(folder / PROVENANCE), "metrics": summary},
         embed_dim=fitted.codec.dim,
         clip_fingerprint=clip.fingerprint,
     )

@@ -17,6 +17,7 @@ from unclip.cli import (
     fit_variance,
     plan,
     recipe,
+    runs,
     sample,
     train,
 )
@@ -34,6 +35,7 @@ COMMANDS = (
     plan,
     data,
     experiments,
+    runs,
 )
 
 

@@ -12,13 +12,16 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from unclip.atomic import replacing
+from unclip.tracking.files import METRICS, read_metrics
+
 
 class JsonlLogger(Logger):
     """Appends ``{"step": n, "time": seconds since the epoch, name: value, ...}`` lines."""
 
     def __init__(self, folder: Path):
         super().__init__()
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
 
     @property
     def name(self) -> str:
@@ -51,18 +54,8 @@ class JsonlLogger(Logger):
             next_one = any(name.startswith(("train/", "lr-")) for name in row)
             if (row["step"] or 0) + next_one <= step:
                 kept.append(json.dumps(row) + "\n")
-        self.path.write_text("".join(kept))
+        with replacing(self.path) as scratch:
+            scratch.write_text("".join(kept))
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
         """The run's folder already has its experiment.yaml."""
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl; a last line cut short by a crash is left out."""
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows

@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from unclip.tracking.files import SUMMARY, shown
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -22,12 +24,8 @@ class Finished:
     @classmethod
     def load(cls, folder: Path) -> Finished:
         """A run that finished earlier."""
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = json.loads((folder / SUMMARY).read_text())
         return cls(folder, folder / "artifact", summary)
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "-" if value is None else f"{value:.{digits}g}"
 
 
 def summary_table(runs: list[Finished]) -> None:
@@ -43,11 +41,11 @@ def summary_table(runs: list[Finished]) -> None:
     each = [run.summary for run in runs]
     row("steps", [str(s["steps"]) for s in each])
     row("parameters", [f"{s['parameters']:,}" for s in each])
-    row("loss", [_number(s["loss"]) for s in each])
-    row("quality", [f"{s['quality']['name']} {_number(s['quality']['value'])}" for s in each])
-    row("throughput", [f"{_number(s['samples_per_second'])} samples/s" for s in each])
+    row("loss", [shown(s["loss"]) for s in each])
+    row("quality", [f"{s['quality']['name']} {shown(s['quality']['value'])}" for s in each])
+    row("throughput", [f"{shown(s['samples_per_second'])} samples/s" for s in each])
     row("data wait", [f"{100 * s['data_wait']:.1f} % of step time" for s in each])
-    row("peak memory", [f"{_number(s['peak_memory_gib'], 3)} GiB" for s in each])
+    row("peak memory", [f"{shown(s['peak_memory_gib'], 3)} GiB" for s in each])
     row("time", [f"{s['seconds']:.0f} s" for s in each])
     row("run", [str(run.folder) for run in runs])
     row("samples", [str(run.folder / "samples") for run in runs])

@@ -57,6 +57,7 @@ CHOICES = {
     "activation_checkpointing": ("none", "selective", "full"),
     "compile": ("auto", "none", "blocks", "model"),
     "attention": ("auto", "sdpa", "xformers", "math"),
+    "deterministic": ("fast", "strict"),
 }
 
 
@@ -82,6 +83,8 @@ class TrainerConfig:
     compile: str = "auto"  # none | blocks | model | auto: blocks on a GPU, else none
     attention: str = "auto"  # sdpa | xformers | math | auto: sdpa
     keep_checkpoints: int = 2  # newest ones, besides the best
+    deterministic: str = "fast"  # fast | strict: the same bits on a machine of the same kind
+    threads: int | None = None  # of torch on a CPU; null: as many as it has cores
 
     def validate(self) -> None:
         """Refuse values out of range."""
@@ -97,6 +100,16 @@ class TrainerConfig:
             not self.cpu_offload or self.strategy == "fsdp",
             "trainer.cpu_offload",
             "needs trainer.strategy=fsdp",
+        )
+        require(
+            self.threads is None or self.threads >= 1,
+            "trainer.threads",
+            "must be at least 1, or null for as many as there are cores",
+        )
+        require(
+            self.deterministic == "fast" or self.attention != "xformers",
+            "trainer.attention",
+            "must be sdpa or math with trainer.deterministic=strict",
         )
 
 

@@ -1,0 +1,202 @@
+"""`unclip runs`: list, show and compare what was trained."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unclip.types import UserError
+
+if TYPE_CHECKING:
+    from unclip.tracking.index import Run
+
+EXAMPLES = """\
+examples:
+  unclip runs list
+  unclip runs list prior --root runs --json
+  unclip runs show prior/diffusion_tiny      (its newest run)
+  unclip runs show 20260101-120000-4f2a
+  unclip runs compare runs/quickstart/prior prior/diffusion_tiny --out runs/compare
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command and its verbs."""
+    p = commands.add_parser(
+        "runs",
+        help="list, show and compare what was trained",
+        description="RUN is a run's folder, the name of an experiment (its newest run), or a part "
+        "of a run's folder that no other run has.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = p.add_subparsers(title="verbs", required=True, metavar="VERB")
+    v = verbs.add_parser("list", help="every run under a folder, the newest first")
+    v.add_argument("filter", nargs="?", default="", help="only experiments, folders with this")
+    v.add_argument("--json", action="store_true", help="machine-readable")
+    _add_root(v)
+    v.set_defaults(run=list_)
+    v = verbs.add_parser("show", help="settings, figures, origin and files of a run")
+    v.add_argument("name", metavar="RUN")
+    _add_root(v)
+    v.set_defaults(run=show)
+    v = verbs.add_parser("compare", help="where runs differ, with curves as PNG and HTML")
+    v.add_argument("names", metavar="RUN", nargs="+", help="two or more")
+    _add_root(v)
+    v.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("runs/compare"),
+        help="gets compare.png and compare.html (default runs/compare)",
+    )
+    v.set_defaults(run=compare)
+
+
+def _add_root(v: argparse.ArgumentParser) -> None:
+    v.add_argument(
+        "--root", type=Path, metavar="DIR", default=Path("runs"), help="where runs are (runs)"
+    )
+
+
+def list_(args: argparse.Namespace) -> None:
+    """A line per run."""
+    from unclip.tracking import index
+    from unclip.tracking.files import shown
+
+    runs = [
+        run
+        for run in index.find(args.root)
+        if args.filter in run.experiment or args.filter in str(run.folder)
+    ]
+    if args.json:
+        print(json.dumps([run.as_dict() for run in runs], indent=2))
+        return
+    if not runs:
+        raise UserError(f"no run in {args.root} matches {args.filter!r}; see `unclip runs list`")
+    lines = [["run", "experiment", "status", "started", "steps", "loss", "quality", "time", "size"]]
+    for run in runs:
+        name, value = run.quality or ("", None)
+        quality = f"{name} {shown(value)}".strip()
+        lines.append(
+            [
+                str(run.folder.relative_to(args.root)),
+                run.experiment,
+                run.status,
+                run.started[:16].replace("T", " "),
+                "-" if run.steps is None else str(run.steps),
+                shown(run.loss),
+                quality,
+                _time(run.seconds),
+                _size(run.bytes),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths)).rstrip())
+
+
+def show(args: argparse.Namespace) -> None:
+    """Everything that the run's folder says, in short."""
+    from unclip.tracking import index
+    from unclip.tracking.files import SUMMARY, read_json
+
+    run = index.choose(args.name, args.root)
+    summary = read_json(run.folder / SUMMARY)
+    print(f"{run.folder}: {run.experiment}, {run.status}{f' ({run.why})' if run.why else ''}")
+    _section("experiment", _changed(run))
+    _section("summary", _leaves(summary))
+    origin = index.origin_of(run.folder)
+    _section("provenance", {k: v for k, v in _leaves(origin).items() if "metrics." not in k})
+    files = sorted(p for p in run.folder.iterdir() if not p.name.startswith("."))
+    _section("files", {p.name + "/" * p.is_dir(): _size(index.size_of(p)) for p in files})
+
+
+def _changed(run: Run) -> dict[str, Any]:
+    """The fields in which the run differs from the experiment file of its name, as it is now."""
+    from unclip import config
+    from unclip.tracking.files import EXPERIMENT
+
+    own = _leaves(config.read_yaml(run.folder / EXPERIMENT))
+    try:
+        base = config.load(run.experiment)
+    except UserError:
+        return {"(base)": "no valid experiment of this name here"}
+    before = _leaves(base.as_dict())
+    changed = {k: v for k, v in own.items() if k not in before or v != before[k]}
+    return {"(base)": str(base.files[0]), **changed}
+
+
+def _section(title: str, values: dict[str, Any]) -> None:
+    from unclip.tracking.files import shown
+
+    print(f"\n{title}")
+    width = max(map(len, values), default=0)
+    for key, value in values.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        text = shown(value, 6) if isinstance(value, float) else text
+        print(f"  {key:<{width}}  {text}")
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Draw the curves, print the tables."""
+    from unclip import config
+    from unclip.tracking import index
+    from unclip.tracking.files import EXPERIMENT
+
+    if len(args.names) < 2:
+        raise UserError("compare: name two runs or more")
+    runs: list[Run] = []
+    for name in args.names:
+        run = index.choose(name, args.root)
+        if any(run.folder.samefile(other.folder) for other in runs):
+            raise UserError(f"{name}: {run.folder} is compared already; name another run")
+        runs.append(run)
+    from unclip.evaluation import run_comparison
+    from unclip.evaluation.tables import show as show_table
+
+    compared = [
+        run_comparison.Compared.load(
+            run,
+            label,
+            _leaves(config.read_yaml(run.folder / EXPERIMENT)),
+            _leaves(index.origin_of(run.folder)),
+        )
+        for run, label in zip(runs, run_comparison.labels(runs))
+    ]
+    tables = run_comparison.tables(compared)
+    try:
+        page = run_comparison.write(args.out, compared, tables)
+    except OSError as error:
+        raise UserError(f"--out {args.out}: {error.strerror or error}") from None
+    for title, lines in tables.items():
+        print(f"{title}: nothing\n" if len(lines) == 1 else f"{title}:")
+        if len(lines) > 1:
+            show_table(lines)
+            print()
+    print(f"written to {page} and {page.with_suffix('.png')}", file=sys.stderr)
+
+
+def _leaves(content: dict[str, Any]) -> dict[str, Any]:
+    from unclip import config
+
+    return dict(config.leaves(content))
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}"
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -1,0 +1,159 @@
+"""Finds runs on disk and says what is known of them, whatever their state. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from unclip.tracking import status
+from unclip.tracking.files import (
+    EXPERIMENT,
+    METRICS,
+    PROVENANCE,
+    SUMMARY,
+    curves,
+    number,
+    read_json,
+    read_metrics,
+)
+from unclip.types import UserError
+
+_TAIL = 2**16  # bytes of the metrics that a listing reads
+
+
+@dataclass(frozen=True)
+class Run:
+    """A line of a listing; None where nothing is known."""
+
+    folder: Path
+    experiment: str  # kind/name
+    status: str  # running | finished | interrupted | failed | stopped
+    why: str  # of a failure
+    started: str  # UTC, seconds
+    steps: int | None
+    loss: float | None  # of validation where there was one
+    quality: tuple[str, float] | None  # name and value
+    seconds: float | None  # of its newest process
+    bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "folder": str(self.folder)}
+
+
+def find(root: Path) -> list[Run]:
+    """Every run anywhere under ``root``, the newest first.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise UserError(f"--root {root}: no such folder; nothing was trained here yet?")
+    found = []
+    for folder, names, files in os.walk(root):
+        if EXPERIMENT in files:
+            found.append(describe(Path(folder)))
+            names.clear()
+        names[:] = [name for name in names if not name.startswith(".")]
+    return sorted(found, key=lambda run: (run.started, str(run.folder)), reverse=True)
+
+
+def describe(folder: Path) -> Run:
+    """The run in ``folder``, from its small files alone; damaged ones say nothing."""
+    origin = origin_of(folder)
+    summary = read_json(folder / SUMMARY)
+    rows = read_metrics(folder / METRICS, last=_TAIL)
+    found = curves(rows)
+    how = status.status_of(folder)
+    done = how.state == "finished"
+    named = summary.get("experiment", origin.get("experiment"))
+    last = max((row["step"] or 0 for row in rows), default=None)
+    losses = found.get("val/loss") or found.get("train/loss") or []
+    steps = summary.get("steps")
+    return Run(
+        folder=folder,
+        experiment=named if isinstance(named, str) else "/".join(folder.parts[-3:-1]),
+        status=how.state,
+        why=how.why,
+        started=_started(folder, origin),
+        steps=steps if done and type(steps) is int else last,
+        loss=number(summary.get("loss")) if done else losses[-1][1] if losses else None,
+        quality=_quality(summary) if done else None,
+        seconds=number(summary.get("seconds")) if done else _seconds(how, rows),
+        bytes=size_of(folder),
+    )
+
+
+def choose(word: str, root: Path) -> Run:
+    """The run that ``word`` names: a folder, an experiment (its newest run), a part of one folder.
+
+    Raises:
+        UserError: it names none, or several.
+    """
+    if (Path(word) / EXPERIMENT).is_file():
+        return describe(Path(word))
+    runs = find(root)
+    of_experiment = [run for run in runs if run.experiment == word]
+    if of_experiment:
+        return of_experiment[0]
+    names = {run: str(run.folder.relative_to(root)) for run in runs}
+    found = [run for run in runs if word in names[run]]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        shown = ", ".join(names[run] for run in found[:3])
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UserError(f"{word}: {len(found)} runs match: {shown}{more}; name one of them")
+    words = {*names.values(), *(run.folder.name for run in runs), *(run.experiment for run in runs)}
+    close = difflib.get_close_matches(word, sorted(words), n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "see `unclip runs list`"
+    raise UserError(f"{word}: no such run in {root}; {hint}")
+
+
+def origin_of(folder: Path) -> dict[str, Any]:
+    """The run's provenance; of a run of an older version, its artifact's."""
+    return read_json(folder / PROVENANCE) or read_json(folder / "artifact" / PROVENANCE)
+
+
+def _quality(summary: dict[str, Any]) -> tuple[str, float] | None:
+    quality = summary.get("quality")
+    if not isinstance(quality, dict):
+        return None
+    value = number(quality.get("value"))
+    return None if value is None else (str(quality.get("name")), value)
+
+
+def _started(folder: Path, origin: dict[str, Any]) -> str:
+    created = origin.get("created")
+    if isinstance(created, str):
+        return created
+    written = (folder / EXPERIMENT).stat().st_mtime
+    return datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds")
+
+
+def _seconds(how: status.Status, rows: list[dict[str, Any]]) -> float | None:
+    """From the start of its newest process to the last metrics, or to now where it is running."""
+    try:
+        since = datetime.fromisoformat(how.since or "").timestamp()
+    except (ValueError, TypeError):
+        return None
+    last = datetime.now(UTC).timestamp() if how.state == "running" else None
+    last = last or next((number(row.get("time")) for row in reversed(rows)), None)
+    return None if last is None else max(0.0, last - since)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    if not path.is_dir():
+        return path.lstat().st_size
+    total = 0
+    for here, _, files in os.walk(path):
+        for name in files:
+            with contextlib.suppress(OSError):  # a run goes on meanwhile
+                total += os.lstat(os.path.join(here, name)).st_size
+    return total

@@ -1,0 +1,162 @@
+"""Whether a run is being trained, and how it ended: ``status.json``, locked by who trains it.
+
+A process that is killed lets go of its lock and writes nothing, so what is neither locked nor ended
+has stopped. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unclip.types import Interrupted, UserError
+
+FILE = "status.json"
+ENDED = ("finished", "interrupted", "failed")
+_TRIES = 5  # a listing locks the file for a moment when it looks
+_MOST = 2**16  # bytes
+
+_locked: set[int] = set()
+
+
+def _let_go() -> None:
+    """A forked worker must not keep the run locked when its process was killed."""
+    for descriptor in _locked:
+        os.close(descriptor)
+    _locked.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+class Status(NamedTuple):
+    """How a run is doing."""
+
+    state: str  # running | finished | interrupted | failed | stopped
+    why: str = ""  # of what failed or was interrupted
+    since: str | None = None  # when its newest process began, UTC
+
+
+def status_of(folder: Path) -> Status:
+    """Of the run in ``folder``; a damaged file says nothing."""
+    content: Any = None
+    with contextlib.suppress(OSError, ValueError), (folder / FILE).open("rb") as file:
+        running = False
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            running = True
+        content = _parsed(file.read(_MOST))
+        if running:
+            return Status("running", since=content.get("since"))
+    if not content:  # of before there was such a file
+        done = (folder / "artifact" / "artifact.json").is_file()
+        return Status("finished" if done else "stopped")
+    state = content.get("state")
+    why = str(content.get("why", ""))
+    return Status(state if state in ENDED else "stopped", why, content.get("since"))
+
+
+class Held:
+    """A run that this process has for itself."""
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+        self._begun = False
+        self._content = _parsed(os.pread(descriptor, _MOST, 0))
+        self._write(pid=os.getpid(), host=socket.gethostname())
+
+    def begin(self) -> None:
+        """It is being trained."""
+        self._begun = True
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._write(state="running", since=now, why="")
+
+    def end(self, error: BaseException | None) -> None:
+        """Note how it ended; of a run that never began nothing is said."""
+        if not self._begun:
+            return
+        state, why = "finished", ""
+        if error is not None:
+            told = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
+            state = "interrupted" if told else "failed"
+            lines = str(error).strip().splitlines()
+            why = lines[0][:500] if lines else type(error).__name__
+        with contextlib.suppress(OSError):  # a full disk must not hide the error
+            self._write(state=state, why=why)
+
+    def _write(self, **content: Any) -> None:
+        self._content.update(content)
+        text = json.dumps(self._content, indent=1) + "\n"
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, text.encode(), 0)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[Held]:
+    """Keep other processes from training in ``folder`` while the block lasts.
+
+    On a file system without locks nobody is kept out.
+
+    Raises:
+        UserError: another process trains there, or nothing can be written.
+    """
+    descriptor = _lock(folder)
+    _locked.add(descriptor)
+    try:
+        run = Held(descriptor)
+        try:
+            yield run
+        except BaseException as error:
+            run.end(error)
+            raise
+        run.end(None)
+    finally:
+        _locked.discard(descriptor)
+        os.close(descriptor)
+
+
+def _lock(folder: Path) -> int:
+    path = folder / FILE
+    other: dict[str, Any] = {}
+    for _ in range(_TRIES):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(f"run.dir={folder}: cannot be written: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = _parsed(os.pread(descriptor, _MOST, 0))
+            os.close(descriptor)
+            time.sleep(0.1)
+            continue
+        except OSError:
+            return descriptor
+        # Who had it before may have removed the file since it was opened here.
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+        os.close(descriptor)
+    who = f" (process {other.get('pid')} on {other.get('host')})" if other else ""
+    raise UserError(
+        f"run.dir={folder}: another process is training there{who}; wait for it, stop it, or name "
+        "another folder"
+    )
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}

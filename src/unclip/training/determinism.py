@@ -1,0 +1,70 @@
+"""The same bits again: what `trainer.deterministic` and `trainer.threads` switch on."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from unclip.training.configs import TrainerConfig
+from unclip.types import UserError
+
+_THREADS = "OMP_NUM_THREADS"
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # read by cuBLAS when it starts
+_NONE = re.compile(r"(\S+) does not have a deterministic implementation")
+
+
+def pin_threads(config: TrainerConfig) -> None:
+    """Let a strict run's settings say how many threads it has: bits on a CPU depend on them."""
+    if config.deterministic == "strict" and config.threads is None:
+        threads = torch.get_num_threads()
+        # Processes on one machine share its cores, unless somebody has said how.
+        config.threads = threads if _THREADS in os.environ else max(1, threads // config.devices)
+
+
+@contextmanager
+def applied(config: TrainerConfig) -> Iterator[None]:
+    """While it lasts, torch computes as ``config`` says; then as before.
+
+    `strict`: every operation by an algorithm that gives the same bits each time; attention too,
+    whose kernels obey the same switch. TF32 stays as it is: coarser, but no less repeatable.
+
+    Raises:
+        UserError: an operation has no such algorithm on this device.
+    """
+    strict = config.deterministic == "strict"
+    wanted = {_WORKSPACE: os.environ.get(_WORKSPACE, ":4096:8")} if strict else {}
+    if config.threads is not None:
+        wanted[_THREADS] = str(config.threads)  # else Lightning sets its own where it starts others
+    environment = {name: os.environ.get(name) for name in wanted}
+    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+    os.environ.update(wanted)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if strict:
+        torch.use_deterministic_algorithms(True)
+        cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    except RuntimeError as error:
+        lacking = _NONE.search(str(error)) if strict else None
+        if lacking is None:
+            raise
+        raise UserError(
+            f"trainer.deterministic=strict: {lacking[1]} has no deterministic algorithm on this "
+            "device; use trainer.deterministic=fast, or another device"
+        ) from error
+    finally:
+        if strict:
+            torch.use_deterministic_algorithms(before[0])
+            cudnn.deterministic, cudnn.benchmark = before[1:]
+        torch.set_num_threads(threads)
+        for name, value in environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

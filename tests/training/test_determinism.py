@@ -1,0 +1,132 @@
+"""`trainer.deterministic=strict`: the same bits, or a line that says why not."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+from unclip import config
+from unclip.runs import train
+from unclip.stages.upsampler import UpsamplerStage
+from unclip.training import determinism
+from unclip.training.callbacks import Throughput
+from unclip.training.configs import TrainerConfig
+from unclip.types import UserError
+
+KINDS = ("clip", "prior", "ar_prior", "decoder", "upsampler")
+STRICT = ("trainer.deterministic=strict", "trainer.threads=1")
+
+
+@pytest.fixture
+def load(cascade, minute_experiment):
+    def load(kind, folder, *more):
+        given = [f"run.dir={folder}", *STRICT, *more]
+        if kind not in ("clip", "upsampler"):
+            given.append(f"clip={cascade / 'clip'}")
+        if kind == "ar_prior":
+            given.append(f"pca={cascade / 'pca'}")
+        return config.load(str(minute_experiment(kind)), given)
+
+    return load
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_runs_with_any_workers_killed_or_not_end_with_the_same_bits(
+    load, tmp_path, monkeypatch, kind
+):
+    train(load(kind, tmp_path / "whole", "data.num_workers=0"))
+
+    def killed(self, trainer, *args, **kwargs):
+        if trainer.global_step == 2 and (tmp_path / "parts/checkpoints").exists():
+            raise MemoryError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Throughput, "on_train_batch_start", killed)
+        with pytest.raises(MemoryError):
+            train(load(kind, tmp_path / "parts", "data.num_workers=2"))
+    train(load(kind, tmp_path / "parts", "data.num_workers=1"), resume=True)
+    found = [
+        (tmp_path / name / "artifact/weights.safetensors").read_bytes()
+        for name in ("whole", "parts")
+    ]
+    assert found[0] == found[1]
+
+
+def test_what_is_switched_on_is_switched_back(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with determinism.applied(TrainerConfig(deterministic="strict", threads=2)):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.deterministic
+        assert torch.get_num_threads() == 2
+        assert os.environ["OMP_NUM_THREADS"] == "2"  # of processes that are started meanwhile
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.deterministic
+    assert torch.get_num_threads() == 1
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+
+
+def test_fast_changes_nothing():
+    with determinism.applied(TrainerConfig()):
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.get_num_threads() == 1
+
+
+def test_an_operation_without_a_deterministic_algorithm_is_named(load, tmp_path, monkeypatch):
+    def loss(self, net, batch, draws, *, training):
+        torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+
+    monkeypatch.setattr(UpsamplerStage, "loss", loss)
+    with pytest.raises(UserError, match=r"strict: put_ has no deterministic algorithm on this"):
+        train(load("upsampler", tmp_path / "run"))
+
+
+def test_other_errors_pass():
+    with (
+        pytest.raises(RuntimeError, match="shapes"),
+        determinism.applied(TrainerConfig(deterministic="strict")),
+    ):
+        raise RuntimeError("shapes")
+
+
+def test_a_strict_run_says_how_many_threads_it_has(load, tmp_path):
+    train(load("upsampler", tmp_path / "run", "trainer.threads=null"))
+    stored = yaml.safe_load((tmp_path / "run/experiment.yaml").read_text())
+    assert stored["trainer"]["threads"] == torch.get_num_threads() == 1
+    with pytest.raises(
+        UserError, match=r"the run has 1 threads, here are 2; add trainer\.threads=1"
+    ):
+        train(load("upsampler", tmp_path / "run", "trainer.threads=2"), resume=True)
+
+
+@pytest.mark.parametrize(("said", "devices", "pinned"), [("6", 2, 6), (None, 2, 3), (None, 8, 1)])
+def test_processes_share_the_cores_unless_somebody_said_how(monkeypatch, said, devices, pinned):
+    monkeypatch.setattr(determinism, "torch", SimpleNamespace(get_num_threads=lambda: 6))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    trainer = TrainerConfig(deterministic="strict", devices=devices)
+    determinism.pin_threads(trainer)
+    assert trainer.threads == pinned
+    fast = TrainerConfig(devices=devices)
+    determinism.pin_threads(fast)
+    assert fast.threads is None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("trainer.deterministic=yes", r"trainer\.deterministic=.*must be"),
+        ("trainer.threads=0", r"trainer\.threads=0: must be at least 1"),
+        ("trainer.attention=xformers", r"must be sdpa or math with trainer\.deterministic=strict"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(load, tmp_path, given, said):
+    with pytest.raises(UserError, match=said):
+        load("upsampler", tmp_path, given)
