@@ -64,7 +64,7 @@ def _refuse_name(path: Path, source: config.Resolved, force: bool) -> None:
     """A name of a file that the parent consists of would make `extends` a cycle."""
     name = f"{path.parent.name}/{path.stem}"
     if path.stem in [file.stem for file in source.files]:
-        raise UserError(f"{name}: {source.name} is or extends a file of this name; take another")
+        raise UserError(f"{name}: is part of its own parent {source.name}; take another name")
     if force:
         return
     if path.exists():

@@ -61,12 +61,14 @@ def stage(name: str, where: str) -> StageEntry:
     return STAGES[name]
 
 
-def nearest(word: str, valid: object) -> str:
-    """A hint that names the closest of ``valid``, or lists them when none is close."""
+def nearest(word: str, valid: object, otherwise: str | None = None) -> str:
+    """A hint that names the closest of ``valid``; else ``otherwise``, or all of them if None."""
     words = [str(w) for w in valid]  # type: ignore[attr-defined]
     close = difflib.get_close_matches(word, words, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
+    if otherwise is not None:
+        return otherwise
     return f"; valid: {', '.join(words)}" if words else ""
 
 
@@ -126,6 +128,10 @@ def find(name: str) -> Path:
         path = root / f"{name}.yaml"
         if folder in (*KINDS, "recipes") and path.is_file():
             return path
-    names = files(folder) if folder == "recipes" else [n for n, _ in experiment_files()]
+    recipe = folder == "recipes"
+    names = list(files(folder)) if recipe else [n for n, _ in experiment_files()]
+    verb = "recipe --list" if recipe else "experiments list"
+    same = " or ".join(repr(n) for n in names if n.split("/")[1] == name)
+    hint = f"; did you mean {same}?" if same else nearest(name, names, f"; see `unclip {verb}`")
     looked = ", ".join(str(r) for r in roots())
-    raise UserError(f"{name}: no such experiment in {looked}{nearest(name, names)}")
+    raise UserError(f"{name}: no such experiment in {looked}{hint}")

@@ -37,10 +37,19 @@ def answer(top: argparse.ArgumentParser) -> None:
     """Tell the shell what may come next, and end the process."""
     import argcomplete
 
+    class Finder(argcomplete.CompletionFinder):
+        def collect_completions(self, parsers: list, given: Any, prefix: str) -> list[str]:
+            found = super().collect_completions(parsers, given, prefix)
+            takes = any(action.dest == "overrides" for action in parsers[-1]._actions)
+            if found or not takes or prefix.startswith("-"):
+                return found
+            # To argparse, overrides end where options begin; unclip takes them after options too.
+            return [key for key in _keys(prefix, given) if key.startswith(prefix)]
+
     for action in _actions(top):
         if action.dest in COMPLETERS:
             action.completer = COMPLETERS[action.dest]  # type: ignore[attr-defined]
-    argcomplete.autocomplete(top, always_complete_options=False)
+    Finder()(top, always_complete_options=False)
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from unclip.types import UserError
 
@@ -26,7 +27,10 @@ ones; docs/experiments.md. Whole cascades: unclip recipe --list.
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command and its verbs."""
-    how = {"epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    how: dict[str, Any] = {
+        "epilog": EXAMPLES,
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
     p = commands.add_parser(
         "experiments", help="list, show, diff, validate and begin experiments", **how
     )
