@@ -150,9 +150,9 @@ for _class in (_Loader, _Dumper):
 def as_yaml(value: object) -> str:
     """A field's value in one line of YAML, which reads back as itself."""
     text = yaml.dump(
-        [value], Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=float("inf")
+        value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=float("inf")
     )
-    return text.strip()[1:-1]
+    return text.removesuffix("...\n").removesuffix("\n")
 
 
 def _first_line(error: Exception) -> str:
@@ -272,6 +272,8 @@ def _validate(config: Any, origins: dict[str, str]) -> None:
             if hasattr(value, "validate"):
                 value.validate()
         config.validate()
+    except ZeroDivisionError:
+        raise UserError("a size, or a number of heads, is 0; it must be at least 1") from None
     except UserError as error:
         key = str(error).split(":")[0]
         parts = key.split(".")

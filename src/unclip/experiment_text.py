@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +36,20 @@ def check_parameters(path: Path, count: int) -> None:
         raise UserError(f"{path}: the comment says {said!r}; write `# parameters: {right}`")
 
 
-def annotated(content: Mapping[str, Any], remarks: Mapping[str, str]) -> list[str]:
-    """Lines of YAML; a value's line ends with its remark, if its dotted key has one."""
-    return _annotated(content, remarks, "", "")
-
-
-def _annotated(
-    content: Mapping[str, Any], remarks: Mapping[str, str], prefix: str, indent: str
+def annotated(
+    content: Mapping[str, Any], remark: Callable[[str], str | None], section: str = ""
 ) -> list[str]:
+    """Lines of YAML, each value followed by what ``remark`` says of its dotted key, if anything.
+
+    ``section`` is where ``content`` stands in the file: ``model.unet.`` for example.
+    """
+    indent = "  " * section.count(".")
     lines = []
     for name, value in content.items():
-        key = f"{prefix}{name}"
+        key = f"{section}{name}"
         if isinstance(value, dict) and value:
-            lines.append(f"{indent}{name}:")
-            lines += _annotated(value, remarks, f"{key}.", f"{indent}  ")
+            lines += [f"{indent}{name}:", *annotated(value, remark, f"{key}.")]
         else:
-            line = f"{indent}{name}: {config.as_yaml(value)}"
-            lines.append(f"{line:<44}  # {remarks[key]}" if key in remarks else line)
+            line, said = f"{indent}{name}: {config.as_yaml(value)}", remark(key)
+            lines.append(f"{line:<44}  # {said}" if said else line)
     return lines

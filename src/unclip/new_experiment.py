@@ -92,8 +92,8 @@ def _text(
             *([f"# parameters: {count:,}"] if count else []),
             "# hardware: not measured; time: not measured",
             "# expect: not measured",
-            *annotated({"extends": extends, "about": about}, {}),
-            *annotated(_nested(changed), remarks),
+            *annotated({"extends": extends, "about": about}, lambda key: None),
+            *annotated(_nested(changed), remarks.get),
             "",
         ]
     )

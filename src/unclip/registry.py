@@ -106,7 +106,8 @@ def files(folder: str) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for root in roots():
         for path in sorted((root / folder).glob("*.yaml")):
-            found.setdefault(f"{folder}/{path.stem}", []).append(path)
+            if path.is_file():
+                found.setdefault(f"{folder}/{path.stem}", []).append(path)
     return found
 
 

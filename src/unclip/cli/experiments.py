@@ -105,9 +105,8 @@ def show(args: argparse.Namespace) -> None:
 
     resolved = config.load(args.experiment, args.overrides)
     print(f"# {resolved.name}: {' extends '.join(str(f) for f in resolved.files)}")
-    values = resolved.as_dict()
-    origins = {key: "default" for key, _ in config.leaves(values)} | resolved.origins
-    print("\n".join(annotated(values, origins)))
+    lines = annotated(resolved.as_dict(), lambda key: resolved.origins.get(key, "default"))
+    print("\n".join(lines))
 
 
 def diff(args: argparse.Namespace) -> None:
