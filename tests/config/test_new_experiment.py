@@ -47,7 +47,7 @@ def test_the_file_says_what_changes_and_what_the_parent_has(capsys):
         "  limit: null                                 # clip/tiny has null\n"
     )
     assert files() == ["experiments/clip/mine.yaml"]
-    assert main(["experiments", "validate"]) == 0
+    assert main(["experiments", "validate", "clip/mine"]) == 0
 
 
 @pytest.mark.parametrize(
