@@ -188,11 +188,18 @@ def build_net(resolved: config.Resolved) -> torch.nn.Module:
 
 
 def count_parameters(resolved: config.Resolved) -> int:
-    """Trainable parameters, from a network built on the meta device."""
+    """Trainable parameters, from a network built on the meta device.
+
+    Raises `UserError` where the experiment's sizes make no network.
+    """
     if resolved.stage.name == "pca":
         return 0
-    with torch.device("meta"):
-        net = build_net(resolved)
+    try:
+        with torch.device("meta"):
+            net = build_net(resolved)
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{resolved.files[0]}: model: cannot be built: {reason}") from None
     return sum(p.numel() for p in net.parameters())
 
 

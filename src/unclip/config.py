@@ -22,6 +22,7 @@ from unclip import registry
 from unclip.types import UserError
 
 OVERRIDE = "command line"
+FILE = (".yaml", ".yml")  # how a name ends that is a path
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,19 @@ class Head:
 
     stage: str
     about: str
+    parent: str | None  # what it extends: kind/name, or the path that the file gives
 
 
 def head(path: Path) -> Head:
-    """Stage and purpose of an experiment file, without validating it."""
+    """Stage, purpose and parent of an experiment file; its other fields are not looked at."""
     chain = _chain(str(path))
-    stages = [content["stage"] for p in chain if "stage" in (content := read_yaml(p))]
-    return Head(str(stages[0]) if stages else "?", str(read_yaml(chain[0]).get("about", "")))
+    contents = [read_yaml(p) for p in chain]
+    stage = next((content["stage"] for content in contents if "stage" in content), "")
+    parent = contents[0].get("extends")
+    if parent and "/" not in parent and not parent.endswith(FILE):
+        parent = f"{path.parent.name}/{parent}"
+    name = registry.stage(str(stage), str(path)).name
+    return Head(name, str(contents[0].get("about", "")), parent)
 
 
 def parse_override(item: str) -> tuple[str, Any]:
@@ -99,7 +106,11 @@ def parse_override(item: str) -> tuple[str, Any]:
         raise UserError(f"{item!r}: the value is not valid YAML ({_first_line(error)})") from None
 
 
-class _Loader(yaml.SafeLoader):
+# libyaml reads ten times as fast, where PyYAML was built with it: a listing reads every file.
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):
     """Safe YAML that refuses duplicate keys and reads 1e-4 as a number."""
 
 
@@ -112,16 +123,36 @@ def _no_duplicates(loader: _Loader, node: yaml.MappingNode, deep: bool = False) 
         if key in seen:
             raise yaml.YAMLError(f"key {key!r} is given twice")
         seen.add(key)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+    return _SafeLoader.construct_mapping(loader, node, deep)
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _no_duplicates)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would read as something else than a string, and keeps to one line."""
+
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        style = None if text.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 # YAML 1.1 wants a dot in a float; people write 1e-4.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
+
+
+def as_yaml(value: object) -> str:
+    """A field's value in one line of YAML, which reads back as itself."""
+    text = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=float("inf")
+    )
+    return text.removesuffix("...\n").removesuffix("\n")
 
 
 def _first_line(error: Exception) -> str:
@@ -160,7 +191,7 @@ def _chain(name: str) -> list[Path]:
 
 def _parent(child: Path, parent: str) -> Path:
     """``extends`` names a sibling (``tiny``), another kind's (``prior/tiny``) or a path."""
-    beside = child.parent / (parent if parent.endswith(".yaml") else f"{parent}.yaml")
+    beside = child.parent / (parent if parent.endswith(FILE) else f"{parent}.yaml")
     if beside.is_file():
         return beside
     try:
@@ -241,6 +272,8 @@ def _validate(config: Any, origins: dict[str, str]) -> None:
             if hasattr(value, "validate"):
                 value.validate()
         config.validate()
+    except ZeroDivisionError:
+        raise UserError("a size, or a number of heads, is 0; it must be at least 1") from None
     except UserError as error:
         key = str(error).split(":")[0]
         parts = key.split(".")

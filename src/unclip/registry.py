@@ -61,12 +61,14 @@ def stage(name: str, where: str) -> StageEntry:
     return STAGES[name]
 
 
-def nearest(word: str, valid: object) -> str:
-    """A hint that names the closest of ``valid``, or lists them when none is close."""
+def nearest(word: str, valid: object, otherwise: str | None = None) -> str:
+    """A hint that names the closest of ``valid``; else ``otherwise``, or all of them if None."""
     words = [str(w) for w in valid]  # type: ignore[attr-defined]
     close = difflib.get_close_matches(word, words, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
+    if otherwise is not None:
+        return otherwise
     return f"; valid: {', '.join(words)}" if words else ""
 
 
@@ -78,26 +80,42 @@ def shipped() -> Path:
 
 
 def roots() -> list[Path]:
-    """Where experiments are looked for, first match wins."""
-    named = os.environ.get("UNCLIP_EXPERIMENTS")
-    paths = [Path("experiments"), *([Path(named)] if named else []), shipped()]
+    """The folders in which experiments are looked for, first match wins."""
     seen: dict[Path, Path] = {}
-    for path in paths:
+    for path in (Path("experiments"), *_named(), shipped()):
         if path.is_dir():
             seen.setdefault(path.resolve(), path)
     return list(seen.values())
 
 
+def missing_roots() -> list[Path]:
+    """What ``$UNCLIP_EXPERIMENTS`` names and is not a folder."""
+    return [path for path in _named() if not path.is_dir()]
+
+
+def _named() -> list[Path]:
+    value = os.environ.get("UNCLIP_EXPERIMENTS", "")
+    return [Path(path).expanduser() for path in value.split(os.pathsep) if path]
+
+
+def files(folder: str) -> dict[str, list[Path]]:
+    """The YAML files in ``folder`` (``prior``, ``recipes``) of every root, by ``folder/name``.
+
+    The first file of a name is the one that counts; it hides the others.
+    """
+    found: dict[str, list[Path]] = {}
+    for root in roots():
+        for path in sorted((root / folder).glob("*.yaml")):
+            if path.is_file():
+                found.setdefault(f"{folder}/{path.stem}", []).append(path)
+    return found
+
+
 def experiment_files() -> Iterator[tuple[str, Path]]:
     """(name, file) of every experiment that can be found, as ``prior/diffusion_l``."""
-    seen: set[str] = set()
     for kind in KINDS:
-        for root in roots():
-            for path in sorted((root / kind).glob("*.yaml")):
-                name = f"{kind}/{path.stem}"
-                if name not in seen:
-                    seen.add(name)
-                    yield name, path
+        for name, paths in files(kind).items():
+            yield name, paths[0]
 
 
 def find(name: str) -> Path:
@@ -106,10 +124,15 @@ def find(name: str) -> Path:
         if Path(name).is_file():
             return Path(name)
         raise UserError(f"{name}: no such experiment file")
+    folder = name.split("/")[0]
     for root in roots():
         path = root / f"{name}.yaml"
-        if name.split("/")[0] in (*KINDS, "recipes") and path.is_file():
+        if folder in (*KINDS, "recipes") and path.is_file():
             return path
-    names = [n for n, _ in experiment_files()]
+    recipe = folder == "recipes"
+    names = list(files(folder)) if recipe else [n for n, _ in experiment_files()]
+    verb = "recipe --list" if recipe else "experiments list"
+    same = " or ".join(repr(n) for n in names if n.split("/")[1] == name)
+    hint = f"; did you mean {same}?" if same else nearest(name, names, f"; see `unclip {verb}`")
     looked = ", ".join(str(r) for r in roots())
-    raise UserError(f"{name}: no such experiment in {looked}{nearest(name, names)}")
+    raise UserError(f"{name}: no such experiment in {looked}{hint}")

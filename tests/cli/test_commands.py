@@ -42,33 +42,6 @@ def test_sample_reads_captions_from_a_file_and_takes_other_settings(cascade, tmp
     assert len(list((tmp_path / "out").glob("*_seed0.png"))) == 2
 
 
-def test_show_names_the_origin_of_each_value(capsys):
-    assert main(["experiments", "show", "prior/tiny", "model.width=64"]) == 0
-    out = capsys.readouterr().out
-    line = next(x for x in out.splitlines() if x.strip().startswith("width:"))
-    assert "64" in line
-    assert line.endswith("# command line")
-    assert "# default" in out
-
-
-def test_diff_shows_only_what_differs(capsys):
-    assert main(["experiments", "diff", "prior/tiny", "prior/tiny"]) == 0
-    assert capsys.readouterr().out.strip() == "no difference"
-    assert main(["experiments", "diff", "clip/tiny", "prior/tiny"]) == 0
-    out = capsys.readouterr().out
-    assert "stage" in out
-    assert "run.root" not in out
-
-
-def test_list_as_json(capsys):
-    assert main(["experiments", "list", "tiny", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert {"clip/tiny", "prior/tiny", "decoder/tiny", "upsampler/tiny"} <= {
-        r["name"] for r in rows
-    }
-    assert all(r["stage"] and r["about"] for r in rows)
-
-
 def test_overrides_may_follow_options(capsys):
     with pytest.raises(SystemExit):
         main(["train", "clip/tiny", "--no-such-option"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 import unclip
 from unclip.cli import (
+    completion,
     data,
     degrade,
     embed,
@@ -36,6 +38,7 @@ COMMANDS = (
     data,
     experiments,
     runs,
+    completion,
 )
 
 
@@ -73,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Arguments, with overrides allowed after options too (argparse alone would refuse them)."""
     top = parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks, see unclip.cli.completion
+        completion.answer(top)
     args, rest = top.parse_known_args(argv)
     loose = [word for word in rest if "=" in word and not word.startswith("-")]
     if len(loose) < len(rest) or (rest and not hasattr(args, "overrides")):

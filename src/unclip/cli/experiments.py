@@ -1,103 +1,150 @@
-"""`unclip experiments`: list, show, diff and validate the registry."""
+"""`unclip experiments`: list, show, diff, validate and begin experiments."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import sys
+from pathlib import Path
+from typing import Any
 
 from unclip.types import UserError
 
 EXAMPLES = """\
 examples:
   unclip experiments list
-  unclip experiments list prior
+  unclip experiments list prior/
   unclip experiments show prior/diffusion_l model.width=512
   unclip experiments diff prior/tiny prior/diffusion_l
   unclip experiments validate
+  unclip experiments new prior/mine --from prior/tiny model.width=256 trainer.max_steps=4000
+
+Files are looked for in ./experiments, in the folders of $UNCLIP_EXPERIMENTS and among the shipped
+ones; docs/experiments.md. Whole cascades: unclip recipe --list.
 """
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command and its verbs."""
+    how: dict[str, Any] = {
+        "epilog": EXAMPLES,
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
     p = commands.add_parser(
-        "experiments",
-        help="list, show, diff and validate experiments",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "experiments", help="list, show, diff, validate and begin experiments", **how
     )
     verbs = p.add_subparsers(title="verbs", required=True, metavar="VERB")
-    v = verbs.add_parser("list", help="every experiment that can be found")
-    v.add_argument("filter", nargs="?", default="", help="only names that contain this")
-    v.add_argument("--json", action="store_true", help="machine-readable")
+    v = verbs.add_parser(
+        "list",
+        help="every experiment that can be found",
+        description="In a pipe a line each, without titles: name, stage, parameters, hardware, "
+        "what it extends, what it is for [its file, where it is your own]. Parameters are of the "
+        "network that is trained, with the CLIP that the file names.",
+        **how,
+    )
+    v.add_argument(
+        "filter", nargs="?", default="", help="only with this in name, stage or purpose, any case"
+    )
+    v.add_argument("--json", action="store_true", help="every field, machine-readable")
     v.set_defaults(run=list_)
-    v = verbs.add_parser("show", help="every field, with the file that set it")
-    v.add_argument("experiment")
+    v = verbs.add_parser("show", help="every field, with the file that set it; itself YAML", **how)
+    v.add_argument("experiment", help="kind/name or a YAML file")
     v.add_argument("overrides", nargs="*", metavar="key=value")
     v.set_defaults(run=show)
-    v = verbs.add_parser("diff", help="the fields in which two experiments differ")
-    v.add_argument("a")
-    v.add_argument("b")
+    v = verbs.add_parser("diff", help="the fields in which two experiments differ", **how)
+    v.add_argument("a", metavar="A", help="kind/name or a YAML file")
+    v.add_argument("b", metavar="B")
+    v.add_argument("--json", action="store_true", help="machine-readable")
     v.set_defaults(run=diff)
-    v = verbs.add_parser("validate", help="load experiments and build their networks (no weights)")
-    v.add_argument("experiment", nargs="*", help="default: all")
+    v = verbs.add_parser(
+        "validate", help="load experiments and build their networks (no weights)", **how
+    )
+    v.add_argument("experiment", nargs="*", help="kind/name or a YAML file; default: all")
     v.set_defaults(run=validate)
+    v = verbs.add_parser(
+        "new",
+        help="write an experiment that differs from another in a few fields",
+        description="Writes DIR/KIND/NAME.yaml, valid as it stands, and prints what trains it.",
+        **how,
+    )
+    v.add_argument("name", metavar="NAME", help="prior/mine, or mine: the kind is the parent's")
+    v.add_argument("overrides", nargs="*", metavar="key=value", help="what it changes")
+    v.add_argument(
+        "--from", dest="parent", metavar="PARENT", required=True, help="kind/name or a YAML file"
+    )
+    v.add_argument("--dir", type=Path, default=Path("experiments"), help="default experiments")
+    v.add_argument(
+        "--force", action="store_true", help="replace the file, hide another of the same name"
+    )
+    v.set_defaults(run=new)
 
 
 def list_(args: argparse.Namespace) -> None:
-    """A line each: name, stage, what it is for."""
-    from unclip import config, registry
+    """What there is, and on stderr what is wrong with the rest."""
+    from unclip import listing
 
-    rows = []
-    for name, path in registry.experiment_files():
-        if args.filter in name:
-            head = config.head(path)
-            rows.append({"name": name, "stage": head.stage, "about": head.about, "file": str(path)})
+    found, remarks = listing.listing()
+    entries = listing.matching(found, args.filter)
+    for remark in remarks:
+        print(f"unclip: {remark}", file=sys.stderr)
     if args.json:
-        print(json.dumps(rows, indent=2))
-        return
-    if not rows:
+        print(json.dumps([dataclasses.asdict(e) for e in entries], indent=2, ensure_ascii=False))
+    elif not entries:
         raise UserError(f"no experiment matches {args.filter!r}; see `unclip experiments list`")
-    width = max(len(r["name"]) for r in rows)
-    stages = max(len(r["stage"]) for r in rows)
-    for row in rows:
-        print(f"{row['name']:<{width}}  {row['stage']:<{stages}}  {row['about']}".rstrip())
+    elif sys.stdout.isatty():
+        listing.print_tables(entries)
+    else:
+        print("\n".join(listing.plain(entries)))
 
 
 def show(args: argparse.Namespace) -> None:
     """YAML, each value followed by where it came from."""
     from unclip import config
+    from unclip.experiment_text import annotated
 
     resolved = config.load(args.experiment, args.overrides)
     print(f"# {resolved.name}: {' extends '.join(str(f) for f in resolved.files)}")
-    for line in _yaml(resolved.as_dict(), resolved.origins):
-        print(line)
+    lines = annotated(resolved.as_dict(), lambda key: resolved.origins.get(key, "default"))
+    print("\n".join(lines))
 
 
 def diff(args: argparse.Namespace) -> None:
     """One line per differing field: key, value in A, value in B."""
     from unclip import config
+    from unclip.listing import aligned
 
     a, b = (dict(config.leaves(config.load(name).as_dict())) for name in (args.a, args.b))
-    keys = [k for k in [*a, *(k for k in b if k not in a)] if a.get(k, "-") != b.get(k, "-")]
-    if not keys:
+    different = [k for k in {**a, **b} if k not in a or k not in b or a[k] != b[k]]
+    if args.json:
+        rows = {
+            key: {side: values[key] for side, values in (("a", a), ("b", b)) if key in values}
+            for key in different
+        }
+        print(json.dumps({"a": args.a, "b": args.b, "fields": rows}, indent=2))
+    elif not different:
         print("no difference")
-        return
-    width = max(len(k) for k in keys)
-    print(f"{'':<{width}}  {args.a}  |  {args.b}")
-    for key in keys:
-        print(f"{key:<{width}}  {_plain(a.get(key, '-'))}  |  {_plain(b.get(key, '-'))}")
+    else:
+        shown = [
+            (key, *(config.as_yaml(v[key]) if key in v else "-" for v in (a, b)))
+            for key in different
+        ]
+        print("\n".join(aligned([("", args.a, args.b), *shown])))
 
 
 def validate(args: argparse.Namespace) -> None:
     """Load each experiment and build its network on the meta device."""
     from unclip import config, registry
     from unclip.builders import count_parameters
+    from unclip.experiment_text import check_parameters
 
     names = args.experiment or [name for name, _ in registry.experiment_files()]
     failed = 0
     for name in names:
         try:
-            count = count_parameters(config.load(name))
+            resolved = config.load(name)
+            count = count_parameters(resolved)
+            check_parameters(resolved.files[0], count)
             print(f"ok      {name}  {count:,} parameters")
         except UserError as error:
             failed += 1
@@ -106,18 +153,12 @@ def validate(args: argparse.Namespace) -> None:
         raise UserError(f"{failed} of {len(names)} experiments are not valid")
 
 
-def _plain(value: object) -> str:
-    return "null" if value is None else json.dumps(value)
+def new(args: argparse.Namespace) -> None:
+    """Write it, and say where it is and what trains it."""
+    from unclip import config
 
+    config.load(args.parent, args.overrides)  # before the slow imports
+    from unclip.new_experiment import write
 
-def _yaml(content: dict, origins: dict[str, str], prefix: str = "", indent: str = "") -> list[str]:
-    lines = []
-    for key, value in content.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, dict):
-            lines.append(f"{indent}{key}:")
-            lines += _yaml(value, origins, f"{path}.", indent + "  ")
-        else:
-            line = f"{indent}{key}: {_plain(value)}"
-            lines.append(f"{line:<44}  # {origins.get(path, 'default')}")
-    return lines
+    written = write(args.name, args.parent, args.overrides, args.dir, force=args.force)
+    print(f"{written.path}\n{written.command}")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
+
+from unclip.types import UserError
 
 EXAMPLES = """\
 examples:
+  unclip recipe --list
   unclip recipe quickstart
   unclip recipe quickstart --dir runs/mine trainer.seed=1
   unclip recipe scenes_gpu
@@ -23,17 +27,39 @@ def add(commands: argparse._SubParsersAction) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("recipe", help="name in experiments/recipes, or a YAML file")
+    p.add_argument("recipe", nargs="?", help="name in experiments/recipes, or a YAML file")
     p.add_argument("overrides", nargs="*", metavar="key=value", help="for every stage")
     p.add_argument("--dir", help="folder of the cascade, instead of the recipe's")
+    p.add_argument("--list", action="store_true", help="the recipes that can be found, a line each")
     p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Cook it."""
+    """Cook it, or list what there is."""
+    if args.list:
+        return _list()
+    if args.recipe is None:
+        raise UserError("no recipe: give one of `unclip recipe --list`")
     from unclip import recipes
 
     recipe = recipes.load(args.recipe)
     if args.dir:
         recipe = dataclasses.replace(recipe, dir=args.dir)
     print(recipes.cook(recipe, args.overrides))
+
+
+def _list() -> None:
+    from unclip import config, registry
+    from unclip.experiment_text import opening
+    from unclip.listing import aligned
+
+    rows = []
+    for name, (path, *_) in registry.files("recipes").items():
+        try:
+            about = str(config.read_yaml(path).get("about", ""))
+        except UserError as error:
+            print(f"unclip: not listed: {error}", file=sys.stderr)
+            continue
+        notes = opening(path)
+        rows.append((name.split("/")[1], notes.get("hardware", "-"), notes.get("time", "-"), about))
+    print("\n".join(aligned(rows)))
