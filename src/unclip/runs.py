@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +26,11 @@ from unclip.run_folders import (
     unshare,
     write_experiment,
 )
+from unclip.tracking import wandb
 from unclip.tracking.local import JsonlLogger
 from unclip.tracking.provenance import collect
 from unclip.tracking.report import Finished
+from unclip.tracking.tracker import Tracker
 from unclip.training.callbacks import Samples, Throughput, peak_memory_bytes
 from unclip.training.checkpoints import World, newest_checkpoint, newest_whole, step_of
 from unclip.training.ema import EmaCallback
@@ -62,10 +65,29 @@ def train(
         print(f"{resolved.name}: {folder}{resuming}", flush=True)
         write_experiment(folder, resolved)
     try:
-        with attention.backend(resolved.config.trainer.attention):
-            return _fit(resolved, stage, data, folder, checkpoint)
+        with (
+            attention.backend(resolved.config.trainer.attention),
+            _tracked(resolved, leans_on, None if along else folder) as tracker,
+        ):
+            return _fit(resolved, stage, data, folder, checkpoint, tracker)
     finally:
         unshare()
+
+
+def _tracked(
+    resolved: config.Resolved, leans_on: Parents, folder: Path | None
+) -> AbstractContextManager[Tracker | None]:
+    """The run on W&B, if the experiment wants one; the first process alone has a ``folder``."""
+    if folder is None:
+        return nullcontext()
+    return wandb.tracked(
+        resolved.config.tracking,
+        folder=folder,
+        name=resolved.name,
+        kind=resolved.stage.kind,
+        experiment=resolved.as_dict(),
+        parents=leans_on._asdict(),
+    )
 
 
 class Parents(NamedTuple):
@@ -119,7 +141,12 @@ def assemble(
 
 
 def _fit(
-    resolved: config.Resolved, stage: Stage, data: StageData, folder: Path, checkpoint: Path | None
+    resolved: config.Resolved,
+    stage: Stage,
+    data: StageData,
+    folder: Path,
+    checkpoint: Path | None,
+    tracker: Tracker | None,
 ) -> Finished:
     experiment = resolved.config
     local = JsonlLogger(folder)
@@ -127,19 +154,9 @@ def _fit(
         local.forget_after(step_of(checkpoint))
     loggers: list[Any] = [local]
     publish = None
-    if experiment.tracking.wandb:
-        from unclip.tracking import wandb
-
-        loggers.append(
-            wandb.logger(
-                experiment.tracking,
-                folder=folder,
-                name=resolved.name,
-                experiment=resolved.as_dict(),
-                resume=checkpoint is not None,
-            )
-        )
-        publish = wandb.picture_publisher(loggers[-1])
+    if tracker is not None:
+        loggers.append(tracker)
+        publish = tracker.publish
     batch_size, log_every = experiment.data.batch_size, experiment.trainer.log_every
     throughput = Throughput(batch_size, log_every, lambda: data.skipped)
     samples = Samples(folder / "samples", experiment.trainer.sample_every, publish)
@@ -177,6 +194,8 @@ def _fit(
     }
     artifact = _export(resolved, stage, weights, data, folder, metrics)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    if tracker is not None:
+        tracker.finished(summary, artifact, kind=resolved.stage.kind)
     return Finished(folder, artifact.path, summary)
 
 
