@@ -54,6 +54,7 @@ class Server(ThreadingHTTPServer):
         run["summary"] |= json.loads(summaryMetrics or "{}")
         run |= {key: value for key, value in given.items() if value is not None}
         bucket = {"id": name, "name": name, "displayName": run.get("displayName"), "project": WHERE}
+        bucket["historyLineCount"] = len(run["history"])
         return {"upsertBucket": {"bucket": bucket, "inserted": fresh}}
 
     def RunResumeStatus(self, name, **_):
@@ -169,8 +170,7 @@ class Server(ThreadingHTTPServer):
                 history[part["offset"] :] = lines
             elif name == "wandb-summary.json":
                 self.runs[run]["summary"] |= lines[-1]
-        if "exitcode" in told:
-            self.runs[run]["exitcode"] = told["exitcode"]
+        self.runs[run] |= {key: told[key] for key in ("exitcode", "preempting") if key in told}
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -15,9 +15,9 @@ def why_offline() -> str | None:
     try:
         return None if wandb.login(prompt=False, verify=True) else "no API key: run `wandb login`"
     except wandb.errors.Error as error:
-        if getattr(error.__cause__, "response", error) is None:
-            return f"no answer from {wandb.setup().settings.base_url}"
-        return first_line(error)
+        late = "not respond in time" in str(error)  # W&B says so of its own process
+        url = wandb.setup().settings.base_url
+        return f"no answer from {url}" if late else first_line(error)
 
 
 def first_line(error: Exception) -> str:

@@ -99,7 +99,7 @@ class Tracker(WandbLogger):
         import wandb
 
         figures = {k: v for k, v in summary.items() if isinstance(v, int | float)}
-        figures |= summary.get("metrics", {})
+        figures |= {k: v for k, v in summary["metrics"].items() if k.startswith("val/")}
         best = self.folder / "checkpoints" / BEST
         if best.is_file():
             found = json.loads(best.read_text())
@@ -118,11 +118,15 @@ class Tracker(WandbLogger):
 
     def close(self, error: BaseException | None) -> None:
         """End the run on W&B: finished, failed, or preempted (it can be resumed)."""
+        import wandb
+
         interrupted = isinstance(error, Interrupted)
         with self._forgiving():
             if interrupted and not self.experiment.sweep_id:  # a sweep would start it again
                 self.experiment.mark_preempting()
             self.experiment.finish(exit_code=0 if error is None else 75 if interrupted else 1)
+        with self._forgiving():
+            wandb.teardown()  # the next run of this process has other settings
 
     @contextmanager
     def _forgiving(self, unknown: tuple[type[Exception], ...] = ()) -> Iterator[None]:

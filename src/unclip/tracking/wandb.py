@@ -60,8 +60,6 @@ def tracked(
     if not config.wandb or os.environ.get("WANDB_MODE") == "disabled":
         yield None
         return
-    import wandb
-
     known = _known(folder)
     with _data_below(folder / "wandb"):
         sums = _checksums(parents)
@@ -84,8 +82,6 @@ def tracked(
             raise
         else:
             tracker.close(None)
-        finally:
-            wandb.teardown()  # the next run of this process has another folder
 
 
 def _start(tracking: TrackingConfig, **about: Any) -> Any:
