@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -64,6 +65,8 @@ def train(
         resuming = f", resuming {checkpoint.name}" if checkpoint else ""
         print(f"{resolved.name}: {folder}{resuming}", flush=True)
         write_experiment(folder, resolved)
+        if sys.stderr.isatty() and not resolved.config.tracking.wandb:
+            print("tracking.wandb=true sends metrics to W&B too (docs/wandb.md)", file=sys.stderr)
     try:
         with (
             attention.backend(resolved.config.trainer.attention),
@@ -295,6 +298,9 @@ def fit_pca(resolved: config.Resolved, *, force: bool = False, with_parents: boo
         embed_dim=fitted.codec.dim,
         clip_fingerprint=clip.fingerprint,
     )
+    with _tracked(resolved, Parents(spec, None), folder) as tracker:
+        if tracker is not None:
+            tracker.finished(summary, artifact, kind=resolved.stage.kind)
     spectrum.write(folder, fitted)
     print(spectrum.text(fitted))
     print(artifact.path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 import pytest
-import wandb
 from wandb_server import serving
 
 
@@ -16,6 +15,8 @@ def client(monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
+    import wandb
+
     yield lambda **given: [monkeypatch.setenv(name, value) for name, value in given.items()]
     wandb.teardown()  # it reads the environment once
 
@@ -25,5 +26,3 @@ def server(client):
     with serving() as server:
         client(**server.environment())
         yield server
-
-

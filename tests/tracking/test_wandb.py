@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from fnmatch import fnmatch
+from pathlib import Path
 
 import psutil
 import pytest
 from wandb_server import KEY, serving
 
 from unclip import artifacts, config
-from unclip.runs import train
+from unclip.runs import fit_pca, train
 from unclip.tracking.local import read_metrics
+from unclip.tracking.tracker import UNITS
+from unclip.tracking.wandb import tracked
 from unclip.training.callbacks import Throughput
+from unclip.training.configs import TrackingConfig
 from unclip.types import UserError
 
 
@@ -66,6 +72,16 @@ def test_a_run_and_its_parent_arrive(server, run):
     assert kept["state"] == "COMMITTED"
     assert [each["artifactCollectionName"] for each in second["uses"]] == ["clip"]
     assert first["uses"] == []
+
+    page = prior / "index.html"
+    page.write_text("drawn")
+    about = {"name": "pipeline/x", "kind": "pipeline", "experiment": {}}
+    stages = {"clip": str(clip), "prior": str(prior)}
+    on = TrackingConfig(wandb=True)
+    with tracked(on, folder=clip.parent, parents=stages, **about) as tracker:
+        tracker.keep("pipeline", "pipeline", [page])
+    uses = server.runs[told(clip.parent)]["uses"]
+    assert [each["artifactCollectionName"] for each in uses] == ["clip", "diffusion_prior"]
     assert "WANDB_DATA_DIR" not in os.environ
 
 
@@ -169,6 +185,28 @@ def test_offline_keeps_all_for_wandb_sync(client, run):
     assert artifacts.describe(folder).sha256[:12] in [each["alias"] for each in made["aliases"]]
 
 
+def test_a_pca_is_kept_too(server, minute_experiment, cascade, tmp_path):
+    given = [f"run.dir={tmp_path / 'pca'}", f"clip={cascade / 'clip'}", "tracking.wandb=true"]
+    fit_pca(config.load(str(minute_experiment("pca")), given))
+    assert server.runs[told(tmp_path / "pca")]["summary"]["components"] == 6
+    assert [made["artifactTypeName"] for made in server.artifacts] == ["pca"]
+
+
+def test_every_metric_has_its_unit_and_the_docs_have_the_same(cascade):
+    logged = {
+        name
+        for file in cascade.glob("*/metrics.jsonl")
+        for row in read_metrics(file)
+        for name in row.keys() - {"step", "time"}
+    }
+    assert logged
+    for name in logged:
+        assert any(fnmatch(name, pattern) for pattern in UNITS), name
+    page = (Path(__file__).parents[2] / "docs" / "wandb.md").read_text()
+    table = re.findall(r"^\| `(.+?)` \| (.+?) \|", page, flags=re.MULTILINE)
+    assert dict(table) == UNITS
+
+
 def test_training_outlives_the_client(server, run, monkeypatch, capfd):
     def crash(self, trainer, *args, **kwargs):
         if trainer.global_step == 1:
@@ -187,13 +225,10 @@ def test_training_outlives_the_client(server, run, monkeypatch, capfd):
 
 @pytest.mark.parametrize("text", ["{", '{"id": "../../x"}', '{"id": 3}', "[]"])
 def test_a_damaged_state_is_refused(cascade, client, minute_experiment, tmp_path, text):
-    from unclip.tracking.wandb import tracked
-    from unclip.training.configs import TrackingConfig
-
     (tmp_path / "wandb.json").write_text(text)
     about = {"name": "clip/x", "kind": "clip", "experiment": {}, "parents": {}}
     with (
-        pytest.raises(UserError, match="wandb.json: damaged; remove it"),
+        pytest.raises(UserError, match=r"wandb\.json: damaged; remove it"),
         tracked(TrackingConfig(wandb=True), folder=tmp_path, **about),
     ):
         pass

@@ -69,7 +69,7 @@ class Server(ThreadingHTTPServer):
             "historyTail": json.dumps([json.dumps(run["history"][-1])] if run["history"] else []),
             "eventsTail": "[]",
             "config": json.dumps(run["config"]),
-            "wandbConfig": "{}",
+            "wandbConfig": '{"t": 1}',
         }
         return {"model": {**WHERE, "bucket": bucket}}
 
@@ -139,8 +139,11 @@ class Server(ThreadingHTTPServer):
         return {"useArtifact": {"artifact": {"id": artifactID}}}
 
     def UpsertSweep(self, config, **_):
+        config = yaml.safe_load(config)
+        if config["method"] not in ("grid", "random", "bayes"):
+            return None
         name = f"sweep{len(self.sweeps)}"
-        self.sweeps[name] = yaml.safe_load(config)
+        self.sweeps[name] = config
         sweep = {"name": name, "project": WHERE}
         return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
 

@@ -32,7 +32,7 @@ def create(spec: dict[str, Any], *, project: str | None = None, entity: str | No
     try:
         name = wandb.sweep({**spec, "command": command}, entity=entity, project=project)
         settings = wandb.Api().settings  # of the sweep: what was not given is the account's own
-    except (wandb.errors.Error, ValueError) as error:
+    except Exception as error:  # the client has many kinds, and passes on the server's words
         raise UserError(f"W&B: {first_line(error)}") from None
     path = f"{settings['entity']}/{settings['project']}/{name}"
     print(f"another machine joins by: wandb agent {path}", flush=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +32,7 @@ UNITS = {
     "val/retrieval_rank": "rank, 1 = best",
     "val/frechet": "squared distance in embedding space",
     "val/variance_kept": "ratio, 1 = as the images'",
+    "val/n": "samples",
     "val/psnr*": "dB",
     "samples_per_second": "samples/s, mean of the run so far",
     "data_wait": "share of the step time, 0 to 1",
@@ -41,6 +41,8 @@ UNITS = {
     "seconds": "s",
 }
 """What is logged, and in which unit; a run's config on W&B has this too."""
+
+WEIGHTS = "weights.safetensors"
 
 
 class Tracker(WandbLogger):
@@ -58,14 +60,14 @@ class Tracker(WandbLogger):
             run.define_metric("*", step_metric="trainer/global_step")
             run.define_metric("train/grad_norm", summary="last,mean,max")
 
-    def lean_on(self, parents: dict[str, str]) -> None:
-        """Draw the line from each parent (key -> checksum) whose artifact W&B knows."""
+    def lean_on(self, parents: list[Artifact]) -> None:
+        """Draw the line from each artifact that this run uses, where W&B knows it."""
         import wandb
 
-        for key, checksum in parents.items():
-            if not self.experiment.offline and re.fullmatch("[0-9a-f]{64}", checksum):
+        for parent in parents:
+            if not self.experiment.offline:
                 with self._forgiving(unknown=(wandb.errors.CommError, ValueError)):
-                    self.experiment.use_artifact(f"{key}:{checksum[:12]}", type=key)
+                    self.experiment.use_artifact(f"{parent.stage}:{_alias(parent)}")
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """What the run on W&B has not yet; what was not measured (NaN) is left out."""
@@ -94,27 +96,39 @@ class Tracker(WandbLogger):
         """The run's last figures and the best of its checkpoints; its artifact, of type ``kind``.
 
         The artifact is the description (config, provenance, checksum), with the weights where
-        ``tracking.log_weights`` says so. Its alias is the checksum's begin: how `lean_on` finds it.
+        ``tracking.log_weights`` says so.
         """
-        import wandb
-
         figures = {k: v for k, v in summary.items() if isinstance(v, int | float)}
-        figures |= {k: v for k, v in summary["metrics"].items() if k.startswith("val/")}
+        metrics = summary.get("metrics", {})
+        figures |= {k: v for k, v in metrics.items() if k.startswith("val/")}
         best = self.folder / "checkpoints" / BEST
         if best.is_file():
             found = json.loads(best.read_text())
             figures |= {f"best/{found['name']}": found["value"], "best/step": found["step"]}
         with self._forgiving():
             self.experiment.summary.update(figures)
-            about = {"sha256": artifact.sha256, "embed_dim": artifact.embed_dim}
-            made = wandb.Artifact(artifact.stage, type=kind, metadata=about)
-            for name in FILES:
-                if name != "weights.safetensors":
-                    made.add_file(str(artifact.path / name))
-                elif self.weights:  # gigabytes: uploaded from where they are
-                    path = str(artifact.path / name)
-                    made.add_file(path, policy="immutable", skip_cache=True)
-            self.experiment.log_artifact(made, aliases=[artifact.sha256[:12]])
+        files = [artifact.path / name for name in FILES if self.weights or name != WEIGHTS]
+        about = {"sha256": artifact.sha256, "embed_dim": artifact.embed_dim}
+        self.keep(artifact.stage, kind, files, about, [_alias(artifact)])
+
+    def keep(
+        self,
+        name: str,
+        kind: str,
+        files: list[Path],
+        about: dict[str, Any] | None = None,
+        aliases: list[str] | None = None,
+    ) -> None:
+        """Log ``files`` as a version of the artifact ``name``."""
+        import wandb
+
+        with self._forgiving():
+            made = wandb.Artifact(name, type=kind, metadata=about)
+            for file in files:
+                large = file.name == WEIGHTS  # gigabytes: uploaded from where they are
+                policy: Any = "immutable" if large else "mutable"
+                made.add_file(str(file), policy=policy, skip_cache=large)
+            self.experiment.log_artifact(made, aliases=aliases)
 
     def close(self, error: BaseException | None) -> None:
         """End the run on W&B: finished, failed, or preempted (it can be resumed)."""
@@ -138,3 +152,8 @@ class Tracker(WandbLogger):
             if not self._failed:
                 remark(f"{first_line(error)}; from here on only {self.folder} has everything")
             self._failed = True
+
+
+def _alias(artifact: Artifact) -> str:
+    """How a run finds the artifact that it leans on."""
+    return artifact.sha256[:12]

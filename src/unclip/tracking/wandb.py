@@ -55,26 +55,30 @@ def tracked(
         name: Of the experiment, ``kind/name``.
         kind: Of the stage, and the type of its artifact.
         experiment: All fields.
-        parents: Key (clip, pca) -> artifact folder or ``open_clip:ARCH/TAG`` that it leans on.
+        parents: What it leans on: key (clip, pca) -> artifact folder, or what is not on W&B.
     """
     if not config.wandb or os.environ.get("WANDB_MODE") == "disabled":
         yield None
         return
     known = _known(folder)
     with _data_below(folder / "wandb"):
-        sums = _checksums(parents)
+        found = _artifacts(parents)
         run = _start(
             config,
             dir=folder,
             name=name,
             job_type=kind,
             id=known.get("id"),
-            config={**experiment, "units": UNITS, "parents": sums},
+            config={
+                **experiment,
+                "units": UNITS,
+                "parents": {key: artifact.sha256 for key, artifact in found.items()},
+            },
         )
         with replacing(folder / STATE) as scratch:
             scratch.write_text(json.dumps({"id": run.id, "project": run.project}) + "\n")
-        tracker = Tracker(run, folder, config.log_weights, _sent(folder) if known else {})
-        tracker.lean_on(sums)
+        tracker = Tracker(run, folder, config.log_weights, _sent(run, folder) if known else {})
+        tracker.lean_on(list(found.values()))
         try:
             yield tracker
         except BaseException as error:
@@ -122,8 +126,8 @@ def _known(folder: Path) -> dict[str, Any]:
     raise UserError(f"{file}: damaged; remove it to continue as a new run on W&B")
 
 
-def _sent(folder: Path) -> dict[str, int]:
-    """Name -> the last step at which the run logged it before it was interrupted."""
+def _sent(run: Any, folder: Path) -> dict[str, int]:
+    """Name -> the last step at which it was logged before the run was interrupted."""
     sent: dict[str, int] = {}
     if (folder / "metrics.jsonl").is_file():
         for row in read_metrics(folder / "metrics.jsonl"):
@@ -131,17 +135,17 @@ def _sent(folder: Path) -> dict[str, int]:
     sheets = sorted((folder / "samples").glob("step_*.png"))
     if sheets:
         sent["samples"] = sent["samples_table"] = int(sheets[-1].stem.removeprefix("step_"))
-    return sent
+    if run.offline:
+        return sent
+    # A killed process takes with it what was not uploaded yet.
+    arrived = int(run.summary.get("trainer/global_step", -1))
+    return {key: min(step, arrived) for key, step in sent.items()}
 
 
-def _checksums(parents: dict[str, str | None]) -> dict[str, str]:
-    """SHA-256 of the weights of each parent that is an artifact; others by their name."""
-    found = {}
-    for key, spec in parents.items():
-        if spec is not None:
-            artifact = not spec.startswith("open_clip:")
-            found[key] = artifacts.describe(spec, key=key).sha256 if artifact else spec
-    return found
+def _artifacts(parents: dict[str, str | None]) -> dict[str, artifacts.Artifact]:
+    """Those of ``parents`` that are artifacts, and not a model of open_clip's."""
+    own = {key: spec for key, spec in parents.items() if spec and not spec.startswith("open_clip:")}
+    return {key: artifacts.describe(spec, key=key) for key, spec in own.items()}
 
 
 @contextmanager
