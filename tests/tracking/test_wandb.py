@@ -203,21 +203,31 @@ def test_every_metric_has_its_unit_and_the_docs_have_the_same(cascade):
     for name in logged:
         assert any(fnmatch(name, pattern) for pattern in UNITS), name
     page = (Path(__file__).parents[2] / "docs" / "wandb.md").read_text()
-    table = re.findall(r"^\| `(.+?)` \| (.+?) \|", page, flags=re.MULTILINE)
+    table = re.findall(r"^\| `(.+?)` \| (.+?) \|", page.split("| unit |")[1], flags=re.MULTILINE)
     assert dict(table) == UNITS
 
 
-def test_training_outlives_the_client(server, run, monkeypatch, capfd):
-    def crash(self, trainer, *args, **kwargs):
-        if trainer.global_step == 1:
-            for child in psutil.Process().children(recursive=True):
-                if "wandb-core" in child.name():
-                    child.kill()
-                    child.wait()
+def kill_client():
+    for child in psutil.Process().children(recursive=True):
+        if "wandb-core" in child.name():
+            child.kill()
+            child.wait()
 
-    monkeypatch.setattr(Throughput, "on_train_batch_start", crash)
-    folder = run("clip")
+
+@pytest.mark.parametrize("lost", ["client", "network"])
+def test_training_outlives_what_it_logs_to(server, client, run, monkeypatch, capfd, lost):
+    client(WANDB_HTTP_TIMEOUT="1", WANDB_FINISH_TIMEOUT="1")
+
+    def lose(self, trainer, *args, **kwargs):
+        if trainer.global_step == 1:
+            kill_client() if lost == "client" else server.stop()
+
+    monkeypatch.setattr(Throughput, "on_train_batch_start", lose)
+    began = time.monotonic()
+    folder = run("clip", "trainer.sample_every=2")
+    assert time.monotonic() - began < 60
     assert json.loads((folder / "summary.json").read_text())["steps"] == 3
+    assert len(list((folder / "samples").glob("*.png"))) == 2
     said = [row for row in capfd.readouterr().err.splitlines() if row.startswith("W&B: ")]
     assert len(said) == 1
     assert said[0].endswith(f"from here on only {folder} has everything")

@@ -40,6 +40,11 @@ class Server(ThreadingHTTPServer):
         rows = [row for row in self.runs[run]["history"] if name in row]
         return [(row["trainer/global_step"], row[name]) for row in rows]
 
+    def stop(self):
+        """Go away, while clients are about."""
+        self.shutdown()
+        self.server_close()
+
     def answer(self, operation, given):
         self.operations.append(operation)
         return getattr(self, operation, lambda **_: None)(**given)
@@ -229,6 +234,5 @@ def serving():
     try:
         yield server
     finally:
-        server.shutdown()
+        server.stop()
         thread.join()
-        server.server_close()

@@ -86,6 +86,8 @@ class Tracker(WandbLogger):
         """Sample pictures: a gallery, and a table that has their steps and seeds too."""
         import wandb
 
+        if self._failed:  # without a network W&B would wait at each table, and training for it
+            return
         with self._forgiving():
             gallery = [wandb.Image(p.image, caption=p.caption) for p in pictures]
             rows = [[step, p.caption, wandb.Image(p.image), p.seed] for p in pictures]
@@ -141,6 +143,7 @@ class Tracker(WandbLogger):
             self.experiment.finish(exit_code=0 if error is None else 75 if interrupted else 1)
         with self._forgiving():
             wandb.teardown()  # the next run of this process has other settings
+        wandb.run = None  # is left behind where finishing failed
 
     @contextmanager
     def _forgiving(self, unknown: tuple[type[Exception], ...] = ()) -> Iterator[None]:
