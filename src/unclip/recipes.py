@@ -72,13 +72,21 @@ def cook(recipe: Recipe, overrides: list[str]) -> Path:
         commands = {task.part: command for task in tasks if (command := _command(task))}
         run_together(commands)
     from unclip.evaluation.scene_report import report
+    from unclip.tracking.wandb import tracked
 
     order = ("clip", "prior", "decoder", "upsampler")
     tasks = sorted((t for w in waves for t in w), key=lambda t: order.index(t.part.split("_")[0]))
     finished = [Finished.load(task.folder) for task in tasks]
-    shapes = config.load(tasks[0].name, tasks[0].overrides).config.data.scenes.shapes
-    seconds = time.perf_counter() - began
-    return report(root, finished, prompts=recipe.prompts, shapes=shapes, seconds=seconds)
+    first = config.load(tasks[0].name, tasks[0].overrides).config
+    shapes, seconds = first.data.scenes.shapes, time.perf_counter() - began
+    page = report(root, finished, prompts=recipe.prompts, shapes=shapes, seconds=seconds)
+    stages: dict[str, str | None] = {task.part: str(task.folder) for task in tasks}
+    about: dict[str, Any] = {"experiment": asdict(recipe), "parents": stages}
+    name = f"pipeline/{root.name}"
+    with tracked(first.tracking, folder=root, name=name, kind="pipeline", **about) as tracker:
+        if tracker is not None:
+            tracker.keep("pipeline", "pipeline", [page])
+    return page
 
 
 def plan(recipe: Recipe, overrides: Sequence[str]) -> list[list[Task]]:
@@ -177,7 +185,8 @@ def _prefix(name: str, lines: Any) -> None:
 def _same(before: dict[str, Any], now: config.Resolved) -> bool:
     """Whether a finished run's experiment is this one, apart from what fills itself in.
 
-    A field that did not exist when the run was made had its default.
+    Where it was logged does not matter. A field that did not exist when the run was made had its
+    default.
     """
     defaults = config.leaves(asdict(type(now.config)()))
     a, b = dict([*defaults, *config.leaves(before)]), dict(config.leaves(now.as_dict()))
@@ -185,4 +194,5 @@ def _same(before: dict[str, Any], now: config.Resolved) -> bool:
     filled = {k for k in by_itself if b.get(k) is None}
     if now.stage.name == "diffusion_prior" and b["model.caption"] == "clip":
         filled.add("model.context")
+    filled |= {k for k in (*a, *b) if k.startswith("tracking.")}
     return all(a.get(k) == b.get(k) for k in {*a, *b} - filled)

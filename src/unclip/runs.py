@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +25,11 @@ from unclip.run_folders import (
     shared_folder,
     taken,
 )
-from unclip.tracking import provenance
+from unclip.tracking import provenance, wandb
 from unclip.tracking.files import PROVENANCE, SUMMARY, read_json
 from unclip.tracking.local import JsonlLogger
 from unclip.tracking.report import Finished
+from unclip.tracking.tracker import Tracker
 from unclip.training import determinism
 from unclip.training.callbacks import Samples, Throughput, peak_memory_bytes
 from unclip.training.checkpoints import World, newest_checkpoint, newest_whole, step_of
@@ -69,8 +71,28 @@ def train(
             )
             resuming = f", resuming {checkpoint.name}" if checkpoint else ""
             print(f"{resolved.name}: {folder}{resuming}", flush=True)
+            if sys.stderr.isatty() and not resolved.config.tracking.wandb:
+                hint = "tracking.wandb=true sends metrics to W&B too (docs/wandb.md)"
+                print(hint, file=sys.stderr)
         stack.enter_context(attention.backend(trainer.attention))
-        return _fit(resolved, stage, data, folder, checkpoint)
+        tracker = stack.enter_context(_tracked(resolved, leans_on, own.folder if own else None))
+        return _fit(resolved, stage, data, folder, checkpoint, tracker)
+
+
+def _tracked(
+    resolved: config.Resolved, leans_on: Parents, folder: Path | None
+) -> AbstractContextManager[Tracker | None]:
+    """The run on W&B, if the experiment wants one; the first process alone has a ``folder``."""
+    if folder is None:
+        return nullcontext()
+    return wandb.tracked(
+        resolved.config.tracking,
+        folder=folder,
+        name=resolved.name,
+        kind=resolved.stage.kind,
+        experiment=resolved.as_dict(),
+        parents=leans_on._asdict(),
+    )
 
 
 class Parents(NamedTuple):
@@ -141,7 +163,12 @@ def _origin(
 
 
 def _fit(
-    resolved: config.Resolved, stage: Stage, data: StageData, folder: Path, checkpoint: Path | None
+    resolved: config.Resolved,
+    stage: Stage,
+    data: StageData,
+    folder: Path,
+    checkpoint: Path | None,
+    tracker: Tracker | None,
 ) -> Finished:
     experiment = resolved.config
     local = JsonlLogger(folder)
@@ -149,19 +176,9 @@ def _fit(
         local.forget_after(step_of(checkpoint))
     loggers: list[Any] = [local]
     publish = None
-    if experiment.tracking.wandb:
-        from unclip.tracking import wandb
-
-        loggers.append(
-            wandb.logger(
-                experiment.tracking,
-                folder=folder,
-                name=resolved.name,
-                experiment=resolved.as_dict(),
-                resume=checkpoint is not None,
-            )
-        )
-        publish = wandb.picture_publisher(loggers[-1])
+    if tracker is not None:
+        loggers.append(tracker)
+        publish = tracker.publish
     batch_size, log_every = experiment.data.batch_size, experiment.trainer.log_every
     throughput = Throughput(batch_size, log_every, lambda: data.skipped)
     samples = Samples(folder / "samples", experiment.trainer.sample_every, publish)
@@ -199,6 +216,8 @@ def _fit(
     }
     artifact = _export(resolved, stage, weights, folder, metrics)
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+    if tracker is not None:
+        tracker.finished(summary, artifact, kind=resolved.stage.kind)
     return Finished(folder, artifact.path, summary)
 
 
@@ -300,6 +319,9 @@ def _export_pca(
         embed_dim=fitted.codec.dim,
         clip_fingerprint=clip.fingerprint,
     )
+    with _tracked(resolved, Parents(resolved.config.clip, None), folder) as tracker:
+        if tracker is not None:
+            tracker.finished(summary, artifact, kind=resolved.stage.kind)
     spectrum.write(folder, fitted)
     print(spectrum.text(fitted))
     print(artifact.path)

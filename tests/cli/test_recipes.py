@@ -69,6 +69,7 @@ def test_a_failing_stage_stops_the_others_and_is_named(capfd):
     [
         ("prior/tiny", {}, True),
         ("prior/tiny", {"model.context": 77, "model.embed_dim": 64}, True),  # as the CLIP has it
+        ("prior/tiny", {"tracking.wandb": True}, True),
         ("prior/tiny", {"model.width": 64}, False),
         ("prior/ar_tiny", {"model.context": 77}, False),
         ("decoder/tiny", {"noise_z_i": None}, True),  # made before the field existed

@@ -11,6 +11,7 @@ examples:
   unclip train decoder/tiny check=overfit   (can it learn 4 samples by heart? writes nothing)
   unclip train decoder/tiny run.dir=runs/mine trainer.max_steps=5000
   unclip train decoder/tiny run.dir=runs/mine trainer.max_steps=5000 --resume
+  unclip train prior/tiny tracking.wandb=true   (Weights & Biases gets the metrics too)
 """
 
 

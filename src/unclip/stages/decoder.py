@@ -92,7 +92,7 @@ class DecoderStage(DiffusionStage):
         pictures = []
         for k, caption in enumerate(few.captions):
             pictures.append(Picture(to_uint8(few.image[k]), "real: " + caption))
-            pictures.append(Picture(to_uint8(images[k]), f"decoded ({cosine[k]:.2f})"))
+            pictures.append(Picture(to_uint8(images[k]), f"decoded ({cosine[k]:.2f})", k))
         return Look(pictures, {"clip_cosine": cosine.mean().item()})
 
     def decoded(self, batch: DecoderBatch) -> Tensor:

@@ -49,7 +49,7 @@ def judge(found: Tensor, pair: Pair, batch: PriorBatch) -> Look:
     similar = found @ pair.z_i.T
     cosine = (found * pair.z_i).sum(dim=1)
     pictures = [
-        Picture(to_uint8(batch.clip_image[best]), f"{caption} ({cosine[k]:.2f})")
+        Picture(to_uint8(batch.clip_image[best]), f"{caption} ({cosine[k]:.2f})", k)
         for k, (best, caption) in enumerate(zip(similar.argmax(dim=1).tolist(), batch.captions))
     ]
     return Look(pictures[:16], metrics)

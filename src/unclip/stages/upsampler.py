@@ -122,7 +122,7 @@ class UpsamplerStage(DiffusionStage):
         pictures = []
         for k in range(len(image)):
             pictures.append(Picture(to_uint8(bicubic[k]), f"bicubic {plain[k]:.1f} dB"))
-            pictures.append(Picture(to_uint8(ours[k]), f"ours {found[k]:.1f} dB"))
+            pictures.append(Picture(to_uint8(ours[k]), f"ours {found[k]:.1f} dB", k))
             pictures.append(Picture(to_uint8(image[k]), "real"))
         # Of the pooled error: a mean of decibels is ruled by patches that are blank.
         return Look(pictures, {"psnr": pooled(ours, image), "psnr_bicubic": pooled(bicubic, image)})

@@ -26,6 +26,7 @@ class Picture(NamedTuple):
 
     image: Array  # uint8 [H, W, 3]
     caption: str
+    seed: int | None = None  # of its draw, where it was drawn
 
 
 class Look(NamedTuple):
