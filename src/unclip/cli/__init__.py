@@ -18,6 +18,7 @@ from unclip.cli import (
     plan,
     recipe,
     sample,
+    sweep,
     train,
 )
 from unclip.types import Interrupted, UserError
@@ -31,6 +32,7 @@ COMMANDS = (
     evaluate,
     degrade,
     recipe,
+    sweep,
     plan,
     data,
     experiments,
