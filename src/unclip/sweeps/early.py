@@ -55,7 +55,7 @@ def early_stop(given: Any, where: str) -> EarlyStop:
     for key, value in counts.items():
         if type(value) is not int or value < 1:
             raise UserError(f"{here}.{key}: {value!r} must be a whole number from 1")
-    eta, strict = given.get("eta", 3), given.get("strict", False)
+    eta, strict = given.get("eta", 3), given.get("strict", True)
     if isinstance(eta, bool) or not isinstance(eta, int | float) or eta <= 1:
         raise UserError(f"{here}.eta: {eta!r} must be above 1")
     if not isinstance(strict, bool):

@@ -19,6 +19,8 @@ from unclip.registry import nearest
 from unclip.types import UserError
 
 _TAIL = 1e-6  # of a normal distribution, left out: its ends are infinite
+_MOST = 1e300  # numbers below it are finite as floats
+
 NUMBERS = {
     "int_uniform": ("min", "max"),
     "uniform": ("min", "max"),
@@ -89,7 +91,12 @@ def parameter(name: str, given: Any, where: str) -> Parameter:
     numbers = {key: _number(given.get(key, DEFAULTS.get(key)), f"{here}.{key}") for key in keys}
     if "min" in numbers and numbers["min"] > numbers["max"]:
         raise UserError(f"{here}: min {numbers['min']} is above max {numbers['max']}")
-    return _of_numbers(name, kind, numbers, here)
+    try:
+        found = _of_numbers(name, kind, numbers, here)
+        found.value(found.highest)
+    except OverflowError:
+        raise UserError(f"{here}: its values are too large for numbers") from None
+    return found
 
 
 def _kind(given: Mapping[str, Any]) -> str:
@@ -103,8 +110,10 @@ def _kind(given: Mapping[str, Any]) -> str:
 def _keys(kind: Any, here: str) -> tuple[str, ...]:
     known: dict[Any, tuple[str, ...]] = {"constant": ("value",), "categorical": ("values",)}
     known |= NUMBERS | {q: (*NUMBERS[q.removeprefix("q_")], "q") for q in QUANTIZED}
-    if kind not in known:
-        raise UserError(f"{here}.distribution: {kind!r} is not known here{nearest(kind, known)}")
+    if not isinstance(kind, str) or kind not in known:
+        raise UserError(
+            f"{here}.distribution: {kind!r} is not known here{nearest(str(kind), known)}"
+        )
     return known[kind]
 
 
@@ -121,7 +130,7 @@ def _categorical(name: str, values: Any, here: str) -> Parameter:
 
 
 def _number(value: Any, here: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _MOST:
         raise UserError(f"{here}: {value!r} must be a number")
     return value
 

@@ -23,6 +23,7 @@ KEYS = (
     *("name", "description", "project", "entity", "program", "method", "metric", "parameters"),
     *("early_terminate", "command", "run_cap"),
 )
+MOST_POINTS = 100_000  # of a grid, which is held in memory
 METHODS = ("grid", "random", "bayes")
 ARGS = "${args_no_hyphens}"
 OPTIONS = {"train": ("--with-parents",), "evaluate": ()}
@@ -186,6 +187,8 @@ def _fits(sweep: Sweep) -> None:
     cap = sweep.run_cap
     if cap is not None and (type(cap) is not int or cap < 1):
         raise UserError(f"{sweep.path}: run_cap: {cap!r} must be a whole number from 1")
+    if sweep.points is not None and sweep.points > MOST_POINTS:
+        raise UserError(f"{sweep.path}: parameters: a grid of more than {MOST_POINTS:,} points")
     for each in sweep.searched:
         if sweep.method == "grid" and not each.choices:
             raise UserError(

@@ -68,6 +68,8 @@ def opened(dir: Path, settings: dict[str, Any]) -> Trials:
     """
     path = dir / FILE
     if not path.is_file():
+        if dir.is_dir() and any(dir.iterdir()):
+            raise UserError(f"--dir {dir}: is not empty and holds no sweep; give another")
         return Trials(dir, settings)
     try:
         content = json.loads(path.read_text())
