@@ -97,11 +97,11 @@ def _list() -> None:
 
 
 def _online(sweep: Sweep, args: argparse.Namespace) -> None:
-    from unclip.sweeps.online import create, run_agent
-
     for option, default in (("dir", None), ("force", False), ("jobs", 1), ("seed", 0)):
         if getattr(args, option) != default:
             raise UserError(f"--{option}: is for local sweeps, not with --wandb")
+    from unclip.sweeps.online import create, run_agent
+
     content = {**sweep.content, "command": sweep.online_command(args.overrides)}
     project, entity = content.get("project", "unclip"), content.get("entity")
     run_agent(create(content, project=project, entity=entity), args.count)
