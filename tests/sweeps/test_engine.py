@@ -174,6 +174,16 @@ def test_a_trial_that_was_through_when_the_sweep_was_killed_is_taken_down(sweep_
     assert (found.path(found.all[1]) / "starts").read_text() == "started\n"
 
 
+def test_a_summary_cut_short_is_none(sweep_file, tmp_path):
+    file, folder = sweep_file(), tmp_path / "s"
+    found = go(file, folder, 1)
+    found.all[0].state = "running"
+    found.save()
+    summary = found.path(found.all[0]) / "summary.json"
+    summary.write_text(summary.read_text()[:-3])
+    assert go(file, folder, 1).all[0].value == found.all[0].value
+
+
 def test_a_trial_that_is_told_to_stop_interrupts_the_sweep(sweep_file, tmp_path):
     def stopped(values, folder):
         return [sys.executable, "-c", "raise SystemExit(75)"]
@@ -187,11 +197,11 @@ def test_a_trial_that_is_told_to_stop_interrupts_the_sweep(sweep_file, tmp_path)
 def test_a_folder_in_use_is_refused(sweep_file, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(engine, "PATIENCE", 0.3)
     file, folder = sweep_file(), tmp_path / "s"
-    folder.mkdir()
+    go(file, folder, 1)
     with engine._held(folder), pytest.raises(UserError, match="another sweep, or a trial of it"):
-        go(file, folder, 1)
+        go(file, folder, 2)
     assert "waiting for what still runs there" in capfd.readouterr().err
-    assert states(go(file, folder, 1)) == ["finished"]
+    assert states(go(file, folder, 2)) == ["finished", "finished"]
 
 
 def test_another_file_or_seed_is_refused_and_so_is_a_damaged_one(sweep_file, tmp_path):

@@ -39,7 +39,8 @@ class _Process:
     trial: Trial
     process: subprocess.Popen
     began: float = field(default_factory=time.monotonic)
-    told: bool = False  # to stop, as the worse of its band
+    told: bool = False  # to stop, as one of the worse of its band
+    read: int = 0  # bytes of its metrics that there were when they were read
 
 
 def run(
@@ -73,6 +74,7 @@ def run(
                     time.sleep(POLL)
             finally:
                 stop(each.process for each in work.running)
+                work.put_down()
 
 
 @contextmanager
@@ -143,7 +145,7 @@ class _Work:
         log = self.trials.log(trial)
         log.parent.mkdir(parents=True, exist_ok=True)
         words = self.command(trial.parameters, folder)
-        if (folder / "summary.json").is_file():  # ended just before the sweep was killed
+        if self._summary(trial) is not None:  # ended just before the sweep was killed
             words = [sys.executable, "-c", ""]
         given = ", ".join(f"{k}={_short(v)}" for k, v in trial.parameters.items())
         self._say(trial, given)
@@ -162,7 +164,8 @@ class _Work:
     def look(self) -> None:
         """Take down what has ended, and end the worse ones."""
         for each in self.running:
-            each.trial.history = self._history(each.trial)
+            if self.sweep.early is not None or each.process.poll() is not None:
+                self._read(each)
         histories = [[self.sweep.lower(v) for v in t.history] for t in self.trials.all]
         for each in list(self.running):
             if each.process.poll() is not None:
@@ -174,9 +177,26 @@ class _Work:
                     each.told = True
                     each.process.terminate()
 
-    def _history(self, trial: Trial) -> list[float]:
-        rows = read_metrics(self.trials.path(trial) / "metrics.jsonl")
-        return [value for _, value in curves(rows).get(self.sweep.metric, [])]
+    def put_down(self) -> None:
+        """Note how long those that were stopped have taken."""
+        for each in self.running:
+            each.trial.seconds += time.monotonic() - each.began
+        self.trials.save()
+
+    def _read(self, each: _Process) -> None:
+        path = self.trials.path(each.trial) / "metrics.jsonl"
+        size = path.stat().st_size if path.is_file() else 0
+        if size != each.read:
+            rows = curves(read_metrics(path)).get(self.sweep.metric, [])
+            each.trial.history, each.read = [value for _, value in rows], size
+
+    def _summary(self, trial: Trial) -> dict[str, float] | None:
+        """The last value of each metric of a trial that is through."""
+        try:
+            found = json.loads((self.trials.path(trial) / "summary.json").read_text())
+            return dict(found["metrics"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def _take_down(self, each: _Process) -> None:
         trial, status = each.trial, each.process.returncode
@@ -184,9 +204,9 @@ class _Work:
         if status == SAVED and not each.told:
             self.trials.save()
             raise Interrupted(f"trial {trial.number} was told to stop; the same command goes on")
-        summary = self.trials.path(trial) / "summary.json"
-        if status == 0 and summary.is_file():
-            self._finish(trial, json.loads(summary.read_text())["metrics"])
+        metrics = self._summary(trial)
+        if status == 0 and metrics is not None:
+            self._finish(trial, metrics)
         elif each.told:
             trial.state, trial.value = PRUNED, trial.history[-1]
         else:

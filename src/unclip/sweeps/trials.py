@@ -68,7 +68,7 @@ def opened(dir: Path, settings: dict[str, Any]) -> Trials:
     """
     path = dir / FILE
     if not path.is_file():
-        if dir.is_dir() and any(dir.iterdir()):
+        if dir.is_dir() and any(not path.name.startswith(".") for path in dir.iterdir()):
             raise UserError(f"--dir {dir}: is not empty and holds no sweep; give another")
         return Trials(dir, settings)
     try:
