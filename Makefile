@@ -11,7 +11,7 @@ TABLE = $(if $(filter scenes,$(ON)),,_$(ON))
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup quickstart test test-all check format clean \
-	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sample
+	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sweep sample
 
 help:  ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ train-decoder: $(STAMP)  ## train experiments/decoder/$(EXP).yaml, and the CLIP 
 
 train-upsampler: $(STAMP)  ## train experiments/upsampler/$(EXP).yaml
 	$(BIN)/unclip train upsampler/$(EXP) --with-parents $(ARGS)
+
+sweep: $(STAMP)  ## search for the best settings: make sweep SWEEP=prior_lr COUNT=20
+	$(BIN)/unclip sweep $(or $(SWEEP),--list) $(if $(COUNT),--count $(COUNT)) $(ARGS)
 
 sample: $(STAMP)  ## draw pictures: make sample CAPTION="a red circle above a blue square" ARGS="--n 8"
 	$(BIN)/unclip sample $(if $(CAPTION),"$(CAPTION)") $(ARGS)

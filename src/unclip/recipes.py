@@ -7,8 +7,6 @@ that one would type, in a process of its own.
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -19,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from unclip import artifacts, config, registry
+from unclip.processes import environment, interruptible, stop
 from unclip.tracking.report import Finished
 from unclip.training.checkpoints import newest_checkpoint
-from unclip.types import Interrupted, UserError
+from unclip.types import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +134,8 @@ def run_together(commands: dict[str, list[str]]) -> None:
         UserError: a command failed (it has said why).
         Interrupted: SIGTERM came; the commands were passed it, and have ended.
     """
-    env = dict(os.environ)
+    env = environment(together=len(commands))
     many = len(commands) > 1
-    if many:
-        env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(commands))))
     pipe: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     running = {
         name: subprocess.Popen(words, env=env, **(pipe if many else {}))
@@ -151,23 +148,16 @@ def run_together(commands: dict[str, list[str]]) -> None:
     ]
     for reader in readers:
         reader.start()
-    before = signal.signal(signal.SIGTERM, _told_to_stop)
-    try:
-        while any(process.poll() is None for process in running.values()):
+    with interruptible():
+        try:
+            while any(process.poll() is None for process in running.values()):
+                _refuse_failed(running)
+                time.sleep(0.1)
             _refuse_failed(running)
-            time.sleep(0.1)
-        _refuse_failed(running)
-    finally:
-        for process in running.values():
-            process.terminate()
-            process.wait()
-        for reader in readers:
-            reader.join()
-        signal.signal(signal.SIGTERM, before)
-
-
-def _told_to_stop(number: int, frame: Any) -> None:
-    raise Interrupted("SIGTERM: what had begun is saved; the same command goes on with it")
+        finally:
+            stop(running.values())
+            for reader in readers:
+                reader.join()
 
 
 def _refuse_failed(running: dict[str, subprocess.Popen]) -> None:

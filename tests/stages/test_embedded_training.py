@@ -16,7 +16,7 @@ from data_modules.scenes import Scenes
 from unclip import artifacts, config
 from unclip.cli import main
 from unclip.runs import fit_pca, train
-from unclip.tracking.local import read_metrics
+from unclip.tracking.files import read_metrics
 from unclip.types import UserError
 
 BATCHES = ("--shard-size", "24", "--batch-size", "4")  # as in training: products of the same shape

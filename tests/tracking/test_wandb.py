@@ -18,7 +18,7 @@ from wandb_server import KEY, serving
 
 from unclip import artifacts, config
 from unclip.runs import fit_pca, train
-from unclip.tracking.local import read_metrics
+from unclip.tracking.files import read_metrics
 from unclip.tracking.tracker import UNITS
 from unclip.tracking.wandb import tracked
 from unclip.training.callbacks import Throughput

@@ -12,7 +12,7 @@ import torch
 from unclip import config
 from unclip.runs import train
 from unclip.stages.upsampler import UpsamplerStage
-from unclip.tracking.local import read_metrics
+from unclip.tracking.files import read_metrics
 from unclip.training.callbacks import Throughput
 from unclip.training.checkpoints import checkpoints
 from unclip.types import Interrupted, UserError

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from unclip.tracking.local import read_metrics
+from unclip.tracking.files import read_metrics
 
 
 def command(experiment, folder, clip, steps):

@@ -23,7 +23,7 @@ from unclip.models.clip import Clip
 from unclip.models.configs import ClipConfig
 from unclip.runs import Parents, assemble, train
 from unclip.stages.clip import contrastive_loss
-from unclip.tracking.local import read_metrics
+from unclip.tracking.files import read_metrics
 from unclip.training.blocks import checkpoint_blocks
 from unclip.training.checkpoints import World
 from unclip.training.sam import climb

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from unclip.tracking.local import read_metrics
+from unclip.tracking.files import read_metrics
 
 STAGES = ("clip", "prior", "ar_prior", "decoder", "upsampler")
 STEPS = 20

@@ -21,6 +21,7 @@ from unclip.cli import (
     recipe,
     runs,
     sample,
+    sweep,
     train,
 )
 from unclip.types import Interrupted, UserError
@@ -34,6 +35,7 @@ COMMANDS = (
     evaluate,
     degrade,
     recipe,
+    sweep,
     plan,
     data,
     experiments,

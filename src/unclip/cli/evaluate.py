@@ -1,8 +1,9 @@
-"""`unclip evaluate`: how good priors or upsamplers are, side by side."""
+"""`unclip evaluate`: how good priors or upsamplers are, side by side, or a whole cascade."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 EXAMPLES = """\
@@ -12,6 +13,7 @@ examples:
   unclip evaluate runs/quickstart/prior --json
   unclip evaluate upsampler/tiny --picture side_by_side.png
   unclip evaluate upsampler/photos --kind none --data photos.tar --n 16
+  unclip evaluate runs/quickstart decoder.guidance=3 decoder.steps=16 run.dir=runs/guided
 """
 
 PRIORS_ONLY, UPSAMPLERS_ONLY = ("clip",), ("kind", "picture")
@@ -21,14 +23,18 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "evaluate",
-        help="measure trained priors or upsamplers, side by side",
+        help="measure trained priors or upsamplers, side by side, or a cascade",
         description="Priors: draws an image embedding for each held-out caption and compares it "
         "with the true one. Upsamplers: enlarges held-out pictures, reduced and corrupted, and "
-        "compares them with the originals.",
+        "compares them with the originals. A cascade (a folder of stages) draws captions of "
+        "scenes, and the oracle reads its pictures.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("stage", nargs="+", help="experiment with a finished run, run, or artifact")
+    p.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="cascades: n, objects, decoder.steps, ..."
+    )
     p.add_argument("--n", type=int, help="held-out samples (default: priors 1000, upsamplers 64)")
     p.add_argument(
         "--batch", type=int, help="of them at a time (default: priors 100, upsamplers 4)"
@@ -48,8 +54,16 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure each, print one table."""
-    from unclip.trained_upsamplers import kind_of
     from unclip.types import UserError
+
+    given = [word for word in (*args.stage, *args.overrides) if "=" in word]
+    args.stage = [word for word in args.stage if "=" not in word]
+    if any((Path(name) / "decoder").is_dir() for name in args.stage):
+        _cascade(args, given)
+        return
+    if given or not args.stage:
+        raise UserError(f"{given[0]}: key=value settings are of cascades; use the options")
+    from unclip.trained_upsamplers import kind_of
 
     kind = kind_of(args.stage)
     for option in PRIORS_ONLY if kind == "upsamplers" else UPSAMPLERS_ONLY:
@@ -61,6 +75,29 @@ def run(args: argparse.Namespace) -> None:
     if args.n < least or args.batch < 1:
         raise UserError(f"--n must be at least {least} and --batch at least 1")
     (_priors if kind == "priors" else _upsamplers)(args)
+
+
+def _cascade(args: argparse.Namespace, given: list[str]) -> None:
+    from unclip import config
+    from unclip.evaluation import tables
+    from unclip.evaluation.configs import CascadeEvaluation
+    from unclip.types import UserError
+
+    for option in ("steps", *PRIORS_ONLY, *UPSAMPLERS_ONLY, "data"):
+        if getattr(args, option) is not None:
+            raise UserError(f"--{option}: does not apply to a cascade; write decoder.steps=16")
+    if len(args.stage) != 1:
+        raise UserError("evaluate: a cascade is measured alone; give one folder")
+    values = {name: getattr(args, name) for name in ("n", "batch", "seed")}
+    values = {name: value for name, value in values.items() if value is not None}
+    wanted = config.build(CascadeEvaluation, values, given)
+    from unclip.trained_cascades import evaluate_cascade
+
+    metrics = evaluate_cascade(args.stage[0], wanted).metrics
+    lines = [["", args.stage[0]], *([name, f"{value:.4g}"] for name, value in metrics.items())]
+    print(json.dumps(metrics, indent=2)) if args.json else tables.show(lines)
+    if args.out:
+        args.out.write_text(tables.markdown(lines), encoding="utf-8")
 
 
 def _priors(args: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from data_modules.scenes import Prompt, single_object_prompts, two_object_prompt
 from unclip.evaluation.oracle import Verdict, check
 from unclip.evaluation.page import STYLE, embedded, table
 from unclip.figures import Array, grid, save, to_uint8
-from unclip.pipeline.pipeline import Pipeline
+from unclip.pipeline.pipeline import Pipeline, Settings
 from unclip.tracking.files import read_metrics
 from unclip.tracking.report import Finished
 
@@ -40,13 +40,19 @@ class Drawn:
         return self.verdict.colour and self.verdict.shape
 
 
-def draw(pipeline: Pipeline, prompts: Sequence[Prompt], *, batch: int = 16) -> list[Drawn]:
+def draw(
+    pipeline: Pipeline,
+    prompts: Sequence[Prompt],
+    *,
+    batch: int = 16,
+    settings: Settings | None = None,
+) -> list[Drawn]:
     """One picture per prompt, seed k for prompt k, read by the oracle."""
     drawn = []
     for first in tqdm(range(0, len(prompts), batch), desc="drawing", unit="batch"):
         chunk = prompts[first : first + batch]
         seeds = list(range(first, first + len(chunk)))
-        found = pipeline.generate([p.caption for p in chunk], seeds)
+        found = pipeline.generate([p.caption for p in chunk], seeds, settings=settings)
         for prompt, small, image in zip(chunk, to_uint8(found.small), to_uint8(found.image)):
             drawn.append(Drawn(prompt, small, image, check(image, prompt.scene)))
     return drawn
@@ -89,8 +95,8 @@ def report(
     }
     (root / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
     sheets = {
-        "single": save(_sheet(single), root / "single.png"),
-        "pairs": save(_sheet(pairs), root / "pairs.png"),
+        "single": save(sheet(single), root / "single.png"),
+        "pairs": save(sheet(pairs), root / "pairs.png"),
         "cascade": save(_cascade(single[:8]), root / "cascade.png"),
         "curves": _curves(runs, root / "curves.png"),
     }
@@ -104,7 +110,8 @@ def report(
     return page
 
 
-def _sheet(drawn: Sequence[Drawn]) -> Image.Image:
+def sheet(drawn: Sequence[Drawn]) -> Image.Image:
+    """The pictures, each with whether it is right and its caption."""
     # Words, for the font that comes with Pillow has no ticks.
     marks = [("right: " if d.right else "wrong: ") + d.prompt.caption for d in drawn]
     return grid([d.image for d in drawn], marks, columns=8)

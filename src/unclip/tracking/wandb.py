@@ -13,7 +13,7 @@ from typing import Any
 from unclip import artifacts
 from unclip.atomic import replacing
 from unclip.tracking.connection import first_line, remark, why_offline
-from unclip.tracking.local import read_metrics
+from unclip.tracking.files import read_metrics
 from unclip.tracking.tracker import UNITS, Tracker
 from unclip.training.configs import TrackingConfig
 from unclip.types import UserError

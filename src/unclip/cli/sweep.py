@@ -1,0 +1,107 @@
+"""`unclip sweep`: many trials of an experiment, to find its best settings."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unclip.types import UserError
+
+if TYPE_CHECKING:
+    from unclip.sweeps.spec import Sweep
+
+EXAMPLES = """\
+examples:
+  unclip sweep --list
+  unclip sweep prior_lr --count 20
+  unclip sweep prior_lr --count 20 --jobs 2 trainer.max_steps=100
+  unclip sweep mine.yaml --count 20 --wandb
+
+The same command again goes on with what was interrupted; a larger --count goes on further.
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    p = commands.add_parser(
+        "sweep",
+        help="search for an experiment's best settings",
+        description="Runs the trials of a sweep file, which has W&B's format, on this machine, or "
+        "with --wandb as W&B suggests them. Ends in a table, a picture and the best run's command.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("sweep", nargs="?", help="name in experiments/sweeps, or a YAML file")
+    p.add_argument("overrides", nargs="*", metavar="key=value", help="for every trial")
+    p.add_argument("--list", action="store_true", help="the sweeps that can be found")
+    p.add_argument("--count", type=int, help="trials in all, those of former times among them")
+    p.add_argument("--dir", type=Path, help="folder (default runs/sweeps/NAME)")
+    p.add_argument("--jobs", type=int, default=1, help="trials side by side (default 1)")
+    p.add_argument("--seed", type=int, default=0, help="of the search, not of the trainings")
+    p.add_argument("--force", action="store_true", help="start anew, removing the sweep in --dir")
+    p.add_argument("--wandb", action="store_true", help="let W&B suggest the trials and keep them")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check everything, search, report."""
+    from unclip.sweeps import spec
+
+    if args.list:
+        _list()
+        return
+    if not args.sweep:
+        raise UserError("no sweep: give one, as `unclip sweep prior_lr`, or --list")
+    if args.jobs < 1 or (args.count is not None and args.count < 1):
+        raise UserError("--count and --jobs must be at least 1")
+    sweep = spec.load(args.sweep)
+    spec.check(sweep, args.overrides)
+    if args.wandb:
+        _online(sweep, args)
+        return
+    if args.count is None and sweep.points is None and sweep.run_cap is None:
+        raise UserError(f"--count: {sweep.method} search has no end; say how many trials")
+    from unclip.sweeps import engine, results, trials
+
+    folder = args.dir or Path("runs/sweeps") / sweep.name
+    if args.force and folder.exists():
+        if not (folder / trials.FILE).is_file():
+            raise UserError(f"--dir {folder}: --force replaces sweeps only, this is none")
+        shutil.rmtree(folder)
+    settings = {"sweep": sweep.content, "seed": args.seed, "overrides": args.overrides}
+    found = trials.opened(folder, settings)
+    engine.run(
+        sweep,
+        found,
+        count=args.count,
+        jobs=args.jobs,
+        seed=args.seed,
+        command=lambda values, run_dir: sweep.process(values, args.overrides, run_dir),
+    )
+    results.report(sweep, found, args.overrides)
+
+
+def _list() -> None:
+    from unclip.sweeps import spec
+
+    for name in spec.files():
+        try:
+            sweep = spec.load(name)
+        except UserError as error:
+            print(f"{name:<20} {error}")
+            continue
+        goal = "max" if sweep.maximize else "min"
+        print(f"{name:<20} {sweep.method:<7} {goal} {sweep.metric:<18} {sweep.about}")
+
+
+def _online(sweep: Sweep, args: argparse.Namespace) -> None:
+    for option, default in (("dir", None), ("force", False), ("jobs", 1), ("seed", 0)):
+        if getattr(args, option) != default:
+            raise UserError(f"--{option}: is for local sweeps, not with --wandb")
+    from unclip.sweeps.online import create, run_agent
+
+    content = {**sweep.content, "command": sweep.online_command(args.overrides)}
+    project, entity = content.get("project", "unclip"), content.get("entity")
+    run_agent(create(content, project=project, entity=entity), args.count)

@@ -1,0 +1,250 @@
+"""Runs the trials of a sweep, each in a process of its own, and writes down what comes of them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from unclip.processes import die_with_parent, environment, interruptible, stop
+from unclip.progress import bar_interval
+from unclip.registry import nearest
+from unclip.sweeps import search
+from unclip.sweeps.spec import Sweep
+from unclip.sweeps.trials import FAILED, FINISHED, PRUNED, RUNNING, Trial, Trials
+from unclip.tracking.metrics import curves, read_metrics
+from unclip.types import Interrupted, UserError
+
+SAVED = 75  # the exit status of a run that was told to stop and has saved itself
+POLL = 1.0  # seconds between two looks at the trials that run
+PATIENCE = 60.0  # seconds that the trials of a killed sweep have to save themselves
+
+Command = Callable[[dict[str, Any], Path], list[str]]
+"""The program and arguments of a trial, of its parameters and its folder."""
+
+
+@dataclass
+class _Process:
+    trial: Trial
+    process: subprocess.Popen
+    began: float = field(default_factory=time.monotonic)
+    told: bool = False  # to stop, as one of the worse of its band
+    read: int = 0  # bytes of its metrics that there were when they were read
+
+
+def run(
+    sweep: Sweep, trials: Trials, *, count: int, jobs: int, seed: int, command: Command
+) -> None:
+    """Go on until ``count`` trials have ended, those of former times among them.
+
+    Trials that a killed sweep has left running are resumed, by the same command, which must write
+    ``metrics.jsonl`` and at the end ``summary.json`` into the folder. ``jobs`` run side by side.
+
+    Raises:
+        UserError: the folder is in use.
+        Interrupted: SIGTERM came, or a trial was told to stop; what runs has saved itself.
+    """
+    wanted = min(n for n in (count, sweep.points, sweep.run_cap) if n is not None)
+    trials.save()
+    with interruptible(), _held(trials.dir) as lock:
+        work = _Work(sweep, trials, command, environment(together=jobs), lock)
+        done = len(trials.ended)
+        with tqdm(total=wanted, initial=done, unit="trial", mininterval=bar_interval()) as work.bar:
+            try:
+                while True:
+                    work.look()
+                    while len(work.running) < jobs and work.may_start():
+                        trial = work.left() or work.new(wanted, seed)
+                        if trial is None:
+                            break
+                        work.start(trial)
+                    if not work.running:
+                        return
+                    time.sleep(POLL)
+            finally:
+                stop(each.process for each in work.running)
+                work.put_down()
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[int]:
+    """Hold the folder, together with the trials that inherit the lock.
+
+    Those of a sweep that was killed save themselves first, then let go of it.
+    """
+    with (folder / ".lock").open("w") as file:
+        said, until = False, time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise UserError(
+                        f"--dir {folder}: another sweep, or a trial of it, is at work there; wait "
+                        "for it, or give another --dir"
+                    ) from None
+            if not said:
+                print(f"{folder}: waiting for what still runs there", file=sys.stderr, flush=True)
+                said = True
+            time.sleep(0.2)
+        yield file.fileno()
+
+
+@dataclass
+class _Work:
+    """The trials that run now."""
+
+    sweep: Sweep
+    trials: Trials
+    command: Command
+    env: dict[str, str]
+    lock: int
+    running: list[_Process] = field(default_factory=list)
+    bar: Any = None
+
+    def may_start(self) -> bool:
+        """Whether another trial may start: not while the first makes what all lean on."""
+        alone = len(self.running) == 1 and "--with-parents" in self.sweep.words
+        return not alone or (self.trials.path(self.running[0].trial) / "experiment.yaml").exists()
+
+    def left(self) -> Trial | None:
+        """A trial that a killed sweep has left."""
+        at_work = [each.trial for each in self.running]
+        return next((t for t in self.trials.all if t.state == RUNNING and t not in at_work), None)
+
+    def new(self, wanted: int, seed: int) -> Trial | None:
+        """The next trial of the search, unless there are enough."""
+        sweep, ended = self.sweep, self.trials.ended
+        reached = sweep.target is not None and any(
+            sweep.lower(t.value) <= sweep.lower(sweep.target)
+            for t in ended
+            if t.state == FINISHED and t.value is not None
+        )
+        if reached or len(self.trials.all) >= wanted:
+            return None
+        trial = search.suggest(sweep, self.trials.all, seed=seed)
+        self.trials.all.append(trial)
+        self.trials.save()
+        return trial
+
+    def start(self, trial: Trial) -> None:
+        """Start its process, or go on with its run; one that is through already is taken down."""
+        folder = self.trials.path(trial)
+        log = self.trials.log(trial)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        words = self.command(trial.parameters, folder)
+        if self._summary(trial) is not None:  # ended just before the sweep was killed
+            words = [sys.executable, "-c", ""]
+        given = ", ".join(f"{k}={_short(v)}" for k, v in trial.parameters.items())
+        self._say(trial, given)
+        with log.open("a") as output:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self.env,
+                pass_fds=(self.lock,),
+                preexec_fn=die_with_parent,
+            )
+        self.running.append(_Process(trial, process))
+
+    def look(self) -> None:
+        """Take down what has ended, and end the worse ones."""
+        for each in self.running:
+            if self.sweep.early is not None or each.process.poll() is not None:
+                self._read(each)
+        histories = [[self.sweep.lower(v) for v in t.history] for t in self.trials.all]
+        for each in list(self.running):
+            if each.process.poll() is not None:
+                self.running.remove(each)
+                self._take_down(each)
+            elif self.sweep.early is not None and not each.told:
+                own = histories[each.trial.number]
+                if self.sweep.early.stops(own, histories):
+                    each.told = True
+                    each.process.terminate()
+
+    def put_down(self) -> None:
+        """Note how long those that were stopped have taken."""
+        for each in self.running:
+            each.trial.seconds += time.monotonic() - each.began
+        self.trials.save()
+
+    def _read(self, each: _Process) -> None:
+        path = self.trials.path(each.trial) / "metrics.jsonl"
+        size = path.stat().st_size if path.is_file() else 0
+        if size != each.read:
+            rows = curves(read_metrics(path)).get(self.sweep.metric, [])
+            each.trial.history, each.read = [value for _, value in rows], size
+
+    def _summary(self, trial: Trial) -> dict[str, float] | None:
+        """The last value of each metric of a trial that is through."""
+        try:
+            found = json.loads((self.trials.path(trial) / "summary.json").read_text())
+            return dict(found["metrics"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _take_down(self, each: _Process) -> None:
+        trial, status = each.trial, each.process.returncode
+        trial.seconds += time.monotonic() - each.began
+        if status == SAVED and not each.told:
+            self.trials.save()
+            raise Interrupted(f"trial {trial.number} was told to stop; the same command goes on")
+        metrics = self._summary(trial)
+        if status == 0 and metrics is not None:
+            self._finish(trial, metrics)
+        elif each.told:
+            trial.state, trial.value = PRUNED, trial.history[-1]
+        else:
+            trial.state = FAILED
+            trial.error = f"{_last_line(self.trials.log(trial))} ({_ending(status)})"
+        self.trials.save()
+        said = trial.error or f"{self.sweep.metric} {_short(trial.value)}"
+        self._say(trial, f"{trial.state} in {trial.seconds:.0f} s, {said}")
+        self.bar.update()
+
+    def _finish(self, trial: Trial, metrics: dict[str, float]) -> None:
+        name = self.sweep.metric
+        if name not in metrics:
+            trial.state = FAILED
+            trial.error = f"the run has no metric {name}{nearest(name, sorted(metrics))}"
+        elif not math.isfinite(metrics[name]):
+            trial.state, trial.error = FAILED, f"{name} is {metrics[name]}"
+        else:
+            trial.state, trial.value = FINISHED, metrics[name]
+
+    def _say(self, trial: Trial, what: str) -> None:
+        self.bar.write(f"trial {trial.number}: {what}", file=sys.stderr)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _last_line(log: Path) -> str:
+    """What a program said last; colours and bars left out."""
+    with log.open("rb") as file:
+        file.seek(max(0, os.path.getsize(log) - 4096))
+        text = file.read().decode(errors="replace")
+    lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    return lines[-1] if lines else "said nothing"
+
+
+def _ending(status: int) -> str:
+    if status == -9:
+        return "killed, perhaps for want of memory"
+    return f"signal {-status}" if status < 0 else f"exit {status}"

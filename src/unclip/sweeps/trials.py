@@ -1,0 +1,88 @@
+"""The trials of a sweep, and the one file that holds all that is known of them.
+
+The file is written whole after every change, so that a sweep killed at any moment goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unclip import atomic
+from unclip.types import UserError
+
+FILE = "results.json"
+RUNNING, FINISHED, PRUNED, FAILED = "running", "finished", "pruned", "failed"
+
+
+@dataclass
+class Trial:
+    """One run of the command."""
+
+    number: int
+    parameters: dict[str, Any]  # the values it was given
+    drawn: dict[str, Any]  # what the search drew for them (quantiles of a normal distribution)
+    folder: str  # of the run, in the sweep's
+    state: str = RUNNING
+    value: float | None = None  # of the metric: the last one, of a trial that was pruned
+    history: list[float] = field(default_factory=list)  # of the metric, as often as it was logged
+    seconds: float = 0.0
+    error: str | None = None  # the last line of a trial that failed
+
+
+@dataclass
+class Trials:
+    """A sweep's folder and what has come of it."""
+
+    dir: Path
+    settings: dict[str, Any]  # what the trials depend on: the file's content, seed, overrides
+    all: list[Trial] = field(default_factory=list)
+
+    @property
+    def ended(self) -> list[Trial]:
+        """Those that are over."""
+        return [trial for trial in self.all if trial.state != RUNNING]
+
+    def path(self, trial: Trial) -> Path:
+        """The folder of a trial's run."""
+        return self.dir / trial.folder
+
+    def log(self, trial: Trial) -> Path:
+        """What a trial has printed."""
+        return self.path(trial).with_suffix(".log")
+
+    def save(self) -> None:
+        """Write the file."""
+        content = {**self.settings, "trials": [asdict(trial) for trial in self.all]}
+        with atomic.replacing(self.dir / FILE) as scratch:
+            scratch.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def opened(dir: Path, settings: dict[str, Any]) -> Trials:
+    """The trials in ``dir``, or none yet.
+
+    Raises:
+        UserError: they are of a sweep with other settings, or the file is damaged.
+    """
+    path = dir / FILE
+    if not path.is_file():
+        if dir.is_dir() and any(not path.name.startswith(".") for path in dir.iterdir()):
+            raise UserError(f"--dir {dir}: is not empty and holds no sweep; give another")
+        return Trials(dir, settings)
+    try:
+        content = json.loads(path.read_text())
+        trials = [Trial(**each) for each in content.pop("trials")]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{path}: is damaged; start anew with --force, or in another --dir"
+        ) from None
+    # Through JSON, as what was stored has gone: tuples and dates become what they are there.
+    for key, now in json.loads(json.dumps(settings, default=str)).items():
+        if content.get(key) != now:
+            raise UserError(
+                f"{path}: was begun with another {key}; start anew with --force, or give "
+                "another --dir"
+            )
+    return Trials(dir, settings, trials)

@@ -1,0 +1,228 @@
+"""Trials as processes: which run, what becomes of them, and that a killed sweep goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import drive
+import psutil
+import pytest
+from drive import FAKE, fake, go
+
+from unclip.sweeps import engine
+from unclip.sweeps.trials import FILE
+from unclip.types import Interrupted, UserError
+
+EARLY = {"type": "hyperband", "min_iter": 2}
+
+
+def states(found):
+    return [trial.state for trial in found.all]
+
+
+def until(holds):
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def stored(folder):
+    path = folder / FILE
+    return json.loads(path.read_text())["trials"] if path.is_file() else []
+
+
+def test_a_grid_visits_every_point_once_and_then_ends(sweep_file, tmp_path):
+    file = sweep_file(
+        method="grid", parameters={"x": {"values": [0, 1]}, "y": {"values": ["a", [1, 2]]}}
+    )
+    found = go(file, tmp_path / "s", 100)
+    points = [(t.parameters["x"], str(t.parameters["y"])) for t in found.all]
+    assert sorted(points) == [(x, y) for x in (0, 1) for y in ("[1, 2]", "a")]
+    assert states(found) == ["finished"] * 4
+    assert [t.value for t in found.all] == [pytest.approx((x - 0.3) ** 2) for x, _ in points]
+    assert found.all[0].history == [pytest.approx(found.all[0].value + 3 - k) for k in range(4)]
+
+
+def test_a_failed_trial_is_recorded_with_its_last_line_and_the_sweep_goes_on(sweep_file, tmp_path):
+    file = sweep_file(
+        method="grid",
+        parameters={"how": {"values": ["badly", "elsewhere", "infinite", "well"]}},
+    )
+    found = {t.parameters["how"]: t for t in go(file, tmp_path / "s", 4).all}
+    assert found["badly"].error == "unclip: error: model.width=3: cannot be (exit 2)"
+    assert found["elsewhere"].error == "the run has no metric val/loss; valid: other/loss"
+    assert found["infinite"].error == "val/loss is inf"
+    assert [t.state for t in found.values()].count("failed") == 3
+    assert found["well"].state == "finished"
+
+
+def test_a_program_that_dies_of_a_signal_says_so(sweep_file, tmp_path):
+    def killed(values, folder):
+        return [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+
+    found = go(sweep_file(), tmp_path / "s", 1, command=killed)
+    assert found.all[0].error == "said nothing (killed, perhaps for want of memory)"
+
+
+def test_the_worse_trial_of_a_band_is_told_to_stop_and_keeps_its_folder(sweep_file, tmp_path):
+    file = sweep_file(
+        method="grid",
+        early_terminate=EARLY,
+        parameters={"x": {"values": [0.3, 5.0]}, "sleep": {"value": 0.2}},
+    )
+    found = go(file, tmp_path / "s", 2, seed=next(s for s in range(9) if first_is_best(s)))
+    assert states(found) == ["finished", "pruned"]
+    pruned = found.all[1]
+    assert pruned.value == pruned.history[-1] > 4.7**2
+    assert 2 <= len(pruned.history) < 4
+    assert (found.path(pruned) / "metrics.jsonl").is_file()
+    assert not (found.path(pruned) / "summary.json").exists()
+
+
+def first_is_best(seed):
+    """Whether the grid of x = 0.3 and 5 begins with the better one."""
+    from optuna.samplers import GridSampler
+
+    return GridSampler({"x": ("0.3", "5.0")}, seed=seed)._all_grids[0] == ("0.3",)
+
+
+def test_it_ends_at_the_target_at_run_cap_and_at_count(sweep_file, tmp_path):
+    to = sweep_file("a", metric={"name": "val/loss", "target": 10.0})
+    assert len(go(to, tmp_path / "a", 9).all) == 1
+    assert len(go(sweep_file("b", run_cap=2), tmp_path / "b", 9).all) == 2
+    assert len(go(sweep_file("c"), tmp_path / "c", 3).all) == 3
+
+
+def test_the_same_again_adds_nothing_and_a_larger_count_adds_the_rest(sweep_file, tmp_path):
+    file = sweep_file()
+    go(file, tmp_path / "s", 2)
+    before = stored(tmp_path / "s")
+    go(file, tmp_path / "s", 2)
+    assert stored(tmp_path / "s") == before
+    go(file, tmp_path / "s", 3)
+    assert stored(tmp_path / "s")[:2] == before
+    assert len(stored(tmp_path / "s")) == 3
+
+
+def test_trials_side_by_side_share_the_cores(sweep_file, tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    program = (
+        f"import os; print(os.environ.get('OMP_NUM_THREADS')); exec(open({str(FAKE)!r}).read())"
+    )
+
+    def said(values, folder):
+        return [sys.executable, "-c", program, str(folder), json.dumps(values)]
+
+    file = sweep_file(parameters={"x": {"min": 0.0, "max": 1.0}, "sleep": {"value": 0.2}})
+    found = go(file, tmp_path / "s", 3, jobs=3, command=said)
+    assert [found.log(t).read_text() for t in found.all] == ["2\n"] * 3
+    overlap = max(found.path(t).joinpath("metrics.jsonl").stat().st_ctime for t in found.all)
+    assert overlap - min((found.path(t) / "starts").stat().st_ctime for t in found.all) < 2.4
+
+
+def test_others_wait_while_the_first_makes_what_all_lean_on(sweep_file, tmp_path, monkeypatch):
+    file = sweep_file(
+        command=["unclip", "train", "prior/tiny", "--with-parents", "${args_no_hyphens}"],
+        parameters={"x": {"min": 0.0, "max": 1.0}, "sleep": {"value": 0.3}},
+    )
+    found = go(file, tmp_path / "s", 2, jobs=2)  # fake.py writes no experiment.yaml
+    first, second = (found.path(t) for t in found.all)
+    assert (second / "starts").stat().st_mtime >= (first / "summary.json").stat().st_mtime
+
+
+def killed_half_way(file, folder, number):
+    """A sweep killed by ``number`` when two trials are through and the third has begun."""
+    words = [sys.executable, drive.__file__, str(file), str(folder), "4"]
+    sweep = psutil.Popen(words, stderr=subprocess.PIPE, text=True)
+    begun = folder / "trials" / "0002" / "metrics.jsonl"
+    until(lambda: len(stored(folder)) == 3 and begun.is_file())
+    sweep.send_signal(number)
+    return sweep, sweep.communicate()[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_half_way_the_same_command_goes_on_as_if_nothing_had_been(
+    sweep_file, tmp_path, number
+):
+    parameters = {"x": {"min": 0.0, "max": 1.0}, "sleep": {"value": 0.1}}
+    file, folder = sweep_file(parameters=parameters), tmp_path / "s"
+    _, said = killed_half_way(file, folder, number)
+    assert ("SIGTERM: what had begun is saved" in said) == (number == signal.SIGTERM)
+    assert [t["state"] for t in stored(folder)] == ["finished", "finished", "running"]
+    found = go(file, folder, 4)
+    whole = go(sweep_file(parameters=parameters), tmp_path / "whole", 4)
+    assert [t.parameters for t in found.all] == [t.parameters for t in whole.all]
+    assert [t.value for t in found.all] == [t.value for t in whole.all]
+    assert [t.history for t in found.all] == [t.history for t in whole.all]
+    starts = [len((found.path(t) / "starts").read_text().splitlines()) for t in found.all]
+    assert starts == [1, 1, 2, 1]  # the one that ran was continued
+
+
+def test_a_trial_that_was_through_when_the_sweep_was_killed_is_taken_down(sweep_file, tmp_path):
+    file, folder = sweep_file(), tmp_path / "s"
+    found = go(file, folder, 2)
+    found.all[1].state, found.all[1].value = "running", None
+    found.save()
+    again = go(file, folder, 2)
+    assert again.all[1].value == pytest.approx((again.all[1].parameters["x"] - 0.3) ** 2)
+    assert (found.path(found.all[1]) / "starts").read_text() == "started\n"
+
+
+def test_a_summary_cut_short_is_none(sweep_file, tmp_path):
+    file, folder = sweep_file(), tmp_path / "s"
+    found = go(file, folder, 1)
+    found.all[0].state = "running"
+    found.save()
+    summary = found.path(found.all[0]) / "summary.json"
+    summary.write_text(summary.read_text()[:-3])
+    assert go(file, folder, 1).all[0].value == found.all[0].value
+
+
+def test_a_trial_that_is_told_to_stop_interrupts_the_sweep(sweep_file, tmp_path):
+    def stopped(values, folder):
+        return [sys.executable, "-c", "raise SystemExit(75)"]
+
+    with pytest.raises(Interrupted, match="trial 0 was told to stop; the same command goes on"):
+        go(sweep_file(), tmp_path / "s", 2, command=stopped)
+    assert [t["state"] for t in stored(tmp_path / "s")] == ["running"]
+    assert states(go(sweep_file(), tmp_path / "s", 2)) == ["finished", "finished"]
+
+
+def test_a_folder_in_use_is_refused(sweep_file, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(engine, "PATIENCE", 0.3)
+    file, folder = sweep_file(), tmp_path / "s"
+    go(file, folder, 1)
+    with engine._held(folder), pytest.raises(UserError, match="another sweep, or a trial of it"):
+        go(file, folder, 2)
+    assert "waiting for what still runs there" in capfd.readouterr().err
+    assert states(go(file, folder, 2)) == ["finished", "finished"]
+
+
+def test_another_file_or_seed_is_refused_and_so_is_a_damaged_one(sweep_file, tmp_path):
+    folder = tmp_path / "s"
+    go(sweep_file(), folder, 1)
+    with pytest.raises(UserError, match=r"results\.json: was begun with another seed"):
+        go(sweep_file(), folder, 1, seed=1)
+    changed = sweep_file(parameters={"x": {"min": 0.0, "max": 2.0}})
+    with pytest.raises(UserError, match=r"was begun with another sweep; start anew with --force"):
+        go(changed, folder, 1)
+    (folder / FILE).write_text("{")
+    with pytest.raises(UserError, match=r"results\.json: is damaged"):
+        go(sweep_file(), folder, 1)
+
+
+def test_it_uses_the_command_it_is_given(sweep_file, tmp_path):
+    asked = []
+
+    def noted(values, folder):
+        asked.append((values, folder))
+        return fake(values, folder)
+
+    found = go(sweep_file(), tmp_path / "s", 2, command=noted)
+    assert asked == [(t.parameters, found.path(t)) for t in found.all]
