@@ -1,4 +1,4 @@
-"""The wheel, in an environment of its own and an empty folder: nothing of the checkout is needed."""
+"""The wheel in an environment of its own and an empty folder: nothing of the checkout is needed."""
 
 from __future__ import annotations
 
