@@ -7,8 +7,8 @@ import json
 import pytest
 from first_losses import FILE, MORE, STEPS, measure
 
-# With AVX2 or without any vector instructions losses changed by at most 1.1e-6. JPEG codes are
-# rounded, so that for upsampler/1024_tiny a last bit can become a step of a code: 1.7e-4.
+# Other instruction sets change losses by at most 1.1e-6 (docs/reproducibility.md).
+# JPEG rounds, so that for upsampler/1024_tiny a last bit may become a step of a code: 1.7e-4.
 TOLERANCE = {"upsampler/1024_tiny": 1e-3}
 
 

@@ -128,12 +128,12 @@ def _draw(runs: Sequence[Compared], path: Path) -> None:
 
 def _page(runs: Sequence[Compared], found: dict[str, Lines], picture: Path) -> str:
     parts = [f"<h2>Curves</h2>{embedded(picture, 'loss and metric curves')}"]
-    for title, lines in found.items():
-        body = table(lines) if len(lines) > 1 else "<p>Nothing.</p>"
-        parts.append(f'<h2>{html.escape(title)}</h2><div class="scroll">{body}</div>')
     sheets = [(each, sorted((each.run.folder / "samples").glob("*.png"))) for each in runs]
     if any(files for _, files in sheets):
         parts.append("<h2>Newest samples</h2>" + _side_by_side(sheets))
+    for title, lines in found.items():
+        body = table(lines) if len(lines) > 1 else "<p>Nothing.</p>"
+        parts.append(f'<h2>{html.escape(title)}</h2><div class="scroll">{body}</div>')
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>unclip: runs compared</title><style>{STYLE}</style>
