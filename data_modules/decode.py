@@ -77,9 +77,7 @@ def decode_image(data: bytes | None, *, where: str, limits: Limits = LIMITS) -> 
                 problem = limits.problem(*image.size)
                 if problem is None:
                     image.load()
-                    turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
-                    rgb = _to_rgb(image)
-                    return np.array(rgb if turn is None else rgb.transpose(turn))
+                    return upright_rgb(image)
     except Image.UnidentifiedImageError:
         problem = f"not an image that can be read (it starts with {data[:8]!r})"
     except Image.DecompressionBombError:  # raised while the header is read
@@ -87,6 +85,13 @@ def decode_image(data: bytes | None, *, where: str, limits: Limits = LIMITS) -> 
     except Exception as error:  # a damaged file can raise nearly anything inside a codec
         problem = f"the image is damaged ({' '.join(str(error).split()) or type(error).__name__})"
     raise BadSample(f"{where}: {problem}")
+
+
+def upright_rgb(image: Image.Image) -> np.ndarray:
+    """An opened picture as `decode_image` returns it; ValueError where its mode has no range."""
+    turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    rgb = _to_rgb(image)
+    return np.array(rgb if turn is None else rgb.transpose(turn))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

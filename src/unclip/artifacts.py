@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from unclip.embeddings.codec import Codec
 from unclip.models.clip import Clip, FrozenClip, load_open_clip
 from unclip.models.configs import ClipConfig
 from unclip.types import UserError
@@ -206,6 +207,16 @@ def load_clip(spec: str, *, key: str = "clip") -> FrozenClip:
         artifact.load_into(model.model)
     model.eval().requires_grad_(False)
     return FrozenClip(model, model.fingerprint(), spec)
+
+
+def load_codec(path: Path | str, clip: FrozenClip) -> Codec:
+    """The PCA codec of an artifact; one fitted to another CLIP's embeddings is refused."""
+    artifact = expect(describe(path, key="pca"), ("pca",), key="pca")
+    check_embedding(artifact, clip, key="pca")
+    try:
+        return Codec.from_tensors(artifact.weights())
+    except ValueError as error:
+        raise UserError(f"pca={path}: damaged artifact: {error}") from None
 
 
 def check_embedding(artifact: Artifact, clip: FrozenClip, *, key: str) -> None:

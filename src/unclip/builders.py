@@ -38,7 +38,7 @@ def build_stage(entry: registry.StageEntry, experiment: Any, clip: FrozenClip | 
     if entry.name == "ar_prior":
         from unclip.stages.ar_prior import ArPriorStage
 
-        return ArPriorStage(experiment, clip, load_codec(experiment.pca, clip))
+        return ArPriorStage(experiment, clip, artifacts.load_codec(experiment.pca, clip))
     from unclip.stages.decoder import DecoderStage
 
     return DecoderStage(experiment, clip)
@@ -119,16 +119,6 @@ def fit_to_clip(experiment: Any, clip: FrozenClip) -> None:
         model.clip_text_width = width
         if isinstance(model, DiffusionPriorConfig):
             model.context = clip.model.context
-
-
-def load_codec(path: str, clip: FrozenClip) -> Codec:
-    """The PCA codec of an artifact; one fitted to another CLIP's embeddings is refused."""
-    artifact = artifacts.expect(artifacts.describe(path, key="pca"), ("pca",), key="pca")
-    artifacts.check_embedding(artifact, clip, key="pca")
-    try:
-        return Codec.from_tensors(artifact.weights())
-    except ValueError as error:
-        raise UserError(f"pca={path}: damaged artifact: {error}") from None
 
 
 def fit_to_codec(experiment: Any, codec: Codec) -> None:

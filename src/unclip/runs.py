@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data_modules.base import StageData
 from unclip import artifacts, config, fits, registry
-from unclip.builders import build_data, build_stage, fit_to_clip, fit_to_codec, load_codec
+from unclip.builders import build_data, build_stage, fit_to_clip, fit_to_codec
 from unclip.evaluation import spectrum
 from unclip.models.clip import FrozenClip
 from unclip.nn import attention
@@ -132,7 +132,7 @@ def assemble(
         fit_to_clip(experiment, clip)
     if clip is not None and leans_on.pca is not None:
         experiment.pca = leans_on.pca
-        fit_to_codec(experiment, load_codec(leans_on.pca, clip))
+        fit_to_codec(experiment, artifacts.load_codec(leans_on.pca, clip))
     data = build_data(resolved.stage, experiment, clip)
     data.setup()
     if resumed is not None:

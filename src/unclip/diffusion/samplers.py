@@ -89,7 +89,7 @@ def sample(
         elif kind == "heun":
             x = _heun_step(x, now.x0, row, look, schedule)
         else:
-            step = _random_step(now, x, index, schedule, sampler, error)
+            step = random_step(now, x, index, schedule, sampler, error)
             x = step.mean
             if row > 0 and is_random(sampler):
                 x = x + step.sigma * noise(x.shape, x.device).to(x)
@@ -106,14 +106,15 @@ def is_random(sampler: SamplerConfig) -> bool:
     return sampler.sampler in ("ddpm", *ANALYTIC) or (sampler.sampler == "ddim" and sampler.eta > 0)
 
 
-def _random_step(
+def random_step(
     prediction: Prediction,
     x_t: Tensor,
     index: Tensor,
     schedule: Schedule,
     sampler: SamplerConfig,
-    error: Tensor | None,
+    error: Tensor | None = None,
 ) -> Step:
+    """One step of the samplers that are `is_random`, and of ``ddim``; ``error`` as in `sample`."""
     if sampler.sampler == "ddpm":
         return ancestral_step(prediction, x_t, index, schedule=schedule)
     eta = 1.0 if sampler.sampler == "analytic" else sampler.eta
@@ -194,6 +195,9 @@ def _velocity(x_t: Tensor, x0: Tensor, alpha_bar: Tensor) -> Tensor:
     return training_target("v", x0, eps_from_x0(x_t, x0, alpha_bar), alpha_bar)
 
 
+INVERSIONS = ("guided_diffusion", "inverse_scheduler", "fixed_point")
+
+
 @torch.no_grad()
 def invert(
     denoise: Denoiser,
@@ -202,29 +206,72 @@ def invert(
     schedule: Schedule,
     diffusion: DiffusionConfig,
     convention: str = "guided_diffusion",
+    iterations: int = 4,
+    clip: str = "none",
+    clip_range: float = 1.0,
     progress: Progress | None = None,
 ) -> Tensor:
-    """The x_T ``[B, C, ...]`` from which DDIM with eta 0 (about) reconstructs ``x0``. Never clips.
+    """The x_T ``[B, C, ...]`` from which DDIM with eta 0 (about) reconstructs ``x0``.
 
     ``guided_diffusion`` (arXiv 2105.05233, appendix F, which unCLIP cites): x stands at level k,
     the clean image at level 0; ε̂ at its own t takes it to level k + 1, in the end to ᾱ = 0.
     ``inverse_scheduler``: x stands at level k - 1, the clean image at ᾱ = 1, and ε̂ at the
-    target's t takes it to level k; about twice as accurate. Raises ValueError for another one.
+    target's t takes it to level k; about twice as accurate. These two never clip.
+    ``fixed_point``, beyond the paper: solves DDIM's own step for where it came from (see
+    `_undo_step`), with ``clip`` as the sampler has it, in ``iterations`` evaluations each.
+
+    Raises:
+        ValueError: another convention.
     """
+    if convention not in INVERSIONS:
+        raise ValueError(f"convention {convention!r} is none of {', '.join(INVERSIONS)}")
     schedule = schedule.to(x0.device)
-    alpha_bar = schedule.alpha_bar
+    here, there = schedule.alpha_bar_prev, schedule.alpha_bar
     if convention == "guided_diffusion":
-        here, there = alpha_bar, torch.cat([alpha_bar[1:], alpha_bar.new_zeros(1)])
-    elif convention == "inverse_scheduler":
-        here, there = schedule.alpha_bar_prev, alpha_bar
-    else:
-        raise ValueError(f"convention {convention!r}: guided_diffusion or inverse_scheduler")
+        here, there = there, torch.cat([there[1:], there.new_zeros(1)])
+    exact = convention == "fixed_point"
     x = at_least_float32(x0)
     for row in range(len(schedule)):
         index = torch.full((len(x),), row, device=x.device)
-        output = denoise(x, schedule.timesteps[index])
-        eps = predict(output, x, index, schedule=schedule, config=diffusion).eps
-        x = renoise(x0_from_eps(x, eps, here[index]), eps, there[index])
+
+        def look(x: Tensor, index: Tensor = index) -> Prediction:
+            output = denoise(x, schedule.timesteps[index])
+            return predict(
+                output,
+                x,
+                index,
+                schedule=schedule,
+                config=diffusion,
+                clip=clip if exact else "none",
+                clip_range=clip_range,
+            )
+
+        if exact:
+            x = _undo_step(x, look, here[index], there[index], iterations)
+        else:
+            eps = look(x).eps
+            x = renoise(x0_from_eps(x, eps, here[index]), eps, there[index])
         if progress is not None:
             progress(row + 1, len(schedule))
     return x
+
+
+def _undo_step(
+    x_s: Tensor,
+    look: Callable[[Tensor], Prediction],
+    alpha_bar_s: Tensor,
+    alpha_bar_r: Tensor,
+    iterations: int,
+) -> Tensor:
+    """The x_r that a DDIM step with eta 0 takes to ``x_s``, by fixed-point iteration.
+
+    With θ = arccos √ᾱ the step turns by δ = θ_r - θ_s: x_s = cos δ x_r - sin δ v(x_r) (arXiv
+    2202.00512, appendix D). So x_r = (x_s + sin δ v(x_r)) / cos δ, a contraction while
+    tan δ |∂v/∂x| < 1; in ε̂ it would hardly be one near ᾱ = 0.
+    """
+    turn = alpha_bar_r.sqrt().acos() - alpha_bar_s.sqrt().acos()
+    cos, sin = expand(turn.cos(), x_s), expand(turn.sin(), x_s)
+    x_r = x_s
+    for _ in range(iterations):
+        x_r = (x_s + sin * _velocity(x_r, look(x_r).x0, alpha_bar_r)) / cos
+    return x_r

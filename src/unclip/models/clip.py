@@ -168,10 +168,13 @@ class Clip(nn.Module):
             return F.normalize(model.encode_text(tokens).float(), dim=-1)
 
     def forward(self, image: Tensor, tokens: Tensor) -> Embedded:
-        """Both embeddings and the temperature, capped at 100 as in CLIP, section 2.5."""
+        """Both embeddings and the temperature."""
+        return Embedded(self.encode_image(image), self._z_t(tokens), self.scale())
+
+    def scale(self) -> Tensor:
+        """The inverse temperature, a scalar, capped at 100 as in CLIP, section 2.5."""
         model: Any = self.model
-        scale = model.logit_scale.clamp(max=math.log(100)).exp()
-        return Embedded(self.encode_image(image), self._z_t(tokens), scale.sum())
+        return model.logit_scale.clamp(max=math.log(100)).exp().sum()
 
     def fingerprint(self) -> str:
         """A hash of the weights: two CLIPs with one fingerprint share their embedding space."""

@@ -7,12 +7,15 @@ per sample (`SampleNoise`), so a sample does not depend on the batch it is drawn
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from unclip.diffusion.configs import DiffusionConfig, SamplerConfig
 from unclip.diffusion.guidance import guide
+from unclip.diffusion.inpainting import inpaint
 from unclip.diffusion.process import q_sample
 from unclip.diffusion.samplers import sample
 from unclip.diffusion.schedules import full_schedule, sampling_schedule
@@ -99,6 +102,41 @@ def sample_prior(
     return best_of(net.from_x0(found), z_t, many)
 
 
+def decoder_denoiser(
+    net: Decoder,
+    *,
+    z_i: Tensor | None,
+    tokens: Tensor,
+    guidance: float,
+    keep_z_i: Tensor | None = None,
+    keep_text: Tensor | None = None,
+) -> Denoiser:
+    """The decoder given z_i ``[B, D]`` and caption tokens ``[B, L]``, guided.
+
+    z_i may be None for a decoder that has no use for it. Guidance compares with both conditions
+    dropped.
+    """
+    mask = token_mask(tokens)
+    given = net.condition(z_i=z_i, tokens=tokens, mask=mask, keep_z_i=keep_z_i, keep_text=keep_text)
+    if guidance != 1:
+        none = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+        null = net.condition(z_i=z_i, tokens=tokens, mask=mask, keep_z_i=none, keep_text=none)
+        given = Conditioning(*(torch.cat(pair) for pair in zip(given, null)))
+
+    def model(x_t: Tensor, t: Tensor, keep: Tensor) -> Tensor:
+        return net.denoise(x_t, t, given)
+
+    return _guided(model, guidance, 3)
+
+
+class Known(NamedTuple):
+    """What an image to be drawn must show."""
+
+    known: Tensor  # [B, 3, S, S] in [-1, 1]
+    keep: Tensor  # [B, 1, S, S] boolean, True = known
+    resample: int  # times that each noise level is gone through
+
+
 @torch.no_grad()
 def sample_decoder(
     net: Decoder,
@@ -110,27 +148,32 @@ def sample_decoder(
     noise: SampleNoise,
     keep_z_i: Tensor | None = None,
     keep_text: Tensor | None = None,
+    x_T: Tensor | None = None,
+    known: Known | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Images ``[B, 3, S, S]`` in [-1, 1] for z_i ``[B, D]`` and caption tokens ``[B, L]``.
+    """Images ``[B, 3, S, S]`` in [-1, 1], conditioned as in `decoder_denoiser`.
 
-    z_i may be None for a decoder that has no use for it. Guidance compares with both conditions
-    dropped.
+    They start from ``x_T`` ``[B, 3, S, S]``, or where it is not given from ``noise``. What is
+    ``known`` of them is filled up by `unclip.diffusion.inpainting.inpaint`.
     """
-    batch, side = len(tokens), net.config.image_size
-    mask = token_mask(tokens)
-    given = net.condition(z_i=z_i, tokens=tokens, mask=mask, keep_z_i=keep_z_i, keep_text=keep_text)
-    if sampler.guidance != 1:
-        none = torch.zeros(batch, dtype=torch.bool, device=tokens.device)
-        null = net.condition(z_i=z_i, tokens=tokens, mask=mask, keep_z_i=none, keep_text=none)
-        given = Conditioning(*(torch.cat(pair) for pair in zip(given, null)))
-
-    def model(x_t: Tensor, t: Tensor, keep: Tensor) -> Tensor:
-        return net.denoise(x_t, t, given)
-
-    return sample(
-        _guided(model, sampler.guidance, 3),
-        noise((batch, 3, side, side), tokens.device),
+    side = net.config.image_size
+    denoise = decoder_denoiser(
+        net,
+        z_i=z_i,
+        tokens=tokens,
+        guidance=sampler.guidance,
+        keep_z_i=keep_z_i,
+        keep_text=keep_text,
+    )
+    if x_T is None:
+        x_T = noise((len(tokens), 3, side, side), tokens.device)
+    draw: Callable[..., Tensor] = sample
+    if known is not None:
+        draw = partial(inpaint, **known._asdict())
+    return draw(
+        denoise,
+        x_T,
         schedule=sampling_schedule(diffusion, sampler.steps),
         diffusion=diffusion,
         sampler=sampler,

@@ -1,66 +1,39 @@
-"""Caption to picture: CLIP's text encoder, prior, decoder, upsamplers, from their artifacts."""
+"""The whole system, from its artifacts: text to picture, and what a picture's latents are for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from unclip import artifacts
+from unclip.embeddings.codec import Codec
 from unclip.models.clip import FrozenClip
-from unclip.models.sampling import sample_decoder, upsample
-from unclip.pipeline.parts import (
-    Part,
-    decoder_embedding,
-    describe_decoder,
-    load_decoder,
-    load_prior,
-    load_upsampler,
-)
-from unclip.seeding import SampleNoise, derive_seed
+from unclip.pipeline import inpainting, manipulations
+from unclip.pipeline.inpainting import Masks
+from unclip.pipeline.manipulations import Given, Latents
+from unclip.pipeline.parts import Part, load_decoder, load_prior, load_upsampler
+from unclip.pipeline.pictures import Pictures
+from unclip.pipeline.sampling import Generated, Sampling
+from unclip.pipeline.settings import Settings
+from unclip.pipeline.typographic import Attacked, typographic
 from unclip.types import Progress, UserError
-
-STAGES = ("prior", "decoder", "upsampler")
-"""Whose sampler settings `Settings` can change."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Changes to the artifacts' own sampler settings, by stage: ``{"decoder": {"steps": 50}}``."""
-
-    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def apply(self, stage: str, sampler: Any) -> Any:
-        """``sampler`` with the changes of ``stage``, validated."""
-        changes = self.changes.get(stage, {})
-        known = [f.name for f in fields(sampler)]
-        for name in changes:
-            if name not in known:
-                raise UserError(f"{stage} {name}: this {stage} has no such setting; it has {known}")
-        changed = replace(sampler, **changes)
-        try:
-            changed.validate()
-        except UserError as error:
-            raise UserError(f"{stage} {error}") from None
-        return changed
-
-
-class Generated(NamedTuple):
-    """What came of a caption at each stage."""
-
-    image: Tensor  # [B, 3, S, S] in [-1, 1], of the last stage
-    z_i: Tensor | None  # [B, D], of the prior; None without one
-    small: Tensor  # [B, 3, s, s], of the decoder
 
 
 class Pipeline:
     """The whole cascade, without Lightning. Seeds are explicit; nothing else is random.
 
-    A prior is there if and only if the decoder takes image embeddings.
+    Every method works in batches of ``settings.batch`` and tells ``progress`` of the sampling steps
+    of all of them. Pictures go in in any size and form (see `unclip.pipeline.pictures`), and are
+    cut to their middle square as in training; where `Given` is taken, so are `Latents` of them.
+    They come out as `Generated`: ``small`` at the decoder's size, which is what an inversion is
+    judged by, and ``image`` after the upsamplers, whose noise depends on the seed alone.
+
+    A prior is needed by what starts from a caption, `generate` and `inpaint`, and only if the
+    decoder takes image embeddings; by those who do not, it is refused. ``codec`` is needed by
+    `pca_reconstructions` alone.
     """
 
     def __init__(
@@ -70,12 +43,11 @@ class Pipeline:
         decoder: Part,
         upsamplers: Sequence[Part] = (),
         device: torch.device | str = "cpu",
+        codec: Codec | None = None,
     ):
-        if (prior is None) == (decoder.embedding == "image"):
+        if prior is not None and decoder.embedding != "image":
             raise UserError(
-                "prior: none is given, but the decoder takes image embeddings, which a prior draws"
-                if prior is None
-                else "prior: the decoder takes no image embeddings, so a prior has no part in it"
+                "prior: the decoder takes no image embeddings, so a prior has no part in it"
             )
         self.clip = clip
         self.prior = prior
@@ -85,32 +57,28 @@ class Pipeline:
         for part in (*([prior] if prior else []), decoder, *upsamplers):
             part.net.to(self.device).eval().requires_grad_(False)
         clip.model.to(self.device)
+        self.codec = codec and codec.to(self.device)
 
     @classmethod
     def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> Pipeline:
-        """From a folder with ``clip``, ``prior``, ``decoder`` and any ``upsampler*`` in it.
+        """From a folder with ``clip`` and ``decoder``, any ``upsampler*``, ``prior`` and ``pca``.
 
         Each is an artifact, or a run's folder with one inside. Upsamplers are applied in the order
-        of their sizes. A decoder that takes no image embeddings needs no ``prior``.
+        of their sizes.
         """
         root = Path(folder)
         if not root.is_dir():
             raise UserError(f"pipeline={folder}: no such folder; `make quickstart` makes one")
-        missing = [name for name in ("clip", "prior", "decoder") if not (root / name).is_dir()]
-        if (
-            missing == ["prior"]
-            and decoder_embedding(describe_decoder(root / "decoder")) != "image"
-        ):
-            missing = []
+        missing = [name for name in ("clip", "decoder") if not (root / name).is_dir()]
         if missing:
             raise UserError(f"pipeline={folder}: {', '.join(missing)} missing in it")
-        ups = sorted(p for p in root.glob("upsampler*") if p.is_dir())
+        given = {name: root / name for name in ("prior", "pca") if (root / name).is_dir()}
         return cls.from_artifacts(
             clip=str(root / "clip"),
-            prior=root / "prior",
             decoder=root / "decoder",
-            upsamplers=ups,
+            upsamplers=sorted(p for p in root.glob("upsampler*") if p.is_dir()),
             device=device,
+            **given,
         )
 
     @classmethod
@@ -118,9 +86,10 @@ class Pipeline:
         cls,
         *,
         clip: str,
-        prior: Path | str | None,
         decoder: Path | str,
+        prior: Path | str | None = None,
         upsamplers: Sequence[Path | str] = (),
+        pca: Path | str | None = None,
         device: torch.device | str = "cpu",
     ) -> Pipeline:
         """From separate artifacts; those of different CLIPs refuse each other.
@@ -137,9 +106,9 @@ class Pipeline:
             drawing,
             sorted((load_upsampler(u) for u in upsamplers), key=lambda p: p.net.config.image_size),
             device,
+            None if pca is None else artifacts.load_codec(pca, frozen),
         )
 
-    @torch.no_grad()
     def generate(
         self,
         captions: Sequence[str],
@@ -148,84 +117,147 @@ class Pipeline:
         settings: Settings | None = None,
         progress: Progress | None = None,
     ) -> Generated:
-        """One picture per (caption, seed); a picture depends on its own pair alone.
-
-        ``progress`` counts the sampling steps of all stages together.
-        """
+        """One picture ``[B, ...]`` per (caption, seed); a picture depends on its own pair alone."""
         if len(captions) != len(seeds):
             raise ValueError(f"{len(captions)} captions, {len(seeds)} seeds")
-        settings = settings or Settings()
-        if self.prior is None and settings.changes.get("prior"):
-            raise UserError(f"prior {next(iter(settings.changes['prior']))}: there is no prior")
-        stages = [("decoder", self.decoder), *(("upsampler", part) for part in self.upsamplers)]
-        if self.prior is not None:
-            stages.insert(0, ("prior", self.prior))
-        samplers = [settings.apply(name, part.sampler) for name, part in stages]
-        report = _Together(progress, [_steps(p, s) for (_, p), s in zip(stages, samplers)])
-        turns = iter([(s, report.part(k)) for k, s in enumerate(samplers)])
+        return Sampling(self, settings, progress).generate(captions, seeds)
 
-        z_i = None
-        if self.prior is not None:
-            sampler, count = next(turns)
-            z_i = self.prior.draw(
-                self.clip.model,
-                list(captions),
-                _noise(seeds, "prior"),
-                sampler=sampler,
-                progress=count,
-            )
-        sampler, count = next(turns)
-        small = sample_decoder(
-            self.decoder.net,
-            z_i=self._z_t(captions) if self.decoder.embedding == "text" else z_i,
-            tokens=self.decoder.tokens(list(captions), self.device),
-            diffusion=self.decoder.chain,
-            sampler=sampler,
-            noise=_noise(seeds, "decoder"),
-            progress=count,
-        )
-        image = small
-        for part, (sampler, count) in zip(self.upsamplers, turns):
-            model = part.net.config
-            # An upsampler given twice enlarges twice: its network knows no size.
-            size = max(model.image_size, image.shape[-1] * model.image_size // model.low_size)
-            image = upsample(
-                part.net,
-                image,
-                size=size,
-                diffusion=part.chain,
-                sampler=sampler,
-                noise=_noise(seeds, f"upsampler {size}"),
-                progress=count,
-            )
-        return Generated(image, z_i, small)
+    def encode(
+        self,
+        pictures: Pictures,
+        *,
+        settings: Settings | None = None,
+        progress: Progress | None = None,
+    ) -> Latents:
+        """CLIP's z_i ``[B, D]`` and the x_T ``[B, 3, s, s]`` from which DDIM draws the pictures.
 
-    def _z_t(self, captions: Sequence[str]) -> Tensor:
+        The inversion is that of the decoder given z_i and no caption, in as many steps and with
+        the same guidance as in `reconstruct`, if the settings are the same.
+        """
+        return manipulations.encode(Sampling(self, settings, progress, 0.0), pictures)
+
+    def reconstruct(
+        self,
+        latents: Latents,
+        *,
+        seed: int = 0,
+        settings: Settings | None = None,
+        progress: Progress | None = None,
+    ) -> Generated:
+        """The pictures ``[B, ...]`` of `encode`, by DDIM, η = 0; ``seed`` is the upsamplers'."""
+        return manipulations.reconstruct(Sampling(self, settings, progress, 0.0), latents, seed)
+
+    def vary(
+        self,
+        pictures: Given,
+        eta: float,
+        seeds: Sequence[int],
+        *,
+        settings: Settings | None = None,
+        progress: Progress | None = None,
+    ) -> Generated:
+        """Variations ``[B, n, ...]`` of each picture, one per seed.
+
+        They keep z_i, and of the rest the less the higher ``eta`` in [0, 1] is: with 0 all are the
+        reconstruction.
+        """
+        return manipulations.vary(Sampling(self, settings, progress, eta), pictures, seeds)
+
+    def interpolate(
+        self,
+        a: Given,
+        b: Given,
+        n: int,
+        *,
+        noise: str = "slerp",
+        seed: int = 0,
+        settings: Settings | None = None,
+        progress: Progress | None = None,
+    ) -> Generated:
+        """Pictures ``[B, n, ...]`` from each of ``a`` to its partner in ``b``, ends included.
+
+        z_i goes along the great circle. With ``noise`` "slerp" x_T does as well, so that the ends
+        are the reconstructions; with "fixed" it is drawn from ``seed``, which also is the
+        upsamplers'.
+        """
+        sampling = Sampling(self, settings, progress, 0.0)
+        return manipulations.interpolate(sampling, a, b, n, noise, seed)
+
+    def text_diff(
+        self,
+        pictures: Given,
+        source: str | None,
+        target: str,
+        theta_max: float = 0.4,
+        n: int = 5,
+        *,
+        seed: int = 0,
+        settings: Settings | None = None,
+        progress: Progress | None = None,
+    ) -> Generated:
+        """Pictures ``[B, n, ...]`` edited from the caption ``source`` towards ``target``.
+
+        z_i goes the part θ of the way to norm(z_t - z_t0), with n values of θ from 0, which is the
+        reconstruction, to ``theta_max``. ``source`` is a caption of the picture, a dummy such as
+        "a photo", or None: then the way leads to z_t itself.
+        """
+        sampling = Sampling(self, settings, progress, 0.0)
+        return manipulations.text_diff(sampling, pictures, source, target, theta_max, n, seed)
+
+    def pca_reconstructions(
+        self,
+        pictures: Pictures,
+        dims: Sequence[int],
+        *,
+        seed: int = 0,
+        settings: Settings | None = None,
+        progress: Progress | None = None,
+    ) -> Generated:
+        """Pictures ``[B, len(dims), ...]`` of the first so many principal components of z_i.
+
+        All are decoded with DDIM from the one x_T of ``seed``.
+        """
+        sampling = Sampling(self, settings, progress, 0.0)
+        return manipulations.pca_reconstructions(sampling, pictures, dims, seed)
+
+    def typographic(
+        self,
+        pictures: Pictures,
+        word: str,
+        labels: Sequence[str],
+        *,
+        eta: float = 1.0,
+        seeds: Sequence[int] = (0, 1, 2),
+        settings: Settings | None = None,
+        progress: Progress | None = None,
+    ) -> Attacked:
+        """What CLIP takes pictures for once ``word`` is pasted on them, and their variations."""
+        sampling = Sampling(self, settings, progress, eta)
+        return typographic(sampling, pictures, word, labels, seeds)
+
+    def inpaint(
+        self,
+        pictures: Pictures,
+        masks: Masks,
+        captions: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        resample: int = 5,
+        settings: Settings | None = None,
+        progress: Progress | None = None,
+    ) -> Generated:
+        """Pictures ``[B, ...]`` drawn by caption as in `generate`, but where a mask is True kept.
+
+        ``captions`` say what the whole picture is to show: z_i is the prior's. Kept pixels are
+        returned as they are, ``small`` and ``image`` each in its size. ``resample`` is how often
+        the decoder goes through each noise level (RePaint, arXiv 2201.09865), to fit the new part
+        to the old one.
+        """
+        sampling = Sampling(self, settings, progress)
+        return inpainting.inpaint(sampling, pictures, masks, captions, seeds, resample)
+
+    @torch.no_grad()
+    def embed_captions(self, captions: Sequence[str]) -> Tensor:
+        """z_t ``[B, D]``, unit norm."""
         clip = self.clip.model
         return clip.encode_text(clip.tokenize(list(captions)).to(self.device)).z_t
-
-
-def _noise(seeds: Sequence[int], stage: str) -> SampleNoise:
-    return SampleNoise([derive_seed(stage, seed) for seed in seeds])
-
-
-def _steps(part: Part, sampler: Any) -> int:
-    if part.diffusion is None:
-        return part.net.codes
-    return sum(int(n) for n in str(sampler.steps).split(","))
-
-
-class _Together:
-    """Progress of several stages as one count."""
-
-    def __init__(self, progress: Progress | None, steps: list[int]):
-        self._progress = progress
-        self._steps = steps
-
-    def part(self, index: int) -> Progress | None:
-        """The progress callback of one stage."""
-        progress = self._progress
-        if progress is None:
-            return None
-        before, total = sum(self._steps[:index]), sum(self._steps)
-        return lambda done, _: progress(before + done, total)

@@ -1,0 +1,74 @@
+"""Filling a part of a picture anew, by caption; the networks were never trained for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_modules.transforms import Square
+from unclip.diffusion.inpainting import SAMPLERS
+from unclip.models.sampling import Known
+from unclip.pipeline.pictures import Array, Pictures, arrays, squares
+from unclip.pipeline.sampling import Generated, Sampling
+from unclip.types import UserError
+
+Masks = Any
+"""One mask or several, ``[H, W]`` boolean arrays or tensors, True = keep; or ``[B, H, W]``."""
+
+
+@torch.no_grad()
+def inpaint(
+    sampling: Sampling,
+    pictures: Pictures,
+    masks: Masks,
+    captions: Sequence[str],
+    seeds: Sequence[int],
+    resample: int,
+) -> Generated:
+    """The work of `Pipeline.inpaint`."""
+    found, kept = arrays(pictures), _masks(masks)
+    numbers = {len(found), len(kept), len(captions), len(seeds)}
+    if len(numbers) > 1:
+        counts = f"{len(kept)} masks, {len(captions)} captions, {len(seeds)} seeds"
+        raise UserError(f"{len(found)} pictures, {counts}: give one of each per picture")
+    for picture, mask in zip(found, kept):
+        if mask.shape != picture.shape[:2]:
+            (h, w), (rows, columns) = picture.shape[:2], mask.shape
+            raise UserError(f"mask: is {columns}x{rows} pixels, its picture {w}x{h}")
+    if resample < 1:
+        raise UserError(f"resample={resample}: must be at least 1")
+    kind = sampling.decoder.sampler
+    if kind not in SAMPLERS:
+        raise UserError(f"decoder sampler={kind}: cannot inpaint; {' and '.join(SAMPLERS)} can")
+    pipeline = sampling.pipeline
+
+    def at(size: int) -> Known:
+        keep = torch.stack([_keep(mask, size) for mask in kept]).to(pipeline.device)
+        return Known(squares(found, size, pipeline.device), keep[:, None], resample)
+
+    drawn = sampling.generate(captions, seeds, known=at(pipeline.decoder.net.config.image_size))
+    whole = at(drawn.image.shape[-1])
+    return drawn._replace(image=torch.where(whole.keep, whole.known, drawn.image))
+
+
+def _masks(masks: Masks) -> list[Array]:
+    batched = isinstance(masks, (Tensor, np.ndarray)) and masks.ndim == 3
+    listed = masks if isinstance(masks, Sequence) or batched else [masks]
+    found = [np.asarray(mask) for mask in listed]
+    if not all(mask.dtype == np.bool_ and mask.ndim == 2 for mask in found):
+        raise UserError("mask: must be a boolean array [H, W], True = keep")
+    return found
+
+
+def _keep(mask: Array, size: int) -> Tensor:
+    """``mask`` ``[H, W]`` for the square of `squares`: ``[size, size]`` boolean.
+
+    A pixel is kept if nothing that is not goes into it, else what is to vanish would shine through.
+    """
+    weight_of_hole = Square(sizes=(size,))((~mask).astype(np.float32), Random())[0]
+    return torch.from_numpy(abs(weight_of_hole) < 1e-6)

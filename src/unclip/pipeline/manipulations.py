@@ -1,0 +1,172 @@
+"""What the bipartite latent (z_i, x_T) of a picture is for (arXiv 2204.06125, section 3).
+
+z_i is what CLIP sees in the picture, x_T all else: the noise from which DDIM draws it again. Each
+function is the work of the `Pipeline`'s method of its name, which says what the arguments are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unclip.embeddings.geometry import slerp, text_direction
+from unclip.pipeline.pictures import Pictures, arrays, squares
+from unclip.pipeline.sampling import Generated, Sampling
+from unclip.types import UserError
+
+NOISES = ("slerp", "fixed")
+"""x_T between two pictures: from one's to the other's, or one random draw all the way."""
+
+
+class Latents(NamedTuple):
+    """Pictures as unCLIP sees them."""
+
+    z_i: Tensor  # [B, D], CLIP's image embedding, unit norm
+    x_T: Tensor  # [B, 3, s, s], about standard normal
+
+
+Given = Pictures | Latents
+"""Pictures, or what `encode` has made of them with the same settings: it takes a while."""
+
+
+def embed(sampling: Sampling, given: Given) -> Tensor:
+    """z_i ``[B, D]`` of pictures; a decoder that takes none is refused."""
+    if isinstance(given, Latents):
+        return given.z_i
+    pipeline = sampling.pipeline
+    if pipeline.decoder.embedding != "image":
+        raise UserError(
+            "decoder: takes no image embeddings, so it cannot draw what CLIP sees in a picture"
+        )
+    clip, found = pipeline.clip.model, arrays(given)
+    return sampling.in_batches(
+        len(found),
+        lambda at: clip.encode_image(squares(found[at], clip.image_size, pipeline.device)),
+    )
+
+
+def _count(given: Given) -> int:
+    return len(given.z_i if isinstance(given, Latents) else arrays(given))
+
+
+def _inversions(given: Given) -> int:
+    return 0 if isinstance(given, Latents) else _count(given)
+
+
+def _latents(sampling: Sampling, given: Given) -> Latents:
+    if isinstance(given, Latents):
+        return given
+    pipeline, z_i = sampling.pipeline, embed(sampling, given)
+    side = pipeline.decoder.net.config.image_size
+    return Latents(z_i, sampling.invert(squares(arrays(given), side, pipeline.device), z_i))
+
+
+@torch.no_grad()
+def encode(sampling: Sampling, pictures: Pictures) -> Latents:
+    """Both halves of the latent."""
+    sampling.expect(inversions=_count(pictures))
+    return _latents(sampling, pictures)
+
+
+@torch.no_grad()
+def reconstruct(sampling: Sampling, latents: Latents, seed: int) -> Generated:
+    """From both halves back to the picture."""
+    count = _count(latents)
+    sampling.expect(decodings=count)
+    return sampling.decode(latents.z_i, [seed] * count, x_T=latents.x_T)
+
+
+@torch.no_grad()
+def vary(sampling: Sampling, given: Given, seeds: Sequence[int]) -> Generated:
+    """Section 3.1: the same latent, with noise on the way."""
+    if not seeds:
+        raise UserError("seeds: give at least one")
+    count, each = _count(given), len(seeds)
+    sampling.expect(inversions=_inversions(given), decodings=count * each)
+    z_i, x_T = (part.repeat_interleave(each, dim=0) for part in _latents(sampling, given))
+    return sampling.decode(z_i, list(seeds) * count, x_T=x_T).grouped(each)
+
+
+@torch.no_grad()
+def interpolate(sampling: Sampling, a: Given, b: Given, n: int, noise: str, seed: int) -> Generated:
+    """Section 3.2: great circles between two latents."""
+    count = _count(a)
+    if _count(b) != count:
+        raise UserError(f"{count} pictures to go from, {_count(b)} to go to")
+    if n < 2:
+        raise UserError(f"n={n}: an interpolation has two ends, give at least 2")
+    if noise not in NOISES:
+        raise UserError(f"noise={noise}: is none of {', '.join(NOISES)}")
+    way = torch.linspace(0, 1, n, dtype=torch.float64, device=sampling.pipeline.device)
+    sampling.expect(decodings=count * n)
+    x_T = None
+    if noise == "slerp":
+        for ends in (a, b):
+            sampling.expect(inversions=_inversions(ends))
+        one, other = _latents(sampling, a), _latents(sampling, b)
+        z_i, x_T = (_between(*ends, way) for ends in zip(one, other))
+    else:
+        z_i = _between(embed(sampling, a), embed(sampling, b), way)
+    return sampling.decode(z_i, [seed] * count * n, x_T=x_T).grouped(n)
+
+
+def _between(a: Tensor, b: Tensor, way: Tensor) -> Tensor:
+    """``[B, ...]`` and ``[B, ...]`` to the ``[B n, ...]`` between them."""
+    found = slerp(a.flatten(1)[:, None], b.flatten(1)[:, None], way)
+    return found.reshape(-1, *a.shape[1:])
+
+
+@torch.no_grad()
+def text_diff(
+    sampling: Sampling,
+    given: Given,
+    source: str | None,
+    target: str,
+    theta_max: float,
+    n: int,
+    seed: int,
+) -> Generated:
+    """Section 3.3: z_i turned towards the difference of two captions, x_T kept."""
+    if not 0 <= theta_max <= 1:
+        raise UserError(f"theta_max={theta_max}: is not in [0, 1]; the paper's are 0.25 to 0.5")
+    if n < 1:
+        raise UserError(f"n={n}: must be at least 1")
+    texts = sampling.pipeline.embed_captions([target] if source is None else [target, source])
+    try:
+        z_d = text_direction(*texts)
+    except ValueError:
+        raise UserError(
+            f"{target!r} and {source!r}: are the same to this CLIP, so there is nothing to change"
+        ) from None
+    sampling.expect(inversions=_inversions(given), decodings=_count(given) * n)
+    z_i, x_T = _latents(sampling, given)
+    thetas = torch.linspace(0, theta_max, n, dtype=torch.float64, device=z_i.device)
+    turned = slerp(z_i[:, None], z_d, thetas).flatten(0, 1)
+    x_T = x_T.repeat_interleave(n, dim=0)
+    return sampling.decode(turned, [seed] * len(turned), x_T=x_T).grouped(n)
+
+
+@torch.no_grad()
+def pca_reconstructions(
+    sampling: Sampling, pictures: Pictures, dims: Sequence[int], seed: int
+) -> Generated:
+    """Section 3.4 (figure 7): what the first principal components of z_i hold."""
+    codec = sampling.pipeline.codec
+    if codec is None:
+        raise UserError(
+            "pca: the pipeline has none; make one with `unclip fit-pca` and put its artifact into "
+            "the pipeline's folder as `pca`"
+        )
+    wrong = [k for k in dims if not 1 <= k <= codec.k]
+    if wrong or not dims:
+        raise UserError(f"dims={list(dims)}: give numbers in [1, {codec.k}], the pca's components")
+    count, pca = len(arrays(pictures)), codec.pca
+    sampling.expect(decodings=count * len(dims))
+    y = pca.project(embed(sampling, pictures))
+    first = torch.arange(codec.k, device=y.device) < torch.tensor(dims, device=y.device)[:, None]
+    z_i = F.normalize(pca.reconstruct(y[:, None] * first), dim=-1).float().flatten(0, 1)
+    return sampling.decode(z_i, [seed] * len(z_i)).grouped(len(dims))

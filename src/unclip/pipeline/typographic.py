@@ -1,0 +1,70 @@
+"""Typographic attacks: a word on the picture of something else (arXiv 2204.06125, figure 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from unclip.pipeline.manipulations import embed, vary
+from unclip.pipeline.pictures import Array, Pictures, arrays
+from unclip.pipeline.sampling import Generated, Sampling
+from unclip.types import UserError
+
+
+class Attacked(NamedTuple):
+    """What a pasted word does to what CLIP says, and to what the decoder draws."""
+
+    pictures: list[Array]  # B pictures with the word, uint8 [H, W, 3]
+    before: Tensor  # [B, L], probabilities of the labels without the word
+    after: Tensor  # [B, L], with it
+    variations: Generated  # [B, n, ...] of the pictures with the word
+
+
+@torch.no_grad()
+def typographic(
+    sampling: Sampling,
+    pictures: Pictures,
+    word: str,
+    labels: Sequence[str],
+    seeds: Sequence[int],
+) -> Attacked:
+    """The work of `Pipeline.typographic`."""
+    if len(labels) < 2:
+        raise UserError("labels: give at least two, to choose between")
+    plain = arrays(pictures)
+    attacked = [paste(picture, word) for picture in plain]
+    z_t = sampling.pipeline.embed_captions(labels)
+    scale = sampling.pipeline.clip.model.scale()
+    before, after = (
+        (scale * embed(sampling, each) @ z_t.T).softmax(dim=-1) for each in (plain, attacked)
+    )
+    return Attacked(attacked, before, after, vary(sampling, attacked, seeds))
+
+
+def paste(picture: Array, word: str) -> Array:
+    """``picture`` ``uint8 [H, W, 3]`` with a white note in its lower half that says ``word``."""
+    if not word.strip():
+        raise UserError("word: is empty")
+    height, width = picture.shape[:2]
+    side = min(height, width)  # the middle square is what the networks see
+    note = (0.8 * side, 0.24 * side)
+    font = _fitting(word, 0.9 * note[0], 0.8 * note[1])
+    middle = (width / 2, height / 2 + 0.3 * side)
+    sheet = Image.fromarray(picture)
+    draw = ImageDraw.Draw(sheet)
+    (x, y), (w, h) = middle, note
+    draw.rectangle((x - w / 2, y - h / 2, x + w / 2, y + h / 2), fill="white")
+    draw.text(middle, word, fill="black", font=font, anchor="mm")
+    return np.asarray(sheet)
+
+
+def _fitting(word: str, width: float, height: float) -> ImageFont.FreeTypeFont:
+    """The built-in font as large as ``word`` fits."""
+    wide = ImageFont.load_default(100)
+    assert isinstance(wide, ImageFont.FreeTypeFont)  # every wheel of Pillow has FreeType
+    return wide.font_variant(size=max(1, min(width / wide.getlength(word) * 100, height)))
