@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 from collections.abc import Sequence
@@ -19,21 +18,11 @@ from tqdm import tqdm
 
 from data_modules.scenes import Prompt, single_object_prompts, two_object_prompts
 from unclip.evaluation.oracle import Verdict, check
+from unclip.evaluation.page import STYLE, embedded, table
 from unclip.figures import Array, grid, save, to_uint8
 from unclip.pipeline.pipeline import Pipeline
 from unclip.tracking.local import read_metrics
 from unclip.tracking.report import Finished
-
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;color:#222;
-max-width:1100px;margin:2rem auto;padding:0 1rem}
-img{max-width:100%;height:auto} table{border-collapse:collapse;margin:1rem 0}
-td,th{border-bottom:1px solid #ddd;padding:.25rem .8rem;text-align:left;
-font-variant-numeric:tabular-nums}
-h1{font-size:1.6rem} h2{font-size:1.2rem;margin-top:2.2rem}
-code{background:#f4f4f4;padding:0 .3em}
-.scroll{overflow-x:auto}
-"""
 
 
 @dataclass(frozen=True)
@@ -147,19 +136,6 @@ def _curves(runs: Sequence[Finished], path: Path) -> Path:
     return path
 
 
-def _embedded(path: Path, alt: str) -> str:
-    code = base64.b64encode(path.read_bytes()).decode()
-    source = f"data:image/png;base64,{code}"
-    return f'<div class="scroll"><img alt="{html.escape(alt)}" src="{source}"></div>'
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = rows
-    cells = "".join(f"<th>{html.escape(c)}</th>" for c in head)
-    lines = ["<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in body]
-    return f"<table><tr>{cells}</tr>{''.join(lines)}</table>"
-
-
 def _page(runs: Sequence[Finished], figures: dict, sheets: dict[str, Path]) -> str:
     stages = [["stage", "parameters", "steps", "loss", "quality", "samples/s", "time", "memory"]]
     for run in runs:
@@ -191,11 +167,11 @@ def _page(runs: Sequence[Finished], figures: dict, sheets: dict[str, Path]) -> s
 shape asked for.</p>
 <p>Draw your own: <code>unclip sample "a large red star on a white background" --n 8
 --pipeline {html.escape(str(sheets["single"].parent))}</code></p>
-<h2>From a held-out caption: decoder, then upsampler</h2>{_embedded(sheets["cascade"], "cascade")}
-<h2>{one["prompts"]} single objects</h2>{_table(single)}{_embedded(sheets["single"], "samples")}
-<h2>Two objects and their relation (harder; the paper's own weakness)</h2>{_table(pairs)}
-{_embedded(sheets["pairs"], "two objects")}
-<h2>How it was trained</h2><div class="scroll">{_table(stages)}</div>
-{_embedded(sheets["curves"], "loss curves")}
+<h2>From a held-out caption: decoder, then upsampler</h2>{embedded(sheets["cascade"], "cascade")}
+<h2>{one["prompts"]} single objects</h2>{table(single)}{embedded(sheets["single"], "samples")}
+<h2>Two objects and their relation (harder; the paper's own weakness)</h2>{table(pairs)}
+{embedded(sheets["pairs"], "two objects")}
+<h2>How it was trained</h2><div class="scroll">{table(stages)}</div>
+{embedded(sheets["curves"], "loss curves")}
 </html>
 """
