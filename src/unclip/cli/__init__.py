@@ -10,15 +10,19 @@ import unclip
 from unclip.cli import (
     data,
     degrade,
+    edit,
     embed,
     evaluate,
     experiments,
     fit_pca,
     fit_variance,
+    inpaint,
+    interpolate,
     plan,
     recipe,
     sample,
     train,
+    vary,
 )
 from unclip.types import Interrupted, UserError
 
@@ -28,6 +32,10 @@ COMMANDS = (
     fit_pca,
     fit_variance,
     sample,
+    vary,
+    interpolate,
+    edit,
+    inpaint,
     evaluate,
     degrade,
     recipe,

@@ -61,7 +61,7 @@ class Sampling:
         self._done = self._total = 0
 
     def expect(self, *, draws: int = 0, inversions: int = 0, decodings: int = 0) -> None:
-        """Announce numbers of pictures, so that progress has a total.
+        """Announce numbers of pictures yet to come, so that progress has a total.
 
         Raises:
             UserError: settings that cannot be, or of a stage that has no part in this.
@@ -71,7 +71,7 @@ class Sampling:
         self.settings.check([stage for stage, part in takes_part.items() if part])
         inverting = _steps(pipeline.decoder, self._decoder)
         decoding = inverting + sum(_steps(p, s) for p, s in zip(self._ups, self._upsamplers))
-        self._total = self._batches(inversions) * inverting + self._batches(decodings) * decoding
+        self._total += self._batches(inversions) * inverting + self._batches(decodings) * decoding
         if pipeline.prior:
             self._total += self._batches(draws) * _steps(pipeline.prior, self._prior)
 
