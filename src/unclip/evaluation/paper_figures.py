@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from unclip.evaluation.probing.pairs import binding_outcomes, binding_records, p
 from unclip.evaluation.probing.probe import Probe
 from unclip.evaluation.probing.prompts import binding_prompts, stacked_prompts
 from unclip.figures import Array, table, to_uint8
-from unclip.pipeline.manipulations import embed
+from unclip.pipeline.manipulations import Latents, embed
 from unclip.pipeline.parts import Part
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.sampling import Generated, Sampling
@@ -44,6 +45,11 @@ class Studio:
     seed: int = 0
     settings: Settings | None = None
     progress: Progress | None = None
+
+    @cached_property
+    def latents(self) -> Latents:
+        """Of ``pictures``, inverted once for all figures."""
+        return self.pipeline.encode(self.pictures, **self.how)
 
     def seeds(self, n: int) -> list[int]:
         """``n`` seeds from ``seed`` on."""
@@ -74,22 +80,20 @@ def scene_pictures(scenes: Sequence[Scene]) -> list[Array]:
 
 def _variations(studio: Studio) -> Probe:
     seeds = studio.seeds(VARIATIONS)
-    found = studio.pipeline.vary(studio.pictures, 1.0, seeds, **studio.how)
+    found = studio.pipeline.vary(studio.latents, 1.0, seeds, **studio.how)
     return _beside(studio.pictures, found, [f"seed {seed}" for seed in seeds])
 
 
 def _interpolations(studio: Studio) -> Probe:
-    firsts, seconds = studio.pictures[0:4:2], studio.pictures[1:4:2]
-    firsts = firsts[: len(seconds)]
-    if not firsts:
+    pairs = [(k, k + 1) for k in range(0, min(4, len(studio.pictures)) - 1, 2)]
+    if not pairs:
         raise UserError("--images: an interpolation needs two")
+    first, second = (Latents(*(part[list(end)] for part in studio.latents)) for end in zip(*pairs))
     cells, rows = [], []
     for noise in ("slerp", "fixed"):
-        found = studio.pipeline.interpolate(
-            firsts, seconds, WAY, noise=noise, seed=studio.seed, **studio.how
-        )
-        for k, drawn in enumerate(to_uint8(found.image)):
-            a, b = originals([firsts[k], seconds[k]], len(drawn[0]))
+        found = studio.pipeline.interpolate(*ends, WAY, noise=noise, seed=studio.seed, **studio.how)
+        for pair, drawn in zip(pairs, to_uint8(found.image)):
+            a, b = originals([studio.pictures[k] for k in pair], len(drawn[0]))
             cells.append([a, *drawn, b])
             rows.append(f"x_T {noise}" + (f" (seed {studio.seed})" if noise == "fixed" else ""))
     columns = ["from", *(f"{k / (WAY - 1):.2f}" for k in range(WAY)), "to"]
@@ -98,13 +102,14 @@ def _interpolations(studio: Studio) -> Probe:
 
 def _text_diffs(studio: Studio) -> Probe:
     rows, cells = [], []
-    for picture, scene in zip(studio.pictures, _own(studio, "unclip edit")):
+    for k, scene in enumerate(_own(studio, "unclip edit")):
         source, target = edit_captions(scene)
+        one = Latents(*(part[k : k + 1] for part in studio.latents))
         found = studio.pipeline.text_diff(
-            [picture], source, target, THETA_MAX, THETAS, seed=studio.seed, **studio.how
+            one, source, target, THETA_MAX, THETAS, seed=studio.seed, **studio.how
         )
         drawn = to_uint8(found.image[0])
-        cells.append([*originals([picture], len(drawn[0])), *drawn])
+        cells.append([*originals([studio.pictures[k]], len(drawn[0])), *drawn])
         rows.append(f"{source} to {target}")
     columns = ["original", *(f"theta {THETA_MAX * k / (THETAS - 1):.2f}" for k in range(THETAS))]
     return Probe(table(cells, rows=rows, columns=columns), [])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from data_modules.scenes import Scene
+from unclip import artifacts
 from unclip.evaluation.probing.probe import Probe, count_right
 from unclip.evaluation.scores import score
 from unclip.figures import table, to_uint8
-from unclip.pipeline.parts import Part
+from unclip.pipeline.parts import Part, load_prior
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.sampling import Generated, Sampling
 from unclip.pipeline.settings import Settings
@@ -65,6 +67,16 @@ def draw_modes(
     return Modes(drawn, notes)
 
 
+def find_ar_prior(folder: Path, given: Path | None, pipeline: Pipeline) -> Part | None:
+    """The autoregressive prior at ``given``, or else in ``folder``'s ``ar_prior``, if any."""
+    inside = folder / "ar_prior"
+    path = given or (inside if inside.is_dir() else None)
+    if path is None:
+        return None
+    artifacts.expect(artifacts.describe(path, key="ar_prior"), ("ar_prior",), key="ar_prior")
+    return load_prior(path, pipeline.clip)
+
+
 def _priors(own: Part | None, ar_prior: Part | None) -> dict[str, Part | None]:
     autoregressive = own is not None and own.diffusion is None
     return {
@@ -87,7 +99,7 @@ def probe_conditioning(
     drawn, notes = draw_modes(
         pipeline, captions, seeds, ar_prior=ar_prior, settings=settings, progress=progress
     )
-    images = {name: to_uint8(found.image) for name, found in drawn.items()}
+    images = {name: list(to_uint8(found.image)) for name, found in drawn.items()}
     shown = captions[:SHOWN]
     cells = [[each[k] for each in images.values()] for k in range(len(shown))]
     records = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
+from typing import Any
 
 from PIL import Image
 
@@ -12,7 +14,6 @@ from unclip.evaluation.probing.probe import Probe, count_right
 from unclip.evaluation.scores import score
 from unclip.figures import Array, grid, table, to_uint8
 from unclip.pipeline.pipeline import Pipeline
-from unclip.pipeline.sampling import Generated
 from unclip.pipeline.settings import Settings
 from unclip.types import Progress, UserError
 
@@ -33,46 +34,44 @@ def probe_guidance(
     """Draw all captions at each pair of scales; z_i depends on the seed and the prior's alone.
 
     Without ``prior_scales`` the prior keeps its own, and a row of the sheet is a scale of the
-    decoder. With them the sheet is the grid of both, of the first caption.
+    decoder. With them the sheet is the grid of both, of the first caption. The oracle counts where
+    ``scenes`` are given.
     """
     if not decoder_scales:
         raise UserError("decoder scales: give at least one")
-    settings = settings or Settings()
-    images, records = [], []
-    for prior in prior_scales or [None]:
-        for decoder in decoder_scales:
-            own = {} if prior is None else {"prior": {"guidance": prior}}
-            scaled = with_changes(settings, {**own, "decoder": {"guidance": decoder}})
-            found: Generated = pipeline.generate(
-                captions, seeds, settings=scaled, progress=progress
-            )
-            drawn = list(to_uint8(found.image))
-            images.append(drawn)
-            record = {"prior": prior, "decoder": decoder} if own else {"decoder": decoder}
-            if scenes is not None:
-                record.update(score(count_right(drawn, scenes), len(drawn)))
-            records.append(record)
+    axes = {"prior": prior_scales, "decoder": decoder_scales}
+    axes = {stage: scales for stage, scales in axes.items() if scales}
+    images: list[list[Array]] = []
+    records: list[dict[str, Any]] = []
+    for scales in product(*axes.values()):
+        at = dict(zip(axes, scales))
+        found = pipeline.generate(
+            captions, seeds, settings=scaled(settings or Settings(), at), progress=progress
+        )
+        drawn = list(to_uint8(found.image))
+        counted = score(count_right(drawn, scenes), len(drawn)) if scenes is not None else {}
+        images.append(drawn)
+        records.append({**at, **counted})
     labels = [_label(record) for record in records]
-    sheet = _grid if prior_scales else _rows
-    return Probe(sheet(images, labels, len(decoder_scales)), records if scenes else [])
+    sheet = _rows(images, labels)
+    if prior_scales:
+        sheet = grid([drawn[0] for drawn in images], labels, columns=len(decoder_scales))
+    return Probe(sheet, records if scenes is not None else [])
 
 
-def with_changes(settings: Settings, more: dict[str, dict[str, float]]) -> Settings:
-    """``settings`` with further changes, by stage."""
-    stages = {*settings.changes, *more}
-    merged = {s: {**settings.changes.get(s, {}), **more.get(s, {})} for s in stages}
-    return replace(settings, changes=merged)
+def scaled(settings: Settings, scales: dict[str, float]) -> Settings:
+    """``settings`` with the guidance of stages set to ``scales``."""
+    changes = dict(settings.changes)
+    for stage, scale in scales.items():
+        changes[stage] = {**changes.get(stage, {}), "guidance": scale}
+    return replace(settings, changes=changes)
 
 
-def _label(record: dict) -> str:
+def _label(record: dict[str, Any]) -> str:
     text = ", ".join(f"{name} {record[name]:g}" for name in ("prior", "decoder") if name in record)
     return f"{text}: {record['right']} of {record['n']} right" if "n" in record else text
 
 
-def _grid(images: list[list[Array]], labels: list[str], columns: int) -> Image.Image:
-    return grid([drawn[0] for drawn in images], labels, columns=columns)
-
-
-def _rows(images: list[list[Array]], labels: list[str], columns: int) -> Image.Image:
+def _rows(images: Sequence[Sequence[Array]], labels: Sequence[str]) -> Image.Image:
     shown = [drawn[:SHOWN] for drawn in images]
     return table(shown, rows=labels, columns=[""] * len(shown[0]))
