@@ -91,7 +91,9 @@ def _interpolations(studio: Studio) -> Probe:
     first, second = (Latents(*(part[list(end)] for part in studio.latents)) for end in zip(*pairs))
     cells, rows = [], []
     for noise in ("slerp", "fixed"):
-        found = studio.pipeline.interpolate(*ends, WAY, noise=noise, seed=studio.seed, **studio.how)
+        found = studio.pipeline.interpolate(
+            first, second, WAY, noise=noise, seed=studio.seed, **studio.how
+        )
         for pair, drawn in zip(pairs, to_uint8(found.image)):
             a, b = originals([studio.pictures[k] for k in pair], len(drawn[0]))
             cells.append([a, *drawn, b])
