@@ -60,10 +60,15 @@ def run(args: argparse.Namespace) -> None:
     """Open, draw, write."""
     pictures = [picture_files.read(path) for path in args.images]
     pipeline, settings = open_pipeline(args), settings_of(args)
-    from unclip.evaluation.paper_figures import Studio, scene_pictures
+    from unclip.evaluation.paper_figures import Studio
     from unclip.evaluation.paper_page import write_figures
     from unclip.evaluation.probing.conditioning import find_ar_prior
-    from unclip.evaluation.probing.prompts import held_out_scenes, trained_scenes, warnings
+    from unclip.evaluation.probing.prompts import (
+        held_out_scenes,
+        pictures_of,
+        trained_scenes,
+        warnings,
+    )
     from unclip.types import UserError
 
     decoder = args.pipeline / "decoder"
@@ -80,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     with step_bar() as progress:
         studio = Studio(
             pipeline,
-            pictures or scene_pictures(scenes),
+            pictures or pictures_of(scenes),
             scenes,
             kinds.shapes,
             find_ar_prior(args.pipeline, args.ar_prior, pipeline),

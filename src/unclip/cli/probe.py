@@ -59,7 +59,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     v.add_argument("--decoder-scales", nargs="+", type=float, default=[1, 2, 3, 4], metavar="S")
     v.add_argument("--prior-scales", nargs="+", type=float, default=[], metavar="S")
     v = _verb(verbs, "pca", pca, "pictures from ever more principal components of z_i")
-    v.add_argument("image", nargs="*", type=Path, help="picture files (default: 3 scenes)")
+    v.add_argument("image", nargs="*", type=Path, help="picture files (default: 4 scenes)")
     v.add_argument("--dims", nargs="+", type=int, default=[], metavar="K", help="components")
     v.add_argument("--decoder-guidance", type=float)
     v = _verb(verbs, "typographic", typographic, "words written on a picture")
@@ -178,39 +178,37 @@ def guidance(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) 
     )
 
 
-def _pictures(args: argparse.Namespace, paths: list[Path], count: int) -> tuple[list[Any], list]:
-    """The pictures of ``paths``, or of ``count`` scenes, and the scenes."""
-    from unclip.evaluation.paper_figures import scene_pictures
+def _scenes(args: argparse.Namespace, count: int) -> list[Scene]:
     from unclip.evaluation.probing.prompts import held_out_scenes, trained_scenes
 
-    if paths:
-        return [picture_files.read(path) for path in paths], []
-    scenes = held_out_scenes(count, args.seed, trained_scenes(_decoder(args)))
-    return scene_pictures(scenes), scenes
+    return held_out_scenes(count, args.seed, trained_scenes(_decoder(args)))
 
 
 def pca(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Probe:
     """Figure 7."""
     from unclip.evaluation.probing.latents import probe_pca
+    from unclip.evaluation.probing.prompts import pictures_of
 
-    pictures, _ = _pictures(args, args.image, 3)
+    given = [picture_files.read(path) for path in args.image]
+    pictures = given or pictures_of(_scenes(args, 4))
     return probe_pca(pipeline, pictures, dims=args.dims, seed=args.seed, **how)
 
 
 def typographic(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Probe:
     """Figure 6."""
-    from unclip.evaluation.paper_figures import attack
     from unclip.evaluation.probing.latents import probe_typographic
+    from unclip.evaluation.probing.prompts import attack, pictures_of
 
     words, labels = args.word, args.label
-    pictures, scenes = _pictures(args, [args.image] if args.image else [], 1)
-    if scenes:
-        words, labels = (
-            given or own for given, own in zip((words, labels), attack(scenes[0], _shapes(args)))
-        )
-    require(bool(words), "--word", "give at least one to write on the picture")
+    if args.image:
+        require(bool(words), "--word", "give at least one to write on the picture")
+        picture = picture_files.read(args.image)
+    else:
+        own = attack(_scenes(args, 1)[0], _shapes(args))
+        (picture,) = pictures_of([own.scene])
+        words, labels = words or own.words, labels or own.labels
     seeds = [args.seed + k for k in range(args.n)]
-    return probe_typographic(pipeline, pictures[0], words, labels, seeds=seeds, **how)
+    return probe_typographic(pipeline, picture, words, labels, seeds=seeds, **how)
 
 
 def pairs(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Probe:

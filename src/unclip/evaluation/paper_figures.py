@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from data_modules.scene_captions import noun
-from data_modules.scene_render import COLOURS, Scene, draw
-from data_modules.scenes import single_object_prompts
+from data_modules.scene_render import COLOURS, Scene
+from data_modules.scenes import Prompt, single_object_prompts
 from unclip.evaluation.probing.conditioning import probe_conditioning
 from unclip.evaluation.probing.guidance import probe_guidance
 from unclip.evaluation.probing.latents import originals, probe_pca, probe_typographic
 from unclip.evaluation.probing.pairs import binding_outcomes, binding_records, probe_pairs
 from unclip.evaluation.probing.probe import Probe
-from unclip.evaluation.probing.prompts import binding_prompts, stacked_prompts
+from unclip.evaluation.probing.prompts import (
+    attack,
+    binding_prompts,
+    pictures_of,
+    stacked_prompts,
+)
 from unclip.figures import Array, table, to_uint8
 from unclip.pipeline.manipulations import Latents, embed
 from unclip.pipeline.parts import Part
@@ -26,7 +33,6 @@ from unclip.pipeline.sampling import Generated, Sampling
 from unclip.pipeline.settings import Settings
 from unclip.types import Progress, UserError
 
-SIZE = 128  # pixels a side at which scenes are drawn, to be shown and to be encoded
 VARIATIONS, WAY, THETAS, THETA_MAX, CAPTIONS, SCALES = 6, 7, 5, 0.4, 8, (1.0, 2.0, 3.0, 4.0)
 
 
@@ -69,13 +75,26 @@ class Figure:
     title: str
     shows: str  # in the paper
     look: str  # for what, in the counterpart
-    command: str  # that draws it alone; {out}, {common} and {pictures} are filled in
+    command: str  # that draws it alone, to be filled in by `fields`
     draw: Callable[[Studio], Probe]
 
 
-def scene_pictures(scenes: Sequence[Scene]) -> list[Array]:
-    """Pictures of scenes as the figures start from them."""
-    return [draw(scene, SIZE) for scene in scenes]
+def fields(studio: Studio, files: Sequence[Path], common: str) -> dict[str, str]:
+    """What the commands of `FIGURES` speak of, quoted for a shell.
+
+    ``files`` are those of the pictures, ``common`` the options of all commands.
+    """
+    paths = [shlex.quote(str(file)) for file in files]
+    source, target = edit_captions(studio.scenes[0]) if studio.scenes else ("FROM", "TO")
+    texts = {
+        "source": source,
+        "target": target,
+        "prompt": _prompt(studio).caption,
+        "stacked": stacked_prompts(1, studio.shapes)[0].caption,
+    }
+    quoted = {name: shlex.quote(text) for name, text in texts.items()}
+    pair = " ".join(paths[:2])
+    return {**quoted, "first": paths[0], "pair": pair, "all": " ".join(paths), "common": common}
 
 
 def _variations(studio: Studio) -> Probe:
@@ -126,19 +145,11 @@ def edit_captions(scene: Scene) -> tuple[str, str]:
 
 
 def _typographic(studio: Studio) -> Probe:
-    scene = _own(studio, "unclip probe typographic")[0]
-    words, labels = attack(scene, studio.shapes)
+    scene, words, labels = attack(_own(studio, "unclip probe typographic")[0], studio.shapes)
+    (picture,) = pictures_of([scene])
     return probe_typographic(
-        studio.pipeline, studio.pictures[0], words, labels, seeds=studio.seeds(4), **studio.how
+        studio.pipeline, picture, words, labels, seeds=studio.seeds(4), **studio.how
     )
-
-
-def attack(scene: Scene, shapes: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Words to write on a scene's one object, and labels: itself, and what the words say."""
-    (item,) = scene.items
-    words = [shape for shape in shapes if shape != item.shape][:2]
-    kinds = [item, *(replace(item, shape=word) for word in words)]
-    return words, [noun(kind) for kind in kinds]
 
 
 def _own(studio: Studio, command: str) -> list[Scene]:
@@ -148,7 +159,7 @@ def _own(studio: Studio, command: str) -> list[Scene]:
 
 
 def _components(studio: Studio) -> Probe:
-    return probe_pca(studio.pipeline, studio.pictures[:3], seed=studio.seed, **studio.how)
+    return probe_pca(studio.pipeline, studio.pictures, seed=studio.seed, **studio.how)
 
 
 def _signals(studio: Studio) -> Probe:
@@ -164,7 +175,7 @@ def _signals(studio: Studio) -> Probe:
 
 
 def _guidance(studio: Studio) -> Probe:
-    (prompt,) = single_object_prompts(1, studio.seed, studio.shapes)
+    prompt = _prompt(studio)
     return probe_guidance(
         studio.pipeline,
         [prompt.caption] * CAPTIONS,
@@ -175,6 +186,10 @@ def _guidance(studio: Studio) -> Probe:
     )
 
 
+def _prompt(studio: Studio) -> Prompt:
+    return single_object_prompts(1, studio.seed, studio.shapes)[0]
+
+
 def _stacked(studio: Studio) -> Probe:
     prompts = stacked_prompts(16, studio.shapes)
     return probe_pairs(studio.pipeline, prompts, studio.seeds(16), studio.shapes, **studio.how)
@@ -183,7 +198,7 @@ def _stacked(studio: Studio) -> Probe:
 @torch.no_grad()
 def _rebuilt(studio: Studio) -> Probe:
     prompts = binding_prompts(4, studio.seed, studio.shapes)
-    pictures = scene_pictures([prompt.scene for prompt in prompts])
+    pictures = pictures_of([prompt.scene for prompt in prompts])
     sampling = Sampling(studio.pipeline, studio.settings, studio.progress)
     seeds = studio.seeds(VARIATIONS)
     sampling.expect(decodings=len(pictures) * len(seeds))
@@ -213,7 +228,7 @@ FIGURES = (
         "change.",
         "Each row should keep the object's shape, colour and place, and the background. What "
         "differs between the variations is what z_i does not say.",
-        "unclip vary {pictures} --eta 1 --n 6 {common}",
+        "unclip vary {all} --eta 1 --n 6 {common}",
         _variations,
     ),
     Figure(
@@ -223,7 +238,7 @@ FIGURES = (
         "fixed along each row.",
         "One object should turn into the other by steps. With x_T slerp the ends are the "
         "pictures, as well as the inversion goes; with fixed noise only z_i moves.",
-        "unclip interpolate A B --n 7 --noise slerp {common}; the same with --noise fixed",
+        "unclip interpolate {pair} --n 7 --noise slerp {common}",
         _interpolations,
     ),
     Figure(
@@ -233,7 +248,7 @@ FIGURES = (
         "the noise from the inversion kept.",
         "The colour should turn into the second caption's, while shape, place and background "
         "stay. At theta 0 stands the reconstruction.",
-        'unclip edit PICTURE --from "..." --to "..." --theta 0.4 --n 5 {common}',
+        "unclip edit {first} --from {source} --to {target} --theta 0.4 --n 5 {common}",
         _text_diffs,
     ),
     Figure(
@@ -254,7 +269,7 @@ FIGURES = (
         "seed, the source at the far right: coarse meaning first, details of form later.",
         "From left to right: what comes first, background, colour, place or shape, and from how "
         "many components on the picture is that of the whole z_i.",
-        "unclip probe pca {pictures} {common}",
+        "unclip probe pca {all} {common}",
         _components,
     ),
     Figure(
@@ -262,7 +277,7 @@ FIGURES = (
         "Conditioning signals",
         "One decoder given the caption alone (z_i zero), the caption and z_t in the place of "
         "z_i, or the caption and a prior's z_i. z_t gives fair pictures, a prior's z_i the best. "
-        "Captions are columns there, rows here; there the prior is the autoregressive one.",
+        "There the prior is the autoregressive one.",
         "How much of each caption every way gets right, counted in the table.",
         "unclip probe conditioning --n 8 {common}",
         _signals,
@@ -275,7 +290,7 @@ FIGURES = (
         "GLIDE's converge to one camera angle, colour and size.",
         "Down a column the content should stay and edges sharpen. The GLIDE half needs a decoder "
         "without z_i: give one to `unclip probe guidance --decoder`.",
-        'unclip probe guidance "..." --n 8 {common}',
+        "unclip probe guidance {prompt} --n 8 {common}",
         _guidance,
     ),
     Figure(
@@ -286,7 +301,7 @@ FIGURES = (
         "How many pictures show both objects with the colours in their places; the oracle's "
         "verdict stands under each. The counted tests are `unclip probe binding` and `unclip "
         "probe relations`.",
-        "unclip sample CAPTION --n 16 {common}",
+        "unclip sample {stacked} --n 16 {common}",
         _stacked,
     ),
     Figure(
@@ -296,7 +311,7 @@ FIGURES = (
         "encoded by CLIP and decoded, come back with colours or sizes mixed up, so z_i itself "
         "does not bind them.",
         "Whether the two colours stay on their own shapes; the table counts them.",
-        "no command of its own",
+        "unclip figures {common}",
         _rebuilt,
     ),
 )

@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from unclip.atomic import replacing
 from unclip.evaluation.page import STYLE, embedded, table
-from unclip.evaluation.paper_figures import FIGURES, Figure, Studio
+from unclip.evaluation.paper_figures import FIGURES, Figure, Studio, fields
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
+from unclip.progress import bar_interval
 from unclip.types import UserError
 
 
@@ -39,11 +40,11 @@ def write_figures(
     for picture, path in zip(studio.pictures, sources):
         with replacing(path) as scratch:
             Image.fromarray(picture).save(scratch, "png")
-    pictures = " ".join(map(str, sources))
+    named = fields(studio, sources, common)
     sections = []
-    for figure in tqdm(FIGURES, desc="figures", unit="figure"):
-        given = figure.command.format(pictures=pictures, common=common)
-        sections.append(_section(figure, _drawn(figure, studio, out), given))
+    for figure in tqdm(FIGURES, desc="figures", unit="figure", mininterval=bar_interval()):
+        drawn = _drawn(figure, studio, out)
+        sections.append(_section(figure, drawn, figure.command.format(**named)))
     page = out / "index.html"
     with replacing(page) as scratch:
         text = _page(sections, studio, command=command, notes=notes)
@@ -69,7 +70,7 @@ def _section(figure: Figure, drawn: str, command: str) -> str:
 <p><strong>In the paper:</strong> {html.escape(figure.shows)}</p>
 <p><strong>Look for:</strong> {html.escape(figure.look)}</p>
 {drawn}
-<p>Alone: <code>{html.escape(command)}</code></p>
+<p>By itself: <code>{html.escape(command)}</code></p>
 """
 
 
@@ -95,7 +96,8 @@ def _page(sections: Sequence[str], studio: Studio, *, command: str, notes: Seque
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>unclip: the paper's figures</title><style>{STYLE}
-code{{overflow-wrap:anywhere}}</style>
+code{{overflow-wrap:anywhere}} .scroll td,.scroll th{{white-space:nowrap}}
+.scroll img{{min-width:44rem}}</style>
 <h1>The paper's figures, from this cascade</h1>
 <p>The counterparts of figures 3 to 9, 14 and 15 of
 “Hierarchical Text-Conditional Image Generation with CLIP Latents” (arXiv 2204.06125). They show

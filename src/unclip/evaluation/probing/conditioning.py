@@ -95,17 +95,16 @@ def probe_conditioning(
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Probe:
-    """A row per caption, a column per way; counted by the oracle where ``scenes`` are given."""
+    """A column per caption, a row per way; counted by the oracle where ``scenes`` are given."""
     drawn, notes = draw_modes(
         pipeline, captions, seeds, ar_prior=ar_prior, settings=settings, progress=progress
     )
     images = {name: list(to_uint8(found.image)) for name, found in drawn.items()}
-    shown = captions[:SHOWN]
-    cells = [[each[k] for each in images.values()] for k in range(len(shown))]
+    cells = [each[:SHOWN] for each in images.values()]
     records = []
     if scenes is not None:
         records = [
             {"decoder is given": name, **score(count_right(each, scenes), len(captions))}
             for name, each in images.items()
         ]
-    return Probe(table(cells, rows=shown, columns=list(images)), records, notes)
+    return Probe(table(cells, rows=list(images), columns=captions[:SHOWN]), records, notes)

@@ -60,7 +60,7 @@ def probe_pca(
     assert found.z_i is not None
     cosines = (found.z_i * z_i[:, None]).sum(dim=-1).mean(dim=0)
     records = [{"components": k, "cosine to z_i": float(c)} for k, c in zip(dims, cosines)]
-    columns = [*(f"{k} components" for k in dims), "z_i", "original"]
+    columns = [*(f"first {k}" for k in dims), "z_i", "original"]
     return Probe(table(cells, rows=[""] * len(cells), columns=columns), records)
 
 

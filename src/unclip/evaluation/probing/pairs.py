@@ -101,11 +101,13 @@ def relation_records(
     groups = {
         name: [o for p, o in zip(prompts, outcomes) if p.scene.relation == name]
         for name in RELATIONS
+        if any(p.scene.relation == name for p in prompts)
     }
+    if len(groups) > 1:
+        groups["all"] = list(outcomes)
     records = [
         {"pictures": name, **score(of.count("right"), len(of)), "chance": _guess(shapes) / 4}
-        for name, of in {**groups, "all": list(outcomes)}.items()
-        if of
+        for name, of in groups.items()
     ]
     right = outcomes.count("right")
     objects = right + outcomes.count("elsewhere")

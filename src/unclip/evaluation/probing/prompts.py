@@ -6,18 +6,34 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 from data_modules.configs import ScenesConfig
 from data_modules.scene_captions import noun
-from data_modules.scene_render import BACKGROUNDS, COLOURS, RADII, Item, Scene
+from data_modules.scene_render import BACKGROUNDS, COLOURS, RADII, Array, Item, Scene, draw
 from data_modules.scenes import Prompt, Scenes
 from unclip import artifacts
 from unclip.pipeline.parts import describe_decoder
 from unclip.seeding import derive_seed
 from unclip.types import UserError
 
+SIZE = 128
+"""Pixels a side at which scenes are drawn, to be shown and to be encoded."""
 RELATIONS = ("left of", "right of", "above", "below")
 _PLACES = ((0.27, 0.5), (0.73, 0.5)), ((0.5, 0.27), (0.5, 0.73))
+
+
+class Attack(NamedTuple):
+    """A picture to write words on."""
+
+    scene: Scene
+    words: list[str]
+    labels: list[str]
+
+
+def pictures_of(scenes: Sequence[Scene]) -> list[Array]:
+    """Pictures of scenes as probes start from them, ``uint8 [128, 128, 3]``."""
+    return [draw(scene, SIZE) for scene in scenes]
 
 
 def trained_scenes(decoder: Path | str) -> ScenesConfig:
@@ -45,10 +61,25 @@ def warnings(decoder: Path | str) -> list[str]:
 
 
 def held_out_scenes(n: int, seed: int, config: ScenesConfig) -> list[Scene]:
-    """``n`` scenes of one object, none of them among ``config.count`` that were trained on."""
+    """``n`` scenes of one object, none of them among ``config.count`` that were trained on.
+
+    Fewer are the first of more, of the same ``seed``.
+    """
     single = replace(config, max_objects=1, words=0.0, contrast=1)
-    source = Scenes(single, size=1, start=config.count + seed * n, count=n)
+    source = Scenes(single, size=1, start=config.count + 1000 * seed, count=n)
     return [source.scene(k) for k in range(n)]
+
+
+def attack(scene: Scene, shapes: Sequence[str]) -> Attack:
+    """Words to write on a scene of one object, and labels: itself, and what the words say.
+
+    The object is moved to where `unclip.pipeline.typographic.paste` leaves it free.
+    """
+    (item,) = scene.items
+    free = replace(item, x=0.5, y=0.35)
+    words = [shape for shape in shapes if shape != item.shape][:2]
+    labels = [noun(kind) for kind in (item, *(replace(item, shape=word) for word in words))]
+    return Attack(replace(scene, items=(free,)), words, labels)
 
 
 def exchanged(scene: Scene) -> Scene:
