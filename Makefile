@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 EXP ?= tiny
 ARGS ?=
 ON ?= scenes
+RUN ?= runs/quickstart
 TABLE = $(if $(filter scenes,$(ON)),,_$(ON))
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup quickstart test test-all check format clean \
-	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sweep sample
+	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sweep sample figures
 
 help:  ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -61,6 +62,9 @@ sweep: $(STAMP)  ## search for the best settings: make sweep SWEEP=prior_lr COUN
 
 sample: $(STAMP)  ## draw pictures: make sample CAPTION="a red circle above a blue square" ARGS="--n 8"
 	$(BIN)/unclip sample $(if $(CAPTION),"$(CAPTION)") $(ARGS)
+
+figures: $(STAMP)  ## the paper's figures from a cascade, as a page: make figures RUN=runs/quickstart
+	$(BIN)/unclip figures $(RUN) $(ARGS)
 
 test: $(STAMP)  ## the tests, under 10 minutes on 2 cores
 	$(BIN)/python -m pytest

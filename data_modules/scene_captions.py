@@ -71,7 +71,7 @@ def _single(scene: Scene, rng: Random, said: set[str], detail: float) -> str:
     (item,) = scene.items
     if rng.random() < detail:
         said.add("size")
-    body = _noun(item, "size" in said)
+    body = noun(item, "size" in said)
     if rng.random() < detail:
         said.add("position")
         body += " " + rng.choice(_PLACES[place(item.x, item.y)])
@@ -83,7 +83,7 @@ def _pair(scene: Scene, rng: Random, said: set[str], detail: float) -> str:
     sized = (rng.random() < detail, rng.random() < detail)
     if all(sized):
         said.add("size")
-    a, b = _noun(first, sized[0]), _noun(second, sized[1])
+    a, b = noun(first, sized[0]), noun(second, sized[1])
     style = rng.random()
     if style < 0.15:
         return f"{a} and {b}"
@@ -138,7 +138,8 @@ def _apart(first: Item, second: Item) -> bool:
     return low < 0.4 and high > 0.6
 
 
-def _noun(item: Item, sized: bool) -> str:
+def noun(item: Item, sized: bool = False) -> str:
+    """The item in words, with its article: ``a red circle``, ``a large red circle``."""
     words = f"{item.size} {item.colour} {item.shape}" if sized else f"{item.colour} {item.shape}"
     return ("an " if words[0] in "aeiou" else "a ") + words
 

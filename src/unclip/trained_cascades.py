@@ -14,7 +14,8 @@ from unclip import artifacts, atomic, fits
 from unclip.evaluation.configs import CascadeEvaluation
 from unclip.evaluation.scene_report import Drawn, draw, share, sheet
 from unclip.figures import save
-from unclip.pipeline.pipeline import STAGES, Pipeline, Settings
+from unclip.pipeline.pipeline import Pipeline
+from unclip.pipeline.settings import STAGES, Settings
 from unclip.stages.configs import DecoderExperiment
 from unclip.tracking import wandb
 from unclip.types import UserError

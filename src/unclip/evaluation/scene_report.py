@@ -20,7 +20,8 @@ from data_modules.scenes import Prompt, single_object_prompts, two_object_prompt
 from unclip.evaluation.oracle import Verdict, check
 from unclip.evaluation.page import STYLE, embedded, table
 from unclip.figures import Array, grid, save, to_uint8
-from unclip.pipeline.pipeline import Pipeline, Settings
+from unclip.pipeline.pipeline import Pipeline
+from unclip.pipeline.settings import Settings
 from unclip.tracking.files import read_metrics
 from unclip.tracking.report import Finished
 

@@ -145,20 +145,21 @@ class Sampling:
     ) -> Generated:
         """Pictures ``[N, ...]`` of z_i ``[N, D]``, one per seed, through the upsamplers.
 
-        Without ``captions`` the decoder's are dropped, as in half of its training: z_i alone
-        then says what is to be seen. An empty caption would be something it has never met.
+        What is None is dropped, as in part of the decoder's training: without ``captions`` z_i
+        alone says what is to be seen, without ``z_i`` the captions do. An empty caption would be
+        something it has never met.
         """
 
         def one(at: slice) -> Tensor:
             return sample_decoder(
                 self.pipeline.decoder.net,
-                z_i=None if z_i is None else z_i[at],
                 diffusion=self.pipeline.decoder.chain,
                 sampler=self.decoder,
                 noise=noise_of(seeds[at], "decoder"),
                 x_T=None if x_T is None else x_T[at],
                 known=known and known._replace(known=known.known[at], keep=known.keep[at]),
                 progress=self._tick,
+                **self._embedding(None if z_i is None else z_i[at], len(seeds[at])),
                 **self._text(None if captions is None else captions[at], len(seeds[at])),
             )
 
@@ -190,6 +191,13 @@ class Sampling:
 
             image = self.in_batches(len(seeds), one)
         return image
+
+    def _embedding(self, z_i: Tensor | None, count: int) -> dict[str, Any]:
+        net, device = self.pipeline.decoder.net, self.pipeline.device
+        if z_i is not None or not net.config.use_z_i:
+            return {"z_i": z_i}
+        nothing = torch.zeros(count, dtype=torch.bool, device=device)
+        return {"z_i": torch.zeros(count, net.embed_dim, device=device), "keep_z_i": nothing}
 
     def _text(self, captions: Sequence[str] | None, count: int) -> dict[str, Tensor]:
         device = self.pipeline.device

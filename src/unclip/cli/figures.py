@@ -1,0 +1,106 @@
+"""`unclip figures`: all of the paper's figures from a trained cascade, as one page."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from unclip.cli import picture_files
+from unclip.cli.sampling_options import open_pipeline, settings_of, step_bar
+
+EXAMPLES = """\
+examples:
+  unclip figures runs/quickstart
+  unclip figures runs/quickstart --ar-prior runs/prior/ar_tiny --seed 1 --out figures
+  unclip figures runs/mine --images a.jpg b.jpg c.jpg d.jpg
+"""
+PICTURES = 4
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    p = commands.add_parser(
+        "figures",
+        help="make the paper's figures from a trained cascade",
+        description="Draws the counterparts of figures 3 to 9, 14 and 15 and writes index.html "
+        "with all of them in it, and a PNG of each. What a missing part prevents is left out, and "
+        "the page says why.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument(
+        "pipeline",
+        nargs="?",
+        type=Path,
+        metavar="DIR",
+        default=Path("runs/quickstart"),
+        help="folder of the cascade (default runs/quickstart)",
+    )
+    p.add_argument("--out", type=Path, help="folder (default DIR/figures)")
+    p.add_argument(
+        "--images",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="pictures to start from, instead of held-out scenes; figures 5 and 6 need scenes",
+    )
+    p.add_argument("--ar-prior", type=Path, help="artifact (default DIR/ar_prior if there is one)")
+    p.add_argument("--seed", type=int, default=0, help="of scenes, captions and noise (default 0)")
+    p.add_argument("--decoder-steps")
+    p.add_argument("--decoder-guidance", type=float)
+    p.add_argument("--batch", type=int, default=16, help="pictures at a time (default 16)")
+    p.add_argument("--device", default="auto", help="auto | cpu | cuda")
+    p.set_defaults(run=run, clip=None, prior=None, decoder=None, upsampler=None)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Open, draw, write."""
+    pictures = [picture_files.read(path) for path in args.images]
+    pipeline, settings = open_pipeline(args), settings_of(args)
+    from unclip.evaluation.paper_figures import Studio
+    from unclip.evaluation.paper_page import write_figures
+    from unclip.evaluation.probing.conditioning import find_ar_prior
+    from unclip.evaluation.probing.prompts import (
+        held_out_scenes,
+        pictures_of,
+        trained_scenes,
+        warnings,
+    )
+    from unclip.types import UserError
+
+    decoder = args.pipeline / "decoder"
+    kinds = trained_scenes(decoder)
+    scenes = [] if pictures else held_out_scenes(PICTURES, args.seed, kinds)
+    out = args.out or args.pipeline / "figures"
+    common = ["--pipeline", str(args.pipeline), "--seed", str(args.seed)]
+    for name in ("decoder_steps", "decoder_guidance"):
+        if getattr(args, name) is not None:
+            common += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    notes = warnings(decoder)
+    for note in notes:
+        print(f"unclip: note: {note}", file=sys.stderr)
+    with step_bar() as progress:
+        studio = Studio(
+            pipeline,
+            pictures or pictures_of(scenes),
+            scenes,
+            kinds.shapes,
+            find_ar_prior(args.pipeline, args.ar_prior, pipeline),
+            args.seed,
+            settings,
+            progress,
+        )
+        try:
+            page = write_figures(
+                studio,
+                out,
+                command=f"unclip {shlex.join(sys.argv[1:])}",
+                common=shlex.join(common),
+                notes=notes,
+            )
+        except OSError as error:
+            raise UserError(f"--out {out}: {error.strerror or error}") from None
+    print(page)

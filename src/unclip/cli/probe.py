@@ -1,0 +1,222 @@
+"""`unclip probe`: what a trained cascade's latents hold, and what it makes of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from unclip.cli import picture_files
+from unclip.cli.sampling_options import (
+    add_output,
+    add_pipeline,
+    note_long,
+    open_pipeline,
+    settings_of,
+    step_bar,
+)
+from unclip.models.configs import require
+
+if TYPE_CHECKING:
+    from data_modules.scenes import Scene
+    from unclip.evaluation.probing.probe import Probe
+    from unclip.pipeline.pipeline import Pipeline
+
+EXAMPLES = """\
+examples:
+  unclip probe conditioning --ar-prior runs/prior/ar_tiny
+  unclip probe guidance "a red circle" --decoder-scales 1 2 3 4
+  unclip probe guidance --decoder-scales 1 2 4 --prior-scales 1 2 4 --n 16
+  unclip probe pca photo.jpg --dims 20 80 320
+  unclip probe typographic apple.jpg --word iPod --label "an apple" --label "an iPod"
+  unclip probe binding --n 64 --json
+  unclip probe relations --n 64 --out relations
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command and its verbs."""
+    p = commands.add_parser(
+        "probe",
+        help="look into the latents of a trained cascade",
+        description="Each probe writes a figure into --out, and what it counts as JSON, CSV and "
+        "Markdown beside it. Where no captions or pictures are given they are held-out scenes, "
+        "and the oracle says what is right.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = p.add_subparsers(title="verbs", required=True, metavar="VERB")
+    v = _verb(verbs, "conditioning", conditioning, "caption only, z_t for z_i, and each prior")
+    _add_captions(v)
+    v.add_argument(
+        "--ar-prior", type=Path, help="artifact (default: ar_prior of the folder, if there)"
+    )
+    v.add_argument("--decoder-guidance", type=float)
+    v = _verb(verbs, "guidance", guidance, "the same captions and seeds at several scales")
+    _add_captions(v)
+    v.add_argument("--decoder-scales", nargs="+", type=float, default=[1, 2, 3, 4], metavar="S")
+    v.add_argument("--prior-scales", nargs="+", type=float, default=[], metavar="S")
+    v = _verb(verbs, "pca", pca, "pictures from ever more principal components of z_i")
+    v.add_argument("image", nargs="*", type=Path, help="picture files (default: 4 scenes)")
+    v.add_argument("--dims", nargs="+", type=int, default=[], metavar="K", help="components")
+    v.add_argument("--decoder-guidance", type=float)
+    v = _verb(verbs, "typographic", typographic, "words written on a picture")
+    v.add_argument("image", nargs="?", type=Path, help="picture file (default: a scene)")
+    v.add_argument("--word", action="append", default=[], help="to write on it; repeatable")
+    v.add_argument("--label", action="append", default=[], help="that CLIP chooses; repeatable")
+    v.add_argument("--n", type=int, default=4, help="variations (default 4)")
+    v.add_argument("--decoder-guidance", type=float)
+    for name, of in (("binding", "colours to shapes"), ("relations", "left, right, above, below")):
+        v = _verb(verbs, name, pairs, f"two objects: {of}")
+        v.add_argument("--n", type=int, default=32, help="pictures (default 32)")
+        v.add_argument("--decoder-guidance", type=float)
+
+
+def _verb(
+    verbs: argparse._SubParsersAction, name: str, draw: Callable[..., Probe], what: str
+) -> argparse.ArgumentParser:
+    v = verbs.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_output(v)
+    add_pipeline(v)
+    v.add_argument("--decoder-steps")
+    v.add_argument("--json", action="store_true", help="print the table as JSON, nothing else")
+    v.set_defaults(run=run, out=Path("probes"), probe=name, draw=draw)
+    return v
+
+
+def _add_captions(v: argparse.ArgumentParser) -> None:
+    v.add_argument("caption", nargs="*", help="captions (default: of n held-out scenes)")
+    v.add_argument("--n", type=int, default=8, help="scenes, or seeds per caption (default 8)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw, write, print the table."""
+    require(getattr(args, "n", 1) > 0, "--n", "must be at least 1")
+    pipeline, settings = open_pipeline(args), settings_of(args)
+    from unclip.evaluation import tables
+    from unclip.evaluation.probing.prompts import warnings
+    from unclip.types import UserError
+
+    with step_bar() as progress:
+        found = args.draw(args, pipeline, {"settings": settings, "progress": progress})
+    try:
+        path = found.save(args.out, args.probe)
+    except OSError as error:
+        raise UserError(f"--out {args.out}: {error.strerror or error}") from None
+    several = args.draw is pairs
+    for note in [*found.notes, *(warnings(_decoder(args)) if several else [])]:
+        print(f"unclip: note: {note}", file=sys.stderr)
+    if args.json:
+        print(found.json())
+        return
+    if found.records:
+        tables.show(found.lines)
+    print(path)
+
+
+class Asked(NamedTuple):
+    """What is to be drawn; without scenes the oracle has nothing to compare with."""
+
+    captions: list[str]
+    seeds: list[int]
+    scenes: list[Scene] | None
+
+
+def _asked(args: argparse.Namespace, pipeline: Pipeline) -> Asked:
+    from data_modules.scenes import single_object_prompts
+
+    seeds = [args.seed + k for k in range(args.n)]
+    if args.caption:
+        require(all(c.strip() for c in args.caption), "caption", "is empty; give words")
+        note_long(pipeline, args.caption)
+        captions = [caption for caption in args.caption for _ in seeds]
+        return Asked(captions, seeds * len(args.caption), None)
+    prompts = single_object_prompts(args.n, args.seed, _shapes(args))
+    return Asked([p.caption for p in prompts], seeds, [p.scene for p in prompts])
+
+
+def _decoder(args: argparse.Namespace) -> Path:
+    return args.decoder or args.pipeline / "decoder"
+
+
+def _shapes(args: argparse.Namespace) -> list[str]:
+    from unclip.evaluation.probing.prompts import trained_scenes
+
+    return trained_scenes(_decoder(args)).shapes
+
+
+def conditioning(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Probe:
+    """Figure 8."""
+    from unclip.evaluation.probing.conditioning import find_ar_prior, probe_conditioning
+
+    captions, seeds, scenes = _asked(args, pipeline)
+    ar_prior = find_ar_prior(args.pipeline, args.ar_prior, pipeline)
+    return probe_conditioning(pipeline, captions, seeds, scenes=scenes, ar_prior=ar_prior, **how)
+
+
+def guidance(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Probe:
+    """Figure 9."""
+    from unclip.evaluation.probing.guidance import probe_guidance
+
+    captions, seeds, scenes = _asked(args, pipeline)
+    return probe_guidance(
+        pipeline,
+        captions,
+        seeds,
+        decoder_scales=args.decoder_scales,
+        prior_scales=args.prior_scales,
+        scenes=scenes,
+        **how,
+    )
+
+
+def _scenes(args: argparse.Namespace, count: int) -> list[Scene]:
+    from unclip.evaluation.probing.prompts import held_out_scenes, trained_scenes
+
+    return held_out_scenes(count, args.seed, trained_scenes(_decoder(args)))
+
+
+def pca(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Probe:
+    """Figure 7."""
+    from unclip.evaluation.probing.latents import probe_pca
+    from unclip.evaluation.probing.prompts import pictures_of
+
+    given = [picture_files.read(path) for path in args.image]
+    pictures = given or pictures_of(_scenes(args, 4))
+    return probe_pca(pipeline, pictures, dims=args.dims, seed=args.seed, **how)
+
+
+def typographic(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Probe:
+    """Figure 6."""
+    from unclip.evaluation.probing.latents import probe_typographic
+    from unclip.evaluation.probing.prompts import attack, pictures_of
+
+    words, labels = args.word, args.label
+    if args.image:
+        require(bool(words), "--word", "give at least one to write on the picture")
+        picture = picture_files.read(args.image)
+    else:
+        own = attack(_scenes(args, 1)[0], _shapes(args))
+        (picture,) = pictures_of([own.scene])
+        words, labels = words or own.words, labels or own.labels
+    seeds = [args.seed + k for k in range(args.n)]
+    return probe_typographic(pipeline, picture, words, labels, seeds=seeds, **how)
+
+
+def pairs(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Probe:
+    """Binding and relations."""
+    from unclip.evaluation.probing.pairs import probe_pairs
+    from unclip.evaluation.probing.prompts import binding_prompts, relation_prompts
+
+    shapes = _shapes(args)
+    prompts = binding_prompts if args.probe == "binding" else relation_prompts
+    seeds = [args.seed + k for k in range(args.n)]
+    return probe_pairs(pipeline, prompts(args.n, args.seed, shapes), seeds, shapes, **how)
