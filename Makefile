@@ -11,7 +11,7 @@ TABLE = $(if $(filter scenes,$(ON)),,_$(ON))
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup quickstart test test-all check format clean \
-	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sample
+	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sample demo
 
 help:  ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ train-upsampler: $(STAMP)  ## train experiments/upsampler/$(EXP).yaml
 
 sample: $(STAMP)  ## draw pictures: make sample CAPTION="a red circle above a blue square" ARGS="--n 8"
 	$(BIN)/unclip sample $(if $(CAPTION),"$(CAPTION)") $(ARGS)
+
+demo: $(STAMP)  ## play with a trained cascade in the browser: make demo ARGS="--pipeline runs/scenes_gpu"
+	$(BIN)/unclip demo $(ARGS)
 
 test: $(STAMP)  ## the tests, under 10 minutes on 2 cores
 	$(BIN)/python -m pytest

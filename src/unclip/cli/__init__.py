@@ -10,6 +10,7 @@ import unclip
 from unclip.cli import (
     data,
     degrade,
+    demo,
     embed,
     evaluate,
     experiments,
@@ -29,6 +30,7 @@ COMMANDS = (
     fit_variance,
     sample,
     evaluate,
+    demo,
     degrade,
     recipe,
     plan,
