@@ -69,7 +69,9 @@ def painted(editor: dict[str, Any] | None) -> tuple[Array, Array]:
 def _bare(layer: Image.Image, size: tuple[int, int]) -> Array:
     """Where nothing is painted on a layer."""
     if layer.size != size:
-        raise UserError(f"mask: is {layer.width}x{layer.height} pixels, its picture {size}")
+        raise UserError(
+            f"mask: is {layer.width}x{layer.height} pixels, its picture {size[0]}x{size[1]}"
+        )
     return np.array(layer.convert("RGBA").getchannel("A")) == 0
 
 

@@ -28,6 +28,7 @@ ONE_AT_A_TIME: dict[str, Any] = {
     "concurrency_id": "model",
     "api_visibility": "private",
 }
+PROGRESS = gr.Progress()  # such a default is how a handler asks Gradio for its bar
 AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private"}
 
 
@@ -173,8 +174,7 @@ class Page:
                 buttons=[],
                 elem_classes="pixels",
             )
-            # Gradio's own would open the file, and say only "Error" of one that it cannot read.
-            upload.preprocess = lambda payload: payload and payload.path  # type: ignore[method-assign]
+            upload.preprocess = _path  # type: ignore[method-assign]
             if self._pictures:
                 gr.Examples([[each] for each in self._pictures], upload, label="Examples")
         return upload
@@ -191,7 +191,7 @@ class Page:
         )
 
     def _handler(self, work: Callable[..., list[Drawn]]) -> Callable[..., Any]:
-        def handle(request: gr.Request, progress: Any = gr.Progress(), *values: Any) -> Any:
+        def handle(request: gr.Request, progress: Any = PROGRESS, *values: Any) -> Any:
             def told(done: int, total: int) -> None:
                 progress((done, total), unit="steps")
 
@@ -228,6 +228,11 @@ def _knob(knob: Knob) -> gr.components.Component:
         return gr.Dropdown(knob.choices, value=knob.own, label=label)
     step = 1 if knob.name == "steps" else 0.1
     return gr.Slider(knob.low, knob.high, knob.own, step=step, label=label)
+
+
+def _path(payload: Any) -> Any:
+    """Where an upload is; Gradio would open it, and say only "Error" of what it cannot read."""
+    return payload and payload.path
 
 
 def _mend(editor: gr.ImageEditor) -> None:
