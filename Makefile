@@ -12,7 +12,7 @@ TABLE = $(if $(filter scenes,$(ON)),,_$(ON))
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup quickstart test test-all check format clean \
-	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sweep sample figures
+	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sweep sample figures demo
 
 help:  ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ sample: $(STAMP)  ## draw pictures: make sample CAPTION="a red circle above a bl
 
 figures: $(STAMP)  ## the paper's figures from a cascade, as a page: make figures RUN=runs/quickstart
 	$(BIN)/unclip figures $(RUN) $(ARGS)
+
+demo: $(STAMP)  ## play with a trained cascade in the browser: make demo ARGS="--pipeline runs/scenes_gpu"
+	$(BIN)/unclip demo $(ARGS)
 
 test: $(STAMP)  ## the tests, under 10 minutes on 2 cores
 	$(BIN)/python -m pytest

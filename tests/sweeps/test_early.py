@@ -1,4 +1,4 @@
-"""W&B's early termination. Its own package decides the same on 3000 random cases (ADR 8)."""
+"""W&B's early termination. Its own package decides the same on 3000 random cases (ADR 9)."""
 
 from __future__ import annotations
 

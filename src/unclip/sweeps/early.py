@@ -1,7 +1,7 @@
 """W&B's early termination, which it calls hyperband: one bracket of successive halving.
 
 The rule is theirs, so that a file stops the same trials here and there; Optuna's pruners have
-others (docs/adr/0008-sweeps.md).
+others (docs/adr/0009-sweeps.md).
 """
 
 from __future__ import annotations

@@ -1,0 +1,248 @@
+"""The page: a tab per thing to do, wired to the studio by way of the desk."""
+
+from __future__ import annotations
+
+import html
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from unclip.demo.desk import Cancelled, Desk
+from unclip.demo.inputs import MAX_CAPTION, MAX_SEED
+from unclip.demo.studio import MAX_PICTURES, Drawn, Knob, Studio
+from unclip.pipeline.manipulations import NOISES
+from unclip.types import UserError
+
+CAPTIONS = (
+    "a large red circle on a white background",
+    "a small blue square in the top left",
+    "a yellow heart on a black background",
+    "a green cross in the middle of a tan background",
+)
+FEW, MANY = 2, 4  # columns
+LARGE = 256  # pixels: smaller pictures are shown with their pixels as squares
+ONE_AT_A_TIME: dict[str, Any] = {
+    "concurrency_limit": 1,
+    "concurrency_id": "model",
+    "api_visibility": "private",
+}
+PROGRESS = gr.Progress()  # such a default is how a handler asks Gradio for its bar
+AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private"}
+
+
+class _Job(NamedTuple):
+    """What a tab does, beyond what all have."""
+
+    work: Callable[..., list[Drawn]]
+    wanted: list[gr.components.Component]
+    knobs: Sequence[Knob]
+    n: int  # pictures at first
+    least: int = 1
+
+
+class Page:
+    """Builds the page of a studio.
+
+    Args:
+        studio: Does the work.
+        pictures: Files to try the tabs with that need a picture.
+    """
+
+    def __init__(self, studio: Studio, pictures: Sequence[str] = ()):
+        self.studio = studio
+        self.desk = Desk()
+        self._pictures = list(pictures)
+
+    def build(self) -> gr.Blocks:
+        """All of it."""
+        size = self.studio.size
+        with gr.Blocks(
+            title="unclip", analytics_enabled=False, delete_cache=(3600, 86400)
+        ) as blocks:
+            gr.Markdown(f"# unclip\nPictures of {size} × {size} pixels, drawn on this machine.")
+            with gr.Tabs():
+                self._tab("Draw", "Pictures of a caption.", self._draw, caption=True)
+                self._tab(
+                    "Vary", "Pictures with the CLIP embedding of yours.", self._vary, caption=False
+                )
+                self._tab(
+                    "Interpolate",
+                    "Pictures on the way from one of yours to another.",
+                    self._interpolate,
+                    caption=False,
+                )
+                self._tab(
+                    "Edit",
+                    "Your picture, changed as one caption differs from another.",
+                    self._edit,
+                    caption=False,
+                )
+                self._tab(
+                    "Inpaint",
+                    "A part of your picture, painted over and drawn anew.",
+                    self._inpaint,
+                    caption=True,
+                )
+            blocks.unload(self._cancel)
+        return blocks
+
+    def _tab(self, title: str, about: str, fill: Callable[[], _Job], *, caption: bool) -> None:
+        """What a tab asks for on the left, what comes of it on the right; below, on a phone."""
+        with gr.Tab(title):
+            lacks = self.studio.lacks(caption=caption)
+            gr.Markdown(about if lacks is None else lacks)
+            if lacks is not None:
+                return
+            with gr.Row():
+                with gr.Column(scale=2, min_width=320):
+                    job = fill()
+                    count = gr.Slider(job.least, MAX_PICTURES, job.n, step=1, label="Pictures")
+                    with gr.Row(elem_classes="even"):
+                        seed = gr.Number(
+                            0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=120
+                        )
+                        dice = gr.Button("New seed", min_width=100)
+                    with gr.Row():
+                        start = gr.Button(title, variant="primary", scale=2, min_width=100)
+                        stop = gr.Button("Cancel", min_width=100)
+                with gr.Column(scale=3, min_width=320):
+                    gallery = self._gallery()
+                    with gr.Accordion("Sampling"):
+                        turned = [_knob(each) for each in job.knobs]
+        given = [*job.wanted, count, seed, *turned]
+        running = start.click(self._handler(job.work), given, gallery, **ONE_AT_A_TIME)
+        stop.click(self._cancel, cancels=[running], **AT_ONCE)
+        roll = f"() => Math.floor(Math.random() * {MAX_SEED + 1})"
+        dice.click(None, None, seed, js=roll, **AT_ONCE)
+
+    def _draw(self) -> _Job:
+        caption = _caption()
+        gr.Examples([[each] for each in CAPTIONS], caption, label="Examples")
+        return _Job(self.studio.generate, [caption], self.studio.captioned, n=4)
+
+    def _vary(self) -> _Job:
+        upload = self._upload("Picture")
+        eta = gr.Slider(
+            0, 1, 1.0, step=0.05, label="η", info="0 draws the picture again; 1 keeps its content"
+        )
+        return _Job(self.studio.vary, [upload, eta], self.studio.inverted, n=4)
+
+    def _interpolate(self) -> _Job:
+        with gr.Row():
+            a, b = self._upload("First picture"), self._upload("Second picture")
+        noise = gr.Radio(
+            NOISES, value="slerp", label="Noise", info="slerp: also goes from one to the other"
+        )
+        work = self.studio.interpolate
+        return _Job(work, [a, b, noise], self.studio.inverted, n=8, least=2)
+
+    def _edit(self) -> _Job:
+        upload = self._upload("Picture")
+        source = _caption("From: what the picture shows", "a red circle")
+        target = _caption("To: what it is to show", "a blue circle")
+        theta = gr.Slider(0, 1, 0.4, step=0.05, label="θ", info="how far the last picture goes")
+        return _Job(self.studio.edit, [upload, source, target, theta], self.studio.inverted, n=4)
+
+    def _inpaint(self) -> _Job:
+        editor = gr.ImageEditor(
+            type="pil",
+            label="Picture",
+            sources=("upload", "clipboard"),
+            format="png",
+            transforms=(),
+            layers=False,
+            brush=gr.Brush(
+                default_size=self.studio.size // 4, colors=["#ff00ff"], color_mode="fixed"
+            ),
+            height=400,
+        )
+        _mend(editor)
+        if self._pictures:
+            gr.Examples([[each] for each in self._pictures], editor, label="Examples")
+        caption = _caption("Caption of the whole picture")
+        return _Job(self.studio.inpaint, [editor, caption], self.studio.inpainted, n=4)
+
+    def _upload(self, label: str) -> gr.Image:
+        with gr.Column(min_width=140):
+            upload = gr.Image(
+                type="filepath",
+                label=label,
+                sources=["upload", "clipboard"],
+                height=220,
+                buttons=[],
+                elem_classes="pixels",
+            )
+            upload.preprocess = _path  # type: ignore[method-assign]
+            if self._pictures:
+                gr.Examples([[each] for each in self._pictures], upload, label="Examples")
+        return upload
+
+    def _gallery(self) -> gr.Gallery:
+        return gr.Gallery(
+            label="Pictures",
+            show_label=False,
+            format="png",
+            columns=FEW,
+            object_fit="contain",
+            buttons=["download", "fullscreen"],
+            elem_classes=["drawn", "pixels"] if self.studio.size < LARGE else "drawn",
+        )
+
+    def _handler(self, work: Callable[..., list[Drawn]]) -> Callable[..., Any]:
+        def handle(request: gr.Request, progress: Any = PROGRESS, *values: Any) -> Any:
+            def told(done: int, total: int) -> None:
+                progress((done, total), unit="steps")
+
+            try:
+                drawn = self.desk.work(
+                    request.session_hash, lambda step: work(*values, progress=step), told
+                )
+                return gr.Gallery(drawn, columns=FEW if len(drawn) <= FEW**2 else MANY)
+            except Cancelled:
+                return gr.skip()
+            except UserError as error:
+                raise _said(str(error)) from None
+            except Exception:
+                traceback.print_exc()
+                raise _said("Something went wrong; see the terminal.") from None
+
+        return handle
+
+    def _cancel(self, request: gr.Request) -> None:
+        self.desk.cancel(request.session_hash)
+
+
+def _said(message: str) -> gr.Error:
+    return gr.Error(html.escape(message), title="Not drawn", print_exception=False)
+
+
+def _caption(label: str = "Caption", example: str = CAPTIONS[0]) -> gr.Textbox:
+    return gr.Textbox(label=label, placeholder=example, lines=2, max_length=MAX_CAPTION)
+
+
+def _knob(knob: Knob) -> gr.components.Component:
+    label = knob.label.capitalize()
+    if knob.choices:
+        return gr.Dropdown(knob.choices, value=knob.own, label=label)
+    step = 1 if knob.name == "steps" else 0.1
+    return gr.Slider(knob.low, knob.high, knob.own, step=step, label=label)
+
+
+def _path(payload: Any) -> Any:
+    """Where an upload is; Gradio would open it, and say only "Error" of what it cannot read."""
+    return payload and payload.path
+
+
+def _mend(editor: gr.ImageEditor) -> None:
+    """Have ``editor`` say what is wrong with what it cannot read."""
+    own = editor.preprocess
+
+    def preprocess(payload: Any) -> Any:
+        try:
+            return own(payload)
+        except Exception:
+            raise _said("picture: cannot be read") from None
+
+    editor.preprocess = preprocess  # type: ignore[method-assign]

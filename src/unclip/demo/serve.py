@@ -1,0 +1,109 @@
+"""Serve the page, to this machine alone unless told otherwise."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from unclip.demo.inputs import MAX_BYTES, MAX_PIXELS
+from unclip.pipeline.pipeline import Pipeline
+from unclip.types import UserError
+
+QUEUE = 16  # jobs that wait at most
+
+
+def serve(pipeline: Pipeline, *, host: str, port: int) -> None:
+    """Until interrupted. What visitors upload and draw is in a folder that goes in the end.
+
+    Raises:
+        UserError: Gradio is missing, or the address cannot be listened at.
+    """
+    with tempfile.TemporaryDirectory(prefix="unclip-demo-") as folder:
+        # Gradio reads these when it is imported.
+        os.environ.update(
+            GRADIO_ANALYTICS_ENABLED="False", GRADIO_RUN_HISTORY="False", GRADIO_TEMP_DIR=folder
+        )
+        try:
+            import gradio as gr
+        except ImportError:
+            raise UserError("gradio is missing; `pip install 'unclip[demo]'` brings it") from None
+        from PIL import Image
+
+        from unclip.demo.page import Page
+        from unclip.demo.studio import Studio
+
+        Image.MAX_IMAGE_PIXELS = (
+            MAX_PIXELS  # of what Gradio opens itself, twice as many are an error
+        )
+        blocks = Page(Studio(pipeline), _examples(Path(folder))).build()
+        blocks.queue(max_size=QUEUE, api_open=False)
+        try:
+            blocks.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                show_error=False,
+                max_file_size=MAX_BYTES,
+                allowed_paths=[],
+                ssr_mode=False,
+                mcp_server=False,
+                enable_monitoring=False,
+                footer_links=[],
+                theme=gr.themes.Default(
+                    primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["monospace"]
+                ),
+                css_paths=Path(__file__).with_name("page.css"),
+            )
+        except OSError:
+            raise UserError(
+                f"--host {host} --port {port}: cannot listen there; is it taken?"
+            ) from None
+        if not _is_loopback(host):
+            print(
+                f"unclip: warning: --host {host} lets in whoever reaches this machine; "
+                "the page has no password",
+                file=sys.stderr,
+            )
+        print(f"http://{host}:{port}", flush=True)
+        _wait()
+        blocks.close(verbose=False)
+
+
+def _wait() -> None:
+    """Until Ctrl-C or a polite kill."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        pass
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _examples(folder: Path) -> list[str]:
+    """Files of scenes, for who has no picture at hand."""
+    from data_modules.scenes import Item, Scene, draw
+    from unclip.figures import save
+
+    shown = (("red", "circle", "white"), ("blue", "square", "grey"), ("yellow", "heart", "black"))
+    paths = []
+    for colour, shape, background in shown:
+        item = Item(shape=shape, colour=colour, size="large", x=0.5, y=0.5, radius=0.21)
+        path = folder / f"{colour}_{shape}.png"
+        paths.append(str(save(draw(Scene(background=background, items=(item,)), 256), path)))
+    return paths

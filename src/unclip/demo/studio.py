@@ -1,0 +1,234 @@
+"""What the page's buttons do: a visitor's inputs to pictures with their labels. No Gradio here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from unclip.demo import inputs
+from unclip.diffusion.configs import SAMPLERS, section_counts
+from unclip.diffusion.samplers import ANALYTIC
+from unclip.figures import to_uint8
+from unclip.models.clip import Tokenizer
+from unclip.pipeline.pipeline import Pipeline
+from unclip.pipeline.settings import Settings
+from unclip.types import Progress, UserError
+
+Array = np.ndarray
+
+MAX_PICTURES = 16  # of one job, which bounds its memory and time
+MAX_STEPS = 250
+MAX_GUIDANCE = 10.0
+
+
+class Drawn(NamedTuple):
+    """A picture of a job."""
+
+    image: Array  # uint8 [S, S, 3]
+    label: str  # its seed, and where in a row it stands
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A sampling setting that the page shows."""
+
+    stage: str  # as in `Settings`
+    name: str
+    own: Any  # the artifact's value, where the knob stands at first
+    low: float = 0
+    high: float = 0
+    choices: tuple[str, ...] = ()  # instead of low and high
+
+    @property
+    def label(self) -> str:
+        """Its name on the page."""
+        return f"{self.stage} {self.name}"
+
+    def check(self, value: Any) -> Any:
+        """``value``, if the knob can be turned to it."""
+        if self.choices:
+            if value not in self.choices:
+                raise UserError(f"{self.label}: is none of {', '.join(self.choices)}")
+            return value
+        if self.name == "steps":
+            return inputs.whole(value, self.label, int(self.low), int(self.high))
+        return inputs.number(value, self.label, self.low, self.high)
+
+
+class Studio:
+    """A pipeline, as the page uses it.
+
+    Every method returns uint8 pictures of the last stage. All take the first ``seed``, the
+    positions of the ``knobs`` that `captioned` or `inverted` list, and whom to tell of the steps;
+    all raise `UserError` with one line for the visitor.
+    """
+
+    def __init__(self, pipeline: Pipeline):
+        self.pipeline = pipeline
+        decoder, prior = pipeline.decoder, pipeline.prior
+        own = decoder.sampler
+        steps, guidance = sum(section_counts(own.steps)), float(own.guidance)
+        self.inverted = (
+            Knob("decoder", "guidance", guidance, high=max(MAX_GUIDANCE, guidance)),
+            Knob("decoder", "steps", steps, 2, max(steps, min(MAX_STEPS, decoder.chain.steps))),
+        )
+        """Where a picture is inverted, by DDIM."""
+        given = float(prior.sampler.guidance) if prior else 0.0
+        of_prior = Knob("prior", "guidance", given, high=max(MAX_GUIDANCE, given))
+        self.inpainted = (*((of_prior,) if prior else ()), *self.inverted)
+        """Where a caption is drawn around what is known."""
+        samplers = tuple(name for name in SAMPLERS if name not in ANALYTIC)
+        self.captioned = (
+            *self.inpainted,
+            Knob("decoder", "sampler", own.sampler, choices=samplers),
+        )
+        """Where a caption is drawn."""
+
+    @property
+    def size(self) -> int:
+        """Side of the pictures, in pixels."""
+        pipeline = self.pipeline
+        return max(p.net.config.image_size for p in (pipeline.decoder, *pipeline.upsamplers))
+
+    def lacks(self, *, caption: bool) -> str | None:
+        """Why pictures cannot be drawn from a caption, or from a picture; None where they can."""
+        takes = self.pipeline.decoder.embedding
+        if caption and takes == "image" and self.pipeline.prior is None:
+            return (
+                "This needs a prior, and the pipeline's folder has none: "
+                "its decoder takes image embeddings, which a prior draws from a caption."
+            )
+        if not caption and takes != "image":
+            return (
+                "This needs a decoder that takes image embeddings, and the one in the pipeline's "
+                "folder takes none: it cannot draw what CLIP sees in a picture."
+            )
+        return None
+
+    def generate(
+        self, caption: str, n: float, seed: float, *knobs: Any, progress: Progress
+    ) -> list[Drawn]:
+        """``n`` pictures of a caption, one per seed."""
+        text, seeds = self._caption(caption), inputs.seeds(seed, _count(n))
+        found = self.pipeline.generate(
+            [text] * len(seeds),
+            seeds,
+            settings=_settings(self.captioned, knobs),
+            progress=progress,
+        )
+        return _labelled(found.image, [f"seed {each}" for each in seeds])
+
+    def vary(
+        self, upload: str, eta: float, n: float, seed: float, *knobs: Any, progress: Progress
+    ) -> list[Drawn]:
+        """``n`` variations of a picture."""
+        seeds = inputs.seeds(seed, _count(n))
+        found = self.pipeline.vary(
+            inputs.picture(upload),
+            inputs.number(eta, "eta", 0, 1),
+            seeds,
+            settings=_settings(self.inverted, knobs),
+            progress=progress,
+        )
+        return _labelled(found.image[0], [f"seed {each}" for each in seeds])
+
+    def interpolate(
+        self, a: str, b: str, noise: str, n: float, seed: float, *knobs: Any, progress: Progress
+    ) -> list[Drawn]:
+        """``n`` pictures from one picture to another."""
+        found = self.pipeline.interpolate(
+            inputs.picture(a, "first picture"),
+            inputs.picture(b, "second picture"),
+            _count(n),
+            noise=noise,
+            seed=inputs.seeds(seed, 1)[0],
+            settings=_settings(self.inverted, knobs),
+            progress=progress,
+        )
+        return _row(found.image[0], 1.0, "", seed)
+
+    def edit(
+        self,
+        upload: str,
+        source: str,
+        target: str,
+        theta: float,
+        n: float,
+        seed: float,
+        *knobs: Any,
+        progress: Progress,
+    ) -> list[Drawn]:
+        """``n`` pictures from a picture towards what one caption says and another does not."""
+        found = self.pipeline.text_diff(
+            inputs.picture(upload),
+            self._caption(source, "from"),
+            self._caption(target, "to"),
+            inputs.number(theta, "theta", 0, 1),
+            _count(n),
+            seed=inputs.seeds(seed, 1)[0],
+            settings=_settings(self.inverted, knobs),
+            progress=progress,
+        )
+        return _row(found.image[0], theta, "θ ", seed)
+
+    def inpaint(
+        self,
+        editor: dict[str, Any],
+        caption: str,
+        n: float,
+        seed: float,
+        *knobs: Any,
+        progress: Progress,
+    ) -> list[Drawn]:
+        """``n`` ways to fill what is painted over."""
+        seeds = inputs.seeds(seed, _count(n))
+        text = self._caption(caption)
+        picture, keep = inputs.painted(editor)
+        count = len(seeds)
+        found = self.pipeline.inpaint(
+            [picture] * count,
+            [keep] * count,
+            [text] * count,
+            seeds,
+            settings=_settings(self.inpainted, knobs),
+            progress=progress,
+        )
+        return _labelled(found.image, [f"seed {each}" for each in seeds])
+
+    def _caption(self, text: str, name: str = "caption") -> str:
+        """A caption that CLIP reads to its end."""
+        found = inputs.caption(text, name)
+        tokenizer = Tokenizer(self.pipeline.clip.model.context)
+        count = tokenizer.count(found)
+        if count > tokenizer.context:
+            raise UserError(
+                f"{name}: has {count} tokens, and this CLIP reads {tokenizer.context}; shorten it"
+            )
+        return found
+
+
+def _count(n: float) -> int:
+    return inputs.whole(n, "pictures", 1, MAX_PICTURES)
+
+
+def _settings(knobs: Sequence[Knob], values: Sequence[Any]) -> Settings:
+    """What differs from the artifacts' own."""
+    changes: dict[str, dict[str, Any]] = {}
+    for knob, value in zip(knobs, values, strict=True):
+        if knob.check(value) != knob.own:
+            changes.setdefault(knob.stage, {})[knob.name] = value
+    return Settings(changes)
+
+
+def _labelled(images: Tensor, labels: Sequence[str]) -> list[Drawn]:
+    return [Drawn(image, label) for image, label in zip(to_uint8(images), labels, strict=True)]
+
+
+def _row(images: Tensor, end: float, symbol: str, seed: float) -> list[Drawn]:
+    """Pictures at even steps from 0 to ``end``."""
+    places = np.linspace(0, end, len(images))
+    return _labelled(images, [f"{symbol}{place:.2f}, seed {int(seed)}" for place in places])

@@ -1,0 +1,209 @@
+"""The page in a real browser: drawn, downloaded, cancelled, refused, on a desktop and a phone."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unclip.figures import to_uint8
+from unclip.pipeline.pipeline import Pipeline
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
+TABS = ("Draw", "Vary", "Interpolate", "Edit", "Inpaint")
+PATIENCE = 120_000  # milliseconds, on a machine that has other things to do
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(cascade, tmp_path_factory):
+    """`unclip demo`: its address and, once it has stopped, what it wrote to stderr."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = Path(__file__).parents[2]
+    log = tmp_path_factory.mktemp("demo") / "stderr"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "unclip", "demo", "--pipeline", cascade, "--port", str(port)],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=os.environ | {"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1"},
+        )
+        address = process.stdout.readline().strip()
+        assert address == f"http://127.0.0.1:{port}", log.read_text()
+        yield address, log
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert log.read_text() == ""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def visit(server, browser):
+    """Opens the page in a window of its own; nothing but the server may be asked for anything."""
+    address, _ = server
+    contexts, hosts = [], set()
+
+    def open_page(width: int = 1280):
+        context = browser.new_context(viewport={"width": width, "height": 900})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+        page.goto(address)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert hosts - {""} == {urlsplit(address).netloc}  # "": data: and blob:
+
+
+def tab(page, name: str):
+    page.get_by_role("tab", name=name).click()
+    return page.locator("[role=tabpanel]:visible")
+
+
+def press(panel, name: str) -> None:
+    panel.get_by_role("button", name=name, exact=True).click()
+
+
+def draw(panel, caption: str, *, n: int, seed: int) -> None:
+    panel.get_by_label("Caption").fill(caption)
+    turn(panel, "Pictures", n)
+    panel.get_by_label("Seed").fill(str(seed))
+    press(panel, "Draw")
+
+
+def turn(panel, knob: str, value: int) -> None:
+    box = panel.get_by_label(f"number input for {knob}")
+    box.fill(str(value))
+    box.press("Tab")
+
+
+def labels(panel, count: int) -> list[str]:
+    """Those of the pictures, once there are ``count``."""
+    found = panel.locator(".drawn .caption-label")
+    found.nth(count - 1).wait_for()
+    return [each.strip() for each in found.all_inner_texts()]
+
+
+def test_a_downloaded_picture_is_the_pipelines_of_the_seed_shown(visit, cascade):
+    page = visit()
+    panel = tab(page, "Draw")
+    draw(panel, "a red circle", n=1, seed=11)
+    assert labels(panel, 1) == ["seed 11"]
+    panel.locator(".drawn img").first.click()
+    with page.expect_download() as download:
+        panel.get_by_label("Download").first.click()
+    found = Image.open(io.BytesIO(download.value.path().read_bytes()))
+    truth = to_uint8(Pipeline.load(cascade).generate(["a red circle"], [11]).image)
+    assert found.format == "PNG"
+    assert np.array_equal(np.asarray(found), truth[0])
+
+
+def test_cancel_ends_a_job_and_the_next_one_draws(visit):
+    panel = tab(visit(), "Draw")
+    turn(panel, "Decoder steps", 250)
+    draw(panel, "a red circle", n=16, seed=0)
+    panel.get_by_text("/258 steps").wait_for()
+    press(panel, "Cancel")
+    panel.get_by_text("/258 steps").wait_for(state="detached")
+    assert panel.locator(".drawn .caption-label").count() == 0
+    turn(panel, "Decoder steps", 4)
+    draw(panel, "a red circle", n=2, seed=3)
+    assert labels(panel, 2) == ["seed 3", "seed 4"]
+
+
+def test_two_visitors_get_their_own(visit):
+    panels = [tab(visit(), "Draw") for _ in range(2)]
+    for k, panel in enumerate(panels):
+        draw(panel, "a red circle", n=1, seed=20 + k)
+    assert [labels(panel, 1) for panel in panels] == [["seed 20"], ["seed 21"]]
+
+
+def test_a_text_named_png_is_refused_in_one_line(visit, server):
+    page = visit()
+    panel = tab(page, "Vary")
+    text = {"name": "notes.png", "mimeType": "image/png", "buffer": b"only a text"}
+    with page.expect_response("**/upload*"):
+        panel.locator("input[type=file]").set_input_files(text)
+    panel.get_by_label("Remove Image").or_(panel.get_by_label("Clear")).first.wait_for()
+    press(panel, "Vary")
+    toast = page.get_by_test_id("toast-body")
+    toast.wait_for()
+    assert "picture: not an image that can be read" in toast.inner_text()
+    assert "Traceback" not in page.content()
+    assert server[1].read_text() == ""
+
+
+def test_an_empty_caption_is_asked_for(visit):
+    page = visit()
+    press(tab(page, "Draw"), "Draw")
+    toast = page.get_by_test_id("toast-body")
+    toast.wait_for()
+    assert "caption: write one first" in toast.inner_text()
+
+
+def test_an_uploaded_picture_is_varied(visit):
+    panel = tab(visit(), "Vary")
+    panel.locator("button.gallery-item").first.click()
+    panel.locator(".image-frame img").wait_for()
+    press(panel, "Vary")
+    assert labels(panel, 4) == ["seed 0", "seed 1", "seed 2", "seed 3"]
+
+
+def test_a_brush_stroke_is_drawn_anew(visit):
+    page = visit()
+    panel = tab(page, "Inpaint")
+    panel.locator("button.gallery-item").first.click()
+    panel.get_by_label("Brush").first.click()
+    at = panel.locator("canvas").first.bounding_box()
+    page.mouse.move(at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(at["x"] + at["width"] / 2 + 30, at["y"] + at["height"] / 2, steps=5)
+    page.mouse.up()
+    panel.get_by_label("Caption of the whole picture").fill("a blue circle")
+    press(panel, "Inpaint")
+    assert labels(panel, 4)[0] == "seed 0"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_window(visit, width):
+    page = visit(width)
+    for name in TABS:
+        tab(page, name).get_by_role("button", name=name, exact=True).wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "pyproject.toml"])
+def test_no_other_file_is_served(visit, server, path):
+    page = visit()
+    answer = page.request.get(f"{server[0]}/gradio_api/file={Path(path).absolute()}")
+    assert answer.status == 403
