@@ -16,10 +16,11 @@ def fake(values, folder):
     return [sys.executable, "-S", str(FAKE), str(folder), json.dumps(values)]
 
 
-def go(file, folder, count, *, jobs=1, seed=0, command=fake):
+def go(file, folder, count, *, jobs=1, seed=0, command=fake, force=False):
     sweep = spec.load(str(file))
-    found = trials.opened(Path(folder), {"sweep": sweep.content, "seed": seed})
-    engine.run(sweep, found, count=count, jobs=jobs, seed=seed, command=command)
+    with trials.held(Path(folder), force=force) as lock:
+        found = trials.opened(Path(folder), {"sweep": sweep.content, "seed": seed})
+        engine.run(sweep, found, lock, count=count, jobs=jobs, seed=seed, command=command)
     return found
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from drive import FAKE, fake, go
 
-from unclip.sweeps import engine
+from unclip.sweeps import trials
 from unclip.sweeps.trials import FILE
 from unclip.types import Interrupted, UserError
 
@@ -195,10 +195,10 @@ def test_a_trial_that_is_told_to_stop_interrupts_the_sweep(sweep_file, tmp_path)
 
 
 def test_a_folder_in_use_is_refused(sweep_file, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(engine, "PATIENCE", 0.3)
+    monkeypatch.setattr(trials, "PATIENCE", 0.3)
     file, folder = sweep_file(), tmp_path / "s"
     go(file, folder, 1)
-    with engine._held(folder), pytest.raises(UserError, match="another sweep, or a trial of it"):
+    with trials.held(folder), pytest.raises(UserError, match="another sweep, or a trial of it"):
         go(file, folder, 2)
     assert "waiting for what still runs there" in capfd.readouterr().err
     assert states(go(file, folder, 2)) == ["finished", "finished"]
@@ -215,6 +215,14 @@ def test_another_file_or_seed_is_refused_and_so_is_a_damaged_one(sweep_file, tmp
     (folder / FILE).write_text("{")
     with pytest.raises(UserError, match=r"results\.json: is damaged"):
         go(sweep_file(), folder, 1)
+
+
+def test_force_starts_anew(sweep_file, tmp_path):
+    folder = tmp_path / "s"
+    go(sweep_file(), folder, 2)
+    found = go(sweep_file(), folder, 1, seed=1, force=True)
+    assert [path.name for path in (folder / "trials").iterdir() if path.is_dir()] == ["0000"]
+    assert stored(folder)[0]["parameters"] == found.all[0].parameters
 
 
 def test_it_uses_the_command_it_is_given(sweep_file, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,21 +65,19 @@ def run(args: argparse.Namespace) -> None:
     from unclip.sweeps import engine, results, trials
 
     folder = args.dir or Path("runs/sweeps") / sweep.name
-    if args.force and folder.exists():
-        if not (folder / trials.FILE).is_file():
-            raise UserError(f"--dir {folder}: --force replaces sweeps only, this is none")
-        shutil.rmtree(folder)
     settings = {"sweep": sweep.content, "seed": args.seed, "overrides": args.overrides}
-    found = trials.opened(folder, settings)
-    engine.run(
-        sweep,
-        found,
-        count=args.count,
-        jobs=args.jobs,
-        seed=args.seed,
-        command=lambda values, run_dir: sweep.process(values, args.overrides, run_dir),
-    )
-    results.report(sweep, found, args.overrides)
+    with trials.held(folder, force=args.force) as lock:
+        found = trials.opened(folder, settings)
+        engine.run(
+            sweep,
+            found,
+            lock,
+            count=args.count,
+            jobs=args.jobs,
+            seed=args.seed,
+            command=lambda values, run_dir: sweep.process(values, args.overrides, run_dir),
+        )
+        results.report(sweep, found, args.overrides)
 
 
 def _list() -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +22,10 @@ from unclip.sweeps import search
 from unclip.sweeps.spec import Sweep
 from unclip.sweeps.trials import FAILED, FINISHED, PRUNED, RUNNING, Trial, Trials
 from unclip.tracking.metrics import curves, read_metrics
-from unclip.types import Interrupted, UserError
+from unclip.types import Interrupted
 
 SAVED = 75  # the exit status of a run that was told to stop and has saved itself
 POLL = 1.0  # seconds between two looks at the trials that run
-PATIENCE = 60.0  # seconds that the trials of a killed sweep have to save themselves
 
 Command = Callable[[dict[str, Any], Path], list[str]]
 """The program and arguments of a trial, of its parameters and its folder."""
@@ -44,62 +41,36 @@ class _Process:
 
 
 def run(
-    sweep: Sweep, trials: Trials, *, count: int, jobs: int, seed: int, command: Command
+    sweep: Sweep, trials: Trials, lock: int, *, count: int, jobs: int, seed: int, command: Command
 ) -> None:
     """Go on until ``count`` trials have ended, those of former times among them.
 
     Trials that a killed sweep has left running are resumed, by the same command, which must write
     ``metrics.jsonl`` and at the end ``summary.json`` into the folder. ``jobs`` run side by side.
+    They inherit ``lock``, as `unclip.sweeps.trials.held` gives it.
 
     Raises:
-        UserError: the folder is in use.
         Interrupted: SIGTERM came, or a trial was told to stop; what runs has saved itself.
     """
     wanted = min(n for n in (count, sweep.points, sweep.run_cap) if n is not None)
     trials.save()
-    with interruptible(), _held(trials.dir) as lock:
-        work = _Work(sweep, trials, command, environment(together=jobs), lock)
-        done = len(trials.ended)
-        with tqdm(total=wanted, initial=done, unit="trial", mininterval=bar_interval()) as work.bar:
-            try:
-                while True:
-                    work.look()
-                    while len(work.running) < jobs and work.may_start():
-                        trial = work.left() or work.new(wanted, seed)
-                        if trial is None:
-                            break
-                        work.start(trial)
-                    if not work.running:
-                        return
-                    time.sleep(POLL)
-            finally:
-                stop(each.process for each in work.running)
-                work.put_down()
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[int]:
-    """Hold the folder, together with the trials that inherit the lock.
-
-    Those of a sweep that was killed save themselves first, then let go of it.
-    """
-    with (folder / ".lock").open("w") as file:
-        said, until = False, time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise UserError(
-                        f"--dir {folder}: another sweep, or a trial of it, is at work there; wait "
-                        "for it, or give another --dir"
-                    ) from None
-            if not said:
-                print(f"{folder}: waiting for what still runs there", file=sys.stderr, flush=True)
-                said = True
-            time.sleep(0.2)
-        yield file.fileno()
+    work = _Work(sweep, trials, command, environment(together=jobs), lock)
+    bar = tqdm(total=wanted, initial=len(trials.ended), unit="trial", mininterval=bar_interval())
+    with interruptible(), bar as work.bar:
+        try:
+            while True:
+                work.look()
+                while len(work.running) < jobs and work.may_start():
+                    trial = work.left() or work.new(wanted, seed)
+                    if trial is None:
+                        break
+                    work.start(trial)
+                if not work.running:
+                    return
+                time.sleep(POLL)
+        finally:
+            stop(each.process for each in work.running)
+            work.put_down()
 
 
 @dataclass

@@ -5,7 +5,13 @@ The file is written whole after every change, so that a sweep killed at any mome
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +20,7 @@ from unclip import atomic
 from unclip.types import UserError
 
 FILE = "results.json"
+PATIENCE = 60.0  # seconds that the trials of a killed sweep have to save themselves
 RUNNING, FINISHED, PRUNED, FAILED = "running", "finished", "pruned", "failed"
 
 
@@ -60,6 +67,48 @@ class Trials:
             scratch.write_text(json.dumps(content, indent=2) + "\n")
 
 
+@contextmanager
+def held(dir: Path, *, force: bool = False) -> Iterator[int]:
+    """Hold the folder of a sweep, made if need be; its trials inherit the lock that is given.
+
+    Those of a sweep that was killed save themselves first, then let go of it. ``force`` empties
+    the folder.
+
+    Raises:
+        UserError: it is in use, or holds something else.
+    """
+    if dir.is_dir() and not (dir / FILE).is_file() and _seen(dir):
+        raise UserError(f"--dir {dir}: is not empty and holds no sweep; give another")
+    dir.mkdir(parents=True, exist_ok=True)
+    with (dir / ".lock").open("w") as file:
+        _lock(file.fileno(), dir)
+        for path in _seen(dir) if force else []:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        yield file.fileno()
+
+
+def _seen(dir: Path) -> list[Path]:
+    return [path for path in dir.iterdir() if not path.name.startswith(".")]
+
+
+def _lock(file: int, dir: Path) -> None:
+    said, until = False, time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise UserError(
+                    f"--dir {dir}: another sweep, or a trial of it, is at work there; wait for it, "
+                    "or give another --dir"
+                ) from None
+        if not said:
+            print(f"{dir}: waiting for what still runs there", file=sys.stderr, flush=True)
+            said = True
+        time.sleep(0.2)
+
+
 def opened(dir: Path, settings: dict[str, Any]) -> Trials:
     """The trials in ``dir``, or none yet.
 
@@ -68,8 +117,6 @@ def opened(dir: Path, settings: dict[str, Any]) -> Trials:
     """
     path = dir / FILE
     if not path.is_file():
-        if dir.is_dir() and any(not path.name.startswith(".") for path in dir.iterdir()):
-            raise UserError(f"--dir {dir}: is not empty and holds no sweep; give another")
         return Trials(dir, settings)
     try:
         content = json.loads(path.read_text())
