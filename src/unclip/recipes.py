@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,12 @@ def _command(task: Task) -> list[str] | None:
     return [*words, "--force"] if task.folder.exists() else words
 
 
-def run_together(commands: dict[str, list[str]]) -> None:
+def run_together(
+    commands: dict[str, list[str]], variables: Mapping[str, str] | None = None
+) -> None:
     """Run named commands at once; when one fails the others are stopped.
+
+    Their environment is this one's with ``variables`` besides.
 
     Several share the cores of a CPU and have their lines prefixed with their names; one alone has
     the terminal to itself.
@@ -127,7 +131,7 @@ def run_together(commands: dict[str, list[str]]) -> None:
         UserError: a command failed (it has said why).
         Interrupted: SIGTERM came; the commands were passed it, and have ended.
     """
-    env = dict(os.environ)
+    env = {**os.environ, **(variables or {})}
     many = len(commands) > 1
     if many:
         env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(commands))))

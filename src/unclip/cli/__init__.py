@@ -17,7 +17,9 @@ from unclip.cli import (
     fit_variance,
     plan,
     recipe,
+    reproduce,
     sample,
+    share,
     train,
 )
 from unclip.types import Interrupted, UserError
@@ -33,6 +35,8 @@ COMMANDS = (
     recipe,
     plan,
     data,
+    share,
+    reproduce,
     experiments,
 )
 
