@@ -70,7 +70,7 @@ def check_memory(resolved: config.Resolved) -> None:
     needed, there = parameters * _BYTES + pictures, _memory()
     if needed > there:
         raise UserError(
-            f"{resolved.files[0]}: {parameters:,} parameters and batches of {data.batch_size:,} "
+            f"{resolved.files[0].name}: {parameters:,} parameters and {data.batch_size:,} samples "
             f"need {needed / 2**30:,.0f} GiB or more; this machine has {there / 2**30:,.0f}"
         )
 

@@ -35,6 +35,7 @@ from unclip.sharing.reading import (
 from unclip.training.configs import RunConfig, TrackingConfig
 from unclip.types import UserError
 
+THREADS = "torch_threads"  # in a run's provenance
 MAX_THREADS = 1024
 
 
@@ -62,7 +63,7 @@ class Part:
     @property
     def threads(self) -> int | None:
         """With which it was trained, where that is known."""
-        return self.provenance.get("threads")
+        return self.provenance.get(THREADS)
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,13 @@ def read(folder: Path, manifest: Manifest, bundle: str) -> Bundle:
     Raises:
         UserError: one line that names the bundle, the member and what is wrong with it.
     """
+    if METRICS in manifest.files:
+        with _refusing(bundle, METRICS):
+            for _ in metric_rows(folder / METRICS):
+                pass
+    if SUMMARY in manifest.files:
+        with _refusing(bundle, SUMMARY):
+            numbers(read_object(folder / SUMMARY).get("metrics"))
     parts = {name: _part(name, folder, manifest, bundle) for name in manifest.parts}
     leant_on = [getattr(part.experiment.config, p, "") for part in parts.values() for p in PARENTS]
     for name in PARENTS:
@@ -94,13 +102,6 @@ def read(folder: Path, manifest: Manifest, bundle: str) -> Bundle:
         for name in (METRICS, SUMMARY):
             if name not in manifest.files:
                 raise Refused(bundle, name, "is missing from the bundle")
-    if METRICS in manifest.files:
-        with _refusing(bundle, METRICS):
-            for _ in metric_rows(folder / METRICS):
-                pass
-    if SUMMARY in manifest.files:
-        with _refusing(bundle, SUMMARY):
-            numbers(read_object(folder / SUMMARY).get("metrics"))
     return Bundle(folder, manifest, parts)
 
 
@@ -166,9 +167,9 @@ def _check_settings(name: str, experiment: config.Resolved) -> None:
 def _check_provenance(provenance: dict[str, Any]) -> None:
     if not isinstance(provenance.get("data_fingerprint"), str):
         raise ValueError("data_fingerprint: must be a text")
-    threads = provenance.get("threads")
+    threads = provenance.get(THREADS)
     if threads is not None and not (type(threads) is int and 1 <= threads <= MAX_THREADS):
-        raise ValueError(f"threads={threads!r}: must be in [1, {MAX_THREADS}]")
+        raise ValueError(f"{THREADS}={threads!r}: must be in [1, {MAX_THREADS}]")
     parents = provenance.get("parents")
     if not isinstance(parents, dict) or not all(isinstance(v, str) for v in parents.values()):
         raise ValueError("parents: must be an object of fingerprints")

@@ -12,11 +12,10 @@ from unclip import config
 from unclip.builders import build_data
 from unclip.models.clip import FrozenClip
 from unclip.planning.steps import frozen_clip
-from unclip.sharing.bundle import Part
+from unclip.sharing.bundle import THREADS, Part
 from unclip.tracking.provenance import collect
 from unclip.types import UserError
 
-THREADS = "torch_threads"
 _OF_THE_RUN = ("created", "command", "metrics", "parents", "seed", "data_fingerprint")
 
 

@@ -146,6 +146,8 @@ class _Zip:
             if entry.header_offset < end:
                 raise Refused(bundle, name, "lies over another file in the zip")
             end = entry.header_offset + entry.compress_size
+            if entry.compress_type == zipfile.ZIP_STORED and entry.file_size != entry.compress_size:
+                raise Refused(bundle, name, "has two sizes")
             if entry.file_size > RATIO * max(entry.compress_size, 1):
                 raise Refused(bundle, name, f"unpacks to more than {RATIO} times its size")
 

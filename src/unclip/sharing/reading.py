@@ -30,15 +30,15 @@ class Refused(UserError):
         super().__init__(f"{bundle}: {shown}: {reason}")
 
 
-def parse_json(text: str | bytes) -> Any:
-    """JSON without what Python adds to it.
+def parse_json(data: bytes) -> Any:
+    """JSON in UTF-8, without what Python adds to it.
 
     Raises:
         ValueError: NaN, infinities, keys given twice, long numbers, deep nesting, or no JSON.
     """
     try:
         value = json.loads(
-            text,
+            data.decode(),
             parse_constant=_no_constant,
             parse_int=_integer,
             parse_float=_float,

@@ -20,7 +20,7 @@ from unclip.sharing.compare import Row
 from unclip.sharing.environment import Difference, differences
 from unclip.sharing.fetch import fetch
 from unclip.sharing.layout import MANIFEST, METRICS, PARENTS, RUN
-from unclip.sharing.reading import metric_rows
+from unclip.sharing.reading import Refused, metric_rows
 from unclip.sharing.rerun import Again, Command, in_a_process
 from unclip.tracking.local import read_metrics
 from unclip.types import UserError
@@ -88,9 +88,16 @@ def check(again: Again, place: str, *, rtol: float = compare.RTOL) -> Report:
     """What is different now, before anything is run.
 
     Raises:
-        UserError: an experiment does not fit into this machine, or its data are not there.
+        UserError: an experiment does not fit into this machine, a parent inside is another than
+            the run was trained with, or the data are not there.
     """
-    parts = {name: again.resolved(name) for name in again.names()}
+    try:
+        parts = {name: again.resolved(name) for name in again.bundle.parts}
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+    for name in PARENTS:
+        if again.inside(name) and _parent_row(again, name).verdict != compare.IDENTICAL:
+            raise Refused(place, f"parents/{name}", f"is not the {name} that the run leans on")
     found = differences(again.bundle.run, parts[RUN])
     return Report(place, rtol, again.changed(), found)
 
@@ -154,7 +161,5 @@ def _parent_row(again: Again, name: str) -> Row:
     else:
         found = artifacts.describe(spec, key=name).sha256
         same = found == again.bundle.manifest.weights.get(name)
-    if not same and again.inside(name):
-        raise UserError(f"{spec}: is not the {name} that the run was trained with; get the bundle")
     verdict = compare.IDENTICAL if same else compare.DIFFERENT
     return Row(name, None, None, None, None, verdict)
