@@ -261,12 +261,18 @@ CASES = {
         experiment(("max_steps: 3", f"max_steps: {10**12}")),
         "trainer.max_steps=1000000000000: the most that a bundle may have is 10,000,000",
     ),
-    "huge width": (experiment(("\n  width: 32", f"\n  width: {10**15}")), "model.width=1000000000000000: "),
+    "huge width": (
+        experiment(("\n  width: 32", f"\n  width: {10**15}")),
+        "model.width=1000000000000000: ",
+    ),
     "larger than memory": (
         experiment(("\n  width: 32", "\n  width: 65536"), ("layers: 1", "layers: 200")),
         "GiB or more; this machine has",
     ),
-    "huge integer": (experiment(("\n  width: 32", "\n  width: " + "9" * 9000)), "experiment.yaml: "),
+    "huge integer": (
+        experiment(("\n  width: 32", "\n  width: " + "9" * 9000)),
+        "experiment.yaml: ",
+    ),
     "control characters": (
         experiment(("about: ''", 'about: "\\e[2J"')),
         "experiment.yaml: holds control characters",

@@ -55,7 +55,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Verify, say what differs, train, compare."""
     from unclip.models.configs import require
-    from unclip.sharing import reproduce
+    from unclip.sharing import reproduce, rerun
     from unclip.sharing.compare import DIFFERENT
 
     require(0 <= args.rtol < 1, "--rtol", "must be in [0, 1)")
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
         if args.check_only:
             return
         again = reproduce.settle(found, args.bundle)
-    reproduce.run(again, report)
+    reproduce.run(again, report, rerun.in_a_process)
     _say_after(report)
     print(f"written to {folder / reproduce.REPORT}", file=sys.stderr)
     if report.verdict == DIFFERENT:
@@ -94,11 +94,12 @@ def _say_before(report: Report) -> None:
 def _say_after(report: Report) -> None:
     from unclip.evaluation import tables
 
-    lines = [["", "then", "now", "relative difference", "first at step", "verdict"]]
+    lines = [["", "then", "now", "difference", "from", "verdict"]]
     for row in (*report.parents, *report.metrics, *report.weights):
-        numbers = ["" if v is None else f"{v:.6g}" for v in (row.then, row.now, row.distance)]
+        numbers = ["" if v is None else f"{v:.5g}" for v in (row.then, row.now, row.distance)]
         lines.append([row.name, *numbers, "" if row.first is None else str(row.first), row.verdict])
     tables.show(lines)
-    print(f"{report.verdict} (within tolerance: a relative difference of {report.rtol:g} at most)")
+    print("difference: the largest, relative, over all steps; from: the first step that differs")
+    print(f"{report.verdict} (within tolerance: a difference of {report.rtol:g} at most)")
     if report.changed and report.verdict != "bit-identical":
         print(f"results differ; changed by you: {', '.join(report.changed)}")

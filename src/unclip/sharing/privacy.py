@@ -49,7 +49,13 @@ def public_command(command: str) -> str:
         words = shlex.split(command)
     except ValueError:
         words = command.split()
-    return shlex.join(_nameless(public(word)) for word in words)
+    return shlex.join(_word(word) for word in words)
+
+
+def _word(word: str) -> str:
+    """A key stays as it is, whatever the user is called."""
+    found = re.fullmatch(r"([\w.-]+=)(.*)", public(word), re.DOTALL)
+    return found[1] + _nameless(found[2]) if found else _nameless(public(word))
 
 
 def _last(path: str) -> str:
@@ -61,7 +67,7 @@ def _last(path: str) -> str:
 def _nameless(text: str) -> str:
     host = platform.node()
     for name, stand_in in ((host, "host"), (host.split(".")[0], "host"), (_user(), "user")):
-        if len(name) > 2:
+        if len(name) > 1:
             whole = rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])"
             text = re.sub(whole, stand_in, text)
     return text

@@ -21,7 +21,7 @@ from unclip.sharing.environment import Difference, differences
 from unclip.sharing.fetch import fetch
 from unclip.sharing.layout import MANIFEST, METRICS, PARENTS, RUN
 from unclip.sharing.reading import Refused, metric_rows
-from unclip.sharing.rerun import Again, Command, in_a_process
+from unclip.sharing.rerun import Again, Command
 from unclip.tracking.local import read_metrics
 from unclip.types import UserError
 
@@ -127,7 +127,7 @@ def settle(again: Again, place: str) -> Again:
     return Again(read, again.overrides, folder)
 
 
-def run(again: Again, report: Report, command: Command = in_a_process) -> None:
+def run(again: Again, report: Report, command: Command) -> None:
     """Make what is missing, then the run; complete ``report`` and write it as report.json."""
     for name in again.names()[:-1]:
         again.make(name, command)

@@ -99,10 +99,9 @@ class Again:
 
     def _leans_on(self, part: Part) -> list[str]:
         """Parents of ``part`` that are inside and that the user has not replaced."""
-        inside = [
-            p for p in PARENTS if p in self.bundle.parts and hasattr(part.experiment.config, p)
-        ]
-        return [p for p in inside if p not in self.given]
+        settings = part.experiment.config
+        named = [p for p in PARENTS if isinstance(getattr(settings, p, None), str)]
+        return [p for p in named if p in self.bundle.parts and p not in self.given]
 
     def _planned(self, part: Part) -> list[str]:
         """Parents by their experiments, which is enough to know sizes by."""
