@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -14,6 +16,8 @@ import pytest
 from tests.sharing.conftest import seal, zipped
 from unclip.cli import main
 from unclip.sharing import reproduce
+from unclip.sharing.fetch import fetch
+from unclip.types import UserError
 
 EXPERIMENT, WEIGHTS = "experiment.yaml", "artifact/weights.safetensors"
 CENTRAL = b"PK\x01\x02"
@@ -367,3 +371,18 @@ def test_it_is_refused(case, bundle, tmp_path, capsys, monkeypatch):
     assert message in error
     assert len(error) < 500
     assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("case", ["bomb", "endless directory", "laughs", "digits", "deep JSON"])
+def test_it_takes_little_memory(case, bundle, tmp_path):
+    spoil, message = CASES[case]
+    spoil(bundle, tmp_path / "bundle.zip")
+    (tmp_path / "scratch").mkdir()
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=re.escape(message)):
+            fetch(str(tmp_path / "bundle.zip"), tmp_path / "scratch")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 << 20

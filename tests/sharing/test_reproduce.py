@@ -96,6 +96,7 @@ def test_a_check_trains_and_leaves_nothing(packed, tmp_path, elsewhere, capsys):
     place = bundle(packed(), tmp_path)
     assert main(["reproduce", place, "--dir", "out", "--check-only"]) == 0
     assert "nothing differs in code, packages, machine or data" in capsys.readouterr().out
+    assert main(["reproduce", place, "--check-only"]) == 0
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert elsewhere == []
 
@@ -148,11 +149,24 @@ def test_missing_data_are_named_with_the_mend(minute_experiment, tmp_path, elsew
 
 
 @pytest.mark.slow
-def test_in_processes_of_its_own(packed, tmp_path):
-    """Nothing of this process, and no file but the bundle, is there to help."""
-    place = bundle(packed("prior", weights=False), tmp_path)
-    (tmp_path / "elsewhere").mkdir()
-    words = [sys.executable, "-m", "unclip", "reproduce", place, "--dir", "out"]
-    done = subprocess.run(words, cwd=tmp_path / "elsewhere", capture_output=True, text=True)
+def test_the_tiny_prior_in_another_folder(tmp_path):
+    """From processes of their own, with no file but the bundle to help."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    few = ["trainer.max_steps=12", "data.batch_size=32", "trainer.log_every=2"]
+
+    def unclip(folder, *words):
+        folder.mkdir(exist_ok=True)
+        words = [sys.executable, "-m", "unclip", *words]
+        return subprocess.run(words, cwd=folder, capture_output=True, text=True)
+
+    for name in ("clip/tiny", "prior/tiny"):
+        assert unclip(first, "train", name, *few).returncode == 0
+    assert unclip(first, "share", "prior/tiny", "--to", str(tmp_path / "b.zip")).returncode == 0
+    first.rename(tmp_path / "gone")
+    done = unclip(second, "reproduce", str(tmp_path / "b.zip"), "--dir", "same")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("bit-identical")
+    words = ["reproduce", str(tmp_path / "b.zip"), "--dir", "other", "optim.lr=3e-4"]
+    done = unclip(second, *words, f"clip={second / 'same' / 'clip'}")
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.splitlines()[-1] == "results differ; changed by you: optim.lr"

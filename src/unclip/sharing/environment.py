@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -64,9 +63,5 @@ def _data_fingerprint(part: Part, now: config.Resolved) -> str:
     except UserError as error:
         data = experiment.data
         key = "embeddings" if getattr(data, "embeddings", None) else "source"
-        mend = f"; name your copy by data.{key}=..." if not Path(_name(data, key)).exists() else ""
-        raise UserError(f"{error}{mend}") from None
-
-
-def _name(data: Any, key: str) -> str:
-    return str(getattr(data, key))
+        key = "mixture.NAME.source" if data.source == "mixture" else key
+        raise UserError(f"{error}; name your copy by data.{key}=...") from None

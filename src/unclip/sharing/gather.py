@@ -31,7 +31,7 @@ from unclip.sharing.layout import (
     read_manifest,
 )
 from unclip.sharing.privacy import public_command, public_tree
-from unclip.sharing.writing import Content, fill, sha256_and_size
+from unclip.sharing.writing import Content, fill, sha256_of, size_of
 from unclip.tracking.local import read_metrics
 from unclip.training.configs import RunConfig, TrackingConfig
 from unclip.types import UserError
@@ -125,7 +125,7 @@ def _part(name: str, artifact: artifacts.Artifact, *, weights: bool) -> Content:
 
 
 def _said_of(experiment: dict[str, Any], parents: dict[str, artifacts.Artifact]) -> dict[str, str]:
-    said = {name: f"inside, weights {part.sha256[:12]}" for name, part in parents.items()}
+    said = {name: f"a run of its own, weights {p.sha256[:12]}" for name, p in parents.items()}
     if "clip" in experiment and "clip" not in parents:
         said["clip"] = experiment["clip"]
     return said
@@ -133,7 +133,7 @@ def _said_of(experiment: dict[str, Any], parents: dict[str, artifacts.Artifact])
 
 def _add_manifest(content: Content, name: str, weights: dict[str, str]) -> None:
     files = {
-        member: File(*sha256_and_size(content[member]))
+        member: File(sha256_of(content[member]), size_of(content[member]))
         for member in sorted(content)
         if member != CARD
     }

@@ -65,12 +65,12 @@ class Report:
 def unpacked(place: str, folder: Path, overrides: list[str]) -> Iterator[Again]:
     """The bundle at ``place``, unpacked beside where it will be in ``folder``, and verified.
 
-    When the block ends nothing is left of it, nor of a folder that was made for it.
+    When the block ends nothing is left of it, nor of folders that were made for it.
 
     Raises:
         UserError: the bundle or an override is refused, or ``folder`` is used otherwise.
     """
-    new = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(dir=folder, prefix=".bundle-")
@@ -80,8 +80,9 @@ def unpacked(place: str, folder: Path, overrides: list[str]) -> Iterator[Again]:
         with scratch as path:
             yield Again(fetch(place, Path(path)), overrides, folder)
     finally:
-        if new and not any(folder.iterdir()):
-            folder.rmdir()
+        for new in made:
+            if not any(new.iterdir()):
+                new.rmdir()
 
 
 def check(again: Again, place: str, *, rtol: float = compare.RTOL) -> Report:

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
+from unclip.artifacts import file_sha256
 from unclip.atomic import replacing
 from unclip.sharing.layout import MANIFEST
 from unclip.types import UserError
@@ -20,12 +21,16 @@ Content = dict[str, bytes | Path]
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can name
 
 
-def sha256_and_size(content: bytes | Path) -> tuple[str, int]:
-    """Of a member."""
+def sha256_of(content: bytes | Path) -> str:
+    """Hex digest of a member."""
     if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest(), len(content)
-    with content.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), content.stat().st_size
+        return hashlib.sha256(content).hexdigest()
+    return file_sha256(content)
+
+
+def size_of(content: bytes | Path) -> int:
+    """Bytes of a member."""
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
 def write_zip(content: Content, path: Path, *, force: bool) -> None:
@@ -41,7 +46,7 @@ def write_zip(content: Content, path: Path, *, force: bool) -> None:
             for name in sorted(content):
                 info = zipfile.ZipInfo(name, _EPOCH)
                 info.create_system, info.external_attr = 3, 0o100644 << 16
-                _, info.file_size = sha256_and_size(content[name])
+                info.file_size = size_of(content[name])
                 with archive.open(info, "w") as target:
                     _pour(content[name], target)
     except OSError as error:
