@@ -140,7 +140,7 @@ def clip_dims(spec: str) -> dict[str, int]:
         from unclip.models.clip import open_clip_dims
 
         return open_clip_dims(spec)
-    if spec.startswith("clip/") and not Path(spec).is_dir():
+    if spec.endswith(".yaml") or (spec.startswith("clip/") and not Path(spec).is_dir()):
         model = dataclasses.asdict(config.load(spec).config.model)
     else:
         model = artifacts.describe(spec, key="clip").config["model"]

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,8 +124,12 @@ def _command(task: Task) -> list[str] | None:
     return [*words, "--force"] if task.folder.exists() else words
 
 
-def run_together(commands: dict[str, list[str]]) -> None:
+def run_together(
+    commands: dict[str, list[str]], variables: Mapping[str, str] | None = None
+) -> None:
     """Run named commands at once; when one fails the others are stopped.
+
+    Their environment is this one's with ``variables`` besides.
 
     Several share the cores of a CPU and have their lines prefixed with their names; one alone has
     the terminal to itself.
@@ -134,7 +138,7 @@ def run_together(commands: dict[str, list[str]]) -> None:
         UserError: a command failed (it has said why).
         Interrupted: SIGTERM came; the commands were passed it, and have ended.
     """
-    env = environment(together=len(commands))
+    env = environment(together=len(commands)) | dict(variables or {})
     many = len(commands) > 1
     pipe: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     running = {

@@ -49,7 +49,7 @@ def frozen_clip(spec: str) -> Clip:
 
 
 def _own(spec: str) -> Clip:
-    if spec.startswith("clip/") and not Path(spec).is_dir():
+    if spec.endswith(".yaml") or (spec.startswith("clip/") and not Path(spec).is_dir()):
         return Clip.from_config(config.load(spec).config.model)
     artifact = artifacts.expect(artifacts.describe(spec, key="clip"), ("clip",), key="clip")
     return Clip.from_config(artifact.section("model", ClipConfig))

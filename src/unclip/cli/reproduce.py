@@ -1,0 +1,105 @@
+"""`unclip reproduce`: run somebody's bundle again and compare."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unclip.sharing.reproduce import Report
+
+EXAMPLES = """\
+examples:
+  unclip reproduce tiny.zip
+  unclip reproduce hf://somebody/unclip-prior-tiny --dir again data.source=my/photos
+  unclip reproduce tiny.zip --check-only
+  unclip reproduce tiny.zip --dir other optim.lr=3e-4   (what if?)
+exit status: 0 bit-identical or within tolerance, 1 different, 2 refused
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    p = commands.add_parser(
+        "reproduce",
+        help="train a bundle of `unclip share` again and say how alike the results are",
+        description="Says what differs between then and now, makes the runs it leans on (from "
+        "their weights, where these are inside), trains with the same seed, and compares every "
+        "metric step by step, and the weights. The same command goes on after an interruption.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument(
+        "bundle",
+        metavar="BUNDLE",
+        help="FILE.zip, a folder, hf://USER/REPOSITORY or wandb://ENTITY/PROJECT/NAME",
+    )
+    p.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the experiment")
+    p.add_argument(
+        "--dir", type=Path, metavar="FOLDER", help="new or empty (default runs/reproduced/BUNDLE)"
+    )
+    p.add_argument("--check-only", action="store_true", help="verify and compare, train nothing")
+    p.add_argument(
+        "--rtol",
+        type=float,
+        default=0.01,
+        metavar="R",
+        help="relative difference that counts as within tolerance (default 0.01)",
+    )
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Verify, say what differs, train, compare."""
+    from unclip.models.configs import require
+    from unclip.sharing import reproduce, rerun
+    from unclip.sharing.compare import DIFFERENT
+
+    require(0 <= args.rtol < 1, "--rtol", "must be in [0, 1)")
+    folder = args.dir or Path("runs/reproduced") / _stem(args.bundle)
+    with reproduce.unpacked(args.bundle, folder, args.overrides) as found:
+        report = reproduce.check(found, args.bundle, rtol=args.rtol)
+        _say_before(report)
+        if args.check_only:
+            return
+        again = reproduce.settle(found, args.bundle)
+    reproduce.run(again, report, rerun.in_a_process)
+    _say_after(report)
+    print(f"written to {folder / reproduce.REPORT}", file=sys.stderr)
+    if report.verdict == DIFFERENT:
+        raise SystemExit(1)
+
+
+def _stem(bundle: str) -> str:
+    """A folder's name for a bundle."""
+    last = re.split(r"[/\\]", bundle.rstrip("/\\"))[-1].removesuffix(".zip")
+    return re.sub(r"[^\w.-]", "-", last).strip(".") or "bundle"
+
+
+def _say_before(report: Report) -> None:
+    from unclip.evaluation import tables
+
+    print("verified: every file is what the manifest says")
+    if report.environment:
+        tables.show([["differs", "then", "now"], *map(list, report.environment)])
+    else:
+        print("nothing differs in code, packages, machine or data")
+    for key, (then, now) in report.changed.items():
+        print(f"changed by you: {key}={then} -> {now}")
+
+
+def _say_after(report: Report) -> None:
+    from unclip.evaluation import tables
+
+    lines = [["", "then", "now", "difference", "from", "verdict"]]
+    for row in (*report.parents, *report.metrics, *report.weights):
+        numbers = ["" if v is None else f"{v:.5g}" for v in (row.then, row.now, row.distance)]
+        lines.append([row.name, *numbers, "" if row.first is None else str(row.first), row.verdict])
+    tables.show(lines)
+    print("difference: the largest, relative, over all steps; from: the first step that differs")
+    print(f"{report.verdict} (within tolerance: a difference of {report.rtol:g} at most)")
+    if report.changed and report.verdict != "bit-identical":
+        print(f"results differ; changed by you: {', '.join(report.changed)}")

@@ -1,0 +1,52 @@
+"""`unclip share`: a finished run as a bundle that others can check and run again."""
+
+from __future__ import annotations
+
+import argparse
+
+EXAMPLES = """\
+examples:
+  unclip share prior/tiny --to tiny.zip
+  unclip share runs/quickstart/prior --to shared/prior --weights --license cc-by-4.0
+  unclip share prior/tiny --to hf://me/unclip-prior-tiny --weights
+  unclip share prior/tiny --to wandb://team/unclip/prior-tiny
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    p = commands.add_parser(
+        "share",
+        help="pack a finished run for others: experiment, provenance, metrics, samples, card",
+        description="The runs that it leans on (CLIP, PCA) go in as well. Paths and the names of "
+        "machine and user are taken out. A repository that hf:// makes is private at first.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("run_folder", metavar="RUN", help="a run's folder, or an experiment's name")
+    p.add_argument(
+        "--to",
+        required=True,
+        metavar="PLACE",
+        help="FILE.zip, a folder, hf://USER/REPOSITORY or wandb://ENTITY/PROJECT/NAME",
+    )
+    p.add_argument("--weights", action="store_true", help="with the weights, the parents' too")
+    p.add_argument(
+        "--license", default="unknown", metavar="ID", help="as apache-2.0 (default unknown)"
+    )
+    p.add_argument("--force", action="store_true", help="replace a bundle that is there")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Gather, write or send, say where it is."""
+    from unclip.sharing.share import share
+
+    where = share(
+        args.run_folder,
+        args.to,
+        weights=args.weights,
+        licence=args.license,
+        force=args.force,
+    )
+    print(where)

@@ -1,0 +1,136 @@
+"""The model card of a bundle: what it is, what it was trained on, how well, and what for."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from unclip import registry
+from unclip.evaluation import tables
+from unclip.sharing.compare import TIMED
+from unclip.types import UserError
+
+USES = {
+    "clip": "Gives images and captions a shared space, for the other stages of unCLIP.",
+    "pca": "Turns image embeddings of its CLIP into codes, for an autoregressive prior.",
+    "ar_prior": "Draws image embeddings of its CLIP from captions, for an unCLIP decoder.",
+    "diffusion_prior": "Draws image embeddings of its CLIP from captions, for an unCLIP decoder.",
+    "decoder": "Draws small pictures from image embeddings of its CLIP and captions.",
+    "upsampler": "Enlarges pictures of the kind that it was trained on.",
+}
+LIMITS = """\
+- It knows only what is in its training data, and repeats what these show and omit.
+- Metrics are those of its own held-out samples, of this one run; other data were not tried.
+- It was made for research. Nobody has checked it for biased, harmful or memorised output, nor
+  whether its data allow a use other than research.
+"""
+
+
+def check_licence(licence: str) -> str:
+    """``licence``, if it looks like an identifier that the hub knows."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,60}", licence):
+        raise UserError(
+            f"--license {licence}: must be an identifier in small letters, as apache-2.0, "
+            "cc-by-4.0, other"
+        )
+    return licence
+
+
+def card(
+    *,
+    name: str,
+    experiment: dict[str, Any],
+    provenance: dict[str, Any],
+    parents: dict[str, str],
+    weights: bool,
+    samples: list[str],
+    licence: str,
+) -> str:
+    """Markdown with the head that the hub reads.
+
+    Args:
+        name: Of the experiment, ``kind/name``.
+        experiment: Every field.
+        provenance: Of the artifact, with its metrics.
+        parents: ``clip`` or ``pca`` -> what is said of it.
+        weights: Whether they are inside.
+        samples: Members that are pictures.
+        licence: Its identifier.
+    """
+    stage = registry.STAGES[experiment["stage"]]
+    tags = ["unclip", "dall-e-2", stage.name.replace("_", "-")]
+    head = {"license": licence, "library_name": "unclip", "tags": tags}
+    about = " ".join(str(experiment.get("about", "")).split())
+    sections = [
+        "---\n" + yaml.safe_dump(head, sort_keys=False) + "---\n",
+        f"# {name}\n\n{about or stage.about}\n\n{USES[stage.name]}\n",
+        *(f"![held-out samples, drawn at the end]({file})\n" for file in samples[-1:]),
+        f"## Data\n\n{_data(experiment['data'], provenance)}\n",
+        f"## Metrics\n\n{_metrics(provenance['metrics'])}",
+        f"## Training\n\n{_training(experiment, provenance, parents)}",
+        f"## Use\n\n{_use(stage.name, weights)}",
+        f"## Limits\n\n{LIMITS}",
+    ]
+    return "\n".join(sections)
+
+
+def _data(data: dict[str, Any], provenance: dict[str, Any]) -> str:
+    source = data.get("embeddings") or data["source"]
+    if source == "scenes":
+        what = f"the procedural scenes of unclip, {data['scenes']['count']:,} of them"
+    elif source == "mixture":
+        what = "a mixture of " + ", ".join(f"`{p['source']}`" for p in data["mixture"].values())
+    else:
+        what = f"`{source}`, which is not part of this bundle"
+    return f"Trained on {what}; fingerprint `{provenance['data_fingerprint']}`."
+
+
+def _metrics(metrics: dict[str, float]) -> str:
+    lines = [[n, f"{v:.6g}"] for n, v in metrics.items() if n not in TIMED]
+    return tables.markdown([["metric", "value"], *lines])
+
+
+def _training(
+    experiment: dict[str, Any], provenance: dict[str, Any], parents: dict[str, str]
+) -> str:
+    trainer, versions = experiment["trainer"], provenance.get("packages", {})
+    facts = [
+        ["seed", str(trainer["seed"])],
+        ["samples a step", str(experiment["data"]["batch_size"])],
+        ["precision", trainer["precision"]],
+        ["machine", str(provenance.get("machine"))],
+        ["software", ", ".join(f"{n} {v}" for n, v in versions.items())],
+        ["code", _revision(provenance)],
+        *([key, what] for key, what in parents.items()),
+    ]
+    if experiment["stage"] != "pca":
+        facts.insert(0, ["optimizer steps", f"{trainer['max_steps']:,}"])
+    return tables.markdown([["", ""], *facts])
+
+
+def _revision(provenance: dict[str, Any]) -> str:
+    revision = provenance.get("git_revision")
+    if revision is None:
+        return "an installed package"
+    changed = provenance.get("git_dirty")
+    return f"revision {revision}" + ", with changes that are not in this bundle" * bool(changed)
+
+
+def _use(stage: str, weights: bool) -> str:
+    load = "The weights are not in this bundle: run it again to have them.\n"
+    if weights:
+        load = (
+            "In Python, `unclip.artifacts.describe(FOLDER)` describes what is in the unpacked "
+            "bundle, and its `weights()` are the tensors."
+        )
+        part = "clip" if stage == "clip" else stage.rpartition("_")[2]
+        if part in ("clip", "prior", "decoder", "upsampler"):
+            load += f" `unclip sample --{part} FOLDER` draws with it.\n"
+        else:
+            load += " `pca=FOLDER` trains an autoregressive prior with it.\n"
+    return (
+        "`unclip reproduce BUNDLE` trains it again with the same seed and says whether the result "
+        f"is bit-identical, within tolerance or different. {load}"
+    )

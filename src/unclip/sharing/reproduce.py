@@ -1,0 +1,166 @@
+"""Runs a bundle again and says how alike the results are."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unclip import artifacts
+from unclip.atomic import replacing
+from unclip.sharing import bundle as bundles
+from unclip.sharing import compare
+from unclip.sharing.compare import Row
+from unclip.sharing.environment import Difference, differences
+from unclip.sharing.fetch import fetch
+from unclip.sharing.layout import MANIFEST, METRICS, PARENTS, RUN
+from unclip.sharing.reading import Refused, metric_rows
+from unclip.sharing.rerun import Again, Command
+from unclip.tracking.local import read_metrics
+from unclip.types import UserError
+
+REPORT = "report.json"
+_STATE = "reproduce.json"
+_BUNDLE = "bundle"
+
+
+@dataclass
+class Report:
+    """What came of a reproduction."""
+
+    bundle: str
+    rtol: float
+    changed: dict[str, tuple[Any, Any]]  # by the user: key -> (then, now)
+    environment: list[Difference]
+    parents: list[Row] = field(default_factory=list)
+    metrics: list[Row] = field(default_factory=list)
+    weights: list[Row] = field(default_factory=list)  # one, in the end
+
+    @property
+    def verdict(self) -> str:
+        """The worst of the run's metrics and weights."""
+        return compare.overall([*self.metrics, *self.weights])
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "bundle": self.bundle,
+            "verdict": self.verdict,
+            "rtol": self.rtol,
+            "changed": {k: {"then": a, "now": b} for k, (a, b) in self.changed.items()},
+            "environment": [each._asdict() for each in self.environment],
+            "parents": [row._asdict() for row in self.parents],
+            "metrics": [row._asdict() for row in self.metrics],
+            "weights": [row._asdict() for row in self.weights],
+        }
+
+
+@contextmanager
+def unpacked(place: str, folder: Path, overrides: list[str]) -> Iterator[Again]:
+    """The bundle at ``place``, unpacked beside where it will be in ``folder``, and verified.
+
+    When the block ends nothing is left of it, nor of folders that were made for it.
+
+    Raises:
+        UserError: the bundle or an override is refused, or ``folder`` is used otherwise.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(dir=folder, prefix=".bundle-")
+    except OSError as error:
+        raise UserError(f"--dir {folder}: cannot be made: {error.strerror}") from None
+    try:
+        with scratch as path:
+            yield Again(fetch(place, Path(path)), overrides, folder)
+    finally:
+        for new in made:
+            if not any(new.iterdir()):
+                new.rmdir()
+
+
+def check(again: Again, place: str, *, rtol: float = compare.RTOL) -> Report:
+    """What is different now, before anything is run.
+
+    Raises:
+        UserError: an experiment does not fit into this machine, a parent inside is another than
+            the run was trained with, or the data are not there.
+    """
+    try:
+        parts = {name: again.resolved(name) for name in again.bundle.parts}
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+    for name in PARENTS:
+        if again.inside(name) and _parent_row(again, name).verdict != compare.IDENTICAL:
+            raise Refused(place, f"parents/{name}", f"is not the {name} that the run leans on")
+    found = differences(again.bundle.run, parts[RUN])
+    return Report(place, rtol, again.changed(), found)
+
+
+def settle(again: Again, place: str) -> Again:
+    """Put the unpacked bundle into the folder, where the runs will be.
+
+    A folder that has begun to reproduce the same bundle with the same overrides is gone on with.
+
+    Raises:
+        UserError: something else is in the folder.
+    """
+    folder, bundle = again.folder, again.bundle
+    sha256 = artifacts.file_sha256(bundle.folder / MANIFEST)
+    state = json.dumps({"manifest": sha256, "overrides": again.overrides}) + "\n"
+    others = [p for p in folder.iterdir() if not p.name.startswith(".bundle-")]
+    before = folder / _STATE
+    if others and not (before.is_file() and before.read_text() == state):
+        raise UserError(
+            f"--dir {folder}: holds something else than the same reproduction; name another folder"
+        )
+    with replacing(before) as scratch:
+        scratch.write_text(state)
+    shutil.rmtree(folder / _BUNDLE, ignore_errors=True)
+    os.replace(bundle.folder, folder / _BUNDLE)
+    read = bundles.read(folder / _BUNDLE, bundle.manifest, place)
+    return Again(read, again.overrides, folder)
+
+
+def run(again: Again, report: Report, command: Command) -> None:
+    """Make what is missing, then the run; complete ``report`` and write it as report.json."""
+    for name in again.names()[:-1]:
+        again.make(name, command)
+    report.parents = [_parent_row(again, name) for name in PARENTS if again.spec(name)]
+    artifact = again.make(RUN, command)
+    bundle, rtol = again.bundle, report.rtol
+    report.metrics = []
+    if (bundle.folder / METRICS).is_file():
+        then = compare.series_of(metric_rows(bundle.folder / METRICS))
+        now = compare.series_of(read_metrics(artifact.path.parent / METRICS))
+        report.metrics = compare.compare_series(then, now, rtol=rtol)
+    known = {row.name for row in report.metrics}
+    last = compare.compare_values(
+        bundle.run.provenance["metrics"], artifact.provenance["metrics"], rtol=rtol
+    )
+    report.metrics += [row for row in last if row.name not in known]
+    same = artifact.sha256 == bundle.run.weights_sha256
+    theirs = artifacts.describe(bundle.folder).weights() if bundle.run.has_weights else None
+    report.weights = [
+        compare.compare_weights("weights", theirs, artifact.weights(), same=same, rtol=rtol)
+    ]
+    with replacing(again.folder / REPORT) as scratch:
+        scratch.write_text(json.dumps(report.as_json(), indent=2) + "\n")
+
+
+def _parent_row(again: Again, name: str) -> Row:
+    """Whether a parent is the one that the run was trained with."""
+    spec, run_ = again.spec(name), again.bundle.run
+    if name == "clip":
+        same = artifacts.load_clip(spec).fingerprint == run_.provenance["parents"].get("clip")
+    else:
+        found = artifacts.describe(spec, key=name).sha256
+        same = found == again.bundle.manifest.weights.get(name)
+    verdict = compare.IDENTICAL if same else compare.DIFFERENT
+    return Row(name, None, None, None, None, verdict)

@@ -1,0 +1,108 @@
+"""Makes the runs of a bundle again, each by the command that one would type."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from unclip import artifacts, config
+from unclip.recipes import run_together
+from unclip.sharing import bounds
+from unclip.sharing.bundle import Bundle, Part
+from unclip.sharing.layout import PARENTS, RUN
+from unclip.types import UserError
+
+Command = Callable[[list[str], Mapping[str, str]], None]
+"""Runs `unclip` with these words and environment variables; raises `UserError` if it fails."""
+
+_PLACES = ("clip", "pca", "data.source", "data.embeddings")
+_OURS = ("run", "tracking", "check", "stage", "about")
+
+
+def in_a_process(words: list[str], variables: Mapping[str, str]) -> None:
+    """A fresh process each, so that runs have nothing in common but their files."""
+    run_together({words[0]: [sys.executable, "-m", "unclip", *words]}, variables)
+
+
+class Again:
+    """The runs of ``bundle``, with ``overrides`` of its experiment, in ``folder``."""
+
+    def __init__(self, bundle: Bundle, overrides: list[str], folder: Path):
+        self.bundle, self.folder = bundle, folder
+        self.overrides = overrides
+        self.given = dict(map(config.parse_override, overrides))
+        for key in self.given:
+            if key.split(".")[0] in _OURS:
+                raise UserError(f"{key}: cannot be changed here; --dir says where runs go")
+
+    def names(self) -> list[str]:
+        """Parts that have to be made: parents without weights, then the run."""
+        needed = [p for p in PARENTS if p in self.bundle.parts and p not in self.given]
+        return [*(p for p in needed if not self.inside(p)), RUN]
+
+    def resolved(self, name: str) -> config.Resolved:
+        """The experiment of a part, with the overrides that are for it; its size is checked."""
+        part = self.bundle.parts[name]
+        found = config.load(str(part.file), [*self._overrides(part), *self._planned(part)])
+        bounds.check_memory(found)
+        return found
+
+    def changed(self) -> dict[str, tuple[object, object]]:
+        """Fields of the run that the user has changed: key -> (then, now); places do not count."""
+        then = dict(config.leaves(self.bundle.run.experiment.as_dict()))
+        now = dict(config.leaves(config.load(str(self.bundle.run.file), self.overrides).as_dict()))
+        different = {k for k in then | now if then.get(k) != now.get(k)}
+        return {k: (then.get(k), now.get(k)) for k in sorted(different) if k not in _PLACES}
+
+    def make(self, name: str, command: Command) -> artifacts.Artifact:
+        """Train a part, or go on with it; a finished one is kept."""
+        part, folder = self.bundle.parts[name], self.folder / name
+        if not (folder / "artifact" / "artifact.json").is_file():
+            words = [*self._overrides(part), f"run.dir={folder}"]
+            words += [f"{p}={self.spec(p)}" for p in self._leans_on(part)]
+            how = ["fit-pca", "--force"] if part.experiment.stage.name == "pca" else ["train"]
+            how += ["--continue"] * (how == ["train"])
+            threads = {"OMP_NUM_THREADS": str(part.threads)} if part.threads else {}
+            command([how[0], str(part.file), *words, *how[1:]], threads)
+        return artifacts.describe(folder)
+
+    def inside(self, name: str) -> bool:
+        """Whether the bundle has the weights of the parent ``name``, and they are to be used."""
+        part = self.bundle.parts.get(name)
+        return part is not None and part.has_weights and name not in self.given
+
+    def spec(self, name: str) -> str:
+        """The parent that the run leans on: the user's, open_clip's, the bundle's or one made
+        again; empty where it leans on none.
+        """
+        if name in self.given:
+            return str(self.given[name])
+        if self.inside(name):
+            return str(self.bundle.parts[name].folder)
+        if name in self.bundle.parts:
+            return str(self.folder / name)
+        found = getattr(self.bundle.run.experiment.config, name, "")
+        return found if isinstance(found, str) else ""  # a section of that name is none
+
+    def _overrides(self, part: Part) -> list[str]:
+        """All of the user's for the run; for parents, where the data are that they share."""
+        if part.name == RUN:
+            return self.overrides
+        keys = [key for key in self.given if key in ("data.source", "data.embeddings")]
+        same = [key for key in keys if self._of(part, key) == self._of(self.bundle.run, key)]
+        return [item for item in self.overrides if item.partition("=")[0] in same]
+
+    @staticmethod
+    def _of(part: Part, key: str) -> object:
+        return dict(config.leaves(part.experiment.as_dict())).get(key)
+
+    def _leans_on(self, part: Part) -> list[str]:
+        """Parents of ``part`` that are inside and that the user has not replaced."""
+        settings = part.experiment.config
+        named = [p for p in PARENTS if isinstance(getattr(settings, p, None), str)]
+        return [p for p in named if p in self.bundle.parts and p not in self.given]
+
+    def _planned(self, part: Part) -> list[str]:
+        """Parents by their experiments, which is enough to know sizes by."""
+        return [f"{p}={self.bundle.parts[p].file}" for p in self._leans_on(part)]

@@ -1,0 +1,29 @@
+"""Packs a run and puts the bundle where it is wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unclip.sharing import remote, writing
+from unclip.sharing.gather import gather
+
+
+def share(run: str, to: str, *, weights: bool, licence: str, force: bool) -> str:
+    """Share ``run`` (a folder or an experiment's name); returns where its bundle is.
+
+    Args:
+        run: See `unclip.sharing.gather.gather`.
+        to: ``FILE.zip``, a folder, ``hf://USER/REPOSITORY`` or ``wandb://ENTITY/PROJECT/NAME``.
+        weights: Whether the weights go in, of the run and of its parents.
+        licence: An identifier of the hub's.
+        force: Whether a bundle that is there is replaced.
+
+    Raises:
+        UserError: the run is not finished or not whole, or ``to`` cannot be written.
+    """
+    content = gather(run, weights=weights, licence=licence)
+    if remote.is_remote(to):
+        return remote.upload(content, to, force=force)
+    write = writing.write_zip if to.endswith(".zip") else writing.write_folder
+    write(content, Path(to), force=force)
+    return to
