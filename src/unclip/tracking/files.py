@@ -1,21 +1,41 @@
-"""Reads ``metrics.jsonl``. Imports no torch."""
+"""Reads what runs leave in their folders, damaged or not. Imports no torch."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-FILE = "metrics.jsonl"
+EXPERIMENT = "experiment.yaml"  # every field
+PROVENANCE = "provenance.json"
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+
 Curve = list[tuple[int, float]]  # (optimizer step, value)
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; what a crash or somebody has damaged is left out."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; empty where it is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+    return {}
+
+
+def read_metrics(path: Path, *, last: int | None = None) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; what a crash or somebody has damaged is left out.
+
+    Of the ``last`` bytes only, where that is given.
+    """
     try:
-        lines: Iterable[str] = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with path.open("rb") as file:
+            if last is not None:
+                file.seek(max(0, path.stat().st_size - last))
+            lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return []
     return [row for line in lines if (row := _row(line)) is not None]
@@ -49,3 +69,8 @@ def number(value: Any) -> float | None:
     except OverflowError:
         return None
     return found if math.isfinite(found) else None
+
+
+def shown(value: float | None, digits: int = 4) -> str:
+    """A figure in a table; a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}g}"
