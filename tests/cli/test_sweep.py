@@ -72,7 +72,7 @@ def test_a_folder_that_holds_something_else_is_refused(refused, tmp_path):
     assert "is not empty and holds no sweep" in error
 
 
-def test_with_wandb_the_file_goes_there_with_the_overrides_and_logs(monkeypatch):
+def test_with_wandb_the_file_goes_there_with_the_overrides(monkeypatch):
     calls = []
 
     def create(content, *, project, entity):
@@ -84,7 +84,7 @@ def test_with_wandb_the_file_goes_there_with_the_overrides_and_logs(monkeypatch)
     assert main(["sweep", "prior_lr", "--wandb", "--count", "3", "trainer.max_steps=5"]) == 0
     (content, project, entity), agent = calls
     assert content["method"] == "bayes"
-    assert content["command"][-3:] == ["trainer.max_steps=5", "tracking.wandb=true", ARGS]
+    assert content["command"][-3:] == ["tracking.wandb=true", "trainer.max_steps=5", ARGS]
     assert (project, entity) == ("unclip", None)
     assert agent == ("me/unclip/abc", 3)
 

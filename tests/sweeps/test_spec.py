@@ -75,9 +75,9 @@ def test_the_words_are_those_of_wandbs_agent(sweep_file, tmp_path):
     ]
 
 
-def test_the_command_for_wandb_logs_there(sweep_file):
+def test_the_command_for_wandb_has_the_overrides(sweep_file):
     sweep = spec.load(str(sweep_file()))
-    assert sweep.online_command(["z=1"])[-4:] == ["clip/tiny", "z=1", "tracking.wandb=true", ARGS]
+    assert sweep.online_command(["z=1"])[-4:] == ["train", "clip/tiny", "z=1", ARGS]
 
 
 def command(*words):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import subprocess
@@ -21,7 +20,7 @@ from unclip.registry import nearest
 from unclip.sweeps import search
 from unclip.sweeps.spec import Sweep
 from unclip.sweeps.trials import FAILED, FINISHED, PRUNED, RUNNING, Trial, Trials
-from unclip.tracking.metrics import curves, read_metrics
+from unclip.tracking.files import METRICS, SUMMARY, curves, read_json, read_metrics
 from unclip.types import Interrupted
 
 SAVED = 75  # the exit status of a run that was told to stop and has saved itself
@@ -155,7 +154,7 @@ class _Work:
         self.trials.save()
 
     def _read(self, each: _Process) -> None:
-        path = self.trials.path(each.trial) / "metrics.jsonl"
+        path = self.trials.path(each.trial) / METRICS
         size = path.stat().st_size if path.is_file() else 0
         if size != each.read:
             rows = curves(read_metrics(path)).get(self.sweep.metric, [])
@@ -163,11 +162,8 @@ class _Work:
 
     def _summary(self, trial: Trial) -> dict[str, float] | None:
         """The last value of each metric of a trial that is through."""
-        try:
-            found = json.loads((self.trials.path(trial) / "summary.json").read_text())
-            return dict(found["metrics"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        found = read_json(self.trials.path(trial) / SUMMARY).get("metrics")
+        return found if isinstance(found, dict) else None
 
     def _take_down(self, each: _Process) -> None:
         trial, status = each.trial, each.process.returncode

@@ -92,10 +92,10 @@ class Sweep:
         return words
 
     def online_command(self, overrides: Sequence[str]) -> list[str]:
-        """The file's command with ``overrides``, for W&B's agent; its trials log to W&B."""
+        """The file's command with ``overrides``, for W&B's agent."""
         words = list(self.content["command"])
         at = words.index(ARGS)
-        return [*words[:at], *overrides, "tracking.wandb=true", *words[at:]]
+        return [*words[:at], *overrides, *words[at:]]
 
     def process(
         self, values: Mapping[str, Any], overrides: Sequence[str], folder: Path
