@@ -41,8 +41,10 @@ CONVENTIONS = (  # convention, evaluations of each step
     ("fixed_point", 8),
 )
 GUIDANCE = ((1.0, 1.0), (2.0, 2.0), (1.0, 2.0))  # of inversion, of reconstruction
-THETAS = 11  # from 0 to 1
+THETA_MAX, THETAS = 0.6, 7
+T0S = ("caption", "dummy", "nothing")
 DUMMY = "a picture"
+ALL = ("colour", "shape", "position")
 
 
 def scenes(count: int) -> list[Scene]:
@@ -76,27 +78,32 @@ def inversion(pipeline: Pipeline, count: int) -> None:
     print(tables.markdown(rows))
 
 
-def edits(pipeline: Pipeline, count: int) -> None:
+def edits(pipeline: Pipeline, count: int, guidance: float, t0s: Sequence[str]) -> None:
+    way = Settings({"decoder": {"guidance": guidance}})
     originals = scenes(count)
     targets = [recoloured(scene) for scene in originals]
     began = time.perf_counter()
-    latents = pipeline.encode([draw(scene, 64) for scene in originals])
+    latents = pipeline.encode([draw(scene, 64) for scene in originals], settings=way)
     print(f"{count} inversions in {time.perf_counter() - began:.0f} s", flush=True)
     rows = [["t0", "θ", "colour, shape, place", "colour", "shape and place"]]
-    for name in ("caption", "dummy", "nothing"):
+    for name in t0s:
         per_case = []
         for k, (old, new) in enumerate(zip(originals, targets)):
             t0 = {"caption": words(old), "dummy": DUMMY, "nothing": None}[name]
             one = type(latents)(latents.z_i[k : k + 1], latents.x_T[k : k + 1])
-            drawn = pipeline.text_diff(one, t0, words(new), theta_max=1.0, n=THETAS)
+            drawn = pipeline.text_diff(one, t0, words(new), THETA_MAX, THETAS, settings=way)
             per_case.append([check(picture, new) for picture in to_uint8(drawn.image[0])])
         for at, verdicts in enumerate(zip(*per_case)):
             shares = [
                 sum(v.shows(what) for v in verdicts) / count
-                for what in (("colour", "shape", "position"), ("colour",), ("shape", "position"))
+                for what in (ALL, ("colour",), ("shape", "position"))
             ]
-            rows.append([name, f"{at / (THETAS - 1):.1f}", *(f"{share:.0%}" for share in shares)])
+            theta = THETA_MAX * at / (THETAS - 1)
+            rows.append([name, f"{theta:.1f}", *(f"{share:.0%}" for share in shares)])
             print(*rows[-1], flush=True)
+        some = sum(any(v.shows(ALL) for v in verdicts) for verdicts in per_case) / count
+        rows.append([name, "the best of each", f"{some:.0%}", "", ""])
+        print(*rows[-1], flush=True)
     print(f"share of {count} edits\n")
     print(tables.markdown(rows))
 
@@ -120,11 +127,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--pipeline", default="runs/quickstart")
     p.add_argument("--pictures", type=int, default=16, help="that are inverted")
     p.add_argument("--edits", type=int, default=50)
+    p.add_argument("--guidance", type=float, default=2.0, help="of the edits")
+    p.add_argument("--t0", nargs="+", choices=T0S, default=T0S)
     args = p.parse_args(argv)
     if "inversion" in args.what:
         inversion(Pipeline.load(args.pipeline), args.pictures)
     if "edits" in args.what:
-        edits(Pipeline.load(args.pipeline), args.edits)
+        edits(Pipeline.load(args.pipeline), args.edits, args.guidance, args.t0)
 
 
 if __name__ == "__main__":

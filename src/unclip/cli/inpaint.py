@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
         )
     (name,) = picture_files.names([args.image])
     hole = picture.copy()
-    hole[~keep] = 127
+    hole[~keep] = (255, 0, 255)  # a colour that few pictures have
     figure = picture_files.write(
         args.out,
         "inpaint.png",

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         [[a, b]],
         found.image,
         files=[[f"{one}_{other}_{k:02d}" for k in range(args.n)]],
-        rows=[f"x_T {args.noise}"],
+        rows=[f"noise: {args.noise}"],
         columns=[one, *(f"{k / (args.n - 1):.2f}" for k in range(args.n)), other],
         last=True,
     )

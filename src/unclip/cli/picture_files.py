@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from unclip.types import UserError
 
 if TYPE_CHECKING:
+    from numpy import ndarray as Array
     from PIL import Image
     from torch import Tensor
-
-Array = np.ndarray
 
 
 def read(path: Path) -> Array:
@@ -68,6 +65,8 @@ def write(
     """
     from random import Random
 
+    from PIL import Image
+
     from data_modules.transforms import Square
     from unclip.figures import table, to_uint8
 
@@ -76,7 +75,7 @@ def write(
     try:
         for given, drawn, stems in zip(originals, to_uint8(images), files):
             for image, stem in zip(drawn, stems):
-                _save(image, folder / f"{stem}.png")
+                _save(Image.fromarray(image), folder / f"{stem}.png")
             before = [cut(picture, Random())[0] for picture in given]
             after = [before.pop()] if last else []
             cells.append([*before, *drawn, *after])
@@ -85,11 +84,9 @@ def write(
         raise UserError(f"--out {folder}: {error.strerror or error}") from None
 
 
-def _save(image: Image.Image | Array, path: Path) -> Path:
-    from PIL import Image
-
+def _save(image: Image.Image, path: Path) -> Path:
     from unclip.atomic import replacing
 
     with replacing(path) as scratch:
-        (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(scratch, "png")
+        image.save(scratch, "png")
     return path
