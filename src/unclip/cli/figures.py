@@ -13,7 +13,7 @@ from unclip.cli.sampling_options import open_pipeline, settings_of, step_bar
 EXAMPLES = """\
 examples:
   unclip figures runs/quickstart
-  unclip figures runs/quickstart --ar-prior runs/prior/ar_tiny --seed 1 --out figures
+  unclip figures runs/quickstart --ar-prior runs/ar_prior --seed 1 --out figures
   unclip figures runs/mine --images a.jpg b.jpg c.jpg d.jpg
 """
 PICTURES = 4

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unclip.cli import picture_files
 from unclip.cli.sampling_options import (
-    add_output,
     add_pipeline,
     note_long,
     open_pipeline,
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  unclip probe conditioning --ar-prior runs/prior/ar_tiny
+  unclip probe conditioning --ar-prior runs/ar_prior
   unclip probe guidance "a red circle" --decoder-scales 1 2 3 4
   unclip probe guidance --decoder-scales 1 2 4 --prior-scales 1 2 4 --n 16
   unclip probe pca photo.jpg --dims 20 80 320
@@ -56,11 +55,32 @@ def add(commands: argparse._SubParsersAction) -> None:
     v.add_argument("--decoder-guidance", type=float)
     v = _verb(verbs, "guidance", guidance, "the same captions and seeds at several scales")
     _add_captions(v)
-    v.add_argument("--decoder-scales", nargs="+", type=float, default=[1, 2, 3, 4], metavar="S")
-    v.add_argument("--prior-scales", nargs="+", type=float, default=[], metavar="S")
+    v.add_argument(
+        "--decoder-scales",
+        nargs="+",
+        type=float,
+        default=[1, 2, 3, 4],
+        metavar="S",
+        help="default 1 2 3 4, the paper's; 1 is without guidance",
+    )
+    v.add_argument(
+        "--prior-scales",
+        nargs="+",
+        type=float,
+        default=[],
+        metavar="S",
+        help="for a grid of both (default: the prior's own)",
+    )
     v = _verb(verbs, "pca", pca, "pictures from ever more principal components of z_i")
     v.add_argument("image", nargs="*", type=Path, help="picture files (default: 4 scenes)")
-    v.add_argument("--dims", nargs="+", type=int, default=[], metavar="K", help="components")
+    v.add_argument(
+        "--dims",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="K",
+        help="components (default the paper's)",
+    )
     v.add_argument("--decoder-guidance", type=float)
     v = _verb(verbs, "typographic", typographic, "words written on a picture")
     v.add_argument("image", nargs="?", type=Path, help="picture file (default: a scene)")
@@ -77,18 +97,21 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _verb(
     verbs: argparse._SubParsersAction, name: str, draw: Callable[..., Probe], what: str
 ) -> argparse.ArgumentParser:
+    examples = [line for line in EXAMPLES.splitlines() if f"probe {name}" in line]
     v = verbs.add_parser(
         name,
         help=what,
         description=what[0].upper() + what[1:] + ".",
-        epilog=EXAMPLES,
+        epilog="\n".join(["examples:", *examples]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_output(v)
+    v.add_argument("--seed", type=int, default=0, help="of the first picture (default 0)")
+    v.add_argument("--out", type=Path, default=Path("probes"), help="folder (default probes)")
+    v.add_argument("--batch", type=int, default=16, help="pictures at a time (default 16)")
     add_pipeline(v)
     v.add_argument("--decoder-steps")
     v.add_argument("--json", action="store_true", help="print the table as JSON, nothing else")
-    v.set_defaults(run=run, out=Path("probes"), probe=name, draw=draw)
+    v.set_defaults(run=run, probe=name, draw=draw)
     return v
 
 

@@ -75,7 +75,7 @@ class Figure:
     title: str
     shows: str  # in the paper
     look: str  # for what, in the counterpart
-    command: str  # that draws it alone, to be filled in by `fields`
+    command: str  # that draws it alone, to be filled in by `fields`; some have none
     draw: Callable[[Studio], Probe]
 
 
@@ -311,7 +311,7 @@ FIGURES = (
         "encoded by CLIP and decoded, come back with colours or sizes mixed up, so z_i itself "
         "does not bind them.",
         "Whether the two colours stay on their own shapes; the table counts them.",
-        "unclip figures {common}",
+        "",
         _rebuilt,
     ),
 )

@@ -66,11 +66,12 @@ def _drawn(figure: Figure, studio: Studio, out: Path) -> str:
 
 def _section(figure: Figure, drawn: str, command: str) -> str:
     title = f"Figure {figure.number}. {figure.title}"
+    alone = f"<p>By itself: <code>{html.escape(command)}</code></p>" if command else ""
     return f"""<h2>{title}</h2>
 <p><strong>In the paper:</strong> {html.escape(figure.shows)}</p>
 <p><strong>Look for:</strong> {html.escape(figure.look)}</p>
 {drawn}
-<p>By itself: <code>{html.escape(command)}</code></p>
+{alone}
 """
 
 
@@ -97,7 +98,7 @@ def _page(sections: Sequence[str], studio: Studio, *, command: str, notes: Seque
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>unclip: the paper's figures</title><style>{STYLE}
 code{{overflow-wrap:anywhere}} .scroll td,.scroll th{{white-space:nowrap}}
-.scroll img{{min-width:44rem}}</style>
+@media(max-width:760px){{.scroll img{{max-width:none}}}}</style>
 <h1>The paper's figures, from this cascade</h1>
 <p>The counterparts of figures 3 to 9, 14 and 15 of
 “Hierarchical Text-Conditional Image Generation with CLIP Latents” (arXiv 2204.06125). They show

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from data_modules.configs import ScenesConfig
@@ -20,7 +22,13 @@ from unclip.evaluation.probing.guidance import probe_guidance
 from unclip.evaluation.probing.latents import dims_of, probe_pca, probe_typographic
 from unclip.evaluation.probing.pairs import probe_pairs
 from unclip.evaluation.probing.probe import Probe, count_right
-from unclip.evaluation.probing.prompts import attack, binding_prompts, held_out_scenes
+from unclip.evaluation.probing.prompts import (
+    attack,
+    binding_prompts,
+    held_out_scenes,
+    trained_scenes,
+    warnings,
+)
 from unclip.figures import to_uint8
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.sampling import noise_of
@@ -282,3 +290,30 @@ def test_a_probe_is_saved_as_picture_and_tables(tmp_path):
         "| what | right | share | chance |\n| --- | --- | --- | --- |\n| all | 1 | 0.333 | - |\n"
     )
     assert (path.parent / "one.md").read_text() == table
+
+
+def test_the_scenes_of_a_decoder_are_those_it_was_trained_on(cascade, tmp_path):
+    assert trained_scenes(cascade / "decoder").count == 64
+    assert warnings(cascade / "decoder") == []
+    other = tmp_path / "decoder"
+    shutil.copytree(cascade / "decoder" / "artifact", other)
+    content = yaml.safe_load((other / "config.yaml").read_text())
+
+    def given(**data):
+        (other / "config.yaml").write_text(yaml.safe_dump({**content, "data": data}))
+        return other
+
+    scenes = content["data"]["scenes"]
+    single = given(source="scenes", scenes={**scenes, "max_objects": 1, "shapes": ["star"]})
+    assert trained_scenes(single).shapes == ["star"]
+    assert warnings(single) == [
+        "the decoder was trained on single objects: pictures of two are new to it"
+    ]
+    photos = given(source="photos.tar")
+    assert trained_scenes(photos) == ScenesConfig()
+    assert warnings(photos) == [
+        "the decoder was trained on photos.tar: the oracle's scenes are new to it"
+    ]
+    for wrong in ({"shapes": ["tree"]}, {"colour": "red"}, "star"):
+        with pytest.raises(UserError, match=r"data\.scenes: "):
+            trained_scenes(given(source="scenes", scenes=wrong))

@@ -37,24 +37,26 @@ def pictures_of(scenes: Sequence[Scene]) -> list[Array]:
 
 
 def trained_scenes(decoder: Path | str) -> ScenesConfig:
-    """The kinds of scenes a decoder's experiment names, whether or not it was trained on them.
+    """The kinds of scenes a decoder's experiment names, else the default ones.
 
-    ``decoder`` is an artifact, or the folder of a run.
+    Whether it was trained on them is another matter: see `warnings`. ``decoder`` is an artifact, or
+    the folder of a run.
     """
     artifact = describe_decoder(decoder)
     try:
-        scenes = artifacts.typed(ScenesConfig, artifact.config["data"]["scenes"])
+        data = artifact.config.get("data", {})
+        scenes = artifacts.typed(ScenesConfig, data.get("scenes", {}))
         scenes.validate()
-    except (KeyError, TypeError, UserError) as error:
+    except (AttributeError, TypeError, UserError) as error:
         raise UserError(f"{artifact.path / 'config.yaml'}: data.scenes: {error}") from None
     return scenes
 
 
 def warnings(decoder: Path | str) -> list[str]:
     """What makes scenes, or scenes of two objects, hard for a decoder."""
-    data = describe_decoder(decoder).config["data"]
-    if data["source"] != "scenes":
-        return [f"the decoder was trained on {data['source']}: the oracle's scenes are new to it"]
+    source = describe_decoder(decoder).config.get("data", {}).get("source")
+    if source != "scenes":
+        return [f"the decoder was trained on {source}: the oracle's scenes are new to it"]
     if trained_scenes(decoder).max_objects == 1:
         return ["the decoder was trained on single objects: pictures of two are new to it"]
     return []
