@@ -32,7 +32,7 @@ from unclip.sharing.layout import (
 )
 from unclip.sharing.privacy import public_command, public_tree
 from unclip.sharing.writing import Content, fill, sha256_of, size_of
-from unclip.tracking.local import read_metrics
+from unclip.tracking.files import read_metrics
 from unclip.training.configs import RunConfig, TrackingConfig
 from unclip.types import UserError
 

@@ -22,7 +22,7 @@ from unclip.sharing.fetch import fetch
 from unclip.sharing.layout import MANIFEST, METRICS, PARENTS, RUN
 from unclip.sharing.reading import Refused, metric_rows
 from unclip.sharing.rerun import Again, Command
-from unclip.tracking.local import read_metrics
+from unclip.tracking.files import read_metrics
 from unclip.types import UserError
 
 REPORT = "report.json"
