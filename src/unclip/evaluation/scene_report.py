@@ -173,7 +173,7 @@ def _page(runs: Sequence[Finished], figures: dict, sheets: dict[str, Path]) -> s
 {figures["seconds"]:.0f} s. Every picture below is drawn from a caption alone; "right" and
 "wrong" say whether the oracle, which reads a picture without learning, finds the colour and the
 shape asked for.</p>
-<p>Draw your own: <code>unclip sample "a large red star on a white background" --n 8
+<p>Draw your own: <code>unclip sample "a large red heart on a white background" --n 8
 --pipeline {html.escape(str(sheets["single"].parent))}</code></p>
 <h2>From a held-out caption: decoder, then upsampler</h2>{embedded(sheets["cascade"], "cascade")}
 <h2>{one["prompts"]} single objects</h2>{table(single)}{embedded(sheets["single"], "samples")}
