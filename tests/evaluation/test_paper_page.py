@@ -85,9 +85,9 @@ def test_missing_parts_are_said_and_the_rest_is_drawn(small, tmp_path):
     page = drawn(Pipeline(small.clip, None, small.decoder), tmp_path, scenes=[])
     for reason in (
         "prior: there is none, but the decoder takes image embeddings",
-        "pca: the pipeline has none; make one with `unclip fit-pca`",
-        "captions of --images are not known; use `unclip edit`",
-        "captions of --images are not known; use `unclip probe typographic`",
+        "pca: the pipeline has none; make one with <code>unclip fit-pca</code>",
+        "captions of --images are not known; use <code>unclip edit</code>",
+        "captions of --images are not known; use <code>unclip probe typographic</code>",
     ):
         assert f"<strong>Left out:</strong> {reason}" in page
     left = sorted(p.name for p in tmp_path.glob("*.png"))

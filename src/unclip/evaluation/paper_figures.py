@@ -307,9 +307,8 @@ FIGURES = (
     Figure(
         15,
         "Reconstructions of two objects",
-        "Not asked for with the others, but what explains figure 14: pictures of two objects, "
-        "encoded by CLIP and decoded, come back with colours or sizes mixed up, so z_i itself "
-        "does not bind them.",
+        "What explains figure 14: pictures of two objects, encoded by CLIP and decoded, come back "
+        "with colours or sizes mixed up. z_i itself does not bind them.",
         "Whether the two colours stay on their own shapes; the table counts them.",
         "",
         _rebuilt,
