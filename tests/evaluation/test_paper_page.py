@@ -7,7 +7,8 @@ import re
 import pytest
 
 from data_modules.configs import ScenesConfig
-from unclip.evaluation.paper_figures import FIGURES, Studio, edit_captions
+from unclip.evaluation.paper_drawings import Studio, edit_captions
+from unclip.evaluation.paper_figures import FIGURES
 from unclip.evaluation.paper_page import write_figures
 from unclip.evaluation.probing.conditioning import find_ar_prior
 from unclip.evaluation.probing.prompts import held_out_scenes, pictures_of

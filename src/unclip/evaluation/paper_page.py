@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from unclip.atomic import replacing
 from unclip.evaluation.page import STYLE, embedded, table
-from unclip.evaluation.paper_figures import FIGURES, Figure, Studio, fields
+from unclip.evaluation.paper_drawings import Studio
+from unclip.evaluation.paper_figures import FIGURES, Figure, fields
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 from unclip.progress import bar_interval
