@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+import shlex
 import shutil
 
 import numpy as np
@@ -115,6 +118,11 @@ def test_figures_of_ones_own_pictures(folder, tmp_path, capsys):
     page = (out / "index.html").read_text(encoding="utf-8")
     assert f"unclip vary {out / 'pictures' / '0.png'}" in page
     assert f"--pipeline {folder} --seed 0 --decoder-steps 2" in page
+    for number, verb in ((7, "pca"), (8, "conditioning")):  # their commands draw the same
+        command = re.search(rf"<code>unclip (probe {verb} [^<]+)</code>", page)[1]
+        assert main([*shlex.split(html.unescape(command)), "--out", str(tmp_path)]) == 0
+        own = (out / f"figure_{number:02d}.png").read_bytes()
+        assert (tmp_path / f"{verb}.png").read_bytes() == own
 
 
 def test_figures_need_a_cascade(tmp_path, capsys):

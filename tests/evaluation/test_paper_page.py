@@ -7,7 +7,8 @@ import re
 import pytest
 
 from data_modules.configs import ScenesConfig
-from unclip.evaluation.paper_figures import FIGURES, Studio, edit_captions
+from unclip.evaluation.paper_drawings import Studio, edit_captions
+from unclip.evaluation.paper_figures import FIGURES
 from unclip.evaluation.paper_page import write_figures
 from unclip.evaluation.probing.conditioning import find_ar_prior
 from unclip.evaluation.probing.prompts import held_out_scenes, pictures_of
@@ -85,9 +86,9 @@ def test_missing_parts_are_said_and_the_rest_is_drawn(small, tmp_path):
     page = drawn(Pipeline(small.clip, None, small.decoder), tmp_path, scenes=[])
     for reason in (
         "prior: there is none, but the decoder takes image embeddings",
-        "pca: the pipeline has none; make one with `unclip fit-pca`",
-        "captions of --images are not known; use `unclip edit`",
-        "captions of --images are not known; use `unclip probe typographic`",
+        "pca: the pipeline has none; make one with <code>unclip fit-pca</code>",
+        "captions of --images are not known; use <code>unclip edit</code>",
+        "captions of --images are not known; use <code>unclip probe typographic</code>",
     ):
         assert f"<strong>Left out:</strong> {reason}" in page
     left = sorted(p.name for p in tmp_path.glob("*.png"))

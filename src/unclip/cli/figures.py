@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     """Open, draw, write."""
     pictures = [picture_files.read(path) for path in args.images]
     pipeline, settings = open_pipeline(args), settings_of(args)
-    from unclip.evaluation.paper_figures import Studio
+    from unclip.evaluation.paper_drawings import Studio
     from unclip.evaluation.paper_page import write_figures
     from unclip.evaluation.probing.conditioning import find_ar_prior
     from unclip.evaluation.probing.prompts import (

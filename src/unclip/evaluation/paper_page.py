@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,8 @@ from tqdm import tqdm
 
 from unclip.atomic import replacing
 from unclip.evaluation.page import STYLE, embedded, table
-from unclip.evaluation.paper_figures import FIGURES, Figure, Studio, fields
+from unclip.evaluation.paper_drawings import Studio
+from unclip.evaluation.paper_figures import FIGURES, Figure, fields
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 from unclip.progress import bar_interval
@@ -57,19 +59,24 @@ def _drawn(figure: Figure, studio: Studio, out: Path) -> str:
     try:
         probe = figure.draw(studio)
     except UserError as error:
-        return f"<p><strong>Left out:</strong> {html.escape(str(error))}</p>"
+        return f"<p><strong>Left out:</strong> {_text(str(error))}</p>"
     path = probe.save(out, f"figure_{figure.number:02d}")
     lines = f'<div class="scroll">{table(probe.lines)}</div>' if probe.records else ""
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in probe.notes)
+    notes = "".join(f"<p>{_text(note)}</p>" for note in probe.notes)
     return embedded(path, figure.title) + lines + notes
+
+
+def _text(text: str) -> str:
+    """Escaped, with what stands in backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _section(figure: Figure, drawn: str, command: str) -> str:
     title = f"Figure {figure.number}. {figure.title}"
     alone = f"<p>By itself: <code>{html.escape(command)}</code></p>" if command else ""
     return f"""<h2>{title}</h2>
-<p><strong>In the paper:</strong> {html.escape(figure.shows)}</p>
-<p><strong>Look for:</strong> {html.escape(figure.look)}</p>
+<p><strong>In the paper:</strong> {_text(figure.shows)}</p>
+<p><strong>Look for:</strong> {_text(figure.look)}</p>
 {drawn}
 {alone}
 """
