@@ -56,7 +56,25 @@ def test_runs_with_any_workers_killed_or_not_end_with_the_same_bits(
     assert found[0] == found[1]
 
 
-def test_what_is_switched_on_is_switched_back(monkeypatch):
+@pytest.fixture
+def switched_off():
+    """A command that drew pictures in this process has left it on."""
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")
+    yield
+    torch.set_deterministic_debug_mode(mode)
+
+
+def test_what_only_warned_warns_again():
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("warn")
+    with determinism.applied(TrainerConfig(deterministic="strict")):
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_deterministic_debug_mode(mode)
+
+
+def test_what_is_switched_on_is_switched_back(monkeypatch, switched_off):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with determinism.applied(TrainerConfig(deterministic="strict", threads=2)):
@@ -72,7 +90,7 @@ def test_what_is_switched_on_is_switched_back(monkeypatch):
     assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
 
 
-def test_fast_changes_nothing():
+def test_fast_changes_nothing(switched_off):
     with determinism.applied(TrainerConfig()):
         assert not torch.are_deterministic_algorithms_enabled()
         assert torch.get_num_threads() == 1

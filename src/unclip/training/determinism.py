@@ -41,7 +41,8 @@ def applied(config: TrainerConfig) -> Iterator[None]:
         wanted[_THREADS] = str(config.threads)  # else Lightning sets its own where it starts others
     environment = {name: os.environ.get(name) for name in wanted}
     threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
-    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+    mode = torch.get_deterministic_debug_mode()
+    before = cudnn.deterministic, cudnn.benchmark
     os.environ.update(wanted)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -60,8 +61,8 @@ def applied(config: TrainerConfig) -> Iterator[None]:
         ) from error
     finally:
         if strict:
-            torch.use_deterministic_algorithms(before[0])
-            cudnn.deterministic, cudnn.benchmark = before[1:]
+            torch.set_deterministic_debug_mode(mode)
+            cudnn.deterministic, cudnn.benchmark = before
         torch.set_num_threads(threads)
         for name, value in environment.items():
             if value is None:
