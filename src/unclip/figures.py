@@ -36,26 +36,78 @@ def grid(
     if len(images) != len(captions):
         raise ValueError(f"{len(images)} images, {len(captions)} captions")
     columns = max(1, min(columns, len(images)))
-    points = max(10, side // 12)
-    font = ImageFont.load_default(size=points)
-    per_line = max(8, int(side / (points * 0.52)))
-    lines = [textwrap.wrap(c, per_line)[:4] for c in captions]
-    line_height = int(points * 1.25)
-    text = line_height * max((len(each) for each in lines), default=0) + 6
-    pad = 6
+    pen = _Pen(side)
+    lines = [pen.wrapped(c) for c in captions]
+    text = pen.height(lines)
     rows = -(-len(images) // columns)
-    width, height = columns * (side + pad) + pad, rows * (side + text + pad) + pad
+    width, height = columns * (side + _PAD) + _PAD, rows * (side + text + _PAD) + _PAD
     sheet = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(sheet)
     for index, (image, caption) in enumerate(zip(images, lines)):
-        x = pad + (index % columns) * (side + pad)
-        y = pad + (index // columns) * (side + text + pad)
-        small = max(image.shape[:2]) <= side
-        how = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
-        sheet.paste(Image.fromarray(image).resize((side, side), how), (x, y))
-        for number, line in enumerate(caption):
-            draw.text((x, y + side + 2 + number * line_height), line, fill="black", font=font)
+        x = _PAD + (index % columns) * (side + _PAD)
+        y = _PAD + (index // columns) * (side + text + _PAD)
+        sheet.paste(_sized(image, side), (x, y))
+        pen.write(sheet, caption, x, y + side + 2)
     return sheet
+
+
+def table(
+    images: Sequence[Sequence[Array]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    side: int = 128,
+) -> Image.Image:
+    """A sheet of rows of ``images`` (uint8, [H, W, 3]) with a heading at each row and column."""
+    if len(images) != len(rows) or any(len(row) != len(columns) for row in images):
+        raise ValueError(f"{len(rows)} x {len(columns)} headings do not fit the images")
+    pen = _Pen(side)
+    above, beside = [pen.wrapped(c) for c in columns], [pen.wrapped(r) for r in rows]
+    top = pen.height(above) + _PAD
+    left = pen.width(beside) + 2 * _PAD
+    step = side + _PAD
+    sheet = Image.new("RGB", (left + step * len(columns), top + step * len(rows)), "white")
+    for number, heading in enumerate(above):
+        pen.write(sheet, heading, left + number * step, 4)
+    for down, (heading, row) in enumerate(zip(beside, images)):
+        pen.write(sheet, heading, _PAD, top + down * step)
+        for across, image in enumerate(row):
+            sheet.paste(_sized(image, side), (left + across * step, top + down * step))
+    return sheet
+
+
+_PAD = 6
+
+
+class _Pen:
+    """Text that fits beside or under pictures of ``side`` pixels."""
+
+    def __init__(self, side: int):
+        points = max(10, side // 12)
+        self._font = ImageFont.load_default(size=points)
+        self._per_line = max(8, int(side / (points * 0.52)))
+        self._line = int(points * 1.25)
+
+    def wrapped(self, text: str) -> list[str]:
+        return textwrap.wrap(text, self._per_line)[:4]
+
+    def height(self, texts: Sequence[list[str]]) -> int:
+        return self._line * max((len(lines) for lines in texts), default=0) + 6
+
+    def width(self, texts: Sequence[list[str]]) -> int:
+        return max(
+            (int(self._font.getlength(line)) for lines in texts for line in lines), default=0
+        )
+
+    def write(self, sheet: Image.Image, lines: list[str], x: int, y: int) -> None:
+        draw = ImageDraw.Draw(sheet)
+        for number, line in enumerate(lines):
+            draw.text((x, y + number * self._line), line, fill="black", font=self._font)
+
+
+def _sized(image: Array, side: int) -> Image.Image:
+    small = max(image.shape[:2]) <= side
+    how = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+    return Image.fromarray(image).resize((side, side), how)
 
 
 def save(image: Image.Image | Array, path: Path) -> Path:

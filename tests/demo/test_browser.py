@@ -29,22 +29,26 @@ pytestmark = [
 ]
 
 
+def start(cascade, port, **how) -> subprocess.Popen:
+    """`unclip demo` in a process of its own."""
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(
+        [sys.executable, "-m", "unclip", "demo", "--pipeline", cascade, "--port", str(port)],
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1"},
+        **how,
+    )
+
+
 @pytest.fixture(scope="module")
 def server(cascade, tmp_path_factory):
     """`unclip demo`: its address and, once it has stopped, what it wrote to stderr."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    root = Path(__file__).parents[2]
     log = tmp_path_factory.mktemp("demo") / "stderr"
     with log.open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "unclip", "demo", "--pipeline", cascade, "--port", str(port)],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=os.environ | {"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1"},
-        )
+        process = start(cascade, port, stdout=subprocess.PIPE, stderr=errors)
         address = process.stdout.readline().strip()
         assert address == f"http://127.0.0.1:{port}", log.read_text()
         yield address, log
@@ -122,6 +126,7 @@ def test_a_downloaded_picture_is_the_pipelines_of_the_seed_shown(visit, cascade)
     panel.locator(".drawn img").first.click()
     with page.expect_download() as download:
         panel.get_by_label("Download").first.click()
+    assert download.value.suggested_filename == "seed_11.png"
     found = Image.open(io.BytesIO(download.value.path().read_bytes()))
     truth = to_uint8(Pipeline.load(cascade).generate(["a red circle"], [11]).image)
     assert found.format == "PNG"
@@ -207,3 +212,12 @@ def test_no_other_file_is_served(visit, server, path):
     page = visit()
     answer = page.request.get(f"{server[0]}/gradio_api/file={Path(path).absolute()}")
     assert answer.status == 403
+
+
+def test_a_taken_port_is_named(server, cascade):
+    port = urlsplit(server[0]).port
+    process = start(cascade, port, stderr=subprocess.PIPE)
+    _, errors = process.communicate(timeout=PATIENCE / 1000)
+    assert process.returncode == 2
+    expected = f"unclip: error: --host 127.0.0.1 --port {port}: cannot listen there; is it taken?\n"
+    assert errors == expected

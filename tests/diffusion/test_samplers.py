@@ -87,7 +87,7 @@ def test_unknown_inversion_convention_is_refused():
             torch.ones(1, 1),
             schedule=chain,
             diffusion=diffusion,
-            convention="exact",
+            convention="backwards",
         )
 
 

@@ -11,6 +11,9 @@ from unclip.diffusion.samplers import Noise, is_random, random_step
 from unclip.diffusion.schedules import Schedule
 from unclip.types import Denoiser, Progress
 
+SAMPLERS = ("ddpm", "ddim")
+"""Those that go from level to level by what they see there."""
+
 
 @torch.no_grad()
 def inpaint(
@@ -40,14 +43,14 @@ def inpaint(
         resample: 1 never goes back up.
         schedule: As in `sample`.
         diffusion: As in `sample`.
-        sampler: ``ddpm`` or ``ddim``.
+        sampler: One of `SAMPLERS`.
         noise: As in `sample`, but called far more often.
         progress: Called once a level.
 
     Raises:
         ValueError: another sampler: it takes longer steps than one level.
     """
-    if sampler.sampler not in ("ddpm", "ddim"):
+    if sampler.sampler not in SAMPLERS:
         raise ValueError(f"sampler {sampler.sampler} cannot inpaint; ddpm and ddim can")
     schedule = schedule.to(x_T.device)
     x = at_least_float32(x_T)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from data_modules.transforms import Square
+from unclip.diffusion.inpainting import SAMPLERS
 from unclip.models.sampling import Known
 from unclip.pipeline.pictures import Array, Pictures, arrays, squares
 from unclip.pipeline.sampling import Generated, Sampling
@@ -41,6 +42,9 @@ def inpaint(
             raise UserError(f"mask: is {columns}x{rows} pixels, its picture {w}x{h}")
     if resample < 1:
         raise UserError(f"resample={resample}: must be at least 1")
+    kind = sampling.decoder.sampler
+    if kind not in SAMPLERS:
+        raise UserError(f"decoder sampler={kind}: cannot inpaint; {' and '.join(SAMPLERS)} can")
     pipeline = sampling.pipeline
 
     def at(size: int) -> Known:

@@ -29,89 +29,101 @@ class Latents(NamedTuple):
     x_T: Tensor  # [B, 3, s, s], about standard normal
 
 
-def embed(sampling: Sampling, pictures: Pictures) -> Tensor:
+Given = Pictures | Latents
+"""Pictures, or what `encode` has made of them with the same settings: it takes a while."""
+
+
+def embed(sampling: Sampling, given: Given) -> Tensor:
     """z_i ``[B, D]`` of pictures; a decoder that takes none is refused."""
+    if isinstance(given, Latents):
+        return given.z_i
     pipeline = sampling.pipeline
     if pipeline.decoder.embedding != "image":
         raise UserError(
             "decoder: takes no image embeddings, so it cannot draw what CLIP sees in a picture"
         )
-    clip, found = pipeline.clip.model, arrays(pictures)
+    clip, found = pipeline.clip.model, arrays(given)
     return sampling.in_batches(
         len(found),
         lambda at: clip.encode_image(squares(found[at], clip.image_size, pipeline.device)),
     )
 
 
-def _encode(sampling: Sampling, pictures: Pictures) -> Latents:
-    pipeline, z_i = sampling.pipeline, embed(sampling, pictures)
+def _count(given: Given) -> int:
+    return len(given.z_i if isinstance(given, Latents) else arrays(given))
+
+
+def _inversions(given: Given) -> int:
+    return 0 if isinstance(given, Latents) else _count(given)
+
+
+def _latents(sampling: Sampling, given: Given) -> Latents:
+    if isinstance(given, Latents):
+        return given
+    pipeline, z_i = sampling.pipeline, embed(sampling, given)
     side = pipeline.decoder.net.config.image_size
-    return Latents(z_i, sampling.invert(squares(arrays(pictures), side, pipeline.device), z_i))
+    return Latents(z_i, sampling.invert(squares(arrays(given), side, pipeline.device), z_i))
 
 
 @torch.no_grad()
 def encode(sampling: Sampling, pictures: Pictures) -> Latents:
     """Both halves of the latent."""
-    sampling.expect(inversions=len(arrays(pictures)))
-    return _encode(sampling, pictures)
+    sampling.expect(inversions=_count(pictures))
+    return _latents(sampling, pictures)
 
 
 @torch.no_grad()
 def reconstruct(sampling: Sampling, latents: Latents, seed: int) -> Generated:
     """From both halves back to the picture."""
-    count = len(latents.z_i)
+    count = _count(latents)
     sampling.expect(decodings=count)
     return sampling.decode(latents.z_i, [seed] * count, x_T=latents.x_T)
 
 
 @torch.no_grad()
-def vary(sampling: Sampling, pictures: Pictures, seeds: Sequence[int]) -> Generated:
+def vary(sampling: Sampling, given: Given, seeds: Sequence[int]) -> Generated:
     """Section 3.1: the same latent, with noise on the way."""
     if not seeds:
         raise UserError("seeds: give at least one")
-    count, each = len(arrays(pictures)), len(seeds)
-    sampling.expect(inversions=count, decodings=count * each)
-    latents = _encode(sampling, pictures)
-    z_i, x_T = (part.repeat_interleave(each, dim=0) for part in latents)
+    count, each = _count(given), len(seeds)
+    sampling.expect(inversions=_inversions(given), decodings=count * each)
+    z_i, x_T = (part.repeat_interleave(each, dim=0) for part in _latents(sampling, given))
     return sampling.decode(z_i, list(seeds) * count, x_T=x_T).grouped(each)
 
 
 @torch.no_grad()
-def interpolate(
-    sampling: Sampling, a: Pictures, b: Pictures, n: int, noise: str, seed: int
-) -> Generated:
+def interpolate(sampling: Sampling, a: Given, b: Given, n: int, noise: str, seed: int) -> Generated:
     """Section 3.2: great circles between two latents."""
-    pairs = [arrays(a), arrays(b)]
-    count = len(pairs[0])
-    if len(pairs[1]) != count:
-        raise UserError(f"{count} pictures to go from, {len(pairs[1])} to go to")
+    count = _count(a)
+    if _count(b) != count:
+        raise UserError(f"{count} pictures to go from, {_count(b)} to go to")
     if n < 2:
         raise UserError(f"n={n}: an interpolation has two ends, give at least 2")
     if noise not in NOISES:
         raise UserError(f"noise={noise}: is none of {', '.join(NOISES)}")
-    both = [*pairs[0], *pairs[1]]
     way = torch.linspace(0, 1, n, dtype=torch.float64, device=sampling.pipeline.device)
+    sampling.expect(decodings=count * n)
+    x_T = None
     if noise == "slerp":
-        sampling.expect(inversions=2 * count, decodings=count * n)
-        z_i, x_T = _encode(sampling, both)
-        x_T = _between(x_T, way)
+        for ends in (a, b):
+            sampling.expect(inversions=_inversions(ends))
+        one, other = _latents(sampling, a), _latents(sampling, b)
+        z_i, x_T = (_between(*ends, way) for ends in zip(one, other))
     else:
-        sampling.expect(decodings=count * n)
-        z_i, x_T = embed(sampling, both), None
-    return sampling.decode(_between(z_i, way), [seed] * count * n, x_T=x_T).grouped(n)
+        z_i = _between(embed(sampling, a), embed(sampling, b), way)
+    return sampling.decode(z_i, [seed] * count * n, x_T=x_T).grouped(n)
 
 
-def _between(ends: Tensor, way: Tensor) -> Tensor:
-    """``[2 B, ...]``, first all beginnings, then all ends, to ``[B n, ...]`` between them."""
-    a, b = ends.flatten(1).chunk(2)
-    found = slerp(a[:, None], b[:, None], way)
-    return found.reshape(-1, *ends.shape[1:])
+def _between(a: Tensor, b: Tensor, way: Tensor) -> Tensor:
+    """``[B, ...]`` and ``[B, ...]`` to the ``[B n, ...]`` between them."""
+    found = slerp(a.flatten(1)[:, None], b.flatten(1)[:, None], way)
+    return found.reshape(-1, *a.shape[1:])
 
 
 @torch.no_grad()
 def text_diff(
     sampling: Sampling,
-    pictures: Pictures,
+    given: Given,
     source: str | None,
     target: str,
     theta_max: float,
@@ -130,13 +142,12 @@ def text_diff(
         raise UserError(
             f"{target!r} and {source!r}: are the same to this CLIP, so there is nothing to change"
         ) from None
-    count = len(arrays(pictures))
-    sampling.expect(inversions=count, decodings=count * n)
-    z_i, x_T = _encode(sampling, pictures)
+    sampling.expect(inversions=_inversions(given), decodings=_count(given) * n)
+    z_i, x_T = _latents(sampling, given)
     thetas = torch.linspace(0, theta_max, n, dtype=torch.float64, device=z_i.device)
     turned = slerp(z_i[:, None], z_d, thetas).flatten(0, 1)
     x_T = x_T.repeat_interleave(n, dim=0)
-    return sampling.decode(turned, [seed] * count * n, x_T=x_T).grouped(n)
+    return sampling.decode(turned, [seed] * len(turned), x_T=x_T).grouped(n)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from unclip.embeddings.codec import Codec
 from unclip.models.clip import FrozenClip
 from unclip.pipeline import inpainting, manipulations
 from unclip.pipeline.inpainting import Masks
-from unclip.pipeline.manipulations import Latents
+from unclip.pipeline.manipulations import Given, Latents
 from unclip.pipeline.parts import Part, load_decoder, load_prior, load_upsampler
 from unclip.pipeline.pictures import Pictures
 from unclip.pipeline.sampling import Generated, Sampling
@@ -27,9 +27,9 @@ class Pipeline:
 
     Every method works in batches of ``settings.batch`` and tells ``progress`` of the sampling steps
     of all of them. Pictures go in in any size and form (see `unclip.pipeline.pictures`), and are
-    cut to their middle square as in training. They come out as `Generated`: ``small`` at the
-    decoder's size, which is what an inversion is judged by, and ``image`` after the upsamplers,
-    whose noise depends on the seed alone.
+    cut to their middle square as in training; where `Given` is taken, so are `Latents` of them.
+    They come out as `Generated`: ``small`` at the decoder's size, which is what an inversion is
+    judged by, and ``image`` after the upsamplers, whose noise depends on the seed alone.
 
     A prior is needed by what starts from a caption, `generate` and `inpaint`, and only if the
     decoder takes image embeddings; by those who do not, it is refused. ``codec`` is needed by
@@ -149,7 +149,7 @@ class Pipeline:
 
     def vary(
         self,
-        pictures: Pictures,
+        pictures: Given,
         eta: float,
         seeds: Sequence[int],
         *,
@@ -165,8 +165,8 @@ class Pipeline:
 
     def interpolate(
         self,
-        a: Pictures,
-        b: Pictures,
+        a: Given,
+        b: Given,
         n: int,
         *,
         noise: str = "slerp",
@@ -185,7 +185,7 @@ class Pipeline:
 
     def text_diff(
         self,
-        pictures: Pictures,
+        pictures: Given,
         source: str | None,
         target: str,
         theta_max: float = 0.4,

@@ -55,13 +55,13 @@ class Sampling:
         self.settings = settings = settings or Settings()
         own = pipeline.decoder.sampler
         self._prior = pipeline.prior and settings.apply("prior", pipeline.prior.sampler)
-        self._decoder = settings.apply("decoder", own) if eta is None else settings.ddim(own, eta)
+        self.decoder = settings.apply("decoder", own) if eta is None else settings.ddim(own, eta)
         self._upsamplers = [settings.apply("upsampler", part.sampler) for part in self._ups]
         self._progress = progress
         self._done = self._total = 0
 
     def expect(self, *, draws: int = 0, inversions: int = 0, decodings: int = 0) -> None:
-        """Announce numbers of pictures, so that progress has a total.
+        """Announce numbers of pictures yet to come, so that progress has a total.
 
         Raises:
             UserError: settings that cannot be, or of a stage that has no part in this.
@@ -69,9 +69,9 @@ class Sampling:
         pipeline = self.pipeline
         takes_part = {"decoder": True, "prior": draws and pipeline.prior, "upsampler": self._ups}
         self.settings.check([stage for stage, part in takes_part.items() if part])
-        inverting = _steps(pipeline.decoder, self._decoder)
+        inverting = _steps(pipeline.decoder, self.decoder)
         decoding = inverting + sum(_steps(p, s) for p, s in zip(self._ups, self._upsamplers))
-        self._total = self._batches(inversions) * inverting + self._batches(decodings) * decoding
+        self._total += self._batches(inversions) * inverting + self._batches(decodings) * decoding
         if pipeline.prior:
             self._total += self._batches(draws) * _steps(pipeline.prior, self._prior)
 
@@ -120,16 +120,16 @@ class Sampling:
                 decoder_denoiser(
                     part.net,
                     z_i=z_i[at],
-                    guidance=self._decoder.guidance,
+                    guidance=self.decoder.guidance,
                     **self._text(None, len(z_i[at])),
                 ),
                 image[at],
-                schedule=sampling_schedule(part.chain, self._decoder.steps),
+                schedule=sampling_schedule(part.chain, self.decoder.steps),
                 diffusion=part.chain,
                 convention=settings.inversion,
                 iterations=settings.iterations,
-                clip=self._decoder.clip,
-                clip_range=self._decoder.clip_range,
+                clip=self.decoder.clip,
+                clip_range=self.decoder.clip_range,
                 progress=self._tick,
             ),
         )
@@ -154,7 +154,7 @@ class Sampling:
                 self.pipeline.decoder.net,
                 z_i=None if z_i is None else z_i[at],
                 diffusion=self.pipeline.decoder.chain,
-                sampler=self._decoder,
+                sampler=self.decoder,
                 noise=noise_of(seeds[at], "decoder"),
                 x_T=None if x_T is None else x_T[at],
                 known=known and known._replace(known=known.known[at], keep=known.keep[at]),

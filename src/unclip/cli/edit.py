@@ -1,0 +1,83 @@
+"""`unclip edit`: pictures changed by the difference of two captions."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from unclip.cli import picture_files
+from unclip.cli.sampling_options import (
+    add_manipulation,
+    note_long,
+    open_pipeline,
+    settings_of,
+    step_bar,
+)
+from unclip.models.configs import require
+
+EXAMPLES = """\
+examples:
+  unclip edit circle.png --from "a red circle" --to "a blue circle"
+  unclip edit photo.jpg --from "a photo" --to "a photo in winter" --theta 0.5 --n 6
+  unclip edit a.png b.png --to "a blue circle"       towards the caption itself
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    p = commands.add_parser(
+        "edit",
+        help="change pictures by the difference of two captions",
+        description="Turns what CLIP sees (z_i) towards the difference of two captions and keeps "
+        "all else (x_T). Writes n PNGs per picture, from theta 0, the reconstruction, to --theta, "
+        "and edit.png.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("image", nargs="+", type=Path, help="picture files")
+    p.add_argument("--to", required=True, metavar="CAPTION", help="what they are to show")
+    p.add_argument(
+        "--from",
+        dest="source",
+        metavar="CAPTION",
+        help="what they show, or a dummy such as 'a photo'; left out, --to is not compared",
+    )
+    p.add_argument(
+        "--theta", type=float, default=0.4, help="how far, in [0, 1]; the paper's are 0.25 to 0.5"
+    )
+    p.add_argument("--n", type=int, default=5, help="pictures of each, theta from 0 (default 5)")
+    add_manipulation(p)
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, turn, write."""
+    captions = [args.to] if args.source is None else [args.to, args.source]
+    require(all(c.strip() for c in captions), "--from, --to", "a caption is empty; give words")
+    require(args.n > 1, "--n", "must be at least 2: theta goes from 0 to --theta")
+    pictures = [picture_files.read(path) for path in args.image]
+    pipeline, settings = open_pipeline(args), settings_of(args)
+    note_long(pipeline, captions)
+    with step_bar() as progress:
+        found = pipeline.text_diff(
+            pictures,
+            args.source,
+            args.to,
+            args.theta,
+            args.n,
+            seed=args.seed,
+            settings=settings,
+            progress=progress,
+        )
+    thetas = [f"{args.theta * k / (args.n - 1):.2f}" for k in range(args.n)]
+    names = picture_files.names(args.image)
+    figure = picture_files.write(
+        args.out,
+        "edit.png",
+        [[picture] for picture in pictures],
+        found.image,
+        files=[[f"{name}_theta{theta}" for theta in thetas] for name in names],
+        rows=[f"{name}: {args.source or ''} to {args.to}" for name in names],
+        columns=["original", *(f"theta {theta}" for theta in thetas)],
+    )
+    print(figure)

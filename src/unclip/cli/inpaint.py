@@ -1,0 +1,83 @@
+"""`unclip inpaint`: a part of a picture drawn anew."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from unclip.cli import picture_files
+from unclip.cli.sampling_options import (
+    add_output,
+    add_pipeline,
+    add_sampling,
+    note_long,
+    open_pipeline,
+    settings_of,
+    step_bar,
+)
+from unclip.models.configs import require
+
+EXAMPLES = """\
+examples:
+  unclip inpaint photo.jpg --mask mask.png --caption "a dog on a beach"
+  unclip inpaint photo.jpg --mask mask.png --caption "an empty beach" --n 4 --resample 10
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    p = commands.add_parser(
+        "inpaint",
+        help="draw a part of a picture anew, by caption",
+        description="White in the mask is kept, black is drawn anew. The caption says what the "
+        "whole picture is to show. Writes a PNG per seed and inpaint.png.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("image", type=Path, help="picture file")
+    p.add_argument("--mask", required=True, type=Path, help="picture file of the same size")
+    p.add_argument("--caption", required=True, help="of the whole picture")
+    p.add_argument("--n", type=int, default=4, help="pictures, of successive seeds (default 4)")
+    p.add_argument("--resample", type=int, default=5, help="passes of each noise level (default 5)")
+    add_output(p)
+    add_pipeline(p)
+    add_sampling(p)
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, fill, write."""
+    require(bool(args.caption.strip()), "--caption", "is empty; say what the picture is to show")
+    require(args.n > 0, "--n", "must be at least 1")
+    picture = picture_files.read(args.image)
+    keep = picture_files.read(args.mask).mean(axis=2) > 127
+    if keep.shape != picture.shape[:2]:
+        sizes = [f"{x.shape[1]}x{x.shape[0]}" for x in (keep, picture)]
+        require(False, "--mask", f"{args.mask} is {sizes[0]} pixels, {args.image} {sizes[1]}")
+    require(not keep.all(), "--mask", f"{args.mask} keeps all; paint black what is to be drawn")
+    pipeline, settings = open_pipeline(args), settings_of(args)
+    note_long(pipeline, [args.caption])
+    seeds = [args.seed + k for k in range(args.n)]
+    with step_bar() as progress:
+        found = pipeline.inpaint(
+            [picture] * args.n,
+            [keep] * args.n,
+            [args.caption] * args.n,
+            seeds,
+            resample=args.resample,
+            settings=settings,
+            progress=progress,
+        )
+    (name,) = picture_files.names([args.image])
+    hole = picture.copy()
+    hole[~keep] = (255, 0, 255)  # a colour that few pictures have
+    figure = picture_files.write(
+        args.out,
+        "inpaint.png",
+        [[picture, hole]],
+        found.image[None],
+        files=[[f"{name}_seed{seed}" for seed in seeds]],
+        rows=[args.caption],
+        columns=["original", "kept", *(f"seed {seed}" for seed in seeds)],
+    )
+    print(figure)

@@ -1,0 +1,58 @@
+"""`unclip interpolate`: pictures between two."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from unclip.cli import picture_files
+from unclip.cli.sampling_options import add_manipulation, open_pipeline, settings_of, step_bar
+from unclip.models.configs import require
+
+EXAMPLES = """\
+examples:
+  unclip interpolate a.png b.png --n 8
+  unclip interpolate a.png b.png --noise fixed --seed 3 --out between
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    p = commands.add_parser(
+        "interpolate",
+        help="draw the way from one picture to another",
+        description="Turns what CLIP sees (z_i) from one picture to the other. With --noise slerp "
+        "all else (x_T) goes along and the ends are the pictures; with fixed it is one random "
+        "draw. Writes n PNGs, the ends included, and interpolate.png.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("a", type=Path, help="picture file to start from")
+    p.add_argument("b", type=Path, help="picture file to end at")
+    p.add_argument("--n", type=int, default=8, help="pictures, ends included (default 8)")
+    p.add_argument("--noise", choices=["slerp", "fixed"], default="slerp", help="default slerp")
+    add_manipulation(p)
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, interpolate, write."""
+    require(args.n > 1, "--n", "must be at least 2, for the two ends")
+    a, b = picture_files.read(args.a), picture_files.read(args.b)
+    pipeline, settings = open_pipeline(args), settings_of(args)
+    with step_bar() as progress:
+        found = pipeline.interpolate(
+            a, b, args.n, noise=args.noise, seed=args.seed, settings=settings, progress=progress
+        )
+    one, other = picture_files.names([args.a, args.b])
+    figure = picture_files.write(
+        args.out,
+        "interpolate.png",
+        [[a, b]],
+        found.image,
+        files=[[f"{one}_{other}_{k:02d}" for k in range(args.n)]],
+        rows=[f"noise: {args.noise}"],
+        columns=[one, *(f"{k / (args.n - 1):.2f}" for k in range(args.n)), other],
+        last=True,
+    )
+    print(figure)
