@@ -18,7 +18,7 @@ QUEUE = 16  # jobs that wait at most
 
 
 def serve(pipeline: Pipeline, *, host: str, port: int) -> None:
-    """Until interrupted. What visitors upload and draw is in a folder that goes in the end.
+    """Until Ctrl-C. What visitors upload and draw lies in a folder that is removed in the end.
 
     Raises:
         UserError: the address cannot be listened at.
@@ -34,9 +34,8 @@ def serve(pipeline: Pipeline, *, host: str, port: int) -> None:
         from unclip.demo.page import Page
         from unclip.demo.studio import Studio
 
-        Image.MAX_IMAGE_PIXELS = (
-            MAX_PIXELS  # of what Gradio opens itself, twice as many are an error
-        )
+        # Gradio opens the canvas of the editor itself: Pillow refuses more than twice this.
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS
         blocks = Page(Studio(pipeline), Path(folder), _examples(Path(folder))).build()
         blocks.queue(max_size=QUEUE, api_open=False)
         try:
