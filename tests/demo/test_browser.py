@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,29 +30,41 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server(cascade, tmp_path_factory):
-    """`unclip demo`: its address and, once it has stopped, what it wrote to stderr."""
+def start(cascade, port, **how) -> subprocess.Popen:
+    """`unclip demo` in a process of its own."""
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(
+        [sys.executable, "-m", "unclip", "demo", "--pipeline", cascade, "--port", str(port)],
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1"},
+        **how,
+    )
+
+
+@contextmanager
+def serving(folder, log):
+    """The address of the page of a cascade's ``folder``, which is to write nothing to ``log``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    root = Path(__file__).parents[2]
-    log = tmp_path_factory.mktemp("demo") / "stderr"
     with log.open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "unclip", "demo", "--pipeline", cascade, "--port", str(port)],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=os.environ | {"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1"},
-        )
-        address = process.stdout.readline().strip()
-        assert address == f"http://127.0.0.1:{port}", log.read_text()
-        yield address, log
-        process.terminate()
-        process.communicate(timeout=60)
+        process = start(folder, port, stdout=subprocess.PIPE, stderr=errors)
+        try:
+            assert process.stdout.readline() == f"http://127.0.0.1:{port}\n", log.read_text()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
     assert process.returncode == 0
     assert log.read_text() == ""
+
+
+@pytest.fixture(scope="module")
+def server(cascade, tmp_path_factory):
+    """Address of the page of the minute cascade, and the file of what it writes to stderr."""
+    log = tmp_path_factory.mktemp("demo") / "stderr"
+    with serving(cascade, log) as address:
+        yield address, log
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +135,7 @@ def test_a_downloaded_picture_is_the_pipelines_of_the_seed_shown(visit, cascade)
     panel.locator(".drawn img").first.click()
     with page.expect_download() as download:
         panel.get_by_label("Download").first.click()
+    assert download.value.suggested_filename == "seed_11.png"
     found = Image.open(io.BytesIO(download.value.path().read_bytes()))
     truth = to_uint8(Pipeline.load(cascade).generate(["a red circle"], [11]).image)
     assert found.format == "PNG"
@@ -207,3 +221,25 @@ def test_no_other_file_is_served(visit, server, path):
     page = visit()
     answer = page.request.get(f"{server[0]}/gradio_api/file={Path(path).absolute()}")
     assert answer.status == 403
+
+
+def test_a_taken_port_is_named(server, cascade):
+    port = urlsplit(server[0]).port
+    process = start(cascade, port, stderr=subprocess.PIPE)
+    _, errors = process.communicate(timeout=PATIENCE / 1000)
+    assert process.returncode == 2
+    expected = f"unclip: error: --host 127.0.0.1 --port {port}: cannot listen there; is it taken?\n"
+    assert errors == expected
+
+
+def test_a_tab_that_a_missing_part_makes_useless_says_so(browser, cascade, tmp_path):
+    for part in ("clip", "decoder"):
+        shutil.copytree(cascade / part / "artifact", tmp_path / part)
+    with serving(tmp_path, tmp_path / "stderr") as address, browser.new_page() as page:
+        page.set_default_timeout(PATIENCE)
+        page.goto(address)
+        for name in TABS:
+            panel = tab(page, name)
+            needs_prior = name in ("Draw", "Inpaint")
+            panel.get_by_text("needs a prior" if needs_prior else "Sampling").wait_for()
+            assert panel.get_by_role("button", name=name, exact=True).count() == 1 - needs_prior

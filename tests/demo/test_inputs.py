@@ -75,6 +75,11 @@ def test_what_is_painted_on_any_layer_is_not_kept(gradient):
     assert np.argwhere(~keep).tolist() == [[0, 0], [1, 5]]
 
 
+def test_under_a_transparent_canvas_is_white():
+    editor = {"background": Image.new("RGBA", (6, 4)), "layers": [layer((0, 0))]}
+    assert (inputs.painted(editor)[0] == 255).all()
+
+
 @pytest.mark.parametrize("editor", [None, {"background": None, "layers": [layer((0, 0))]}])
 def test_painting_on_nothing_is_refused(editor):
     with pytest.raises(UserError, match="picture: upload one first"):

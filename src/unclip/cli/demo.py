@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from importlib.util import find_spec
+
+from unclip.cli.sampling_options import add_pipeline, open_pipeline
+from unclip.types import UserError
 
 EXAMPLES = """\
 examples:
@@ -22,24 +25,18 @@ def add(commands: argparse._SubParsersAction) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument(
-        "--pipeline", type=Path, default=Path("runs/quickstart"), help="folder with all stages"
-    )
-    p.add_argument("--device", default="auto", help="auto | cpu | cuda")
     p.add_argument("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1)")
     p.add_argument("--port", type=int, default=7860, help="default 7860")
+    add_pipeline(p)
     p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Serve until interrupted."""
-    import torch
-
+    if find_spec("gradio") is None:
+        raise UserError("gradio is missing; `pip install 'unclip[demo]'` brings it")
+    if not 0 < args.port < 2**16:
+        raise UserError(f"--port {args.port}: give a number from 1 to 65535")
     from unclip.demo.serve import serve
-    from unclip.pipeline.pipeline import Pipeline
 
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    serve(Pipeline.load(args.pipeline, device), host=args.host, port=args.port)
+    serve(open_pipeline(args), host=args.host, port=args.port)

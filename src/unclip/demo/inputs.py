@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_modules.decode import Limits, decode_image
+from data_modules.decode import Limits, decode_image, upright_rgb
 from unclip.types import UserError
 
 Array = np.ndarray
@@ -54,16 +54,16 @@ def painted(editor: dict[str, Any] | None) -> tuple[Array, Array]:
     """
     if not editor or editor["background"] is None:
         raise UserError("picture: upload one first, then paint over what is to be drawn anew")
-    background = editor["background"].convert("RGB")
-    size = UploadLimits(max_pixels=MAX_PIXELS).problem(*background.size)
-    if size is not None:
-        raise UserError(f"picture: {size}")
+    background = editor["background"]
+    problem = UploadLimits(max_pixels=MAX_PIXELS).problem(*background.size)
+    if problem is not None:
+        raise UserError(f"picture: {problem}")
     keep = np.ones(background.size[::-1], bool)
     for layer in editor["layers"] or []:
         keep &= _bare(layer, background.size)
     if keep.all():
         raise UserError("mask: paint over the part that is to be drawn anew")
-    return np.array(background), keep
+    return upright_rgb(background), keep
 
 
 def _bare(layer: Image.Image, size: tuple[int, int]) -> Array:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import html
+import re
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -12,6 +15,7 @@ import gradio as gr
 from unclip.demo.desk import Cancelled, Desk
 from unclip.demo.inputs import MAX_CAPTION, MAX_SEED
 from unclip.demo.studio import MAX_PICTURES, Drawn, Knob, Studio
+from unclip.figures import save
 from unclip.pipeline.manipulations import NOISES
 from unclip.types import UserError
 
@@ -47,11 +51,13 @@ class Page:
 
     Args:
         studio: Does the work.
+        folder: Gradio's own, which it serves files from: the pictures go there.
         pictures: Files to try the tabs with that need a picture.
     """
 
-    def __init__(self, studio: Studio, pictures: Sequence[str] = ()):
+    def __init__(self, studio: Studio, folder: Path, pictures: Sequence[str] = ()):
         self.studio = studio
+        self._folder = folder
         self.desk = Desk()
         self._pictures = list(pictures)
 
@@ -183,8 +189,8 @@ class Page:
         return gr.Gallery(
             label="Pictures",
             show_label=False,
-            format="png",
             columns=FEW,
+            fit_columns=False,
             object_fit="contain",
             buttons=["download", "fullscreen"],
             elem_classes=["drawn", "pixels"] if self.studio.size < LARGE else "drawn",
@@ -199,7 +205,8 @@ class Page:
                 drawn = self.desk.work(
                     request.session_hash, lambda step: work(*values, progress=step), told
                 )
-                return gr.Gallery(drawn, columns=FEW if len(drawn) <= FEW**2 else MANY)
+                columns = FEW if len(drawn) <= FEW**2 else MANY
+                return gr.update(value=self._files(drawn), columns=columns)
             except Cancelled:
                 return gr.skip()
             except UserError as error:
@@ -210,12 +217,21 @@ class Page:
 
         return handle
 
+    def _files(self, drawn: Sequence[Drawn]) -> list[tuple[str, str]]:
+        """PNG files that say in their names what they are, and their labels."""
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        found = []
+        for image, label in drawn:
+            name = re.sub(r"[^\w.]+", "_", label, flags=re.ASCII).strip("_")
+            found.append((str(save(image, folder / f"{name}.png")), label))
+        return found
+
     def _cancel(self, request: gr.Request) -> None:
         self.desk.cancel(request.session_hash)
 
 
 def _said(message: str) -> gr.Error:
-    return gr.Error(html.escape(message), title="Not drawn", print_exception=False)
+    return gr.Error(html.escape(message), print_exception=False)
 
 
 def _caption(label: str = "Caption", example: str = CAPTIONS[0]) -> gr.Textbox:

@@ -18,29 +18,25 @@ QUEUE = 16  # jobs that wait at most
 
 
 def serve(pipeline: Pipeline, *, host: str, port: int) -> None:
-    """Until interrupted. What visitors upload and draw is in a folder that goes in the end.
+    """Until Ctrl-C. What visitors upload and draw lies in a folder that is removed in the end.
 
     Raises:
-        UserError: Gradio is missing, or the address cannot be listened at.
+        UserError: the address cannot be listened at.
     """
     with tempfile.TemporaryDirectory(prefix="unclip-demo-") as folder:
         # Gradio reads these when it is imported.
         os.environ.update(
             GRADIO_ANALYTICS_ENABLED="False", GRADIO_RUN_HISTORY="False", GRADIO_TEMP_DIR=folder
         )
-        try:
-            import gradio as gr
-        except ImportError:
-            raise UserError("gradio is missing; `pip install 'unclip[demo]'` brings it") from None
+        import gradio as gr
         from PIL import Image
 
         from unclip.demo.page import Page
         from unclip.demo.studio import Studio
 
-        Image.MAX_IMAGE_PIXELS = (
-            MAX_PIXELS  # of what Gradio opens itself, twice as many are an error
-        )
-        blocks = Page(Studio(pipeline), _examples(Path(folder))).build()
+        # Gradio opens the canvas of the editor itself: Pillow refuses more than twice this.
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+        blocks = Page(Studio(pipeline), Path(folder), _examples(Path(folder))).build()
         blocks.queue(max_size=QUEUE, api_open=False)
         try:
             blocks.launch(
