@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 
 import pytest
@@ -23,11 +24,26 @@ def test_without_gradio_the_extra_is_named(capsys, monkeypatch):
 
 @pytest.mark.parametrize("port", ["0", "65536"])
 def test_a_port_that_cannot_be_is_refused(capsys, port):
-    assert f"--port {port}: give a number from 1 to 65535" in refusal(capsys, "--port", port)
+    error = refusal(capsys, "--port", port)
+    assert error.endswith(f"--port {port}: the port must be from 1 to 65535")
+
+
+def test_a_taken_port_is_refused(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"--port {port}: Address already in use" in refusal(capsys, "--port", str(port))
+
+
+def test_an_address_of_another_machine_is_refused(capsys):
+    error = refusal(capsys, "--host", "192.0.2.1")  # of the block for documentation, RFC 5737
+    assert "--host 192.0.2.1 --port 7860: Cannot assign requested address" in error
 
 
 def test_a_missing_folder_is_named(capsys, tmp_path):
-    assert "no such folder" in refusal(capsys, "--pipeline", str(tmp_path / "none"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ("--port", str(port), "--pipeline", str(tmp_path / "none"))
+    assert "no such folder" in refusal(capsys, *words)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])

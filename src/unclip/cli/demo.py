@@ -35,8 +35,7 @@ def run(args: argparse.Namespace) -> None:
     """Serve until interrupted."""
     if find_spec("gradio") is None:
         raise UserError("gradio is missing; `pip install 'unclip[demo]'` brings it")
-    if not 0 < args.port < 2**16:
-        raise UserError(f"--port {args.port}: give a number from 1 to 65535")
-    from unclip.demo.serve import serve
+    from unclip.demo.serve import check_address, serve
 
+    check_address(args.host, args.port)
     serve(open_pipeline(args), host=args.host, port=args.port)

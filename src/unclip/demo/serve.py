@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -17,12 +18,20 @@ from unclip.types import UserError
 QUEUE = 16  # jobs that wait at most
 
 
-def serve(pipeline: Pipeline, *, host: str, port: int) -> None:
-    """Until Ctrl-C. What visitors upload and draw lies in a folder that is removed in the end.
+def check_address(host: str, port: int) -> None:
+    """Raise `UserError` if nobody can listen there: known before the models are loaded."""
+    try:
+        if not 0 < port < 2**16:
+            raise OSError("the port must be from 1 to 65535")
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.create_server(address[:2], family=family):
+            pass
+    except OSError as error:
+        raise UserError(f"--host {host} --port {port}: {error.strerror or error}") from None
 
-    Raises:
-        UserError: the address cannot be listened at.
-    """
+
+def serve(pipeline: Pipeline, *, host: str, port: int) -> None:
+    """Until Ctrl-C. What visitors upload and draw lies in a folder that is removed in the end."""
     with tempfile.TemporaryDirectory(prefix="unclip-demo-") as folder:
         # Gradio reads these when it is imported.
         os.environ.update(
@@ -38,29 +47,24 @@ def serve(pipeline: Pipeline, *, host: str, port: int) -> None:
         Image.MAX_IMAGE_PIXELS = MAX_PIXELS
         blocks = Page(Studio(pipeline), Path(folder), _examples(Path(folder))).build()
         blocks.queue(max_size=QUEUE, api_open=False)
-        try:
-            blocks.launch(
-                server_name=host,
-                server_port=port,
-                share=False,
-                prevent_thread_lock=True,
-                quiet=True,
-                show_error=False,
-                max_file_size=MAX_BYTES,
-                allowed_paths=[],
-                ssr_mode=False,
-                mcp_server=False,
-                enable_monitoring=False,
-                footer_links=[],
-                theme=gr.themes.Default(
-                    primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["monospace"]
-                ),
-                css_paths=Path(__file__).with_name("page.css"),
-            )
-        except OSError:
-            raise UserError(
-                f"--host {host} --port {port}: cannot listen there; is it taken?"
-            ) from None
+        blocks.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=False,
+            max_file_size=MAX_BYTES,
+            allowed_paths=[],
+            ssr_mode=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            footer_links=[],
+            theme=gr.themes.Default(
+                primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["monospace"]
+            ),
+            css_paths=Path(__file__).with_name("page.css"),
+        )
         if not _is_loopback(host):
             print(
                 f"unclip: warning: --host {host} lets in whoever reaches this machine; "
