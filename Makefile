@@ -70,7 +70,7 @@ demo: $(STAMP)  ## play with a trained cascade in the browser: make demo ARGS="-
 	$(BIN)/unclip demo $(ARGS)
 
 test: $(STAMP)  ## the tests, under 10 minutes on 2 cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-all: $(STAMP)  ## the slow tests too
 	$(BIN)/python -m pytest -m ''
