@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -71,6 +72,7 @@ def serve(pipeline: Pipeline, *, host: str, port: int) -> None:
                 "the page has no password",
                 file=sys.stderr,
             )
+        logging.getLogger("uvicorn.error").addFilter(_is_an_error)
         print(f"http://{host}:{port}", flush=True)
         _wait()
         blocks.close(verbose=False)
@@ -84,6 +86,13 @@ def _wait() -> None:
             time.sleep(3600)
     except KeyboardInterrupt:
         pass
+
+
+def _is_an_error(record: logging.LogRecord) -> bool:
+    """A visitor who closes the page while it talks is none; uvicorn would print a trace."""
+    from starlette.requests import ClientDisconnect
+
+    return not (record.exc_info and isinstance(record.exc_info[1], ClientDisconnect))
 
 
 def _is_loopback(host: str) -> bool:
