@@ -18,6 +18,7 @@ from random import Random
 import torch
 
 from data_modules.configs import ScenesConfig
+from data_modules.scene_captions import caption
 from data_modules.scene_render import COLOURS, Scene, draw
 from data_modules.scenes import Scenes
 from unclip.evaluation import tables
@@ -42,7 +43,7 @@ CONVENTIONS = (  # convention, evaluations of each step
 )
 GUIDANCE = ((1.0, 1.0), (2.0, 2.0), (1.0, 2.0))  # of inversion, of reconstruction
 THETA_MAX, THETAS = 0.6, 7
-T0S = ("caption", "dummy", "nothing")
+T0S = ("caption", "description", "dummy", "nothing")
 DUMMY = "a picture"
 ALL = ("colour", "shape", "position")
 
@@ -89,9 +90,9 @@ def edits(pipeline: Pipeline, count: int, guidance: float, t0s: Sequence[str]) -
     for name in t0s:
         per_case = []
         for k, (old, new) in enumerate(zip(originals, targets)):
-            t0 = {"caption": words(old), "dummy": DUMMY, "nothing": None}[name]
+            source, target = captions(name, old, new)
             one = type(latents)(latents.z_i[k : k + 1], latents.x_T[k : k + 1])
-            drawn = pipeline.text_diff(one, t0, words(new), THETA_MAX, THETAS, settings=way)
+            drawn = pipeline.text_diff(one, source, target, THETA_MAX, THETAS, settings=way)
             per_case.append([check(picture, new) for picture in to_uint8(drawn.image[0])])
         for at, verdicts in enumerate(zip(*per_case)):
             shares = [
@@ -114,6 +115,14 @@ def recoloured(scene: Scene) -> Scene:
     rng = Random(derive_seed("recoloured", repr(scene)))
     others = [c for c in COLOURS if c != item.colour and c != scene.background]
     return replace(scene, items=(replace(item, colour=rng.choice(others)),))
+
+
+def captions(t0: str, old: Scene, new: Scene) -> tuple[str | None, str]:
+    """From and to: of colour and shape alone, or of all that there is, in the same wording."""
+    if t0 == "description":
+        source, target = (caption(scene, Random(0), detail=1.0) for scene in (old, new))
+        return source, target
+    return {"caption": words(old), "dummy": DUMMY, "nothing": None}[t0], words(new)
 
 
 def words(scene: Scene) -> str:
