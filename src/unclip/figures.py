@@ -61,7 +61,7 @@ def table(
     if len(images) != len(rows) or any(len(row) != len(columns) for row in images):
         raise ValueError(f"{len(rows)} x {len(columns)} headings do not fit the images")
     pen = _Pen(side)
-    above, beside = [pen.wrapped(c) for c in columns], [pen.wrapped(r) for r in rows]
+    above, beside = [pen.wrapped(c) for c in columns], [pen.wrapped(r, lines=8) for r in rows]
     top = pen.height(above) + _PAD
     left = pen.width(beside) + 2 * _PAD
     step = side + _PAD
@@ -87,8 +87,8 @@ class _Pen:
         self._per_line = max(8, int(side / (points * 0.52)))
         self._line = int(points * 1.25)
 
-    def wrapped(self, text: str) -> list[str]:
-        return textwrap.wrap(text, self._per_line)[:4]
+    def wrapped(self, text: str, lines: int = 4) -> list[str]:
+        return textwrap.wrap(text, self._per_line, max_lines=lines, placeholder=" ...")
 
     def height(self, texts: Sequence[list[str]]) -> int:
         return self._line * max((len(lines) for lines in texts), default=0) + 6
