@@ -51,14 +51,14 @@ def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from unclip.figures import grid, save, to_uint8
+    from unclip.progress import bar_interval
 
     pipeline = open_pipeline(args)
     settings = settings_of(args)
     pairs = [(c, args.seed + k) for c in captions for k in range(args.n)]
     images, rows = [], []
     note_long(pipeline, captions)
-    terminal = sys.stderr.isatty()  # a log file gets a line now and then, not every step
-    with tqdm(total=len(pairs), unit="picture", mininterval=0.1 if terminal else 20) as bar:
+    with tqdm(total=len(pairs), unit="picture", mininterval=bar_interval()) as bar:
         for first in range(0, len(pairs), args.batch):
             chunk = pairs[first : first + args.batch]
             found = pipeline.generate(
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
                 [s for _, s in chunk],
                 settings=settings,
                 progress=lambda done, total: bar.set_postfix_str(
-                    f"step {done}/{total}", refresh=terminal
+                    f"step {done}/{total}", refresh=sys.stderr.isatty()
                 ),
             )
             for (caption, seed), image in zip(chunk, to_uint8(found.image)):
