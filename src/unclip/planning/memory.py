@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from unclip.models.clip import Clip
 from unclip.planning.trace import Trace
 from unclip.training.blocks import blocks_of
+from unclip.training.muon import layers
 
 FLOAT = 4  # bytes; master weights, gradients, moments and averages are all float32
 HALF = 2
@@ -69,7 +70,7 @@ def sizes_of(net: nn.Module, clip: Clip | None, experiment: Any) -> Sizes:
     """Counted on the networks."""
     moments = 2 * _count(net.parameters())
     if experiment.optim.name == "muon":  # one moment where AdamW has two
-        moments -= _count({m.weight for m in net.modules() if isinstance(m, nn.Linear)})
+        moments -= _count(layers(net))
     frozen = [] if clip is None else [*clip.parameters(), *clip.buffers()]
     return Sizes(
         trained=_count(net.parameters()),

@@ -11,7 +11,7 @@ from unclip.models.configs import require
 class OptimConfig:
     """AdamW with decoupled weight decay; steps are optimizer steps."""
 
-    name: str = "adamw"  # adamw (the paper) | muon: Muon for linear layers, AdamW for the rest
+    name: str = "adamw"  # adamw (the paper) | muon: Muon for weights, AdamW for biases and tables
     lr: float = 1.2e-4  # peak learning rate
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from unclip.training.configs import OptimConfig
+from unclip.training.muon import Muon, layers
 
 
 def build_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -42,23 +43,11 @@ def adamw(
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Muon for the weights of linear layers, AdamW for everything else, as one optimizer.
-
-    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes all singular values
-    of a matrix's update alike, so that directions with weak gradients are learned as fast as those
-    with strong ones; its steps are scaled to the size of AdamW's, so both share learning rate and
-    weight decay.
-    """
+    """Muon for linear layers and convolutions, AdamW for everything else, as one optimizer."""
 
     def __init__(self, net: nn.Module, config: OptimConfig):
-        linear: list[Any] = [m.weight for m in net.modules() if isinstance(m, nn.Linear)]
-        matrices: list[nn.Parameter] = list(dict.fromkeys(w for w in linear if w.requires_grad))
-        muon = torch.optim.Muon(
-            matrices,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        )
+        matrices = [weight for weight in layers(net) if weight.requires_grad]
+        muon = Muon(matrices, lr=config.lr, weight_decay=config.weight_decay)
         self._parts = [muon, adamw(net, config, without=frozenset(matrices))]
         super().__init__([g for part in self._parts for g in part.param_groups], {})
         self._share()
