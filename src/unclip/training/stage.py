@@ -160,17 +160,25 @@ class Stage(L.LightningModule):
         limit = float("inf") if gradient_clip_val is None else gradient_clip_val
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), limit)
         self.grad_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        self.log("train/grad_norm", self.grad_norm)  # type: ignore[arg-type]
+        if self._written:
+            self.log("train/grad_norm", self.grad_norm)  # type: ignore[arg-type]
+
+    @property
+    def _written(self) -> bool:
+        """Whether the loggers write down what this step logs."""
+        return (self.global_step + 1) % self.experiment.trainer.log_every == 0
 
     def log_loss(self, split: str, values: dict[str, Tensor], batch: int) -> None:
         """Log means as ``split/name``; ``loss`` is shown in the progress bar.
 
-        Those of training are means over all processes in the steps that are written down.
+        In training all but the loss are logged in the steps that are written down alone, since
+        logging takes time; there they are means over all processes.
         """
+        if split == "train" and not self._written:
+            values = {"loss": values["loss"]}
         means = {name: value.detach().float().mean() for name, value in values.items()}
         if split == "train":
-            step, every = self.global_step + 1, self.experiment.trainer.log_every
-            if self.trainer.world_size > 1 and step % every == 0:
+            if self.trainer.world_size > 1 and self._written:
                 means = mean_of_processes(means)
         else:
             means = {name: value for name, value in means.items() if not value.isnan()}
