@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/manipulations.py [--pipeline runs/quickstart] [inversion | edits]
 
 Inversion: PSNR at the decoder's size of inversion and reconstruction, by steps, convention and
-guidance, on held-out scenes. Edits: "a red circle" to "a blue circle" and the like, with θ and the
-caption t0 swept; the oracle reads whether the colour is the new one, shape and place the old ones.
+guidance, on held-out scenes. Edits: "a red circle" to "a blue circle" and the like, with θ,
+the direction and the caption t0 swept; the oracle reads whether the colour is the new one, shape
+and place the old ones.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from random import Random
 
 import torch
@@ -42,7 +44,7 @@ CONVENTIONS = (  # convention, evaluations of each step
     ("fixed_point", 8),
 )
 GUIDANCE = ((1.0, 1.0), (2.0, 2.0), (1.0, 2.0))  # of inversion, of reconstruction
-THETA_MAX, THETAS = 0.6, 7
+THETA_MAX, THETAS = {"text": 0.6, "prior": 1.0}, 7
 T0S = ("caption", "description", "dummy", "nothing")
 DUMMY = "a picture"
 ALL = ("colour", "shape", "position")
@@ -79,31 +81,35 @@ def inversion(pipeline: Pipeline, count: int) -> None:
     print(tables.markdown(rows))
 
 
-def edits(pipeline: Pipeline, count: int, guidance: float, t0s: Sequence[str]) -> None:
+def edits(
+    pipeline: Pipeline, count: int, guidance: float, t0s: Sequence[str], directions: Sequence[str]
+) -> None:
     way = Settings({"decoder": {"guidance": guidance}})
     originals = scenes(count)
     targets = [recoloured(scene) for scene in originals]
     began = time.perf_counter()
     latents = pipeline.encode([draw(scene, 64) for scene in originals], settings=way)
     print(f"{count} inversions in {time.perf_counter() - began:.0f} s", flush=True)
-    rows = [["t0", "θ", "colour, shape, place", "colour", "shape and place"]]
-    for name in t0s:
-        per_case = []
+    rows = [["direction", "t0", "θ", "colour, shape, place", "colour", "shape and place"]]
+    for way_of, name in product(directions, t0s):
+        per_case, most = [], THETA_MAX[way_of]
         for k, (old, new) in enumerate(zip(originals, targets)):
             source, target = captions(name, old, new)
             one = type(latents)(latents.z_i[k : k + 1], latents.x_T[k : k + 1])
-            drawn = pipeline.text_diff(one, source, target, THETA_MAX, THETAS, settings=way)
+            drawn = pipeline.text_diff(
+                one, source, target, most, THETAS, direction=way_of, settings=way
+            )
             per_case.append([check(picture, new) for picture in to_uint8(drawn.image[0])])
         for at, verdicts in enumerate(zip(*per_case)):
             shares = [
                 sum(v.shows(what) for v in verdicts) / count
                 for what in (ALL, ("colour",), ("shape", "position"))
             ]
-            theta = THETA_MAX * at / (THETAS - 1)
-            rows.append([name, f"{theta:.1f}", *(f"{share:.0%}" for share in shares)])
+            theta = most * at / (THETAS - 1)
+            rows.append([way_of, name, f"{theta:.2f}", *(f"{share:.0%}" for share in shares)])
             print(*rows[-1], flush=True)
         some = sum(any(v.shows(ALL) for v in verdicts) for verdicts in per_case) / count
-        rows.append([name, "the best of each", f"{some:.0%}", "", ""])
+        rows.append([way_of, name, "the best of each", f"{some:.0%}", "", ""])
         print(*rows[-1], flush=True)
     print(f"share of {count} edits\n")
     print(tables.markdown(rows))
@@ -138,11 +144,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--edits", type=int, default=50)
     p.add_argument("--guidance", type=float, default=2.0, help="of the edits")
     p.add_argument("--t0", nargs="+", choices=T0S, default=T0S)
+    p.add_argument("--direction", nargs="+", choices=list(THETA_MAX), default=list(THETA_MAX))
     args = p.parse_args(argv)
     if "inversion" in args.what:
         inversion(Pipeline.load(args.pipeline), args.pictures)
     if "edits" in args.what:
-        edits(Pipeline.load(args.pipeline), args.edits, args.guidance, args.t0)
+        edits(Pipeline.load(args.pipeline), args.edits, args.guidance, args.t0, args.direction)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,12 @@ def test_edit_writes_a_picture_for_each_theta_and_reads_every_kind_of_file(run, 
     assert written(tmp_path) == sorted([*names, "edit.png"])
 
 
+def test_edit_by_the_prior_goes_the_whole_way(run, tmp_path):
+    captions = ["--from", "a red circle", "--to", "a blue circle"]
+    assert run("edit", "plain.png", *captions, "--direction", "prior", "--n", "2")[0] == 0
+    assert written(tmp_path) == ["edit.png", "plain_theta0.00.png", "plain_theta1.00.png"]
+
+
 def test_an_animation_is_its_first_frame_and_a_turned_picture_upright(pictures):
     from unclip.cli.picture_files import read
 

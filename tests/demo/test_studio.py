@@ -83,12 +83,12 @@ def test_interpolation(studio, pipeline, upload, noise):
     assert np.array_equal([each.image for each in drawn], to_uint8(truth))
 
 
-def test_text_edit(studio, pipeline, upload):
-    drawn = studio.edit(
-        upload, "a red circle", "a blue circle", 0.5, 2, 3, *own(studio.inverted), progress=ignore
-    )
+@pytest.mark.parametrize("direction", ["text", "prior"])
+def test_text_edit(studio, pipeline, upload, direction):
+    captions, knobs = ("a red circle", "a blue circle"), own(studio.inverted)
+    drawn = studio.edit(upload, *captions, direction, 0.5, 2, 3, *knobs, progress=ignore)
     truth = pipeline.text_diff(
-        Image.open(upload), "a red circle", "a blue circle", 0.5, 2, seed=3
+        Image.open(upload), *captions, 0.5, 2, direction=direction, seed=3
     ).image[0]
     assert [each.label for each in drawn] == ["θ 0.00, seed 3", "θ 0.50, seed 3"]
     assert np.array_equal([each.image for each in drawn], to_uint8(truth))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_modules.scene_render import Item, Scene, draw
 from unclip.figures import to_uint8
-from unclip.pipeline.manipulations import Latents
+from unclip.pipeline.manipulations import DRAWS, Latents
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 from unclip.types import UserError
@@ -139,6 +139,22 @@ def test_a_text_diff_begins_with_the_reconstruction(pipeline, latents, reconstru
     torch.testing.assert_close(alone.z_i[:, 1], z_t[1].expand(2, -1), rtol=0, atol=1e-5)
 
 
+def test_an_edit_by_the_prior_moves_z_i_as_the_priors_mean_moves(pipeline, latents, reconstructed):
+    captions = ("a red circle", "a blue circle")
+    found = pipeline.text_diff(latents, *captions, n=2, direction="prior", seed=3, settings=ALONE)
+    assert torch.equal(found.small[:, 0], reconstructed.small)
+    # The same noise for both captions, and the whole way where no theta is given.
+    draws = [
+        pipeline.generate([caption] * DRAWS, range(3, 3 + DRAWS), settings=ALONE).z_i.mean(dim=0)
+        for caption in captions
+    ]
+    there = torch.nn.functional.normalize(latents.z_i + draws[1] - draws[0], dim=1)
+    torch.testing.assert_close(found.z_i[:, 1], there, rtol=0, atol=1e-5)
+    alone = pipeline.text_diff(latents, None, captions[1], n=2, direction="prior", seed=3)
+    there = torch.nn.functional.normalize(draws[1], dim=0)
+    torch.testing.assert_close(alone.z_i[:, 1], there.expand(2, -1), rtol=0, atol=1e-5)
+
+
 def test_all_components_give_z_i_again_as_far_as_the_pca_holds_it(pipeline):
     found = pipeline.pca_reconstructions(PICTURES, [1, 3, 6], settings=ALONE)
     assert found.image.shape == (2, 3, 3, 32, 32)
@@ -236,6 +252,7 @@ def test_what_is_no_picture_is_refused(pipeline, picture, message):
         (lambda p: p.text_diff(PICTURES, "a", "b", 1.5), r"theta_max=1\.5: is not in"),
         (lambda p: p.text_diff(PICTURES, "a", "b", -0.1), r"theta_max=-0\.1: is not in"),
         (lambda p: p.text_diff(PICTURES, "a", "b", n=0), "n=0: must be at least 1"),
+        (lambda p: p.text_diff(PICTURES, "a", "b", direction="up"), "direction=up: is none of"),
         (lambda p: p.text_diff(PICTURES, "a", "a"), "nothing to change"),
         (lambda p: p.pca_reconstructions(PICTURES, [7]), r"give numbers in \[1, 6\]"),
         (lambda p: p.pca_reconstructions(PICTURES, []), r"give numbers in \[1, 6\]"),

@@ -20,6 +20,7 @@ examples:
   unclip edit circle.png --from "a red circle" --to "a blue circle"
   unclip edit photo.jpg --from "a photo" --to "a photo in winter" --theta 0.5 --n 6
   unclip edit a.png b.png --to "a blue circle"       towards the caption itself
+  unclip edit circle.png --from "a red circle" --to "a blue circle" --direction prior
 """
 
 
@@ -43,7 +44,16 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="what they show, or a dummy such as 'a photo'; left out, --to is not compared",
     )
     p.add_argument(
-        "--theta", type=float, default=0.4, help="how far, in [0, 1]; the paper's are 0.25 to 0.5"
+        "--theta",
+        type=float,
+        help="how far, in [0, 1] (default 0.4, in the paper 0.25 to 0.5; with --direction prior 1)",
+    )
+    p.add_argument(
+        "--direction",
+        choices=["text", "prior"],
+        default="text",
+        help="text, the paper's way: by the difference of the captions' embeddings; prior: by that "
+        "of what the prior draws for them, which keeps more of the picture",
     )
     p.add_argument("--n", type=int, default=5, help="pictures of each, theta from 0 (default 5)")
     add_manipulation(p)
@@ -52,6 +62,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, turn, write."""
+    from unclip.pipeline.manipulations import DIRECTIONS
+
+    theta = DIRECTIONS[args.direction] if args.theta is None else args.theta
     captions = [args.to] if args.source is None else [args.to, args.source]
     require(all(c.strip() for c in captions), "--from, --to", "a caption is empty; give words")
     require(args.n > 1, "--n", "must be at least 2: theta goes from 0 to --theta")
@@ -63,13 +76,14 @@ def run(args: argparse.Namespace) -> None:
             pictures,
             args.source,
             args.to,
-            args.theta,
+            theta,
             args.n,
+            direction=args.direction,
             seed=args.seed,
             settings=settings,
             progress=progress,
         )
-    thetas = [f"{args.theta * k / (args.n - 1):.2f}" for k in range(args.n)]
+    thetas = [f"{theta * k / (args.n - 1):.2f}" for k in range(args.n)]
     names = picture_files.names(args.image)
     figure = picture_files.write(
         args.out,

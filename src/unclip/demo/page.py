@@ -16,7 +16,7 @@ from unclip.demo.desk import Cancelled, Desk
 from unclip.demo.inputs import MAX_CAPTION, MAX_SEED
 from unclip.demo.studio import MAX_PICTURES, Drawn, Knob, Studio
 from unclip.figures import save
-from unclip.pipeline.manipulations import NOISES
+from unclip.pipeline.manipulations import DIRECTIONS, NOISES
 from unclip.types import UserError
 
 CAPTIONS = (
@@ -148,8 +148,15 @@ class Page:
         upload = self._upload("Picture")
         source = _caption("From: what the picture shows", "a red circle")
         target = _caption("To: what it is to show", "a blue circle")
+        direction = gr.Radio(
+            list(DIRECTIONS),
+            value="text",
+            label="Direction",
+            info="text: as in the paper, θ 0.25 to 0.5; prior: by what the prior draws, θ 1",
+        )
         theta = gr.Slider(0, 1, 0.4, step=0.05, label="θ", info="how far the last picture goes")
-        return _Job(self.studio.edit, [upload, source, target, theta], self.studio.inverted, n=4)
+        values = [upload, source, target, direction, theta]
+        return _Job(self.studio.edit, values, self.studio.inverted, n=4)
 
     def _inpaint(self) -> _Job:
         editor = gr.ImageEditor(

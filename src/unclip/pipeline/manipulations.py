@@ -21,6 +21,11 @@ from unclip.types import UserError
 NOISES = ("slerp", "fixed")
 """x_T between two pictures: from one's to the other's, or one random draw all the way."""
 
+DIRECTIONS = {"text": 0.4, "prior": 1.0}
+"""What a text diff turns z_i towards, and how far it goes where nobody says."""
+
+DRAWS = 8  # of the prior, of which the mean is taken: one caption fits many pictures
+
 
 class Latents(NamedTuple):
     """Pictures as unCLIP sees them."""
@@ -126,28 +131,47 @@ def text_diff(
     given: Given,
     source: str | None,
     target: str,
-    theta_max: float,
+    theta_max: float | None,
     n: int,
     seed: int,
+    direction: str,
 ) -> Generated:
     """Section 3.3: z_i turned towards the difference of two captions, x_T kept."""
+    if direction not in DIRECTIONS:
+        raise UserError(f"direction={direction}: is none of {', '.join(DIRECTIONS)}")
+    theta_max = DIRECTIONS[direction] if theta_max is None else theta_max
     if not 0 <= theta_max <= 1:
         raise UserError(f"theta_max={theta_max}: is not in [0, 1]; the paper's are 0.25 to 0.5")
     if n < 1:
         raise UserError(f"n={n}: must be at least 1")
-    texts = sampling.pipeline.embed_captions([target] if source is None else [target, source])
+    captions = [target] if source is None else [target, source]
     try:
-        z_d = text_direction(*texts)
+        aim = text_direction(*sampling.pipeline.embed_captions(captions))
     except ValueError:
         raise UserError(
             f"{target!r} and {source!r}: are the same to this CLIP, so there is nothing to change"
         ) from None
-    sampling.expect(inversions=_inversions(given), decodings=_count(given) * n)
+    drawn = DRAWS * len(captions) if direction == "prior" else 0
+    sampling.expect(draws=drawn, inversions=_inversions(given), decodings=_count(given) * n)
     z_i, x_T = _latents(sampling, given)
+    if direction == "prior":
+        aim = _moved(sampling, z_i, captions, seed)[:, None]
     thetas = torch.linspace(0, theta_max, n, dtype=torch.float64, device=z_i.device)
-    turned = slerp(z_i[:, None], z_d, thetas).flatten(0, 1)
+    turned = slerp(z_i[:, None], aim, thetas).flatten(0, 1)
     x_T = x_T.repeat_interleave(n, dim=0)
     return sampling.decode(turned, [seed] * len(turned), x_T=x_T).grouped(n)
+
+
+def _moved(sampling: Sampling, z_i: Tensor, captions: Sequence[str], seed: int) -> Tensor:
+    """``z_i`` ``[B, D]`` moved as the prior's mean moves from the second caption to the first.
+
+    The noise of the draws is the same for both. With one caption, the prior's mean for it.
+    """
+    seeds = [*range(seed, seed + DRAWS)] * len(captions)
+    drawn = sampling.draw([c for c in captions for _ in range(DRAWS)], seeds)
+    means = F.normalize(drawn, dim=-1).unflatten(0, (-1, DRAWS)).mean(dim=1)
+    there = means[:1] if len(captions) == 1 else z_i + means[0] - means[1]
+    return F.normalize(there, dim=-1).expand_as(z_i)
 
 
 @torch.no_grad()

@@ -188,21 +188,29 @@ class Pipeline:
         pictures: Given,
         source: str | None,
         target: str,
-        theta_max: float = 0.4,
+        theta_max: float | None = None,
         n: int = 5,
         *,
+        direction: str = "text",
         seed: int = 0,
         settings: Settings | None = None,
         progress: Progress | None = None,
     ) -> Generated:
         """Pictures ``[B, n, ...]`` edited from the caption ``source`` towards ``target``.
 
-        z_i goes the part θ of the way to norm(z_t - z_t0), with n values of θ from 0, which is the
+        z_i goes the part θ of the way to an aim, with n values of θ from 0, which is the
         reconstruction, to ``theta_max``. ``source`` is a caption of the picture, a dummy such as
-        "a photo", or None: then the way leads to z_t itself.
+        "a photo", or None.
+
+        With ``direction`` "text", the paper's, the aim is norm(z_t - z_t0), without a source z_t
+        itself, and ``theta_max`` is 0.4 if not given. With "prior", which goes beyond the paper, it
+        is z_i moved by the difference between the prior's mean embeddings for the two captions,
+        without a source the mean for ``target``, and ``theta_max`` is 1.
         """
         sampling = Sampling(self, settings, progress, 0.0)
-        return manipulations.text_diff(sampling, pictures, source, target, theta_max, n, seed)
+        return manipulations.text_diff(
+            sampling, pictures, source, target, theta_max, n, seed, direction
+        )
 
     def pca_reconstructions(
         self,

@@ -87,13 +87,14 @@ class Sampling:
         self.expect(draws=len(captions), decodings=len(captions))
         takes = self.pipeline.decoder.embedding
         if takes == "image":
-            z_i = self._draw(captions, seeds)
+            z_i = self.draw(captions, seeds)
             return self.decode(z_i, seeds, captions=captions, known=known)
         z_t = self.pipeline.embed_captions(captions) if takes == "text" else None
         drawn = self.decode(z_t, seeds, captions=captions, known=known)
         return drawn._replace(z_i=None)
 
-    def _draw(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    def draw(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """The prior's z_i ``[N, D]`` for each (caption, seed)."""
         prior = self.pipeline.prior
         if prior is None:
             raise UserError(
