@@ -7,6 +7,7 @@ that one would type, in a process of its own.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -33,14 +34,17 @@ class Recipe:
     prior: str = "prior/tiny"
     decoder: str = "decoder/tiny"
     upsamplers: list[str] = field(default_factory=list)
+    pca: str = ""  # fitted to the CLIP's z_i at the end, for pictures of its components
     overrides: list[str] = field(default_factory=list)  # key=value for every stage
-    together: bool = False  # the upsamplers train beside the CLIP, each on its share of the cores
+    together: bool = (
+        False  # upsamplers beside the CLIP, the prior beside the decoder, sharing cores
+    )
     prompts: int = 64  # held-out single-object captions that are drawn and read by the oracle
 
 
 @dataclass(frozen=True)
 class Task:
-    """A stage to train."""
+    """A stage to train, or a PCA to fit."""
 
     part: str  # folder in the cascade's
     name: str  # of the experiment
@@ -74,13 +78,14 @@ def cook(recipe: Recipe, overrides: list[str]) -> Path:
     from unclip.tracking.wandb import tracked
 
     order = ("clip", "prior", "decoder", "upsampler")
-    tasks = sorted((t for w in waves for t in w), key=lambda t: order.index(t.part.split("_")[0]))
-    finished = [Finished.load(task.folder) for task in tasks]
-    first = config.load(tasks[0].name, tasks[0].overrides).config
+    stages = [task for tasks in waves for task in tasks if task.part != "pca"]
+    stages.sort(key=lambda task: order.index(task.part.split("_")[0]))
+    finished = [Finished.load(task.folder) for task in stages]
+    first = config.load(stages[0].name, stages[0].overrides).config
     shapes, seconds = first.data.scenes.shapes, time.perf_counter() - began
     page = report(root, finished, prompts=recipe.prompts, shapes=shapes, seconds=seconds)
-    stages: dict[str, str | None] = {task.part: str(task.folder) for task in tasks}
-    about: dict[str, Any] = {"experiment": asdict(recipe), "parents": stages}
+    parts: dict[str, str | None] = {task.part: str(task.folder) for task in stages}
+    about: dict[str, Any] = {"experiment": asdict(recipe), "parents": parts}
     name = f"pipeline/{root.name}"
     with tracked(first.tracking, folder=root, name=name, kind="pipeline", **about) as tracker:
         if tracker is not None:
@@ -93,7 +98,11 @@ def plan(recipe: Recipe, overrides: Sequence[str]) -> list[list[Task]]:
     root = Path(recipe.dir)
 
     def task(part: str, name: str, *more: str) -> Task:
-        given = [*recipe.overrides, *overrides, f"run.dir={root / part}"]
+        given = [*recipe.overrides, *overrides]
+        if part == "pca":  # which has no optimizer, no network and no diffusion
+            sections = vars(config.load(name).config)
+            given = [o for o in given if re.split("[.=]", o)[0] in sections]
+        given.append(f"run.dir={root / part}")
         config.load(name, [*given, *more])
         return Task(part, name, [*given, *more], root / part)
 
@@ -101,15 +110,18 @@ def plan(recipe: Recipe, overrides: Sequence[str]) -> list[list[Task]]:
     upsamplers = []
     for name in recipe.upsamplers:
         upsamplers.append(task(f"upsampler_{config.load(name).config.model.image_size}", name))
-    middle = [[task("prior", recipe.prior, clip)], [task("decoder", recipe.decoder, clip)]]
+    first, prior = task("clip", recipe.clip), task("prior", recipe.prior, clip)
+    decoder = task("decoder", recipe.decoder, clip)
+    last = [[task("pca", recipe.pca, clip)]] if recipe.pca else []
     if recipe.together:
-        return [[task("clip", recipe.clip), *upsamplers], *middle]
-    return [[task("clip", recipe.clip)], *middle, *([t] for t in upsamplers)]
+        return [[first, *upsamplers], [prior, decoder], *last]
+    return [[first], [prior], [decoder], *([t] for t in upsamplers), *last]
 
 
 def _command(task: Task) -> list[str] | None:
     """What trains the task, or None: a finished run of the same experiment is kept."""
-    words = [sys.executable, "-m", "unclip", "train", task.name, *task.overrides]
+    how = "fit-pca" if task.part == "pca" else "train"
+    words = [sys.executable, "-m", "unclip", how, task.name, *task.overrides]
     if (task.folder / "artifact" / "artifact.json").is_file():
         before = artifacts.describe(task.folder).config
         if not _same(before, config.load(task.name, task.overrides)):

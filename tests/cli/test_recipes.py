@@ -22,7 +22,10 @@ def test_every_stage_comes_after_what_it_leans_on(tmp_path):
     apart = recipes.plan(recipes.Recipe(**given), ["trainer.seed=3"])
     assert names(apart) == [["clip"], ["prior"], ["decoder"], ["upsampler_128"]]
     beside = recipes.plan(recipes.Recipe(**given, together=True), [])
-    assert names(beside) == [["clip", "upsampler_128"], ["prior"], ["decoder"]]
+    assert names(beside) == [["clip", "upsampler_128"], ["prior", "decoder"]]
+    last = recipes.plan(recipes.Recipe(**given, pca="pca/tiny"), ["trainer.seed=3", "optim.lr=1"])
+    assert names(last)[-1] == ["pca"]
+    assert last[-1][0].overrides[0] == "trainer.seed=3"  # there is no optimizer
     prior = apart[1][0]
     assert f"clip={tmp_path / 'clip'}" in prior.overrides
     assert "trainer.seed=3" in prior.overrides
