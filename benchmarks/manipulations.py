@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--pipeline", default="runs/quickstart")
     p.add_argument("--pictures", type=int, default=16, help="that are inverted")
     p.add_argument("--edits", type=int, default=50)
-    p.add_argument("--guidance", type=float, default=2.0, help="of the edits")
+    p.add_argument("--guidance", type=float, default=1.0, help="of the edits")
     p.add_argument("--t0", nargs="+", choices=T0S, default=T0S)
     p.add_argument("--direction", nargs="+", choices=list(THETA_MAX), default=list(THETA_MAX))
     args = p.parse_args(argv)

@@ -38,7 +38,7 @@ def ignore(done: int, total: int) -> None:
 
 
 def own(knobs):
-    return [knob.own for knob in knobs]
+    return [knob.first for knob in knobs]
 
 
 def test_a_drawing_is_the_pipelines_of_the_seed_it_shows(studio, pipeline):
@@ -85,10 +85,16 @@ def test_interpolation(studio, pipeline, upload, noise):
 
 @pytest.mark.parametrize("direction", ["text", "prior"])
 def test_text_edit(studio, pipeline, upload, direction):
-    captions, knobs = ("a red circle", "a blue circle"), own(studio.inverted)
+    captions, knobs = ("a red circle", "a blue circle"), own(studio.edited)
     drawn = studio.edit(upload, *captions, direction, 0.5, 2, 3, *knobs, progress=ignore)
     truth = pipeline.text_diff(
-        Image.open(upload), *captions, 0.5, 2, direction=direction, seed=3
+        Image.open(upload),
+        *captions,
+        0.5,
+        2,
+        direction=direction,
+        seed=3,
+        settings=Settings().unguided(),
     ).image[0]
     assert [each.label for each in drawn] == ["θ 0.00, seed 3", "θ 0.50, seed 3"]
     assert np.array_equal([each.image for each in drawn], to_uint8(truth))

@@ -56,7 +56,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "of what the prior draws for them, which keeps more of the picture",
     )
     p.add_argument("--n", type=int, default=5, help="pictures of each, theta from 0 (default 5)")
-    add_manipulation(p)
+    add_manipulation(p, guidance="1")
     p.set_defaults(run=run)
 
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     require(all(c.strip() for c in captions), "--from, --to", "a caption is empty; give words")
     require(args.n > 1, "--n", "must be at least 2: theta goes from 0 to --theta")
     pictures = [picture_files.read(path) for path in args.image]
-    pipeline, settings = open_pipeline(args), settings_of(args)
+    pipeline, settings = open_pipeline(args), settings_of(args).unguided()
     note_long(pipeline, captions)
     with step_bar() as progress:
         found = pipeline.text_diff(

@@ -57,13 +57,17 @@ def add_sampling(p: argparse.ArgumentParser) -> None:
         how.add_argument(f"--prior-{name}", type=kind, help="of an autoregressive prior")
 
 
-def add_manipulation(p: argparse.ArgumentParser) -> None:
+def add_manipulation(p: argparse.ArgumentParser, guidance: str = "the decoder's own") -> None:
     """Pictures in and their latents: what `vary`, `interpolate` and `edit` share."""
     add_output(p)
     add_pipeline(p)
     how = _group(p)
     how.add_argument("--decoder-steps")
-    how.add_argument("--decoder-guidance", type=float, help="of inversion and drawing alike")
+    how.add_argument(
+        "--decoder-guidance",
+        type=float,
+        help=f"of inversion and drawing alike (default {guidance})",
+    )
     for name, kind in OPTIONS:
         if name != "guidance":
             how.add_argument(f"--upsampler-{name}", type=kind)

@@ -156,7 +156,7 @@ class Page:
         )
         theta = gr.Slider(0, 1, 0.4, step=0.05, label="θ", info="how far the last picture goes")
         values = [upload, source, target, direction, theta]
-        return _Job(self.studio.edit, values, self.studio.inverted, n=4)
+        return _Job(self.studio.edit, values, self.studio.edited, n=4)
 
     def _inpaint(self) -> _Job:
         editor = gr.ImageEditor(
@@ -248,9 +248,9 @@ def _caption(label: str = "Caption", example: str = CAPTIONS[0]) -> gr.Textbox:
 def _knob(knob: Knob) -> gr.components.Component:
     label = knob.label.capitalize()
     if knob.choices:
-        return gr.Dropdown(knob.choices, value=knob.own, label=label)
+        return gr.Dropdown(knob.choices, value=knob.first, label=label)
     step = 1 if knob.name == "steps" else 0.1
-    return gr.Slider(knob.low, knob.high, knob.own, step=step, label=label)
+    return gr.Slider(knob.low, knob.high, knob.first, step=step, label=label)
 
 
 def _path(payload: Any) -> Any:

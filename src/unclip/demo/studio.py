@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,10 +38,16 @@ class Knob:
 
     stage: str  # as in `Settings`
     name: str
-    own: Any  # the artifact's value, where the knob stands at first
+    own: Any  # the artifact's value
     low: float = 0
     high: float = 0
     choices: tuple[str, ...] = ()  # instead of low and high
+    other: Any = None  # where the knob stands at first, if not at its own value
+
+    @property
+    def first(self) -> Any:
+        """Where it stands at first."""
+        return self.own if self.other is None else self.other
 
     @property
     def label(self) -> str:
@@ -77,6 +83,8 @@ class Studio:
             Knob("decoder", "steps", steps, 2, max(steps, min(MAX_STEPS, decoder.chain.steps))),
         )
         """Where a picture is inverted, by DDIM."""
+        self.edited = (replace(self.inverted[0], other=1.0), self.inverted[1])
+        """The same for edits, which want no guidance (`Settings.unguided`)."""
         given = float(prior.sampler.guidance) if prior else 0.0
         of_prior = Knob("prior", "guidance", given, high=max(MAX_GUIDANCE, given))
         self.inpainted = (*((of_prior,) if prior else ()), *self.inverted)
@@ -172,7 +180,7 @@ class Studio:
             _count(n),
             direction=direction,
             seed=inputs.seeds(seed, 1)[0],
-            settings=_settings(self.inverted, knobs),
+            settings=_settings(self.edited, knobs),
             progress=progress,
         )
         return _row(found.image[0], theta, "θ ", seed)

@@ -100,11 +100,11 @@ def interpolations(studio: Studio) -> Probe:
 def text_diffs(studio: Studio) -> Probe:
     """Figure 5: each scene towards another colour."""
     rows, cells = [], []
+    how = studio.how | {"settings": (studio.settings or Settings()).unguided()}
     for k, scene in enumerate(_own(studio, "unclip edit")):
         source, target = edit_captions(scene)
-        one = Latents(*(part[k : k + 1] for part in studio.latents))
         found = studio.pipeline.text_diff(
-            one, source, target, THETA_MAX, THETAS, seed=studio.seed, **studio.how
+            studio.pictures[k], source, target, THETA_MAX, THETAS, seed=studio.seed, **how
         )
         drawn = to_uint8(found.image[0])
         cells.append([*originals([studio.pictures[k]], len(drawn[0])), *drawn])

@@ -34,6 +34,15 @@ class Settings:
             if changes and stage not in stages:
                 raise UserError(f"{stage} {next(iter(changes))}: there is no {stage} to set it for")
 
+    def unguided(self) -> Settings:
+        """The same, with the decoder's guidance 1 where nothing is said of it.
+
+        Edits want that: a guided inversion leaves so much of the picture in x_T that z_i has less
+        of a say (docs/manipulations.md).
+        """
+        decoder = {"guidance": 1.0, **self.changes.get("decoder", {})}
+        return replace(self, changes={**self.changes, "decoder": decoder})
+
     def apply(self, stage: str, sampler: Any) -> Any:
         """``sampler`` with the changes of ``stage``, validated."""
         changes = self.changes.get(stage, {})
