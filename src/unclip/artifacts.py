@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from unclip import yaml_text
 from unclip.embeddings.codec import Codec
 from unclip.models.clip import Clip, FrozenClip, load_open_clip
 from unclip.models.configs import ClipConfig
@@ -144,7 +145,7 @@ def export(
             "sha256": file_sha256(folder / "weights.safetensors"),
         }
         (folder / "artifact.json").write_text(json.dumps(header, indent=2) + "\n")
-        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        (folder / "config.yaml").write_text(yaml_text.document(config))
         (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
         if path.exists():
             shutil.rmtree(path)
@@ -167,7 +168,7 @@ def describe(path: Path | str, *, key: str = "artifact") -> Artifact:
         raise UserError(f"{key}={path}: not an artifact: {', '.join(missing)} missing in {folder}")
     try:
         header = json.loads((folder / "artifact.json").read_text())
-        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config = yaml_text.read((folder / "config.yaml").read_text())
         provenance = json.loads((folder / "provenance.json").read_text())
         version = header["format_version"]
         if version != FORMAT_VERSION:

@@ -8,17 +8,16 @@ The files are untrusted: no tags, no interpolation, no import paths.
 from __future__ import annotations
 
 import dataclasses
-import re
 import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from unclip import registry
+from unclip import registry, yaml_text
 from unclip.types import UserError
 
 OVERRIDE = "command line"
@@ -101,72 +100,19 @@ def parse_override(item: str) -> tuple[str, Any]:
     if text == "None":
         return key, None
     try:
-        return key, yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{item!r}: the value is not valid YAML ({_first_line(error)})") from None
-
-
-# libyaml reads ten times as fast, where PyYAML was built with it: a listing reads every file.
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_SafeLoader):
-    """Safe YAML that refuses duplicate keys and reads 1e-4 as a number."""
-
-
-def _no_duplicates(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    seen = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-        if not isinstance(key, str):
-            raise yaml.YAMLError(f"key {key!r} is not a word")
-        if key in seen:
-            raise yaml.YAMLError(f"key {key!r} is given twice")
-        seen.add(key)
-    return _SafeLoader.construct_mapping(loader, node, deep)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _no_duplicates)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would read as something else than a string, and keeps to one line."""
-
-    def represent_str(self, text: str) -> yaml.ScalarNode:
-        style = None if text.isprintable() else '"'
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
-
-
-_Dumper.add_representer(str, _Dumper.represent_str)
-# YAML 1.1 wants a dot in a float; people write 1e-4.
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-        list("-+0123456789"),
-    )
-
-
-def as_yaml(value: object) -> str:
-    """A field's value in one line of YAML, which reads back as itself."""
-    text = yaml.dump(
-        value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=float("inf")
-    )
-    return text.removesuffix("...\n").removesuffix("\n")
-
-
-def _first_line(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    line = f"line {mark.line + 1}: " if mark else ""
-    return line + (getattr(error, "problem", None) or str(error).split("\n")[0])
+        return key, yaml_text.read(text)
+    except YAMLError as error:
+        raise UserError(
+            f"{item!r}: the value is not valid YAML ({yaml_text.problem(error)})"
+        ) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, safely; `UserError` names the file and line otherwise."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {_first_line(error)}") from None
+        content = yaml_text.read(path.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {yaml_text.problem(error)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     if not isinstance(content, dict):

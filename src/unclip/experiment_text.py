@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from unclip import config
+from unclip import yaml_text
 from unclip.types import UserError
 
 _NOTES = "parameters|hardware|time|memory|expect"
@@ -50,6 +50,6 @@ def annotated(
         if isinstance(value, dict) and value:
             lines += [f"{indent}{name}:", *annotated(value, remark, f"{key}.")]
         else:
-            line, said = f"{indent}{name}: {config.as_yaml(value)}", remark(key)
+            line, said = f"{indent}{name}: {yaml_text.in_line(value)}", remark(key)
             lines.append(f"{line:<44}  # {said}" if said else line)
     return lines

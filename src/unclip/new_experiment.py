@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unclip import config, registry
+from unclip import config, registry, yaml_text
 from unclip.atomic import replacing
 from unclip.builders import count_parameters
 from unclip.experiment_text import annotated
@@ -78,10 +78,10 @@ def _text(
 ) -> str:
     before, after = (dict(config.leaves(r.as_dict())) for r in (source, child))
     changed = {k: after[k] for k, origin in child.origins.items() if origin == config.OVERRIDE}
-    remarks = {k: f"{source.name} has {config.as_yaml(v)}" for k, v in before.items()}
+    remarks = {k: f"{source.name} has {yaml_text.in_line(v)}" for k, v in before.items()}
     about = changed.pop("about", None)
     if about is None:
-        changes = ", ".join(f"{k}={config.as_yaml(v)}" for k, v in changed.items())
+        changes = ", ".join(f"{k}={yaml_text.in_line(v)}" for k, v in changed.items())
         about = f"{source.name} with {changes or 'nothing changed yet'}"
     extends = parent
     if parent.endswith(config.FILE):

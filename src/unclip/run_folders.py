@@ -12,9 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from unclip import config, registry
+from unclip import config, registry, yaml_text
 from unclip.atomic import replacing
 from unclip.tracking import log, provenance, status
 from unclip.tracking.files import EXPERIMENT
@@ -90,7 +88,7 @@ class Run:
         if not self.resume:
             _empty(self.folder)
         self._held.begin()
-        text = yaml.safe_dump(resolved.as_dict(), sort_keys=False)
+        text = yaml_text.document(resolved.as_dict())
         with replacing(self.folder / EXPERIMENT) as scratch:
             scratch.write_text(text)
         (provenance.resume if self.resume else provenance.begin)(self.folder, origin)

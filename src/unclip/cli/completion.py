@@ -83,7 +83,7 @@ def _or_files(prefix: str, names: list[str]) -> Iterable[str]:
 
 def _keys(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> dict[str, str]:
     """``key=`` of every field that the line's experiment has, each with its value."""
-    from unclip import config
+    from unclip import config, yaml_text
     from unclip.types import UserError
 
     name = getattr(parsed_args, "experiment", None) or getattr(parsed_args, "parent", None)
@@ -93,7 +93,7 @@ def _keys(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> dict[str, s
         values = config.load(name).as_dict()
     except UserError:
         return {}
-    return {f"{key}=": config.as_yaml(value) for key, value in config.leaves(values)}
+    return {f"{key}=": yaml_text.in_line(value) for key, value in config.leaves(values)}
 
 
 def _stages(**_: Any) -> Iterable[str]:

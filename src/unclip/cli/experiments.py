@@ -111,7 +111,7 @@ def show(args: argparse.Namespace) -> None:
 
 def diff(args: argparse.Namespace) -> None:
     """One line per differing field: key, value in A, value in B."""
-    from unclip import config
+    from unclip import config, yaml_text
     from unclip.listing import aligned
 
     a, b = (dict(config.leaves(config.load(name).as_dict())) for name in (args.a, args.b))
@@ -126,7 +126,7 @@ def diff(args: argparse.Namespace) -> None:
         print("no difference")
     else:
         shown = [
-            (key, *(config.as_yaml(v[key]) if key in v else "-" for v in (a, b)))
+            (key, *(yaml_text.in_line(v[key]) if key in v else "-" for v in (a, b)))
             for key in different
         ]
         print("\n".join(aligned([("", args.a, args.b), *shown])))

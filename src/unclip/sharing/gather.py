@@ -8,9 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from unclip import artifacts
+from unclip import artifacts, yaml_text
 from unclip.run_folders import trained
 from unclip.sharing import bundle
 from unclip.sharing.card import card, check_licence
@@ -65,7 +63,7 @@ def gather(run: str, *, weights: bool, licence: str = "unknown") -> Content:
         content[METRICS] = "".join(lines).encode()
     samples = sorted(folder.glob("samples/step_*.png"))[-MAX_SAMPLES:]
     content |= {f"samples/{file.name}": file for file in samples}
-    experiment = yaml.safe_load(content[EXPERIMENT])  # type: ignore[arg-type]
+    experiment = yaml_text.read(content[EXPERIMENT].decode())  # type: ignore[union-attr]
     kind_name = str((summary or {}).get("experiment", f"{artifact.stage}/{folder.name}"))
     content[CARD] = card(
         name=kind_name,
@@ -109,7 +107,7 @@ def _part(name: str, artifact: artifacts.Artifact, *, weights: bool) -> Content:
         provenance["command"] = public_command(artifact.provenance["command"])
     begin = prefix(name)
     own: Content = {
-        EXPERIMENT: yaml.safe_dump(experiment, sort_keys=False).encode(),
+        EXPERIMENT: yaml_text.document(experiment).encode(),
         PROVENANCE: _json(provenance),
     }
     if weights:
