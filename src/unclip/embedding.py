@@ -30,10 +30,10 @@ from data_modules.sources import open_source
 from unclip import artifacts
 from unclip.models.clip import FrozenClip, Tokenizer
 from unclip.progress import bar_interval
-from unclip.training.checkpoints import World
 from unclip.training.guard import STOPPING
 from unclip.training.strategies import processes_started, world_of
 from unclip.training.trainer import quiet
+from unclip.training.world import World
 from unclip.types import Interrupted, UserError
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from typing import Any
 from unclip import artifacts, config, registry
 from unclip.processes import environment, interruptible, stop
 from unclip.tracking.report import Finished
-from unclip.training.checkpoints import newest_checkpoint
+from unclip.training.checkpoint_folders import newest_checkpoint
 from unclip.types import UserError
 
 

@@ -16,7 +16,7 @@ from unclip import config, registry, yaml_text
 from unclip.atomic import replacing
 from unclip.tracking import log, provenance, status
 from unclip.tracking.files import EXPERIMENT
-from unclip.training.checkpoints import newest_checkpoint
+from unclip.training.checkpoint_folders import newest_checkpoint
 from unclip.training.strategies import processes_started, rank_started
 from unclip.types import UserError
 

@@ -32,12 +32,13 @@ from unclip.tracking.report import Finished
 from unclip.tracking.tracker import Tracker
 from unclip.training import determinism
 from unclip.training.callbacks import Samples, Throughput, peak_memory_bytes
-from unclip.training.checkpoints import World, newest_checkpoint, newest_whole, step_of
+from unclip.training.checkpoint_folders import newest_checkpoint, newest_whole, step_of
 from unclip.training.ema import EmaCallback
 from unclip.training.guard import Guard
 from unclip.training.stage import Stage
 from unclip.training.strategies import processes_started
 from unclip.training.trainer import build, quiet
+from unclip.training.world import World
 from unclip.types import UserError
 
 

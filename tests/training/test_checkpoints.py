@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from unclip.training import checkpoints
+from unclip.training import checkpoint_folders, checkpoints
 from unclip.training.configs import OptimConfig
 from unclip.training.optim import build_optimizer
 from unclip.types import UserError
@@ -34,7 +34,7 @@ def advance(net, optimizer):
 
 
 def folder_of(run, step):
-    return run / "checkpoints" / checkpoints.step_name(step)
+    return run / "checkpoints" / checkpoint_folders.step_name(step)
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
@@ -55,8 +55,12 @@ def test_only_complete_checkpoints_count(tmp_path):
         checkpoints.write(folder_of(tmp_path, step), net, optimizer, {})
     folder_of(tmp_path, 200).with_suffix(".part").mkdir()
     folder_of(tmp_path, 300).mkdir()
-    assert [checkpoints.step_of(p) for p in checkpoints.checkpoints(tmp_path)] == [3, 20, 100]
-    assert checkpoints.newest_checkpoint(tmp_path) == folder_of(tmp_path, 100)
+    assert [checkpoint_folders.step_of(p) for p in checkpoint_folders.checkpoints(tmp_path)] == [
+        3,
+        20,
+        100,
+    ]
+    assert checkpoint_folders.newest_checkpoint(tmp_path) == folder_of(tmp_path, 100)
 
 
 def flip(file):
@@ -79,12 +83,12 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, capsys, hurt, s
     for step in (3, 6):
         checkpoints.write(folder_of(tmp_path, step), net, optimizer, {})
     hurt(folder_of(tmp_path, 6))
-    assert checkpoints.newest_whole(tmp_path) == folder_of(tmp_path, 3)
+    assert checkpoint_folders.newest_whole(tmp_path) == folder_of(tmp_path, 3)
     assert said in (line := capsys.readouterr().out)
     assert "continuing from step_0000003" in line
     hurt(folder_of(tmp_path, 3))
     with pytest.raises(UserError, match=r"step_0000006: damaged .* there is no other"):
-        checkpoints.newest_whole(tmp_path)
+        checkpoint_folders.newest_whole(tmp_path)
 
 
 def test_a_checkpoint_of_another_network_or_optimizer_is_refused(tmp_path):
@@ -145,7 +149,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path, limi
     assert "cannot write the checkpoint" in done.stdout, done.stderr
     assert "step_0000003 is whole" in done.stdout
     assert done.stdout.count("\n") == 1
-    assert checkpoints.newest_whole(tmp_path) == folder_of(tmp_path, 3)
+    assert checkpoint_folders.newest_whole(tmp_path) == folder_of(tmp_path, 3)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_0000003"]
 
 

@@ -14,7 +14,7 @@ from unclip.runs import train
 from unclip.stages.upsampler import UpsamplerStage
 from unclip.tracking.files import read_metrics
 from unclip.training.callbacks import Throughput
-from unclip.training.checkpoints import checkpoints
+from unclip.training.checkpoint_folders import checkpoints
 from unclip.types import Interrupted, UserError
 
 

@@ -25,8 +25,8 @@ from unclip.runs import Parents, assemble, train
 from unclip.stages.clip import contrastive_loss
 from unclip.tracking.files import read_metrics
 from unclip.training.blocks import checkpoint_blocks
-from unclip.training.checkpoints import World
 from unclip.training.sam import climb
+from unclip.training.world import World
 from unclip.types import UserError
 
 RHO = 0.1

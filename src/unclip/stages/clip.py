@@ -11,9 +11,9 @@ from torch import Tensor, distributed
 from unclip.figures import to_uint8
 from unclip.models.clip import Clip, Embedded
 from unclip.stages.configs import ClipExperiment
-from unclip.training.checkpoints import World
 from unclip.training.sam import Climb, climb
 from unclip.training.stage import Look, Picture, Quality, Score, Stage
+from unclip.training.world import World
 from unclip.types import ClipBatch
 
 ALONE = World(0, 1)

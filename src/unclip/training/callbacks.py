@@ -13,9 +13,9 @@ import lightning as L
 import torch
 
 from unclip.figures import grid, save
-from unclip.training.checkpoints import World
 from unclip.training.stage import Picture, Stage
 from unclip.training.strategies import gathered
+from unclip.training.world import World
 
 
 def peak_memory_bytes(device: torch.device) -> int:

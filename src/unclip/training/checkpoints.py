@@ -13,7 +13,6 @@ import json
 import os
 import pickle
 import shutil
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,106 +21,18 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
-from unclip.types import Interrupted, UserError
-
-FORMAT = 1
-MANIFEST, REST = "manifest.json", "rest.pt"
-_CHUNK = 1 << 24
-
-
-def step_name(step: int) -> str:
-    """The folder of a step's checkpoint."""
-    return f"step_{step:07d}"
-
-
-def step_of(path: Path) -> int:
-    """The step of a checkpoint."""
-    return int(path.name.removeprefix("step_"))
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints of a run's ``folder``, by step."""
-    found = (folder / "checkpoints").glob("step_*")
-    return sorted(p for p in found if (p / MANIFEST).is_file())
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the most steps in a run's ``folder``, its contents not yet verified."""
-    return max(checkpoints(folder), default=None)
-
-
-def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that is what was written; says so when it passes over another.
-
-    Raises:
-        UserError: there are checkpoints, but all are damaged.
-    """
-    damages: list[str] = []
-    for path in reversed(checkpoints(folder)):
-        damage = damage_of(path)
-        if damage is None:
-            for line in damages:
-                print(f"{line}; continuing from {path.name}", flush=True)
-            return path
-        damages.append(f"{path}: damaged checkpoint: {damage}")
-    if damages:
-        raise UserError(f"{damages[0]}; there is no other, start anew with --force")
-    return None
-
-
-def damage_of(path: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, or None."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        if manifest["format"] != FORMAT:
-            return f"format {manifest['format']}, this version reads {FORMAT}"
-        for name, wanted in manifest["files"].items():
-            file = path / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if _described(file) != wanted:
-                return f"{name} is not what was written"
-    except (OSError, ValueError, KeyError) as error:
-        return f"{MANIFEST}: {error}"
-    return None
-
-
-def _described(file: Path) -> dict[str, int]:
-    crc = 0
-    with file.open("rb") as opened:
-        while chunk := opened.read(_CHUNK):
-            crc = zlib.crc32(chunk, crc)
-    return {"bytes": file.stat().st_size, "crc32": crc}
-
-
-class World(NamedTuple):
-    """One process among those that train together."""
-
-    rank: int
-    size: int
-
-    @classmethod
-    def here(cls) -> World:
-        """Of this moment."""
-        if distributed.is_available() and distributed.is_initialized():
-            return cls(distributed.get_rank(), distributed.get_world_size())
-        return cls(0, 1)
-
-    def ending(self, error: UserError) -> UserError | SystemExit:
-        """What to raise for an ``error`` that all processes come to: the first one prints it."""
-        status = 75 if isinstance(error, Interrupted) else 2
-        return error if self.rank == 0 else SystemExit(status)
-
-    def gathered(self, value: Any) -> list[Any]:
-        """``value`` of every process; all of them wait here for each other."""
-        if self.size == 1:
-            return [value]
-        values: list[Any] = [None] * self.size
-        distributed.all_gather_object(values, value)
-        return values
+from unclip.training.checkpoint_folders import (
+    FORMAT,
+    MANIFEST,
+    REST,
+    newest_checkpoint,
+    size_and_sum,
+)
+from unclip.training.world import World
+from unclip.types import UserError
 
 
 def write(
@@ -145,7 +56,7 @@ def write(
 
     def finish() -> None:
         torch.save({**rest, "optimizer": described}, part / REST)
-        files = {file.name: _described(file) for file in sorted(part.iterdir())}
+        files = {file.name: size_and_sum(file) for file in sorted(part.iterdir())}
         manifest = {"format": FORMAT, "processes": world.size, "files": files}
         _durably(part / MANIFEST, json.dumps(manifest, indent=1))
         shutil.rmtree(path, ignore_errors=True)

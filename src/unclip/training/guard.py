@@ -14,9 +14,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from unclip.training.checkpoints import MANIFEST, World, checkpoints, step_name
+from unclip.training.checkpoint_folders import MANIFEST, checkpoints, step_name
 from unclip.training.configs import TrainerConfig
 from unclip.training.stage import Quality
+from unclip.training.world import World
 from unclip.types import Interrupted, UserError
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)

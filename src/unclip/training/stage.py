@@ -15,10 +15,10 @@ from unclip.models.clip import FrozenClip
 from unclip.seeding import derive_seed
 from unclip.training import strategies
 from unclip.training.blocks import checkpoint_blocks, compile_blocks
-from unclip.training.checkpoints import World
 from unclip.training.configs import OptimConfig
 from unclip.training.optim import build_optimizer, rate
 from unclip.training.random import StepRandom
+from unclip.training.world import World
 
 
 class Picture(NamedTuple):
