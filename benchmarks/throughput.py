@@ -135,7 +135,7 @@ def compare(kind: str, make_peer: Callable[..., Peer] | None, args: Any) -> None
         counts[what] = counter.get_total_flops()
     compile_blocks(ours.calls.net, args.compile)
     if peer is not None:
-        compile_peer(peer, args.compile)
+        compile_peer(peer, "none" if args.peers_eager else args.compile)
     for what, flops in counts.items():
         times = in_turn([steps[what] for steps in all_steps], args.repeats, cuda)
         print(f"  {what:<7}" + described(times, flops, args), flush=True)
@@ -271,6 +271,7 @@ def main() -> None:
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     p.add_argument("--precision", choices=["32", "bf16"], default="32", help="bf16: autocast")
     p.add_argument("--compile", choices=["none", "blocks", "model"], default="none")
+    p.add_argument("--peers-eager", action="store_true", help="compile ours alone")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--repeats", type=int, default=15, help="pairs of steps")
     p.add_argument("--channels-last", action="store_true", help="the peer's U-Nets too")

@@ -138,7 +138,7 @@ FILL = ("--mask", "mask.png", "--caption", "a star")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("vary", "missing.png"), "missing.png"),
+        (("vary", "missing.png"), "unclip: error: missing.png: does not exist"),
         (("vary", "text.png"), "not an image that can be read"),
         (("vary", "plain.png", "--n", "0"), "--n: must be at least 1"),
         (("vary", "plain.png", "--eta", "1.5"), "eta=1.5: is not in [0, 1]"),

@@ -20,7 +20,11 @@ def read(path: Path) -> Array:
     from data_modules import files
     from data_modules.decode import decode_image
 
-    return decode_image(files.read(str(path)), where=str(path))
+    try:
+        data = files.read(str(path))
+    except files.Unreadable as problem:
+        raise UserError(f"{path}: {problem.reason}") from None
+    return decode_image(data, where=str(path))
 
 
 def names(paths: Sequence[Path]) -> list[str]:

@@ -24,7 +24,7 @@ NOISES = ("slerp", "fixed")
 DIRECTIONS = {"text": 0.4, "prior": 1.0}
 """What a text diff turns z_i towards, and how far it goes where nobody says."""
 
-DRAWS = 8  # of the prior, of which the mean is taken: one caption fits many pictures
+DRAWS = 32  # of the prior, of which the mean is taken: one caption fits many pictures
 
 
 class Latents(NamedTuple):
