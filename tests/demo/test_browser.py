@@ -189,6 +189,16 @@ def test_an_uploaded_picture_is_varied(visit):
     assert labels(panel, 4) == ["seed 0", "seed 1", "seed 2", "seed 3"]
 
 
+def test_each_direction_of_an_edit_has_its_own_theta(visit):
+    from playwright.sync_api import expect
+
+    panel = tab(visit(), "Edit")
+    theta = panel.get_by_label("number input for θ")
+    for direction, value in (("prior", "1"), ("text", "0.4")):
+        panel.get_by_label(direction, exact=True).check()
+        expect(theta).to_have_value(value)
+
+
 def test_a_brush_stroke_is_drawn_anew(visit):
     page = visit()
     panel = tab(page, "Inpaint")

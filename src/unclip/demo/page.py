@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import tempfile
 import traceback
@@ -154,7 +155,11 @@ class Page:
             label="Direction",
             info="text: as in the paper, θ 0.25 to 0.5; prior: by what the prior draws, θ 1",
         )
-        theta = gr.Slider(0, 1, 0.4, step=0.05, label="θ", info="how far the last picture goes")
+        theta = gr.Slider(
+            0, 1, DIRECTIONS["text"], step=0.05, label="θ", info="how far the last picture goes"
+        )
+        goes = f"direction => ({json.dumps(DIRECTIONS)})[direction]"
+        direction.input(None, direction, theta, js=goes, **AT_ONCE)
         values = [upload, source, target, direction, theta]
         return _Job(self.studio.edit, values, self.studio.edited, n=4)
 
