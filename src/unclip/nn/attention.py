@@ -101,7 +101,7 @@ def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     The order of the channels is (part, head, channel of the head): with 3 parts all of q, then all
     of k, then all of v.
     """
-    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    return tuple(p.unflatten(-1, (heads, -1)).transpose(1, 2) for p in x.chunk(parts, dim=-1))
 
 
 def join_heads(x: Tensor) -> Tensor:
