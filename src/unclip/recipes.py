@@ -36,9 +36,7 @@ class Recipe:
     upsamplers: list[str] = field(default_factory=list)
     pca: str = ""  # fitted to the CLIP's z_i at the end, for pictures of its components
     overrides: list[str] = field(default_factory=list)  # key=value for every stage
-    together: bool = (
-        False  # upsamplers beside the CLIP, the prior beside the decoder, sharing cores
-    )
+    together: bool = False  # upsamplers beside the CLIP, prior beside decoder, sharing the cores
     prompts: int = 64  # held-out single-object captions that are drawn and read by the oracle
 
 

@@ -91,10 +91,20 @@ def test_edit_writes_a_picture_for_each_theta_and_reads_every_kind_of_file(run, 
     assert written(tmp_path) == sorted([*names, "edit.png"])
 
 
-def test_edit_by_the_prior_goes_the_whole_way(run, tmp_path):
-    captions = ["--from", "a red circle", "--to", "a blue circle"]
-    assert run("edit", "plain.png", *captions, "--direction", "prior", "--n", "2")[0] == 0
-    assert written(tmp_path) == ["edit.png", "plain_theta0.00.png", "plain_theta1.00.png"]
+def test_edit_by_the_prior_goes_the_whole_way_and_unguided(run, tmp_path):
+    captions = ["--from", "a red circle", "--to", "a blue circle", "--n", "2"]
+
+    def last(*more):
+        """The last picture, and what else was written."""
+        assert run("edit", "plain.png", *captions, *more)[0] == 0
+        return (tmp_path / "out/plain_theta1.00.png").read_bytes(), written(tmp_path)
+
+    found, files = last("--direction", "prior")
+    assert files == ["edit.png", "plain_theta0.00.png", "plain_theta1.00.png"]
+    assert found == last("--direction", "prior", "--decoder-guidance", "1", "--theta", "1")[0]
+    assert found != last("--direction", "prior", "--decoder-guidance", "3")[0]
+    strong = ("--theta", "1", "--decoder-guidance", "50")  # a minute's decoder hardly sees z_i
+    assert last(*strong, "--direction", "prior")[0] != last(*strong)[0]
 
 
 def test_an_animation_is_its_first_frame_and_a_turned_picture_upright(pictures):

@@ -83,21 +83,22 @@ def test_interpolation(studio, pipeline, upload, noise):
     assert np.array_equal([each.image for each in drawn], to_uint8(truth))
 
 
-@pytest.mark.parametrize("direction", ["text", "prior"])
-def test_text_edit(studio, pipeline, upload, direction):
+def test_text_edit(studio, pipeline, upload):
     captions, knobs = ("a red circle", "a blue circle"), own(studio.edited)
-    drawn = studio.edit(upload, *captions, direction, 0.5, 2, 3, *knobs, progress=ignore)
-    truth = pipeline.text_diff(
-        Image.open(upload),
-        *captions,
-        0.5,
-        2,
-        direction=direction,
-        seed=3,
-        settings=Settings().unguided(),
-    ).image[0]
-    assert [each.label for each in drawn] == ["θ 0.00, seed 3", "θ 0.50, seed 3"]
-    assert np.array_equal([each.image for each in drawn], to_uint8(truth))
+    assert knobs[0] == 1.0  # guidance, of which edits want none
+
+    def edited(direction, guidance):
+        given = [guidance, *knobs[1:]]
+        drawn = studio.edit(upload, *captions, direction, 0.5, 2, 3, *given, progress=ignore)
+        how = {"direction": direction, "settings": Settings({"decoder": {"guidance": guidance}})}
+        truth = pipeline.text_diff(Image.open(upload), *captions, 0.5, 2, seed=3, **how).image[0]
+        assert [each.label for each in drawn] == ["θ 0.00, seed 3", "θ 0.50, seed 3"]
+        assert np.array_equal([each.image for each in drawn], to_uint8(truth))
+        return drawn[1].image
+
+    edited("text", 1.0)
+    # A minute's decoder hardly sees z_i: guidance makes that visible.
+    assert not np.array_equal(edited("prior", 10.0), edited("text", 10.0))
 
 
 def test_inpainting_keeps_what_is_not_painted_over(studio, pipeline):

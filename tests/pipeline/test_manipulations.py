@@ -155,6 +155,15 @@ def test_an_edit_by_the_prior_moves_z_i_as_the_priors_mean_moves(pipeline, laten
     torch.testing.assert_close(alone.z_i[:, 1], there.expand(2, -1), rtol=0, atol=1e-5)
 
 
+def test_unguided_settings_keep_what_was_said():
+    given = Settings({"decoder": {"steps": 5}, "prior": {"guidance": 2.0}}, batch=3)
+    found = given.unguided()
+    assert found.changes == given.changes | {"decoder": {"steps": 5, "guidance": 1.0}}
+    assert found.batch == 3
+    said = Settings({"decoder": {"guidance": 4.0}})
+    assert said.unguided() == said
+
+
 def test_all_components_give_z_i_again_as_far_as_the_pca_holds_it(pipeline):
     found = pipeline.pca_reconstructions(PICTURES, [1, 3, 6], settings=ALONE)
     assert found.image.shape == (2, 3, 3, 32, 32)

@@ -55,11 +55,8 @@ def test_only_complete_checkpoints_count(tmp_path):
         checkpoints.write(folder_of(tmp_path, step), net, optimizer, {})
     folder_of(tmp_path, 200).with_suffix(".part").mkdir()
     folder_of(tmp_path, 300).mkdir()
-    assert [checkpoint_folders.step_of(p) for p in checkpoint_folders.checkpoints(tmp_path)] == [
-        3,
-        20,
-        100,
-    ]
+    found = checkpoint_folders.checkpoints(tmp_path)
+    assert [checkpoint_folders.step_of(path) for path in found] == [3, 20, 100]
     assert checkpoint_folders.newest_checkpoint(tmp_path) == folder_of(tmp_path, 100)
 
 

@@ -55,6 +55,15 @@ def test_a_signal_saves_and_the_run_continues_with_the_same_bits(
     assert steps == [0, 1, 2]  # none twice
 
 
+def test_written_steps_have_all_that_is_logged(load, tmp_path):
+    train(load("trainer.max_steps=6", "trainer.log_every=2", "trainer.accumulate=2"))
+    rows = [r for r in read_metrics(tmp_path / "run/metrics.jsonl") if "train/loss" in r]
+    assert [row["step"] for row in rows] == [1, 3, 5]
+    for row in rows:
+        assert row["train/grad_norm"] > 0
+        assert any(name.startswith("train/loss_q") for name in row)
+
+
 def test_a_loss_that_is_no_number_names_its_samples(load, tmp_path, monkeypatch):
     loss, seen = UpsamplerStage.loss, []
 
