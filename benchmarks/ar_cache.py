@@ -14,10 +14,10 @@ import time
 
 import torch
 
+from unclip.common.types import Caption
 from unclip.embeddings.codec import Codec
-from unclip.models.ar_prior import ArPrior
-from unclip.models.configs import ArPriorConfig
-from unclip.types import Caption
+from unclip.stages.ar_prior.config import ArPriorConfig
+from unclip.stages.ar_prior.network import ArPrior
 
 
 def main() -> None:

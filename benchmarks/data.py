@@ -31,14 +31,14 @@ import torch
 import webdataset
 from PIL import Image, ImageDraw
 
-from data_modules.base import StageData, squares
-from data_modules.configs import DataConfig, ScenesConfig
-from data_modules.dataset import Example
-from data_modules.pack import pack
-from data_modules.pack_manifest import Packing
-from data_modules.sources import open_source
-from data_modules.transforms import Square, to_tensor
-from unclip.types import UserError
+from data_modules.base import StageData
+from unclip.common.errors import UserError
+from unclip.data.config import DataConfig, ScenesConfig
+from unclip.data.dataset import Example, squares
+from unclip.data.pack.manifest import Packing
+from unclip.data.pack.pack import pack
+from unclip.data.sources import open_source
+from unclip.data.transforms import Square, to_tensor
 
 COUNT, BATCH, SHARDS = 1024, 64, 4
 

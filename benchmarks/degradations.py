@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from unclip.common.images import save
+from unclip.common.seeding import SampleNoise
 from unclip.degradations.bsr import bsr
 from unclip.degradations.bsr_parameters import UNIFORMS, VARIANTS
-from unclip.figures import save
-from unclip.seeding import SampleNoise
 
 SIDE, SCALE, BATCH = 256, 4, 64
 PUBLIC = {"bsr_light": 15.0, "bsr": 38.0}  # ms, mean

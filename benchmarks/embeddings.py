@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_modules.configs import DataConfig
-from data_modules.embeddings import layout
-from data_modules.embeddings.source import EmbeddingSource
 from data_modules.prior import PriorData
-from unclip.models.clip import END_OF_TEXT, Tokenizer
+from unclip.data.config import DataConfig
+from unclip.data.embedding_store import layout
+from unclip.data.embedding_store.source import EmbeddingSource
+from unclip.embeddings.tokens import END_OF_TEXT, Tokenizer
 
 CONTEXT = 77
 

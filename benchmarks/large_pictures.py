@@ -13,9 +13,9 @@ import time
 
 import torch
 
-from unclip import config
-from unclip.models.upsampler import Upsampler
+from unclip.config.load import load_experiment
 from unclip.nn import strips
+from unclip.stages.upsampler.network import Upsampler
 
 
 def peak_gib() -> float:
@@ -28,7 +28,7 @@ def once(name: str, side: int, *, cut: bool, bfloat16: bool) -> None:
     """One forward pass; prints what it took."""
     if not cut:
         strips.ELEMENTS = 1 << 60
-    model = config.load(name).config.model
+    model = load_experiment(name).config.model
     net = Upsampler(model).eval()
     before = peak_gib()
     low = torch.zeros(1, 3, side * model.low_size // model.image_size, side // 4)

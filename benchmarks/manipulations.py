@@ -19,17 +19,17 @@ from random import Random
 
 import torch
 
-from data_modules.configs import ScenesConfig
-from data_modules.scene_captions import caption
-from data_modules.scene_render import COLOURS, Scene, draw
-from data_modules.scenes import Scenes
-from unclip.evaluation import tables
-from unclip.evaluation.oracle import check
-from unclip.figures import to_uint8
-from unclip.pipeline.pictures import squares
+from unclip.common import tables
+from unclip.common.images import to_uint8
+from unclip.common.seeding import derive_seed
+from unclip.data.config import ScenesConfig
+from unclip.data.scenes.captions import caption
+from unclip.data.scenes.dataset import Scenes
+from unclip.data.scenes.render import COLOURS, Scene, draw
+from unclip.evaluation.oracle.oracle import check
+from unclip.pipeline.inputs import squares
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
-from unclip.seeding import derive_seed
 
 HELD_OUT = 300_000  # beyond the training scenes
 SCENES = ScenesConfig(

@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unclip import config
+from unclip.common.types import Caption
+from unclip.config.load import load_experiment
+from unclip.embeddings.clip import Clip
 from unclip.embeddings.codec import Codec
-from unclip.models.ar_prior import ArPrior
-from unclip.models.clip import Clip
-from unclip.models.decoder import Decoder
-from unclip.models.diffusion_prior import DiffusionPrior
-from unclip.models.upsampler import Upsampler
-from unclip.types import Caption
+from unclip.stages.ar_prior.network import ArPrior
+from unclip.stages.decoder.network import Decoder
+from unclip.stages.diffusion_prior.network import DiffusionPrior
+from unclip.stages.upsampler.network import Upsampler
 
 TOKENS = 77  # of a caption
 CODES, BUCKETS = 60, 256  # of the autoregressive prior
@@ -174,7 +174,7 @@ NETWORKS = {
 def experiment(kind: str, size: str) -> Any:
     """The one whose shape is measured, without dropout."""
     chosen = SIZES[kind][size]
-    found = config.load(chosen.experiment, chosen.overrides).config
+    found = load_experiment(chosen.experiment, chosen.overrides).config
     for part in (found.model, getattr(found.model, "unet", None)):
         if hasattr(part, "dropout"):
             part.dropout = 0.0

@@ -14,7 +14,7 @@ import torch
 from networks import TOKENS, Calls, Network
 from torch import Tensor, nn
 
-from unclip.interop.diffusers_unet import unet_from_diffusers
+from unclip.weights.diffusers_unet import unet_from_diffusers
 
 
 class Peer(NamedTuple):

@@ -74,7 +74,7 @@ def peak_above(action: Any) -> int:
 
 def batches(resolved: Any) -> list[Any]:
     """Enough of them for three steps."""
-    from unclip.builders import build_data
+    from unclip.runs.parents import build_data
 
     data = build_data(resolved.stage, resolved.config, clip_of(resolved))
     data.setup()
@@ -84,8 +84,8 @@ def batches(resolved: Any) -> list[Any]:
 
 def clip_of(resolved: Any) -> Any:
     """The frozen CLIP with arbitrary weights."""
-    from unclip.models.clip import FrozenClip
-    from unclip.planning.steps import frozen_clip
+    from unclip.embeddings.clip import FrozenClip
+    from unclip.runs.parents import frozen_clip
 
     spec = getattr(resolved.config, "clip", None)
     return FrozenClip(frozen_clip(spec), "", spec) if spec else None
@@ -96,7 +96,7 @@ def train(resolved: Any, data: list[Any]) -> None:
     import lightning as L
     from torch.utils.data import DataLoader
 
-    from unclip.builders import build_stage, fit_to_clip
+    from unclip.runs.parents import build_stage, fit_to_clip
     from unclip.training.ema import EmaCallback
 
     clip, trainer = clip_of(resolved), resolved.config.trainer
@@ -123,12 +123,12 @@ def measure(name: str, overrides: list[str]) -> None:
     """In a process of its own: prints the bytes."""
     import torch
 
-    from unclip import config
+    from unclip.config.load import load_experiment
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    resolved = config.load(name, overrides)
-    few = config.load(name, ["data.batch_size=2", *(x for x in overrides if "trainer." in x)])
+    resolved = load_experiment(name, overrides)
+    few = load_experiment(name, ["data.batch_size=2", *(x for x in overrides if "trainer." in x)])
     data = batches(resolved)
     train(few, batches(few))
     print(peak_above(lambda: train(resolved, data)))

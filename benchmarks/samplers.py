@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unclip.diffusion.analytic import x0_error
-from unclip.diffusion.configs import SAMPLERS, DiffusionConfig, SamplerConfig
+from unclip.diffusion.config import SAMPLERS, DiffusionConfig, SamplerConfig
 from unclip.diffusion.samplers import ANALYTIC, sample
 from unclip.diffusion.schedules import full_schedule, sampling_schedule
 

@@ -36,9 +36,12 @@ from peers import PEERS, Missing, Peer, check_same, compile_peer
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from unclip import config, runs
+from unclip.config.load import load_experiment
 from unclip.planning import steps as planned
 from unclip.planning.devices import GPUS
+from unclip.runs import train as run_train
+from unclip.runs.parents import parents
+from unclip.runs.train import assemble
 from unclip.tracking.report import Finished
 from unclip.training.blocks import compile_blocks
 from unclip.training.callbacks import Throughput
@@ -176,9 +179,9 @@ class Clocked(Throughput):
 def trained(name: str, overrides: list[str]) -> Finished:
     """Train an experiment as the command does."""
     Clocked.took.clear()
-    runs.Throughput = Clocked  # type: ignore[misc]
+    run_train.Throughput = Clocked  # type: ignore[misc]
     with contextlib.redirect_stdout(io.StringIO()):
-        return runs.train(config.load(name, overrides))
+        return run_train.train(load_experiment(name, overrides))
 
 
 LOOPS = {
@@ -200,8 +203,8 @@ def loop(kind: str, args: Any, folder: Path) -> None:
     if kind != "upsampler":
         parent = trained("clip/tiny", [*common, "trainer.max_steps=1"])
         overrides.append(f"clip={parent.artifact}")
-    resolved = config.load(name, overrides)
-    data, stage = runs.assemble(resolved, runs.parents(resolved, with_parents=False))
+    resolved = load_experiment(name, overrides)
+    data, stage = assemble(resolved, parents(resolved))
     own: Any = stage.to(args.device).train()
     clip = own.frozen_clip.model.to(args.device) if kind != "upsampler" else None
     own.schedule = own.schedule.to(args.device)

@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from data_modules.configs import DataConfig
-from data_modules.dataset import Example, Examples
-from data_modules.loader import BatchOrder, Loader, ResumableLoader, local_batch_size
-from data_modules.mixture import order_of
-from data_modules.order import Draws, PermutedOrder
-from data_modules.readers.source import Source, digest
-from data_modules.skips import Skips
-from data_modules.sources import Splits, open_splits
-from data_modules.transforms import Square, Transform
-
-Tokenize = Callable[[list[str]], Tensor]
-"""Captions to int64 tokens ``[B, L]``; picklable."""
+from unclip.data.config import DataConfig
+from unclip.data.dataset import Example, Examples, Transforms
+from unclip.data.loader import BatchOrder, Loader, ResumableLoader, local_batch_size
+from unclip.data.mixture import order_of
+from unclip.data.order import Draws, PermutedOrder
+from unclip.data.readers.source import Source, digest
+from unclip.data.skips import Skips
+from unclip.data.sources import Splits, open_splits
 
 Batch = TypeVar("Batch")
-
-
-class Transforms(NamedTuple):
-    """How a sample's picture becomes a network's, in each part of the data."""
-
-    train: Transform
-    held_out: Transform
-
-
-def squares(config: DataConfig, *sizes: int) -> Transforms:
-    """The same square at each size: cropped and flipped as ``config`` says, only in training."""
-    return Transforms(
-        Square(sizes=sizes, random_crop=config.crop == "random", flip=config.flip),
-        Square(sizes=sizes),
-    )
 
 
 class StageData(LightningDataModule, Generic[Batch]):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_modules.base import StageData, Tokenize, squares
-from data_modules.configs import DataConfig
-from data_modules.dataset import Example
-from data_modules.transforms import to_tensor
-from unclip.types import ClipBatch
+from data_modules.base import StageData
+from unclip.data.batches import ClipBatch
+from unclip.data.config import DataConfig
+from unclip.data.dataset import Example, Tokenize, squares
+from unclip.data.transforms import to_tensor
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_modules.base import StageData, Tokenize, squares
-from data_modules.configs import DataConfig
-from data_modules.dataset import Example
-from data_modules.embeddings.join import ByKey, Joined
-from data_modules.embeddings.source import EmbeddingSource
-from data_modules.sources import Splits
-from data_modules.transforms import to_tensor
-from unclip.types import DecoderBatch
+from data_modules.base import StageData
+from unclip.data.batches import DecoderBatch
+from unclip.data.config import DataConfig
+from unclip.data.dataset import Example, Tokenize, squares
+from unclip.data.embedding_store.join import ByKey, Joined
+from unclip.data.embedding_store.source import EmbeddingSource
+from unclip.data.sources import Splits
+from unclip.data.transforms import to_tensor
 
 
 @dataclass(frozen=True)

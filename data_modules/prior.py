@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from data_modules.base import StageData, Tokenize, squares
-from data_modules.configs import DataConfig
-from data_modules.dataset import Example
-from data_modules.embeddings.rows import Part, PriorRows
-from data_modules.embeddings.source import EmbeddingSource
-from data_modules.keys import held_out
-from data_modules.readers.source import Source
-from data_modules.sources import Splits
-from data_modules.transforms import to_tensor
-from unclip.types import PriorBatch
+from data_modules.base import StageData
+from unclip.data.batches import PriorBatch
+from unclip.data.config import DataConfig
+from unclip.data.dataset import Example, Tokenize, squares
+from unclip.data.embedding_store.rows import Part, PriorRows
+from unclip.data.embedding_store.source import EmbeddingSource
+from unclip.data.keys import held_out
+from unclip.data.readers.source import Source
+from unclip.data.sources import Splits
+from unclip.data.transforms import to_tensor
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data_modules.base import StageData, Transforms
-from data_modules.configs import UpsamplerDataConfig
-from data_modules.dataset import Example
-from data_modules.transforms import Patch, to_tensor
-from unclip.types import UpsamplerBatch
+from data_modules.base import StageData
+from unclip.data.batches import UpsamplerBatch
+from unclip.data.config import UpsamplerDataConfig
+from unclip.data.dataset import Example, Transforms
+from unclip.data.transforms import Patch, to_tensor
 
 
 def _collate(examples: Sequence[Example]) -> UpsamplerBatch:

@@ -89,8 +89,9 @@ def minute_experiment(tmp_path_factory) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def cascade(tmp_path_factory, minute_experiment) -> Path:
     """A folder with a run of each stage, trained for three steps: a whole pipeline."""
-    from unclip import config
-    from unclip.runs import fit_pca, train
+    from unclip.config.load import load_experiment
+    from unclip.runs.fit import fit_pca
+    from unclip.runs.train import train
 
     root = tmp_path_factory.mktemp("cascade")
     for kind in MINUTE:
@@ -100,5 +101,5 @@ def cascade(tmp_path_factory, minute_experiment) -> Path:
         if kind == "ar_prior":
             given.append(f"pca={root / 'pca'}")
         make = fit_pca if kind == "pca" else train
-        make(config.load(str(minute_experiment(kind)), given))
+        make(load_experiment(str(minute_experiment(kind)), given))
     return root

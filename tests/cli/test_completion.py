@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from unclip import registry
 from unclip.cli import main
+from unclip.config.files import experiment_files
 
 
 def offered(line, folder, *, heavy=("torch", "lightning", "wandb", "rich")):
@@ -63,7 +63,7 @@ def test_tab(line, words, tmp_path):
 
 
 def test_every_experiment_is_offered(tmp_path):
-    assert offered("unclip train ", tmp_path) == [n for n, _ in registry.experiment_files()]
+    assert offered("unclip train ", tmp_path) == [n for n, _ in experiment_files()]
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="no bash here")

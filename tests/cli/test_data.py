@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_modules.keys import key_hash
 from unclip.cli import main
+from unclip.data.keys import key_hash
 
 
 def smooth(seed: int, width: int, height: int) -> Image.Image:

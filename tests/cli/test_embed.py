@@ -17,15 +17,15 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-from data_modules.configs import DataConfig, ScenesConfig
-from data_modules.embeddings.layout import KINDS
-from data_modules.embeddings.source import EmbeddingSource
-from data_modules.keys import key_hashes
-from data_modules.sources import open_source
-from data_modules.transforms import to_tensor
-from unclip import artifacts
 from unclip.cli import main
-from unclip.models.clip import Tokenizer
+from unclip.data.config import DataConfig, ScenesConfig
+from unclip.data.embedding_store.layout import KINDS
+from unclip.data.embedding_store.source import EmbeddingSource
+from unclip.data.keys import key_hashes
+from unclip.data.sources import open_source
+from unclip.data.transforms import to_tensor
+from unclip.embeddings.tokens import Tokenizer
+from unclip.stages.clip.part import load_clip
 
 SCENES = 44  # samples, of three captions each
 SHARD = 10
@@ -65,7 +65,7 @@ def error(capsys, *words, status=2):
 
 @torch.no_grad()
 def test_the_files_are_what_the_clip_says_and_plain_numpy_and_pyarrow_read_them(whole, cascade):
-    clip = artifacts.load_clip(str(cascade / "clip")).model
+    clip = load_clip(str(cascade / "clip")).model
     config = DataConfig(scenes=ScenesConfig())
     source = open_source("scenes", config, image_size=clip.image_size, split="all")
     samples = [source[n] for n in range(SCENES)]
@@ -101,7 +101,7 @@ def test_the_manifest_says_what_is_there_and_how_it_came_about(whole, cascade, c
         "format_version": 1,
         "clip": {
             "source": str(cascade / "clip"),
-            "fingerprint": artifacts.load_clip(str(cascade / "clip")).fingerprint,
+            "fingerprint": load_clip(str(cascade / "clip")).fingerprint,
         },
         "data": {"source": "scenes", "samples": SCENES},
         "settings": {"shard_size": SHARD, "batch_size": 4, "captions": "all", "precision": "32"},
@@ -360,7 +360,7 @@ def test_a_source_of_bad_samples_alone_is_refused(embed, tmp_path, capsys):
 
 
 def test_embeddings_that_are_no_numbers_are_named(embed, tmp_path, capsys, monkeypatch):
-    from unclip.models.clip import Clip
+    from unclip.embeddings.clip import Clip
 
     encode_image = Clip.encode_image
 

@@ -8,15 +8,15 @@ import shutil
 import pytest
 import yaml
 
-from unclip import config
 from unclip.cli import main
-from unclip.evaluation.configs import CascadeEvaluation
-from unclip.evaluation.oracle import check
-from unclip.trained_cascades import evaluate_cascade
+from unclip.config.load import build_config
+from unclip.evaluation.config import CascadeEvaluation
+from unclip.evaluation.oracle.oracle import check
+from unclip.evaluation.protocols.cascades import evaluate_cascade
 
 
 def settings(*words):
-    return config.build(CascadeEvaluation, {}, list(words))
+    return build_config(CascadeEvaluation, {}, list(words))
 
 
 def test_its_figures_are_those_of_its_pictures_and_are_written_as_a_runs(cascade, tmp_path):

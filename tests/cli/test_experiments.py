@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from unclip import config, registry
 from unclip.cli import main
+from unclip.config.files import experiment_files, shipped_experiments
+from unclip.config.load import load_experiment
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_the_shipped_experiments_are_listed_from_anywhere_with_every_field(proje
         "hardware": "a cluster of 80 GB GPUs",
         "time": "800K iterations of 2048 samples; not measured (no GPU was at hand)",
         "parent": None,
-        "file": str(registry.shipped() / "decoder" / "paper.yaml"),
+        "file": str(shipped_experiments() / "decoder" / "paper.yaml"),
         "shipped": True,
         "hides": [],
     }
@@ -59,7 +60,7 @@ def test_a_pipe_gets_a_line_each(project, capsys):
     )
     assert main(["experiments", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(list(registry.experiment_files()))
+    assert len(lines) == len(list(experiment_files()))
     mine = next(x for x in lines if x.startswith("clip/mine "))
     cells = "clip/mine clip - a toaster clip/tiny toast [experiments/clip/mine.yaml]"
     assert " ".join(mine.split()) == cells
@@ -76,7 +77,7 @@ def test_a_terminal_gets_a_table_per_stage_that_fits(project, capsys, monkeypatc
     assert main(["experiments", "list"]) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 120
-    names = [name for name, _ in registry.experiment_files()]
+    names = [name for name, _ in experiment_files()]
     assert [n for n in names if f"\n{n} " not in out] == []  # none is broken over lines
     assert "diffusion_prior: caption to image embedding, x0-predicting" in out
 
@@ -110,7 +111,7 @@ def test_what_is_broken_is_said_and_hinders_no_other(project, capsys):
     (project / "experiments" / "clip" / "folder.yaml").mkdir()
     rows, remarks = listed(capsys)
     names = {r["name"] for r in rows}
-    assert names == {name for name, _ in registry.experiment_files()} - {
+    assert names == {name for name, _ in experiment_files()} - {
         f"clip/{x}" for x in ("cut", "odd", "orphan", "loop", "latin")
     }
     assert len(remarks) == 5
@@ -137,7 +138,7 @@ def test_earlier_folders_hide_later_ones_and_say_so(project, capsys, monkeypatch
     assert found["clip/tiny"]["about"] == "mine"
     assert found["clip/tiny"]["file"] == str(mine)
     assert not found["clip/tiny"]["shipped"]
-    shipped = str(registry.shipped() / "clip" / "tiny.yaml")
+    shipped = str(shipped_experiments() / "clip" / "tiny.yaml")
     assert found["clip/tiny"]["hides"] == ["a/clip/tiny.yaml", shipped]
     assert found["clip/both"]["about"] == "a"
     assert remarks == [
@@ -170,7 +171,7 @@ def test_show_names_the_origin_of_each_value(capsys):
 def test_what_show_prints_is_the_experiment(name, tmp_path, capsys):
     assert main(["experiments", "show", name]) == 0
     copy = write(tmp_path / "copy.yaml", capsys.readouterr().out)
-    assert config.load(str(copy)).config == config.load(name).config
+    assert load_experiment(str(copy)).config == load_experiment(name).config
 
 
 def _json(content):
@@ -200,8 +201,8 @@ def test_show_keeps_any_text(text, tmp_path, capsys):
     original = write(tmp_path / "odd.yaml", _json({"stage": "clip", "about": text}))
     assert main(["experiments", "show", str(original), "data.mixture.x.source=y"]) == 0
     copy = write(tmp_path / "copy.yaml", capsys.readouterr().out)
-    before = config.load(str(original), ["data.mixture.x.source=y"])
-    assert config.load(str(copy)).config == before.config
+    before = load_experiment(str(original), ["data.mixture.x.source=y"])
+    assert load_experiment(str(copy)).config == before.config
     assert before.config.about == text
 
 
@@ -258,7 +259,7 @@ def test_recipes_are_listed(project, capsys):
     said = capsys.readouterr()
     lines = [line.split() for line in said.out.splitlines()]
     assert lines[0] == ["mine", "-", "an", "hour", "my", "own"]
-    assert {path.stem for path in (registry.shipped() / "recipes").glob("*.yaml")} == {
+    assert {path.stem for path in (shipped_experiments() / "recipes").glob("*.yaml")} == {
         line[0] for line in lines[1:]
     }
     assert "not listed: experiments/recipes/cut.yaml: not valid YAML" in said.err

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_modules.scene_render import Item, Scene, draw
 from unclip.cli import main
+from unclip.data.scenes.render import Item, Scene, draw
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,14 @@ import math
 import pytest
 import torch
 
-from unclip import config, overfit, registry
 from unclip.cli import main
-from unclip.models.diffusion_prior import DiffusionPrior
-from unclip.stages.prior import PriorStage
+from unclip.config.files import experiment_files
+from unclip.config.load import leaves, load_experiment
+from unclip.data.batches import ClipBatch, UpsamplerBatch
+from unclip.runs import overfit
+from unclip.stages._prior.stage import PriorStage
+from unclip.stages.diffusion_prior.network import DiffusionPrior
 from unclip.training.stage import Score, own_nearest
-from unclip.types import ClipBatch, UpsamplerBatch
 
 
 @pytest.fixture
@@ -99,17 +101,17 @@ def test_what_is_not_a_number_does_not_pass():
 
 
 def test_nothing_is_dropped_corrupted_or_guided():
-    for name, path in registry.experiment_files():
-        experiment = config.load(str(path)).config
+    for name, path in experiment_files():
+        experiment = load_experiment(str(path)).config
         if experiment.stage == "pca":
             continue
         overfit.simplify(experiment)
         experiment.validate()
-        leaves = dict(config.leaves(dataclasses.asdict(experiment)))
-        drops = [v for k, v in leaves.items() if k.split(".")[-1].startswith("drop")]
+        flat = dict(leaves(dataclasses.asdict(experiment)))
+        drops = [v for k, v in flat.items() if k.split(".")[-1].startswith("drop")]
         assert not any(drops), name
-        assert leaves.get("corruption.kind", "none") == "none"
-        assert leaves.get("sampler.guidance", 1.0) == 1.0
+        assert flat.get("corruption.kind", "none") == "none"
+        assert flat.get("sampler.guidance", 1.0) == 1.0
 
 
 class Data:

@@ -10,8 +10,9 @@ import sys
 import pytest
 import torch
 
-from unclip import artifacts
 from unclip.cli import main
+from unclip.common import artifacts
+from unclip.common.hashing import file_sha256
 from unclip.pipeline.pipeline import Pipeline
 
 
@@ -157,7 +158,7 @@ def test_embeddings_that_are_no_numbers_are_named(cascade, minute_experiment, tm
     weights["visual.proj"] = torch.full_like(weights["visual.proj"], float("nan"))
     save_file(weights, clip / "weights.safetensors")
     header = json.loads((clip / "artifact.json").read_text())
-    header["sha256"] = artifacts.file_sha256(clip / "weights.safetensors")
+    header["sha256"] = file_sha256(clip / "weights.safetensors")
     (clip / "artifact.json").write_text(json.dumps(header))
     words = ["fit-pca", minute_experiment("pca"), f"clip={clip}", f"run.dir={tmp_path / 'run'}"]
     message = error(capsys, *words)

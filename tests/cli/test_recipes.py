@@ -9,8 +9,9 @@ import time
 import psutil
 import pytest
 
-from unclip import config, recipes
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.config.load import load_experiment
+from unclip.runs.recipe import Recipe, _same, plan, run_together
 
 
 def names(waves):
@@ -19,11 +20,11 @@ def names(waves):
 
 def test_every_stage_comes_after_what_it_leans_on(tmp_path):
     given = {"dir": str(tmp_path), "upsamplers": ["upsampler/tiny"]}
-    apart = recipes.plan(recipes.Recipe(**given), ["trainer.seed=3"])
+    apart = plan(Recipe(**given), ["trainer.seed=3"])
     assert names(apart) == [["clip"], ["prior"], ["decoder"], ["upsampler_128"]]
-    beside = recipes.plan(recipes.Recipe(**given, together=True), [])
+    beside = plan(Recipe(**given, together=True), [])
     assert names(beside) == [["clip", "upsampler_128"], ["prior", "decoder"]]
-    last = recipes.plan(recipes.Recipe(**given, pca="pca/tiny"), ["trainer.seed=3", "optim.lr=1"])
+    last = plan(Recipe(**given, pca="pca/tiny"), ["trainer.seed=3", "optim.lr=1"])
     assert names(last)[-1] == ["pca"]
     assert last[-1][0].overrides[0] == "trainer.seed=3"  # there is no optimizer
     prior = apart[1][0]
@@ -34,7 +35,7 @@ def test_every_stage_comes_after_what_it_leans_on(tmp_path):
 
 def test_a_wrong_override_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(UserError, match="trainer"):
-        recipes.plan(recipes.Recipe(dir=str(tmp_path)), ["trainer.seeds=3"])
+        plan(Recipe(dir=str(tmp_path)), ["trainer.seeds=3"])
 
 
 def test_commands_that_run_together_have_their_lines_named(capfd):
@@ -46,7 +47,7 @@ def test_commands_that_run_together_have_their_lines_named(capfd):
         ]
         for name in ("one", "two")
     }
-    recipes.run_together(both)
+    run_together(both)
     lines = capfd.readouterr().out.splitlines()
     assert sorted(line.split()[:4] for line in lines) == [
         ["one", "I", "am", "one"],
@@ -57,7 +58,7 @@ def test_commands_that_run_together_have_their_lines_named(capfd):
 def test_a_failing_stage_stops_the_others_and_is_named(capfd):
     began = time.monotonic()
     with pytest.raises(UserError, match=r"bad: training failed \(exit 2\)"):
-        recipes.run_together(
+        run_together(
             {
                 "bad": [sys.executable, "-c", "import sys; print('the reason'); sys.exit(2)"],
                 "long": [sys.executable, "-c", "import time; time.sleep(60)"],
@@ -81,7 +82,7 @@ def test_a_failing_stage_stops_the_others_and_is_named(capfd):
     ],
 )
 def test_a_finished_run_is_kept_if_it_is_the_same_experiment(name, changes, same):
-    now = config.load(name)
+    now = load_experiment(name)
     before = now.as_dict()
     for key, value in changes.items():
         *sections, last = key.split(".")
@@ -92,7 +93,7 @@ def test_a_finished_run_is_kept_if_it_is_the_same_experiment(name, changes, same
             del section[last]
         else:
             section[last] = value
-    assert recipes._same(before, now) == same
+    assert _same(before, now) == same
 
 
 def test_told_to_stop_a_recipe_stops_what_it_has_started():

@@ -8,9 +8,12 @@ import sys
 import pytest
 import yaml
 
-from unclip import artifacts, config, registry
-from unclip.experiment_text import opening
-from unclip.types import UserError
+from unclip.common import artifacts
+from unclip.common.errors import UserError
+from unclip.config.files import experiment_files, find_experiment, shipped_experiments
+from unclip.config.load import OVERRIDE, load_experiment, parse_override
+from unclip.config.text import opening
+from unclip.stages import registry
 
 
 def write(folder, name, text):
@@ -21,7 +24,7 @@ def write(folder, name, text):
 
 def error(path, *overrides):
     with pytest.raises(UserError) as caught:
-        config.load(str(path), list(overrides))
+        load_experiment(str(path), list(overrides))
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -31,13 +34,13 @@ def test_a_child_wins_over_its_parent_and_an_override_over_both(tmp_path):
     write(tmp_path, "a.yaml", "stage: clip\nmodel: {embed_dim: 8, text_width: 64, text_heads: 2}\n")
     write(tmp_path, "b.yaml", "extends: a\nmodel: {embed_dim: 16}\noptim: {lr: 1e-4}\n")
     child = write(tmp_path, "c.yaml", "extends: b.yaml\n")
-    resolved = config.load(str(child), ["optim.lr=2e-4"])
+    resolved = load_experiment(str(child), ["optim.lr=2e-4"])
     assert resolved.config.model.embed_dim == 16
     assert resolved.config.model.text_width == 64
     assert resolved.config.optim.lr == pytest.approx(2e-4)
     assert resolved.origins["model.embed_dim"].endswith("b.yaml")
     assert resolved.origins["model.text_width"].endswith("a.yaml")
-    assert resolved.origins["optim.lr"] == config.OVERRIDE
+    assert resolved.origins["optim.lr"] == OVERRIDE
     assert [p.name for p in resolved.files] == ["c.yaml", "b.yaml", "a.yaml"]
 
 
@@ -46,7 +49,7 @@ def test_a_list_replaces_its_parents_list(tmp_path):
     child = write(
         tmp_path, "b.yaml", "extends: a\nmodel: {unet: {multiples: [1, 2], attention: [32]}}\n"
     )
-    assert config.load(str(child)).config.model.unet.multiples == [1, 2]
+    assert load_experiment(str(child)).config.model.unet.multiples == [1, 2]
 
 
 def test_a_cycle_is_named(tmp_path):
@@ -94,39 +97,39 @@ def test_an_unknown_stage_lists_the_known_ones(tmp_path):
 
 
 def test_values_of_overrides_are_read_as_w_and_b_writes_them():
-    assert config.parse_override("optim.lr=1e-05") == ("optim.lr", 1e-5)
-    assert config.parse_override("data.flip=True") == ("data.flip", True)
-    assert config.parse_override("data.limit=None") == ("data.limit", None)
-    assert config.parse_override("model.unet.multiples=[1, 2]") == ("model.unet.multiples", [1, 2])
+    assert parse_override("optim.lr=1e-05") == ("optim.lr", 1e-5)
+    assert parse_override("data.flip=True") == ("data.flip", True)
+    assert parse_override("data.limit=None") == ("data.limit", None)
+    assert parse_override("model.unet.multiples=[1, 2]") == ("model.unet.multiples", [1, 2])
 
 
 def test_a_resolved_experiment_reads_back_as_itself(tmp_path):
-    resolved = config.load("decoder/tiny")
+    resolved = load_experiment("decoder/tiny")
     copy = write(tmp_path, "copy.yaml", yaml.safe_dump(resolved.as_dict()))
-    assert config.load(str(copy)).config == resolved.config
+    assert load_experiment(str(copy)).config == resolved.config
 
 
-@pytest.mark.parametrize("name", [name for name, _ in registry.experiment_files()])
+@pytest.mark.parametrize("name", [name for name, _ in experiment_files()])
 def test_every_shipped_experiment_loads_builds_and_says_what_it_is_for(name):
-    from unclip.builders import count_parameters
+    from unclip.runs.parents import count_parameters
 
-    resolved = config.load(name)
+    resolved = load_experiment(name)
     assert resolved.config.about
     pca = resolved.stage.name == "pca"
     command = f"unclip fit-pca {name}" if pca else f"make train-{resolved.stage.kind} EXP="
-    assert command in registry.find(name).read_text().split("# hardware:")[0]
-    notes = opening(registry.find(name))
+    assert command in find_experiment(name).read_text().split("# hardware:")[0]
+    notes = opening(find_experiment(name))
     assert {"hardware", "time", "expect"} <= set(notes)
     assert notes.get("parameters") == (None if pca else f"{count_parameters(resolved):,}")
 
 
 def test_every_recipe_loads_and_its_experiments_exist():
-    from unclip import recipes
+    from unclip.runs.recipe import load
 
-    for path in (registry.shipped() / "recipes").glob("*.yaml"):
-        recipe = recipes.load(str(path))
+    for path in (shipped_experiments() / "recipes").glob("*.yaml"):
+        recipe = load(str(path))
         for name in (recipe.clip, recipe.prior, recipe.decoder, *recipe.upsamplers):
-            config.load(name, recipe.overrides)
+            load_experiment(name, recipe.overrides)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +162,9 @@ def test_entries_of_a_mixture_are_made_and_merged_by_name(tmp_path):
         "b.yaml",
         "extends: a\ndata:\n  source: mixture\n  mixture: {y: {source: 'y/{0..9}.tar'}}\n",
     )
-    resolved = config.load(str(child), ["data.mixture.x.weight=2", "data.mixture.z.source=scenes"])
+    resolved = load_experiment(
+        str(child), ["data.mixture.x.weight=2", "data.mixture.z.source=scenes"]
+    )
     mixture = resolved.config.data.mixture
     assert {name: (part.source, part.weight) for name, part in mixture.items()} == {
         "x": ("x.tar", 2.0),
@@ -167,7 +172,7 @@ def test_entries_of_a_mixture_are_made_and_merged_by_name(tmp_path):
         "z": ("scenes", 1.0),
     }
     copy = write(tmp_path, "copy.yaml", yaml.safe_dump(resolved.as_dict()))
-    assert config.load(str(copy)).config == resolved.config
+    assert load_experiment(str(copy)).config == resolved.config
     assert artifacts.typed(type(resolved.config), resolved.as_dict()) == resolved.config
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from unclip import config, registry
-from unclip.builders import count_parameters
 from unclip.cli import main
-from unclip.experiment_text import opening
+from unclip.config.files import find_experiment
+from unclip.config.load import load_experiment
+from unclip.config.text import opening
+from unclip.runs.parents import count_parameters
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +65,7 @@ def test_it_is_the_parent_with_the_overrides(parent, overrides, capsys):
     assert new(f"{kind}/mine", "--from", parent, *overrides) == 0
     verb = "fit-pca" if kind == "pca" else "train"
     assert capsys.readouterr().out.splitlines()[1] == f"unclip {verb} {kind}/mine"
-    mine, wanted = config.load(f"{kind}/mine"), config.load(parent, overrides)
+    mine, wanted = load_experiment(f"{kind}/mine"), load_experiment(parent, overrides)
     if not any(x.startswith("about=") for x in overrides):
         assert mine.config.about.startswith(f"{parent} with ")
         mine.config.about = wanted.config.about
@@ -80,7 +81,7 @@ def test_a_child_of_a_child_and_of_a_path(capsys):
     capsys.readouterr()
     path = Path("far off/clip/three.yaml")
     assert "extends: ../../experiments/clip/two.yaml\n" in path.read_text()
-    three = config.load(str(path))
+    three = load_experiment(str(path))
     assert (three.config.optim.lr, three.config.optim.eps) == (1e-4, 1e-5)
     assert len(three.files) == 4
 
@@ -91,7 +92,7 @@ def test_the_command_is_one_that_finds_it(capsys, monkeypatch):
     monkeypatch.setenv("UNCLIP_EXPERIMENTS", "near")
     assert new("mine", "--from", "clip/tiny", "--dir", "near") == 0
     assert capsys.readouterr().out.splitlines()[1] == "unclip train clip/mine"
-    assert registry.find("clip/mine") == Path("near/clip/mine.yaml")
+    assert find_experiment("clip/mine") == Path("near/clip/mine.yaml")
 
 
 @pytest.mark.parametrize(
@@ -139,9 +140,9 @@ def test_force_replaces_a_file_and_hides_a_shipped_one(capsys):
         capsys.readouterr().err
     )
     assert new("mine", "--from", "clip/tiny", "optim.lr=1e-4", "--force") == 0
-    assert config.load("clip/mine").config.optim.lr == 1e-4
+    assert load_experiment("clip/mine").config.optim.lr == 1e-4
     assert new("scenes", "--from", "clip/tiny", "--force") == 0
-    assert registry.find("clip/scenes") == Path("experiments/clip/scenes.yaml")
+    assert find_experiment("clip/scenes") == Path("experiments/clip/scenes.yaml")
 
 
 def test_a_file_that_extends_its_own_name_is_a_cycle_of_one(capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unclip import config
+from unclip.config.load import leaves, load_experiment
 
 ROWS = {
     "model.image_size": (64, 256, 1024),
@@ -44,6 +44,6 @@ ROWS = {
     [(0, "decoder/paper"), (1, "upsampler/256_paper"), (2, "upsampler/1024_paper")],
 )
 def test_the_papers_experiments_are_those_of_its_table(column, name):
-    found = dict(config.leaves(config.load(name).as_dict()))
+    found = dict(leaves(load_experiment(name).as_dict()))
     for key, values in ROWS.items():
         assert found.get(key) == values[column], key

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from unclip import yaml_text
+from unclip.common import yaml_text
 
 VALUES = {
     "text": [

@@ -8,13 +8,13 @@ import pytest
 from damage import CASES, GOOD, ROWS, LeftOut, Stops, Used, Whole
 from tiny_data import records
 
-from data_modules.configs import DataConfig
-from data_modules.dataset import Examples
-from data_modules.decode import BadSample
-from data_modules.order import Draw
-from data_modules.sources import open_source
-from data_modules.transforms import Square
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.data.config import DataConfig
+from unclip.data.dataset import Examples
+from unclip.data.decode import BadSample
+from unclip.data.order import Draw
+from unclip.data.sources import open_source
+from unclip.data.transforms import Square
 
 TABLE = Path(__file__).parents[2] / "docs" / "data_damage.md"
 POLICIES = pytest.mark.parametrize("on_error", ["skip", "error"])

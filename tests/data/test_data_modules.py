@@ -15,11 +15,11 @@ from tiny_data import (
 )
 
 from data_modules.clip import ClipData
-from data_modules.configs import DataConfig, UpsamplerDataConfig
 from data_modules.decoder import DecoderData
 from data_modules.prior import PriorData
 from data_modules.upsampler import UpsamplerData
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.data.config import DataConfig, UpsamplerDataConfig
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from tiny_data import picture, png
 
-from data_modules.decode import BadSample, Limits, decode_captions, decode_image, parse_json
+from unclip.data.decode import BadSample, Limits, decode_captions, decode_image, parse_json
 
 
 def encoded(image, kind="png", **options):

@@ -14,13 +14,14 @@ from tiny_data import (
     write_parquet,
 )
 
-from data_modules.configs import DataConfig, EmbeddedDataConfig, ScenesConfig
-from data_modules.decode import BadSample
 from data_modules.decoder import DecoderData
-from data_modules.embeddings.source import EmbeddingSource
 from data_modules.prior import PriorData
-from unclip.models.clip import Tokenizer, unit, z_i_of, z_t_of
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.data.config import DataConfig, EmbeddedDataConfig, ScenesConfig
+from unclip.data.decode import BadSample
+from unclip.data.embedding_store.source import EmbeddingSource
+from unclip.embeddings.tokens import Tokenizer
+from unclip.training.one_pass import unit, z_i_of, z_t_of
 
 COUNTS = (15, 5, 20)
 TOTAL = sum(COUNTS)

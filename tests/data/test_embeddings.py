@@ -11,13 +11,14 @@ import pytest
 import torch
 from tiny_data import embeddings, is_held_out, write_clip_retrieval
 
-from data_modules.embeddings.arrays import finite
-from data_modules.embeddings.layout import file_of, files_of
-from data_modules.embeddings.rows import cut
-from data_modules.embeddings.source import EmbeddingSource
-from data_modules.keys import held_out, key_hashes
-from unclip.models.clip import FrozenClip, Tokenizer
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.data.embedding_store.arrays import finite
+from unclip.data.embedding_store.layout import file_of, files_of
+from unclip.data.embedding_store.rows import cut
+from unclip.data.embedding_store.source import EmbeddingSource
+from unclip.data.keys import held_out, key_hashes
+from unclip.embeddings.clip import FrozenClip
+from unclip.embeddings.tokens import Tokenizer
 
 
 @pytest.fixture

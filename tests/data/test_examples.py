@@ -1,11 +1,11 @@
 import pytest
 from tiny_data import FakeSource
 
-from data_modules.dataset import Examples
-from data_modules.decode import BadSample
-from data_modules.order import Draw
-from data_modules.transforms import Patch, Square
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.data.dataset import Examples
+from unclip.data.decode import BadSample
+from unclip.data.order import Draw
+from unclip.data.transforms import Patch, Square
 
 SQUARE = Square(sizes=(8,))
 

@@ -9,12 +9,12 @@ from server import serving
 from tiny_data import picture, records, write_coco, write_folder, write_parquet, write_tar
 from torch.utils.data import DataLoader
 
-from data_modules import files, remote
-from data_modules.files import Unreadable
-from data_modules.readers.folder import FolderSource
-from data_modules.readers.opening import open_files
-from data_modules.readers.tar import TarSource
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.data import files, remote
+from unclip.data.readers.folder import FolderSource
+from unclip.data.readers.opening import open_files
+from unclip.data.readers.tar import TarSource
+from unclip.data.remote import Unreadable
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ from tiny_data import (
     write_tar,
 )
 
-from data_modules.decode import BadSample, Limits, decode_captions, decode_image
-from data_modules.index import write_beside
-from data_modules.readers.opening import open_files
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.data.decode import BadSample, Limits, decode_captions, decode_image
+from unclip.data.readers.opening import open_files
+from unclip.data.readers.tar_index import write_beside
 
 pytestmark = pytest.mark.slow
 LIMITS = Limits(max_pixels=10**6)

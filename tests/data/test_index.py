@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_data import records, write_members, write_tar
 
-from data_modules import files, index
-from data_modules.index import tar_index, write_beside
-from data_modules.keys import Strings, key_hash, key_hashes, printable
-from data_modules.readers.tar import TarSource
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.data import files
+from unclip.data.keys import Strings, key_hash, key_hashes, printable
+from unclip.data.readers import tar_index as index
+from unclip.data.readers.tar import TarSource
+from unclip.data.readers.tar_index import _scan, _warn_unwritable, tar_index, write_beside
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def tar(tmp_path, monkeypatch):
 def scans(monkeypatch):
     """The tars whose members were looked for one by one."""
     scanned = []
-    scan = index._scan
+    scan = _scan
     monkeypatch.setattr(index, "_scan", lambda tar: scanned.append(tar.path) or scan(tar))
     return scanned
 
@@ -136,7 +137,7 @@ def test_an_index_that_cannot_be_right_is_made_anew(tar, tmp_path, scans, change
 def test_a_cache_that_cannot_be_written_costs_one_warning(tar, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").touch()
     monkeypatch.setenv("UNCLIP_CACHE", str(tmp_path / "file" / "cache"))
-    index._warn_unwritable.cache_clear()
+    _warn_unwritable.cache_clear()
     other = write_tar(tmp_path / "e.tar", records(3))
     assert (len(TarSource(tar)), len(TarSource(other))) == (40, 3)
     assert [r.getMessage() for r in caplog.records] == [

@@ -7,11 +7,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tiny_data import FakeSource
 
-from data_modules.dataset import Examples
-from data_modules.loader import BatchOrder, ResumableLoader
-from data_modules.mixture import order_of
-from data_modules.transforms import Square
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.data.dataset import Examples
+from unclip.data.loader import BatchOrder, ResumableLoader
+from unclip.data.mixture import order_of
+from unclip.data.transforms import Square
 
 # More workers than cores are of no use, but change nothing.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

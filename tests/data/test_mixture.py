@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_modules.mixture import order_of
-from data_modules.order import PermutedOrder, ShardedOrder
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.data.mixture import order_of
+from unclip.data.order import PermutedOrder, ShardedOrder
 
 LENGTHS = [300, 2000, 50]
 SHARDS = np.array([300] + [100] * 20 + [50])

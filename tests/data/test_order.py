@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_modules.order import Draw, PermutedOrder, ShardedOrder, lanes_of, permutation, shuffled
+from unclip.data.order import Draw, PermutedOrder, ShardedOrder, lanes_of, permutation, shuffled
 
 
 def sharded(shards, *, window=64, lanes=4, seed=3):

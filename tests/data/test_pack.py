@@ -26,15 +26,15 @@ from tiny_data import (
 )
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from data_modules.configs import DataConfig, ScenesConfig
-from data_modules.decode import BadSample
-from data_modules.pack import pack
-from data_modules.pack_manifest import Packing
-from data_modules.readers.source import Stored, key_of
-from data_modules.sample import Sample
-from data_modules.shards import safe_name
-from data_modules.sources import open_source
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.data.config import DataConfig, ScenesConfig
+from unclip.data.decode import BadSample
+from unclip.data.pack.manifest import Packing
+from unclip.data.pack.pack import pack
+from unclip.data.pack.shards import safe_name
+from unclip.data.readers.source import Stored, key_of
+from unclip.data.sample import Sample
+from unclip.data.sources import open_source
 
 FORMATS = ("tar", "parquet")
 

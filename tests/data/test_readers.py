@@ -23,15 +23,15 @@ from tiny_data import (
     write_tar,
 )
 
-from data_modules.decode import BadSample, decode_captions
-from data_modules.keys import key_hash
-from data_modules.readers.coco import CocoSource
-from data_modules.readers.folder import FolderSource
-from data_modules.readers.hub import HubSource
-from data_modules.readers.parquet import ParquetSource
-from data_modules.readers.source import Concat, Subset, hashes, key_of
-from data_modules.readers.tar import TarSource
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.data.decode import BadSample, decode_captions
+from unclip.data.keys import key_hash
+from unclip.data.readers.coco import CocoSource
+from unclip.data.readers.folder import FolderSource
+from unclip.data.readers.hub import HubSource
+from unclip.data.readers.parquet import ParquetSource
+from unclip.data.readers.source import Concat, Subset, hashes, key_of
+from unclip.data.readers.tar import TarSource
 
 
 @pytest.fixture(autouse=True)

@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 from tiny_data import FakeSource, records, write_members, write_parquet
 
-from data_modules.decode import BadSample
-from data_modules.readers.parquet import ParquetSource
-from data_modules.readers.tar import TarSource
-from data_modules.scan import image_format, scan
-from data_modules.skips import kind_of
+from unclip.data.decode import BadSample
+from unclip.data.readers.parquet import ParquetSource
+from unclip.data.readers.tar import TarSource
+from unclip.data.scan import image_format, scan
+from unclip.data.skips import kind_of
 
 
 class Squared:

@@ -9,20 +9,12 @@ from random import Random
 import numpy as np
 import pytest
 
-from data_modules.configs import SHAPES, DataConfig, ScenesConfig
-from data_modules.scene_captions import STATED
-from data_modules.scene_render import BACKGROUNDS, COLOURS, Item, patch, place
-from data_modules.scenes import (
-    WORDS,
-    Scene,
-    Scenes,
-    caption,
-    draw,
-    single_object_prompts,
-    two_object_prompts,
-)
-from data_modules.sources import open_splits
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.data.config import SHAPES, DataConfig, ScenesConfig
+from unclip.data.scenes.captions import STATED, caption
+from unclip.data.scenes.dataset import WORDS, Scenes, single_object_prompts, two_object_prompts
+from unclip.data.scenes.render import BACKGROUNDS, COLOURS, Item, Scene, draw, patch, place
+from unclip.data.sources import open_splits
 
 MANY = Scenes(ScenesConfig(words=0.1, seed=3), size=32, count=1500)
 SCENES = [MANY.scene(i) for i in range(len(MANY))]

@@ -3,12 +3,12 @@ import logging
 import pytest
 from tiny_data import FakeSource
 
-from data_modules.dataset import Examples
-from data_modules.loader import BatchOrder, ResumableLoader
-from data_modules.order import PermutedOrder
-from data_modules.skips import Reported, Skips, kind_of
-from data_modules.transforms import Square
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.data.dataset import Examples
+from unclip.data.loader import BatchOrder, ResumableLoader
+from unclip.data.order import PermutedOrder
+from unclip.data.skips import Reported, Skips, kind_of
+from unclip.data.transforms import Square
 
 # More workers than cores are of no use, but change nothing.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

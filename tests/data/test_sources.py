@@ -14,12 +14,12 @@ from tiny_data import (
     write_tar,
 )
 
-from data_modules.configs import SOURCES, DataConfig, MixtureConfig, ScenesConfig
-from data_modules.decode import BadSample
-from data_modules.readers.source import Concat, Named, Subset, hashes, raw_of
-from data_modules.readers.tar import TarSource
-from data_modules.sources import open_source, open_splits
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.data.config import SOURCES, DataConfig, MixtureConfig, ScenesConfig
+from unclip.data.decode import BadSample
+from unclip.data.readers.source import Concat, Named, Subset, hashes, raw_of
+from unclip.data.readers.tar import TarSource
+from unclip.data.sources import open_source, open_splits
 
 
 def keys(source):

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from tiny_data import picture
 
-from data_modules.decode import BadSample
-from data_modules.transforms import Patch, Square, to_tensor
+from unclip.data.decode import BadSample
+from unclip.data.transforms import Patch, Square, to_tensor
 
 
 def test_a_square_of_the_right_size_is_left_as_it_is():

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from data_modules.decode import BadSample
-from data_modules.sample import Sample
+from unclip.data.decode import BadSample
+from unclip.data.sample import Sample
 
 
 def is_held_out(key, share):

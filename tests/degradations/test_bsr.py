@@ -6,15 +6,15 @@ import pytest
 import torch
 from natural import natural
 
+from unclip.common.errors import UserError
 from unclip.degradations.blur import gaussian_blur
 from unclip.degradations.bsr import apply, bsr
 from unclip.degradations.bsr_parameters import FULL, LIGHT, UNIFORMS, draw_parameters
-from unclip.degradations.configs import CorruptionConfig
-from unclip.models.configs import UNetConfig
-from unclip.stages.configs import UpsamplerExperiment
-from unclip.stages.upsampler import UpsamplerStage
+from unclip.degradations.config import CorruptionConfig
+from unclip.nn.config import UNetConfig
+from unclip.stages.upsampler.config import UpsamplerExperiment
+from unclip.stages.upsampler.stage import UpsamplerStage
 from unclip.training.random import StepRandom
-from unclip.types import UserError
 
 BOTH = pytest.mark.parametrize("variant", [FULL, LIGHT], ids=["full", "light"])
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unclip.figures import to_uint8
+from unclip.common.images import to_uint8
 from unclip.pipeline.pipeline import Pipeline
 
 CHROMIUM = shutil.which("chromium")

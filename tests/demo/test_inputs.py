@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unclip.common.errors import UserError
 from unclip.demo import inputs
-from unclip.types import UserError
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unclip.common.errors import UserError
 from unclip.demo.studio import Drawn
-from unclip.types import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Gradio's
 

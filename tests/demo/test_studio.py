@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unclip.common.errors import UserError
+from unclip.common.images import to_uint8
 from unclip.demo.studio import MAX_PICTURES, Studio
-from unclip.figures import to_uint8
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
-from unclip.types import UserError
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from unclip.diffusion.configs import DiffusionConfig
+from unclip.diffusion.config import DiffusionConfig
 from unclip.diffusion.schedules import Schedule, full_schedule
 
 V = 0.28890625  # the variance of ImageNet pixels in [-1, 1]

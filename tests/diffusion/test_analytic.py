@@ -5,7 +5,7 @@ import torch
 from gaussian_oracle import UnitNoise, V, exact_reverse_variance, optimal_denoiser, optimal_mse
 
 from unclip.diffusion.analytic import optimal_variance, x0_error
-from unclip.diffusion.configs import DiffusionConfig, SamplerConfig
+from unclip.diffusion.config import DiffusionConfig, SamplerConfig
 from unclip.diffusion.samplers import sample
 from unclip.diffusion.schedules import sampling_schedule
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gaussian_oracle import as_output
 
-from unclip.diffusion.configs import DiffusionConfig, SamplerConfig
+from unclip.diffusion.config import DiffusionConfig, SamplerConfig
 from unclip.diffusion.samplers import invert, sample
 from unclip.diffusion.schedules import full_schedule, respace
 

@@ -4,8 +4,8 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from unclip.diffusion.configs import DiffusionConfig, SamplerConfig, section_counts
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.diffusion.config import DiffusionConfig, SamplerConfig, section_counts
 
 
 def test_configs_load_without_torch():

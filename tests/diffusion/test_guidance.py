@@ -2,7 +2,7 @@ import pytest
 import torch
 from gaussian_oracle import as_output
 
-from unclip.diffusion.configs import DiffusionConfig
+from unclip.diffusion.config import DiffusionConfig
 from unclip.diffusion.guidance import guide
 from unclip.diffusion.process import predict
 from unclip.diffusion.schedules import full_schedule

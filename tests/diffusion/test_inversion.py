@@ -8,11 +8,11 @@ import pytest
 import torch
 from gaussian_oracle import V, optimal_denoiser
 
-from unclip.diffusion.configs import DiffusionConfig, SamplerConfig
+from unclip.common.seeding import SampleNoise
+from unclip.diffusion.config import DiffusionConfig, SamplerConfig
 from unclip.diffusion.inpainting import inpaint
 from unclip.diffusion.samplers import INVERSIONS, invert, sample
 from unclip.diffusion.schedules import sampling_schedule
-from unclip.seeding import SampleNoise
 
 KINDS = ["x0", "eps", "v"]
 

@@ -5,7 +5,7 @@ import scipy.stats
 import torch
 from gaussian_oracle import V, as_output, exact_fraction, optimal_mse, optimal_x0
 
-from unclip.diffusion.configs import DiffusionConfig
+from unclip.diffusion.config import DiffusionConfig
 from unclip.diffusion.losses import (
     diffusion_loss,
     normal_kl,

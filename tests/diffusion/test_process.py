@@ -2,7 +2,7 @@ import pytest
 import torch
 from gaussian_oracle import V, as_output, exact_fraction, exact_reverse_variance, optimal_mse
 
-from unclip.diffusion.configs import DiffusionConfig
+from unclip.diffusion.config import DiffusionConfig
 from unclip.diffusion.process import (
     clip_x0,
     eps_from_v,

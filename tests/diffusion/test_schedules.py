@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unclip.diffusion.configs import DiffusionConfig
+from unclip.common.errors import UserError
+from unclip.diffusion.config import DiffusionConfig
 from unclip.diffusion.schedules import (
     cosine_betas,
     full_schedule,
@@ -15,7 +16,6 @@ from unclip.diffusion.schedules import (
     sampling_schedule,
     sampling_timesteps,
 )
-from unclip.types import UserError
 
 COSINE = DiffusionConfig(schedule="cosine")
 LINEAR = DiffusionConfig(schedule="linear")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gaussian_oracle import V, optimal_denoiser, optimal_x0
 
-from unclip.diffusion.configs import DiffusionConfig, SamplerConfig
+from unclip.diffusion.config import DiffusionConfig, SamplerConfig
 from unclip.diffusion.process import Prediction, eps_from_x0
 from unclip.diffusion.samplers import ddim_step, exponential_step, sample
 from unclip.diffusion.schedules import full_schedule, sampling_schedule

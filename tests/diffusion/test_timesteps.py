@@ -7,7 +7,7 @@ from math import log
 import pytest
 import torch
 
-from unclip.diffusion.configs import DiffusionConfig
+from unclip.diffusion.config import DiffusionConfig
 from unclip.diffusion.timesteps import timesteps_of
 
 U = (torch.arange(100_000) + 0.5) / 100_000  # every quantile once

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from unclip.evaluation.duplicates import NEAR, equal_groups, near_pairs
+from unclip.data.inspect.duplicates import NEAR, equal_groups, near_pairs
 
 
 def neighbours(seed, count=60):

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from data_modules.configs import SHAPES, ScenesConfig
-from data_modules.scene_render import BACKGROUNDS, COLOURS, TINTS, Item, Scene, Word
-from data_modules.scenes import Scenes, draw
-from unclip.evaluation.oracle import (
+from unclip.data.config import SHAPES, ScenesConfig
+from unclip.data.scenes.dataset import Scenes
+from unclip.data.scenes.render import BACKGROUNDS, COLOURS, TINTS, Item, Scene, Word, draw
+from unclip.evaluation.oracle.oracle import (
     THRESHOLD,
-    Detection,
     Verdict,
     check,
     judge,
@@ -20,7 +19,7 @@ from unclip.evaluation.oracle import (
     read,
     read_background,
 )
-from unclip.evaluation.oracle_vision import PALETTE, lab_of, regions
+from unclip.evaluation.oracle.vision import PALETTE, Detection, lab_of, regions
 
 ALL = Scenes(ScenesConfig(words=0, seed=11), size=64, count=300)
 SCENES = [ALL.scene(i) for i in range(len(ALL))]

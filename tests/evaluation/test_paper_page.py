@@ -6,12 +6,12 @@ import re
 
 import pytest
 
-from data_modules.configs import ScenesConfig
-from unclip.evaluation.paper_drawings import Studio, edit_captions
-from unclip.evaluation.paper_figures import FIGURES
-from unclip.evaluation.paper_page import write_figures
-from unclip.evaluation.probing.conditioning import find_ar_prior
-from unclip.evaluation.probing.prompts import held_out_scenes, pictures_of
+from unclip.data.config import ScenesConfig
+from unclip.evaluation.figures.drawings import Studio, edit_captions
+from unclip.evaluation.figures.figures import FIGURES
+from unclip.evaluation.figures.page import write_figures
+from unclip.evaluation.probes.conditioning import find_ar_prior
+from unclip.evaluation.probes.prompts import held_out_scenes, pictures_of
 from unclip.pipeline.pipeline import Pipeline
 
 SCENES = held_out_scenes(2, 0, ScenesConfig())

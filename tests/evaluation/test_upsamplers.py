@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.sample import Sample
+from unclip.data.sample import Sample
 from unclip.degradations.blur import gaussian_blur
-from unclip.evaluation.upsamplers import Row as SheetRow
-from unclip.evaluation.upsamplers import Tally, busiest, gradients, lanczos, sheet
-from unclip.stages.upsampler import resize
-from unclip.trained_upsamplers import Pictures
+from unclip.degradations.low import resize
+from unclip.evaluation.metrics.upsamplers import Row as SheetRow
+from unclip.evaluation.metrics.upsamplers import Tally, busiest, gradients, lanczos, sheet
+from unclip.evaluation.protocols.upsamplers import Pictures
 
 
 def noise(count=3, side=32):
@@ -92,7 +92,7 @@ class Sizes:
         return len(self.sizes)
 
     def __getitem__(self, index):
-        from data_modules.decode import BadSample
+        from unclip.data.decode import BadSample
 
         size = self.sizes[index]
         if size is None:

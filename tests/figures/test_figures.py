@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unclip.figures import grid, table, to_uint8
+from unclip.common.images import grid, table, to_uint8
 
 
 def test_the_ends_and_the_middle_of_the_range():

@@ -7,12 +7,13 @@ import math
 import pytest
 import torch
 
+from unclip.common.seeding import SampleNoise
+from unclip.common.types import Caption
 from unclip.embeddings.codec import Codec
-from unclip.models.ar_prior import ArPrior
-from unclip.models.ar_sampling import pick, sample_ar_prior, sample_codes
-from unclip.models.configs import ArPriorConfig, ArSamplerConfig, TextEncoderConfig
-from unclip.seeding import SampleNoise
-from unclip.types import Caption
+from unclip.nn.config import TextEncoderConfig
+from unclip.stages.ar_prior.config import ArPriorConfig, ArSamplerConfig
+from unclip.stages.ar_prior.network import ArPrior
+from unclip.stages.ar_prior.sampling import pick, sample_ar_prior, sample_codes
 
 D, K, N, L, X = 12, 7, 16, 6, 24
 KINDS = pytest.mark.parametrize("kind", ["bpe", "clip"])

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from unclip.models.clip import Clip, Tokenizer, load_open_clip, token_mask
-from unclip.models.configs import ClipConfig
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.embeddings.clip import Clip, load_open_clip
+from unclip.embeddings.tokens import Tokenizer, token_mask
+from unclip.stages.clip.config import ClipConfig
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from unclip.models.configs import DecoderConfig, TextEncoderConfig, UNetConfig
-from unclip.models.decoder import Decoder
+from unclip.nn.config import TextEncoderConfig, UNetConfig
+from unclip.stages.decoder.config import DecoderConfig
+from unclip.stages.decoder.network import Decoder
 
 D, L = 16, 6
 ON, OFF = torch.tensor([True, True]), torch.tensor([False, False])

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unclip.interop.diffusers_unet import unet_from_diffusers
-from unclip.models.configs import DecoderConfig, TextEncoderConfig, UNetConfig, UpsamplerConfig
-from unclip.models.decoder import Conditioning, Decoder
-from unclip.models.upsampler import Upsampler
+from unclip.nn.config import TextEncoderConfig, UNetConfig
+from unclip.stages.decoder.config import DecoderConfig
+from unclip.stages.decoder.network import Conditioning, Decoder
+from unclip.stages.upsampler.config import UpsamplerConfig
+from unclip.stages.upsampler.network import Upsampler
+from unclip.weights.diffusers_unet import unet_from_diffusers
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from unclip.models.configs import DiffusionPriorConfig
-from unclip.models.diffusion_prior import DiffusionPrior
-from unclip.types import Caption
+from unclip.common.types import Caption
+from unclip.stages.diffusion_prior.config import DiffusionPriorConfig
+from unclip.stages.diffusion_prior.network import DiffusionPrior
 
 D, L, X = 16, 6, 16
 OFF = torch.tensor([False, False])

@@ -7,14 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unclip.diffusion.configs import DiffusionConfig
+from unclip.common.errors import UserError
+from unclip.common.seeding import SampleNoise
+from unclip.diffusion.config import DiffusionConfig
 from unclip.diffusion.schedules import full_schedule
-from unclip.models.configs import UNetConfig, UpsamplerConfig, UpsamplerSamplerConfig
-from unclip.models.sampling import upsample
-from unclip.models.upsampler import Upsampler
+from unclip.nn.config import UNetConfig
 from unclip.nn.resblock import AttentionBlock
-from unclip.seeding import SampleNoise
-from unclip.types import UserError
+from unclip.stages.upsampler.config import UpsamplerConfig, UpsamplerSamplerConfig
+from unclip.stages.upsampler.network import Upsampler
+from unclip.stages.upsampler.sampling import upsample
 
 
 def small(awake: bool = True, **changes) -> Upsampler:

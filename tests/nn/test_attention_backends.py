@@ -7,8 +7,8 @@ import importlib.util
 import pytest
 import torch
 
+from unclip.common.errors import UserError
 from unclip.nn import attention
-from unclip.types import UserError
 
 
 def inputs(shape=(2, 3, 10, 8), keys=14):

@@ -7,11 +7,12 @@ import shutil
 import pytest
 import torch
 
-from unclip import config
 from unclip.cli import main
-from unclip.pipeline.pipeline import Pipeline, Settings
-from unclip.runs import train
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.config.load import load_experiment
+from unclip.pipeline.pipeline import Pipeline
+from unclip.pipeline.settings import Settings
+from unclip.runs.train import train
 
 WITHOUT_PRIOR = {"glide": ["model.use_z_i=false"], "text": ["embedding=text"]}
 
@@ -24,7 +25,7 @@ def folders(cascade, minute_experiment, tmp_path_factory):
         for part in ("clip", "upsampler"):
             shutil.copytree(cascade / part / "artifact", root / kind / part)
         given = [f"run.dir={root / kind / 'decoder'}", f"clip={cascade / 'clip'}", *overrides]
-        train(config.load(str(minute_experiment("decoder")), given))
+        train(load_experiment(str(minute_experiment("decoder")), given))
     return root
 
 

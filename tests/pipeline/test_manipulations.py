@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from data_modules.scene_render import Item, Scene, draw
-from unclip.figures import to_uint8
+from unclip.common.errors import UserError
+from unclip.common.images import to_uint8
+from unclip.data.scenes.render import Item, Scene, draw
 from unclip.pipeline.manipulations import DRAWS, Latents
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
-from unclip.types import UserError
 
 # One picture at a time: sums of another batch size round differently.
 ALONE = Settings(batch=1, iterations=2)

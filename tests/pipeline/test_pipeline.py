@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from unclip import artifacts
-from unclip.pipeline.pipeline import Pipeline, Settings
-from unclip.types import UserError
+from unclip.common import artifacts
+from unclip.common.errors import UserError
+from unclip.common.hashing import file_sha256
+from unclip.pipeline.pipeline import Pipeline
+from unclip.pipeline.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,7 @@ def test_another_clips_embeddings_are_refused(copy):
     name = next(iter(weights))
     save_file({**weights, name: weights[name] + 1}, file)
     header = json.loads((copy / "clip" / "artifact.json").read_text())
-    header["sha256"] = artifacts.file_sha256(file)
+    header["sha256"] = file_sha256(file)
     (copy / "clip" / "artifact.json").write_text(json.dumps(header))
     with pytest.raises(UserError, match="another CLIP"):
         Pipeline.load(copy)

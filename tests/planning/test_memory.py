@@ -8,7 +8,7 @@ from torch import nn
 from unclip.nn.transformer import Transformer
 from unclip.planning.memory import Layout, Memory, Sizes, need, sizes_of
 from unclip.planning.trace import Live, Trace
-from unclip.training.configs import OptimConfig
+from unclip.training.config import OptimConfig
 
 # 1000 weights: blocks of 300, 200 and 100, and 400 outside; a CLIP of 70 weights and 2 buffers.
 SIZES = Sizes(

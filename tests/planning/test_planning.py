@@ -7,15 +7,15 @@ import re
 import pytest
 import torch
 
-from unclip import config
-from unclip.builders import count_parameters
+from unclip.common.errors import UserError
+from unclip.config.load import load_experiment
 from unclip.planning import devices
 from unclip.planning import plan as planning
 from unclip.planning.memory import Memory
 from unclip.planning.plan import measure
-from unclip.planning.steps import Given, frozen_clip, given_by
+from unclip.planning.steps import Given, given_by
 from unclip.planning.table import FLOPS, Unit, as_json, hundredths, text, unit
-from unclip.types import UserError
+from unclip.runs.parents import count_parameters, frozen_clip
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def planned(minute_experiment):
         return seen[key]
 
     def call(kind, gpus, device, *overrides, mfu=0.4):
-        resolved = config.load(str(minute_experiment(kind)), list(overrides))
+        resolved = load_experiment(str(minute_experiment(kind)), list(overrides))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(planning, "measure", once)
             return planning.plan(resolved, gpus=gpus, device=device, mfu=mfu)
@@ -46,7 +46,9 @@ def four(planned):
 
 
 def test_parameters_are_the_networks(four, minute_experiment):
-    assert four.sizes.trained == count_parameters(config.load(str(minute_experiment("upsampler"))))
+    assert four.sizes.trained == count_parameters(
+        load_experiment(str(minute_experiment("upsampler")))
+    )
 
 
 def test_states_are_twenty_bytes_a_parameter(four):
@@ -200,14 +202,14 @@ def test_a_clip_of_open_clip_is_built_without_its_weights():
 
 
 def test_a_decoder_without_z_i_asks_no_clip(minute_experiment):
-    resolved = config.load(str(minute_experiment("decoder")), ["model.use_z_i=false"])
+    resolved = load_experiment(str(minute_experiment("decoder")), ["model.use_z_i=false"])
     with torch.device("meta"):
         assert given_by(frozen_clip("clip/tiny"), resolved, 2) == Given()
 
 
 @pytest.mark.slow  # 15 s
 def test_the_papers_decoder():
-    found = planning.plan(config.load("decoder/paper"), gpus=64, device="h200", mfu=0.4)
+    found = planning.plan(load_experiment("decoder/paper"), gpus=64, device="h200", mfu=0.4)
     assert found.sizes.trained == 3_563_695_622
     assert found.sizes.clip == 986_339_841
     memory = found.rows[0].need.memory

@@ -10,13 +10,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from unclip import config
-from unclip.builders import build_net
+from unclip.config.load import load_experiment
 from unclip.nn.attention import attend, backend
 from unclip.planning.kernels import kernels
 from unclip.planning.plan import CHECKPOINTING, measure
-from unclip.planning.steps import Given, Share, frozen_clip, loss
+from unclip.planning.steps import Given, Share, loss
 from unclip.planning.trace import Watch, ask, trace
+from unclip.runs.parents import build_net, frozen_clip
 
 KINDS = ("clip", "prior", "decoder", "upsampler")
 SHARE = Share(32, 1)
@@ -30,7 +30,7 @@ def found(minute_experiment):
     def call(kind, gpu=False):
         # Enough layers that not the frozen CLIP needs most.
         deep = ["model.layers=4"] if kind == "prior" else []
-        resolved = config.load(str(minute_experiment(kind)), deep)
+        resolved = load_experiment(str(minute_experiment(kind)), deep)
         return resolved, measure(resolved, SHARE, gpu=gpu)
 
     return call
@@ -89,7 +89,7 @@ def test_pretended_and_real_steps_are_alike(kind, found):
 @pytest.mark.parametrize("kind", ["decoder", "upsampler"])
 def test_operations_are_those_of_torchs_own_counter(kind, minute_experiment):
     """Attention by its formula, since torch 2.11 does not count a CPU's own."""
-    resolved = config.load(str(minute_experiment(kind)))
+    resolved = load_experiment(str(minute_experiment(kind)))
     net, given = build_net(resolved), Given(z_i=torch.zeros(4, 64))
     with backend("math"), FlopCounterMode(display=False) as counter:
         loss(net, resolved, given, Share(4, 1)).backward()
@@ -120,7 +120,7 @@ def test_recomputation_costs_operations_and_saves_memory(kind, gpu, found):
 
 def plain(kind, minute_experiment, *, samples=4, gpu=False, more=()):
     """One trace, without recomputation, of a stage without a frozen CLIP."""
-    resolved = config.load(str(minute_experiment(kind)), list(more))
+    resolved = load_experiment(str(minute_experiment(kind)), list(more))
     with FakeTensorMode(), kernels(gpu=gpu, recomputing=False):
         return trace(build_net(resolved), Given(), resolved, Share(samples, 1))
 

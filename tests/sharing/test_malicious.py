@@ -15,9 +15,9 @@ import pytest
 
 from tests.sharing.conftest import seal, zipped
 from unclip.cli import main
+from unclip.common.errors import UserError
 from unclip.sharing import reproduce
 from unclip.sharing.fetch import fetch
-from unclip.types import UserError
 
 EXPERIMENT, WEIGHTS = "experiment.yaml", "artifact/weights.safetensors"
 CENTRAL = b"PK\x01\x02"

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unclip import artifacts, config
 from unclip.cli import main
+from unclip.common import artifacts
+from unclip.common.errors import UserError
+from unclip.config.load import load_experiment
 from unclip.sharing.bundle import read
 from unclip.sharing.layout import read_manifest
-from unclip.types import UserError
 
 
 def error(capsys, *words) -> str:
@@ -61,7 +62,9 @@ def test_a_bundle_holds_the_run_and_its_parents(marked, tmp_path, capsys, to):
     settings = bundle.run.experiment.config
     assert (settings.clip, settings.pca) == ("parents/clip", "parents/pca")
     assert bundle.parts["pca"].experiment.config.clip == "parents/clip"
-    assert settings.trainer == config.load(str(marked / "ar_prior/experiment.yaml")).config.trainer
+    assert (
+        settings.trainer == load_experiment(str(marked / "ar_prior/experiment.yaml")).config.trainer
+    )
     assert len(list(folder.glob("samples/*.png"))) == 1
     for name, part in bundle.parts.items():
         there = marked / ("ar_prior" if name == "run" else name)

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from unclip import artifacts, config
-from unclip.stages.decoder import DecoderStage
+from unclip.common.errors import UserError
+from unclip.config.load import load_experiment
+from unclip.data.batches import DecoderBatch
+from unclip.stages.clip.part import load_clip
+from unclip.stages.decoder.stage import DecoderStage
 from unclip.training.random import StepRandom
-from unclip.types import DecoderBatch, UserError
 
 KINDS = {  # overrides: the parts of a batch that matter
     "": {"clip_image", "tokens"},
@@ -22,7 +24,7 @@ KINDS = {  # overrides: the parts of a batch that matter
 
 @pytest.fixture(scope="module")
 def clip(cascade):
-    return artifacts.load_clip(str(cascade / "clip"))
+    return load_clip(str(cascade / "clip"))
 
 
 def some(seed: int) -> DecoderBatch:
@@ -42,7 +44,7 @@ def some(seed: int) -> DecoderBatch:
 def test_the_loss_depends_on_the_conditions_of_the_ablation_alone(
     minute_experiment, clip, overrides
 ):
-    experiment = config.load(str(minute_experiment("decoder")), overrides.split()).config
+    experiment = load_experiment(str(minute_experiment("decoder")), overrides.split()).config
     stage = DecoderStage(experiment, clip)
     net = stage.sampling_net
     for parameter in net.parameters():  # a fresh network is silent whatever it is given
@@ -59,7 +61,7 @@ def test_the_loss_depends_on_the_conditions_of_the_ablation_alone(
 def test_a_look_judges_every_decoder_by_the_real_picture(minute_experiment, clip):
     batch = some(0)
     for overrides in KINDS:
-        experiment = config.load(str(minute_experiment("decoder")), overrides.split()).config
+        experiment = load_experiment(str(minute_experiment("decoder")), overrides.split()).config
         look = DecoderStage(experiment, clip).look(batch)
         assert len(look.pictures) == 2 * len(batch.image)
         assert -1 <= look.metrics["clip_cosine"] <= 1
@@ -68,14 +70,16 @@ def test_a_look_judges_every_decoder_by_the_real_picture(minute_experiment, clip
 def test_an_embedding_needs_the_paths_by_which_it_enters(minute_experiment):
     path = str(minute_experiment("decoder"))
     with pytest.raises(UserError, match=r"embedding=.*must be image or text"):
-        config.load(path, ["embedding=caption"])
+        load_experiment(path, ["embedding=caption"])
     with pytest.raises(UserError, match=r"embedding=.*needs model\.use_z_i"):
-        config.load(path, ["embedding=text", "model.use_z_i=false"])
+        load_experiment(path, ["embedding=text", "model.use_z_i=false"])
 
 
 def test_noise_turns_z_i_by_the_angle_asked_for(minute_experiment, clip):
     def stage(noise):
-        experiment = config.load(str(minute_experiment("decoder")), [f"noise_z_i={noise}"]).config
+        experiment = load_experiment(
+            str(minute_experiment("decoder")), [f"noise_z_i={noise}"]
+        ).config
         return DecoderStage(experiment, clip)
 
     z_i = torch.nn.functional.normalize(torch.randn(2000, 64), dim=1)

@@ -11,13 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from data_modules.configs import ScenesConfig
-from data_modules.scenes import Scenes
-from unclip import artifacts, config
 from unclip.cli import main
-from unclip.runs import fit_pca, train
+from unclip.common import artifacts
+from unclip.common.errors import UserError
+from unclip.config.load import load_experiment
+from unclip.data.config import ScenesConfig
+from unclip.data.scenes.dataset import Scenes
+from unclip.runs.fit import fit_pca
+from unclip.runs.train import train
 from unclip.tracking.files import read_metrics
-from unclip.types import UserError
 
 BATCHES = ("--shard-size", "24", "--batch-size", "4")  # as in training: products of the same shape
 
@@ -66,7 +68,7 @@ def trained(cascade, minute_experiment, scenes, embedded, tmp_path_factory):
             if dtype is not None:
                 given.append(f"data.embeddings={embedded / dtype}")
             common = ["data.held_out=0.1", f"trainer.max_steps={steps(kind, more)}"]
-            train(config.load(str(minute_experiment(kind)), [*given, *common, *more]))
+            train(load_experiment(str(minute_experiment(kind)), [*given, *common, *more]))
         return runs[kind, dtype, more]
 
     return run
@@ -128,7 +130,7 @@ def test_a_codec_fitted_to_embeddings_is_that_of_the_pictures(
 ):
     def fitted(name, *more):
         given = [f"clip={cascade / 'clip'}", f"run.dir={tmp_path / name}", f"data.source={scenes}"]
-        fit_pca(config.load(str(minute_experiment("pca")), [*given, *more]))
+        fit_pca(load_experiment(str(minute_experiment("pca")), [*given, *more]))
         return artifacts.describe(tmp_path / name).weights()
 
     fly = fitted("fly")
@@ -155,7 +157,7 @@ def test_standardisation_and_evaluation_read_embeddings_too(trained, scenes, cap
 def test_a_prior_learns_a_batch_of_embeddings_by_heart_or_says_what_came_of_it(
     cascade, minute_experiment, embedded, monkeypatch, capsys
 ):
-    monkeypatch.setattr("unclip.overfit.STEPS", 2)
+    monkeypatch.setattr("unclip.runs.overfit.STEPS", 2)
     given = [f"clip={cascade / 'clip'}", f"data.embeddings={embedded / 'float32'}"]
     words = ["train", str(minute_experiment("prior")), *given, "check=overfit"]
     assert main(words) == 2
@@ -171,10 +173,10 @@ def test_a_missing_codec_is_fitted_to_the_same_embeddings(
         seen.append(resolved.config.data.embeddings)
         raise UserError("enough")
 
-    monkeypatch.setattr("unclip.runs.fit_pca", fit)
+    monkeypatch.setattr("unclip.runs.train.fit_pca", fit)
     given = [f"clip={cascade / 'clip'}", f"run.root={tmp_path}", "pca=pca/tiny"]
     folder = str(embedded / "float16")
-    resolved = config.load(
+    resolved = load_experiment(
         str(minute_experiment("ar_prior")), [*given, f"data.embeddings={folder}"]
     )
     with pytest.raises(UserError, match="enough"):

@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 from torch import distributed
 from torch.multiprocessing import spawn
 
-from unclip import artifacts, config
+from unclip.common import artifacts
+from unclip.config.load import load_experiment
 from unclip.diffusion.importance import KEPT
-from unclip.models.configs import UNetConfig
-from unclip.runs import train
-from unclip.stages.configs import UpsamplerExperiment
-from unclip.stages.upsampler import UpsamplerStage
+from unclip.nn.config import UNetConfig
+from unclip.runs.train import train
+from unclip.stages.upsampler.config import UpsamplerExperiment
+from unclip.stages.upsampler.stage import UpsamplerStage
 from unclip.training.random import StepRandom
 
 STEPS, BATCH = 4, 32
@@ -134,7 +135,7 @@ def test_interrupted_and_resumed_gives_the_same_bits(
 
     def load(name):
         given = [*overrides, f"run.dir={tmp_path / name}"]
-        return config.load(str(minute_experiment(kind)), given)
+        return load_experiment(str(minute_experiment(kind)), given)
 
     whole = artifacts.describe(train(load("whole")).artifact)
     assert not any("history" in name for name in whole.weights())

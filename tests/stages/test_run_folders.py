@@ -8,18 +8,18 @@ import threading
 
 import pytest
 
-from unclip import config
-from unclip.run_folders import taken
-from unclip.runs import train
+from unclip.common.errors import UserError
+from unclip.config.load import load_experiment
+from unclip.runs.folders import taken
+from unclip.runs.train import train
 from unclip.tracking.status import held, status_of
 from unclip.training.callbacks import Throughput
-from unclip.types import UserError
 
 
 @pytest.fixture
 def load(minute_experiment):
     def load(*more, kind="clip"):
-        return config.load(str(minute_experiment(kind)), list(more))
+        return load_experiment(str(minute_experiment(kind)), list(more))
 
     return load
 

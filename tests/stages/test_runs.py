@@ -9,10 +9,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from unclip import artifacts, config
-from unclip.builders import count_parameters
-from unclip.runs import train
-from unclip.types import UserError
+from unclip.common import artifacts
+from unclip.common.errors import UserError
+from unclip.config.load import load_experiment
+from unclip.runs.parents import count_parameters
+from unclip.runs.train import train
 
 KINDS = ("clip", "prior", "decoder", "upsampler")
 
@@ -48,7 +49,7 @@ def test_interrupted_and_resumed_gives_the_same_bits(
     overrides = [f"run.dir={tmp_path / kind}"]
     if kind in ("prior", "decoder"):
         overrides.append(f"clip={cascade / 'clip'}")
-    resolved = config.load(str(minute_experiment(kind)), overrides)
+    resolved = load_experiment(str(minute_experiment(kind)), overrides)
 
     # Killed after the checkpoint of step 2: nothing of the process survives but its files.
     def killed(self, trainer, *args, **kwargs):
@@ -60,7 +61,7 @@ def test_interrupted_and_resumed_gives_the_same_bits(
         with pytest.raises(MemoryError):
             train(resolved)
     assert not (tmp_path / kind / "artifact").exists()
-    finished = train(config.load(str(minute_experiment(kind)), overrides), resume=True)
+    finished = train(load_experiment(str(minute_experiment(kind)), overrides), resume=True)
     assert finished.summary["steps"] == 3
     assert weights(tmp_path / kind) == weights(cascade / kind)
 
@@ -76,14 +77,14 @@ def test_the_exported_weights_are_the_average(cascade):
 
 
 def test_a_run_is_not_overwritten_unasked(cascade, minute_experiment):
-    resolved = config.load(str(minute_experiment("clip")), [f"run.dir={cascade / 'clip'}"])
+    resolved = load_experiment(str(minute_experiment("clip")), [f"run.dir={cascade / 'clip'}"])
     with pytest.raises(UserError, match="--resume to continue it or --force"):
         train(resolved)
 
 
 def test_force_replaces_runs_only(tmp_path, minute_experiment):
     (tmp_path / "holiday.jpg").write_text("dear")
-    resolved = config.load(str(minute_experiment("clip")), [f"run.dir={tmp_path}"])
+    resolved = load_experiment(str(minute_experiment("clip")), [f"run.dir={tmp_path}"])
     with pytest.raises(UserError, match="replaces runs only"):
         train(resolved, force=True)
     assert (tmp_path / "holiday.jpg").exists()
@@ -92,11 +93,11 @@ def test_force_replaces_runs_only(tmp_path, minute_experiment):
 def test_a_run_continues_with_its_own_model(cascade, minute_experiment):
     overrides = [f"run.dir={cascade / 'clip'}", "model.text_layers=2"]
     with pytest.raises(UserError, match="model differs"):
-        train(config.load(str(minute_experiment("clip")), overrides), resume=True)
+        train(load_experiment(str(minute_experiment("clip")), overrides), resume=True)
 
 
 def test_resume_without_a_checkpoint_says_so(tmp_path, minute_experiment):
-    resolved = config.load(str(minute_experiment("clip")), [f"run.root={tmp_path}"])
+    resolved = load_experiment(str(minute_experiment("clip")), [f"run.root={tmp_path}"])
     with pytest.raises(UserError, match="no checkpoint"):
         train(resolved, resume=True)
 
@@ -104,21 +105,21 @@ def test_resume_without_a_checkpoint_says_so(tmp_path, minute_experiment):
 def test_an_embedding_size_that_is_not_the_clips_is_refused(cascade, minute_experiment, tmp_path):
     overrides = [f"run.dir={tmp_path / 'x'}", f"clip={cascade / 'clip'}", "model.embed_dim=768"]
     with pytest.raises(UserError, match=r"model\.embed_dim=768: the CLIP .* has 16"):
-        train(config.load(str(minute_experiment("prior")), overrides))
+        train(load_experiment(str(minute_experiment("prior")), overrides))
 
 
 def test_a_missing_clip_names_its_mend(minute_experiment, tmp_path):
-    resolved = config.load(str(minute_experiment("prior")), [f"run.root={tmp_path}"])
+    resolved = load_experiment(str(minute_experiment("prior")), [f"run.root={tmp_path}"])
     with pytest.raises(UserError, match="make train-clip EXP=tiny"):
         train(resolved)
-    resolved = config.load(str(minute_experiment("prior")), ["clip=/no/such/artifact"])
+    resolved = load_experiment(str(minute_experiment("prior")), ["clip=/no/such/artifact"])
     with pytest.raises(UserError, match="clip=/no/such/artifact: no such artifact"):
         train(resolved)
 
 
 def test_a_run_without_held_out_samples_ends_well(minute_experiment, tmp_path):
     overrides = [f"run.dir={tmp_path / 'x'}", "data.held_out=0"]
-    finished = train(config.load(str(minute_experiment("clip")), overrides))
+    finished = train(load_experiment(str(minute_experiment("clip")), overrides))
     assert finished.summary["loss"] > 0  # of training
     assert finished.summary["quality"]["value"] is None
 
@@ -126,5 +127,5 @@ def test_a_run_without_held_out_samples_ends_well(minute_experiment, tmp_path):
 @pytest.mark.parametrize("kind", [*KINDS, "ar_prior"])
 def test_parameters_are_counted_without_weights(cascade, kind):
     summary = json.loads((cascade / kind / "summary.json").read_text())
-    resolved = config.load(str(cascade / kind / "experiment.yaml"))
+    resolved = load_experiment(str(cascade / kind / "experiment.yaml"))
     assert count_parameters(resolved) == summary["parameters"]

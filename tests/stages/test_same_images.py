@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from unclip import config
-from unclip.runs import train
+from unclip.config.load import load_experiment
+from unclip.runs.train import train
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 from tiny_data import records, write_coco, write_folder, write_parquet, write_tar
@@ -31,7 +31,7 @@ def stored(tmp_path_factory):
 def losses(minute_experiment, source, folder):
     overrides = [f"run.dir={folder}", f"data.source={source}", f"trainer.max_steps={STEPS}"]
     overrides += ["data.batch_size=16", "trainer.log_every=1", "trainer.val_every=0"]
-    train(config.load(str(minute_experiment("clip")), overrides))
+    train(load_experiment(str(minute_experiment("clip")), overrides))
     rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [row["train/loss"] for row in rows if "train/loss" in row]
 

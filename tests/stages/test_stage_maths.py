@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from unclip.degradations.blur import gaussian_blur
-from unclip.models.configs import UNetConfig
-from unclip.stages.clip import contrastive_loss, retrieval
-from unclip.stages.configs import UpsamplerExperiment
-from unclip.stages.upsampler import UpsamplerStage, psnr, resize
+from unclip.degradations.low import resize
+from unclip.nn.config import UNetConfig
+from unclip.stages.clip.stage import contrastive_loss, retrieval
+from unclip.stages.upsampler.config import UpsamplerExperiment
+from unclip.stages.upsampler.stage import UpsamplerStage, psnr
 from unclip.training.random import StepRandom
 from unclip.training.stage import quartiles
 

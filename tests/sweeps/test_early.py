@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from unclip.common.errors import UserError
 from unclip.sweeps.early import early_stop
-from unclip.types import UserError
 
 
 def rule(**given):

@@ -13,9 +13,9 @@ import psutil
 import pytest
 from drive import FAKE, fake, go
 
+from unclip.common.errors import Interrupted, UserError
 from unclip.sweeps import trials
 from unclip.sweeps.trials import FILE
-from unclip.types import Interrupted, UserError
 
 EARLY = {"type": "hyperband", "min_iter": 2}
 

@@ -8,8 +8,8 @@ from statistics import NormalDist
 import optuna
 import pytest
 
+from unclip.common.errors import UserError
 from unclip.sweeps.parameters import parameter
-from unclip.types import UserError
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 N = 2000

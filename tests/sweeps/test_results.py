@@ -9,10 +9,10 @@ import shlex
 import pytest
 from PIL import Image
 
-from unclip import config
+from unclip.common.errors import UserError
+from unclip.config.load import load_experiment
 from unclip.sweeps import picture, results, spec
 from unclip.sweeps.trials import FAILED, FINISHED, PRUNED, RUNNING, Trial, Trials
-from unclip.types import UserError
 
 PARAMETERS = {
     "optim.lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2},
@@ -59,7 +59,7 @@ def test_the_table_ranks_what_finished_and_names_the_best(sweep, tmp_path, capsy
     assert "best: trial 1, val/loss 0.25" in said
     line = next(line for line in said.splitlines() if line.startswith("  unclip train"))
     _, _, name, *overrides = shlex.split(line)
-    best = config.load(name, overrides).config
+    best = load_experiment(name, overrides).config
     assert (best.optim.lr, best.optim.name, best.trainer.max_steps) == (1e-4, "muon", 9)
     assert best.run.dir is None
     assert said.splitlines()[-1] == str(tmp_path / "sweep.png")

@@ -7,9 +7,10 @@ import json
 import pytest
 import yaml
 
-from unclip import config, registry
+from unclip.common.errors import UserError
+from unclip.config.files import shipped_experiments
+from unclip.config.load import load_experiment
 from unclip.sweeps import spec
-from unclip.types import UserError
 
 SHIPPED = sorted(spec.files())
 ARGS = "${args_no_hyphens}"
@@ -51,14 +52,14 @@ def logged(cascade):
 @pytest.mark.parametrize("name", [n for n in SHIPPED if spec.load(n).words[0] == "train"])
 def test_the_metric_of_a_shipped_sweep_is_one_that_its_stage_logs(name, logged):
     sweep = spec.load(name)
-    stage = config.load(sweep.words[1]).stage
+    stage = load_experiment(sweep.words[1]).stage
     assert sweep.metric in logged["ar_prior" if stage.name == "ar_prior" else stage.kind]
 
 
 def test_every_value_of_a_choice_between_experiments_is_one():
     for parameter in spec.load("quantizer_buckets").parameters:
         assert parameter.name == "pca"
-        buckets = {config.load(value).config.pca.buckets for value in parameter.choices}
+        buckets = {load_experiment(value).config.pca.buckets for value in parameter.choices}
         assert len(buckets) == len(parameter.choices)
 
 
@@ -151,7 +152,7 @@ def test_an_evaluations_fields_are_checked_too(sweep_file):
 def test_an_unknown_name_gets_the_nearest_and_an_own_file_goes_before(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="prior_rl: no such sweep; did you mean 'prior_lr'"):
         spec.load("prior_rl")
-    shipped = registry.shipped() / "sweeps" / "prior_lr.yaml"
+    shipped = shipped_experiments() / "sweeps" / "prior_lr.yaml"
     (tmp_path / "experiments" / "sweeps").mkdir(parents=True)
     own = tmp_path / "experiments" / "sweeps" / "prior_lr.yaml"
     own.write_text(shipped.read_text().replace("max: 1.0e-2", "max: 2.0e-2"))

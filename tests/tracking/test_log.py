@@ -8,8 +8,8 @@ import sys
 import pytest
 from tqdm import tqdm
 
+from unclip.common.errors import UserError
 from unclip.tracking import log
-from unclip.types import UserError
 
 
 def lines(folder):

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from unclip.common.errors import UserError
 from unclip.tracking.files import curves, read_metrics
 from unclip.tracking.index import choose, find
 from unclip.tracking.status import held
-from unclip.types import UserError
 
 CREATED = "2026-01-0{}T12:00:00+00:00"
 

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
+from unclip.common.errors import Interrupted, UserError
 from unclip.tracking.status import FILE, held, status_of
-from unclip.types import Interrupted, UserError
 
 HOLDER = """
 import multiprocessing, sys, time

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from wandb_server import serving
 
+from unclip.common.errors import UserError
 from unclip.sweeps import online
-from unclip.types import UserError
 
 SPEC = {
     "method": "grid",

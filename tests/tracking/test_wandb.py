@@ -16,14 +16,16 @@ import psutil
 import pytest
 from wandb_server import KEY, serving
 
-from unclip import artifacts, config
-from unclip.runs import fit_pca, train
+from unclip.common import artifacts
+from unclip.common.errors import UserError
+from unclip.config.load import load_experiment
+from unclip.runs.fit import fit_pca
+from unclip.runs.train import train
+from unclip.tracking.config import TrackingConfig
 from unclip.tracking.files import read_metrics
 from unclip.tracking.tracker import UNITS
 from unclip.tracking.wandb import tracked
 from unclip.training.callbacks import Throughput
-from unclip.training.configs import TrackingConfig
-from unclip.types import UserError
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def run(minute_experiment, tmp_path):
 
     def run(kind, *overrides, resume=False):
         given = [f"run.dir={tmp_path / kind}", "tracking.wandb=true", *overrides]
-        train(config.load(str(minute_experiment(kind)), given), resume=resume)
+        train(load_experiment(str(minute_experiment(kind)), given), resume=resume)
         return tmp_path / kind
 
     return run
@@ -187,7 +189,7 @@ def test_offline_keeps_all_for_wandb_sync(client, run):
 
 def test_a_pca_is_kept_too(server, minute_experiment, cascade, tmp_path):
     given = [f"run.dir={tmp_path / 'pca'}", f"clip={cascade / 'clip'}", "tracking.wandb=true"]
-    fit_pca(config.load(str(minute_experiment("pca")), given))
+    fit_pca(load_experiment(str(minute_experiment("pca")), given))
     assert server.runs[told(tmp_path / "pca")]["summary"]["components"] == 6
     assert [made["artifactTypeName"] for made in server.artifacts] == ["pca"]
 

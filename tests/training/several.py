@@ -13,12 +13,12 @@ import torch
 
 
 def main() -> None:
-    from unclip import config
-    from unclip.runs import train
+    from unclip.config.load import load_experiment
+    from unclip.runs.train import train
 
     torch.set_num_threads(1)
     for job in json.loads(Path(sys.argv[1]).read_text()):
-        resolved = config.load(job["experiment"], job["overrides"])
+        resolved = load_experiment(job["experiment"], job["overrides"])
         try:
             train(resolved, resume=job.get("resume", False))
         except SystemExit:  # of all processes but the first

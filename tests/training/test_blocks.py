@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unclip import config
-from unclip.models.clip import Clip
-from unclip.models.configs import ClipConfig
+from unclip.config.load import load_experiment
+from unclip.embeddings.clip import Clip
 from unclip.nn.transformer import Transformer
 from unclip.nn.unet import UNet
-from unclip.runs import train
+from unclip.runs.train import train
+from unclip.stages.clip.config import ClipConfig
 from unclip.training.blocks import blocks_of, checkpoint_blocks, compile_blocks
 
 
@@ -123,5 +123,5 @@ def test_a_compiled_network_computes_the_same(build, how):
 def test_a_clip_is_recomputed_on_a_cpu_in_bfloat16(minute_experiment, tmp_path, how):
     more = ["trainer.precision=bf16-mixed", f"trainer.activation_checkpointing={how}"]
     given = [*more, f"run.dir={tmp_path}", "trainer.max_steps=1"]
-    assert train(config.load(str(minute_experiment("clip")), given)).summary["loss"] > 0
+    assert train(load_experiment(str(minute_experiment("clip")), given)).summary["loss"] > 0
     assert torch.backends.cuda.flash_sdp_enabled()

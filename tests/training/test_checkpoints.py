@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from unclip.common.errors import UserError
 from unclip.training import checkpoint_folders, checkpoints
-from unclip.training.configs import OptimConfig
+from unclip.training.config import OptimConfig
 from unclip.training.optim import build_optimizer
-from unclip.types import UserError
 
 
 def trained(name="adamw", steps=3):

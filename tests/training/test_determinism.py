@@ -9,13 +9,13 @@ import pytest
 import torch
 import yaml
 
-from unclip import config
-from unclip.runs import train
-from unclip.stages.upsampler import UpsamplerStage
+from unclip.common.errors import UserError
+from unclip.config.load import load_experiment
+from unclip.runs.train import train
+from unclip.stages.upsampler.stage import UpsamplerStage
 from unclip.training import determinism
 from unclip.training.callbacks import Throughput
-from unclip.training.configs import TrainerConfig
-from unclip.types import UserError
+from unclip.training.config import TrainerConfig
 
 KINDS = ("clip", "prior", "ar_prior", "decoder", "upsampler")
 STRICT = ("trainer.deterministic=strict", "trainer.threads=1")
@@ -29,7 +29,7 @@ def load(cascade, minute_experiment):
             given.append(f"clip={cascade / 'clip'}")
         if kind == "ar_prior":
             given.append(f"pca={cascade / 'pca'}")
-        return config.load(str(minute_experiment(kind)), given)
+        return load_experiment(str(minute_experiment(kind)), given)
 
     return load
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from unclip.training.configs import EmaConfig
+from unclip.training.config import EmaConfig
 from unclip.training.ema import decay_at, update
 
 

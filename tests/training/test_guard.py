@@ -9,20 +9,20 @@ import signal
 import pytest
 import torch
 
-from unclip import config
-from unclip.runs import train
-from unclip.stages.upsampler import UpsamplerStage
+from unclip.common.errors import Interrupted, UserError
+from unclip.config.load import load_experiment
+from unclip.runs.train import train
+from unclip.stages.upsampler.stage import UpsamplerStage
 from unclip.tracking.files import read_metrics
 from unclip.training.callbacks import Throughput
 from unclip.training.checkpoint_folders import checkpoints
-from unclip.types import Interrupted, UserError
 
 
 @pytest.fixture
 def load(minute_experiment, tmp_path):
     def load(*more):
         given = [f"run.dir={tmp_path / 'run'}", *more]
-        return config.load(str(minute_experiment("upsampler")), given)
+        return load_experiment(str(minute_experiment("upsampler")), given)
 
     return load
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from unclip.training.configs import OptimConfig
+from unclip.training.config import OptimConfig
 from unclip.training.muon import Muon, orthogonal
 from unclip.training.optim import MuonAdamW, adamw, build_optimizer, rate
 

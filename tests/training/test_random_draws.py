@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from unclip.seeding import SampleNoise, derive_seed
+from unclip.common.seeding import SampleNoise, derive_seed
 from unclip.training.random import StepRandom
 
 

@@ -18,16 +18,17 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from unclip import config
-from unclip.models.clip import Clip
-from unclip.models.configs import ClipConfig
-from unclip.runs import Parents, assemble, train
-from unclip.stages.clip import contrastive_loss
+from unclip.common.errors import UserError
+from unclip.config.load import load_experiment
+from unclip.embeddings.clip import Clip
+from unclip.runs.parents import Parents
+from unclip.runs.train import assemble, train
+from unclip.stages.clip.config import ClipConfig
+from unclip.stages.clip.stage import contrastive_loss
 from unclip.tracking.files import read_metrics
 from unclip.training.blocks import checkpoint_blocks
 from unclip.training.sam import climb
 from unclip.training.world import World
-from unclip.types import UserError
 
 RHO = 0.1
 SMALL = ClipConfig(
@@ -139,7 +140,7 @@ def test_autocast_and_checkpointing_see_the_weights_it_climbed_to(half, how):
 
 
 def run(experiment, folder, *more):
-    resolved = config.load(str(experiment), [f"run.dir={folder}", *more])
+    resolved = load_experiment(str(experiment), [f"run.dir={folder}", *more])
     train(resolved)
     return folder
 
@@ -159,7 +160,7 @@ def test_at_a_learning_rate_of_zero_nothing_moves(minute_experiment, tmp_path, m
     # With batch normalisation: its running means are those of the passes at w.
     for rho in (0.0, RHO):
         given = [f"run.dir={tmp_path / str(rho)}", f"optim.sam_rho={rho}", *more]
-        resolved = config.load(str(minute_experiment("clip")), given)
+        resolved = load_experiment(str(minute_experiment("clip")), given)
         resolved.config.optim.lr = 0.0
         train(resolved)
     assert weights(tmp_path / "0.0") == weights(tmp_path / str(RHO))
@@ -197,16 +198,16 @@ def test_interrupted_and_resumed_gives_the_same_bits(minute_experiment, tmp_path
         patched.setattr(Throughput, "on_train_batch_start", killed)
         with pytest.raises(MemoryError):
             run(experiment, folder, *more)
-    train(config.load(str(experiment), [f"run.dir={folder}", *more]), resume=True)
+    train(load_experiment(str(experiment), [f"run.dir={folder}", *more]), resume=True)
     assert weights(folder) == weights(whole)
 
 
 def test_only_clip_has_it(minute_experiment):
     for kind in ("prior", "ar_prior", "decoder", "upsampler", "pca"):
         with pytest.raises(UserError, match=r"optim\.sam_rho=\S+ must be 0"):
-            config.load(str(minute_experiment(kind)), ["optim.sam_rho=0.1"])
+            load_experiment(str(minute_experiment(kind)), ["optim.sam_rho=0.1"])
     with pytest.raises(UserError, match=r"optim\.sam_rho=\S+ must not be negative"):
-        config.load(str(minute_experiment("clip")), ["optim.sam_rho=-1"])
+        load_experiment(str(minute_experiment("clip")), ["optim.sam_rho=-1"])
 
 
 def torchrun(processes, *arguments):
@@ -305,7 +306,7 @@ def test_two_processes_climb_each_by_itself(minute_experiment, tmp_path, accumul
     ddp, fsdp = losses(tmp_path / "ddp"), losses(tmp_path / "fsdp")
     assert len(ddp) == steps
     assert fsdp == pytest.approx(ddp, rel=1e-5)
-    expected = by_hand(config.load(experiment, given), steps, processes=2)
+    expected = by_hand(load_experiment(experiment, given), steps, processes=2)
     assert ddp == pytest.approx(expected, rel=1e-5)
 
 
@@ -319,7 +320,7 @@ def sharded_climbs(world):
     from torch.distributed.device_mesh import init_device_mesh
 
     from unclip.training import strategies
-    from unclip.training.configs import TrainerConfig
+    from unclip.training.config import TrainerConfig
 
     mesh = init_device_mesh("cpu", (world.size,), mesh_dim_names=("data_parallel",))
     rho = 1e-3  # in bfloat16 most of these weights change by no less than 1e-3, by e 3e-5

@@ -33,7 +33,7 @@ from unclip.cli import (
     train,
     vary,
 )
-from unclip.types import Interrupted, UserError
+from unclip.common.errors import Interrupted, UserError
 
 COMMANDS = (
     train,

@@ -61,15 +61,15 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 
 def _experiments(prefix: str, **_: Any) -> Iterable[str]:
-    from unclip import registry
+    from unclip.config.files import experiment_files
 
-    return _or_files(prefix, [name for name, _ in registry.experiment_files()])
+    return _or_files(prefix, [name for name, _ in experiment_files()])
 
 
 def _recipes(prefix: str, **_: Any) -> Iterable[str]:
-    from unclip import registry
+    from unclip.config.files import yaml_files
 
-    return _or_files(prefix, [name.split("/")[1] for name in registry.files("recipes")])
+    return _or_files(prefix, [name.split("/")[1] for name in yaml_files("recipes")])
 
 
 def _or_files(prefix: str, names: list[str]) -> Iterable[str]:
@@ -83,21 +83,22 @@ def _or_files(prefix: str, names: list[str]) -> Iterable[str]:
 
 def _keys(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> dict[str, str]:
     """``key=`` of every field that the line's experiment has, each with its value."""
-    from unclip import config, yaml_text
-    from unclip.types import UserError
+    from unclip.common import yaml_text
+    from unclip.common.errors import UserError
+    from unclip.config.load import leaves, load_experiment
 
     name = getattr(parsed_args, "experiment", None) or getattr(parsed_args, "parent", None)
     if name is None or "=" in prefix:
         return {}
     try:
-        values = config.load(name).as_dict()
+        values = load_experiment(name).as_dict()
     except UserError:
         return {}
-    return {f"{key}=": yaml_text.in_line(value) for key, value in config.leaves(values)}
+    return {f"{key}=": yaml_text.in_line(value) for key, value in leaves(values)}
 
 
 def _stages(**_: Any) -> Iterable[str]:
-    from unclip import registry
+    from unclip.stages import registry
 
     return registry.STAGES
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from data_modules.configs import DataConfig
-    from data_modules.readers.source import Source
+    from unclip.data.config import DataConfig
+    from unclip.data.readers.source import Source
 
 EXAMPLES = """\
 examples:
@@ -89,8 +89,8 @@ def _add_common(p: argparse.ArgumentParser) -> None:
 
 def inspect(args: argparse.Namespace) -> None:
     """Measure, print, draw."""
-    from unclip.models.configs import require
-    from unclip.types import UserError
+    from unclip.common.checks import require
+    from unclip.common.errors import UserError
 
     _check(args)
     require(not (args.clip and args.context), "--clip, --context", "give one of them")
@@ -98,10 +98,10 @@ def inspect(args: argparse.Namespace) -> None:
     context = _context_of(args.clip) if args.clip else args.context or 77
 
     config, source = _open(args, on_error="skip")
-    from data_modules.sources import open_splits
-    from unclip.atomic import replacing
-    from unclip.evaluation.data_inspection import inspect
-    from unclip.evaluation.data_table import show
+    from unclip.common.atomic import replacing
+    from unclip.data.inspect.inspect import inspect
+    from unclip.data.inspect.table import show
+    from unclip.data.sources import open_splits
 
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -129,14 +129,14 @@ def inspect(args: argparse.Namespace) -> None:
 
 def _context_of(clip: str) -> int:
     """Tokens that a CLIP reads."""
-    from unclip.builders import clip_dims
+    from unclip.runs.parents import clip_dims
 
     return clip_dims(clip)["context"]
 
 
 def pack(args: argparse.Namespace) -> None:
     """Open, write, say how much."""
-    from unclip.types import UserError
+    from unclip.common.errors import UserError
 
     _check(args)
     here, source = args.out.resolve(), Path(args.source).expanduser().resolve()
@@ -144,8 +144,8 @@ def pack(args: argparse.Namespace) -> None:
         raise UserError(f"--out {args.out}: the source is there; name another folder")
 
     _, opened = _open(args, on_error=args.on_error)
-    from data_modules.pack import pack as write
-    from data_modules.pack_manifest import Packing
+    from unclip.data.pack.manifest import Packing
+    from unclip.data.pack.pack import pack as write
 
     packing = Packing(
         format=args.format,
@@ -167,15 +167,15 @@ def pack(args: argparse.Namespace) -> None:
 
 
 def _open(args: argparse.Namespace, *, on_error: str) -> tuple[DataConfig, Source]:
-    from data_modules.configs import DataConfig
-    from data_modules.sources import open_source
+    from unclip.data.config import DataConfig
+    from unclip.data.sources import open_source
 
     config = DataConfig(source=args.source, on_error=on_error)
     return config, open_source(args.source, config, image_size=args.size, split="all")
 
 
 def _check(args: argparse.Namespace) -> None:
-    from unclip.models.configs import require
+    from unclip.common.checks import require
 
     require(args.workers >= 0, "--workers", "must not be negative")
     require(args.size > 0, "--size", "must be at least 1")

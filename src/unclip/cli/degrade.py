@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unclip.figures import Array
+    from unclip.common.images import Array
 
 KINDS = ("bsr", "bsr_light", "blur")
 EXAMPLES = """\
@@ -42,7 +42,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Degrade each, draw one sheet."""
-    from unclip.types import UserError
+    from unclip.common.errors import UserError
 
     if args.n < 1:
         raise UserError("--n must be at least 1")
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--size {args.size} must be a multiple of --scale, which is at least 2")
     if args.out.suffix != ".png":
         raise UserError(f"--out {args.out}: must end in .png")
-    from unclip.figures import grid, save, to_uint8
+    from unclip.common.images import grid, save, to_uint8
 
     pictures: list[Array] = []
     captions: list[str] = []
@@ -75,8 +75,8 @@ def _square(path: Path, side: int) -> Tensor:
     import torch
     from PIL import Image, ImageOps
 
-    from data_modules.decode import decode_image
-    from unclip.types import UserError
+    from unclip.common.errors import UserError
+    from unclip.data.decode import decode_image
 
     try:
         data = path.read_bytes()
@@ -97,11 +97,11 @@ def _clean(image: Tensor, scale: int) -> Tensor:
 
 def _draws(image: Tensor, args: argparse.Namespace) -> list[tuple[Tensor, str]]:
     """Corrupted pictures ``[3, H/scale, W/scale]``, and what was done."""
+    from unclip.common.seeding import SampleNoise
     from unclip.degradations.blur import gaussian_blur
     from unclip.degradations.bsr import bsr
     from unclip.degradations.bsr_parameters import UNIFORMS, VARIANTS, describe, draw_parameters
-    from unclip.degradations.configs import CorruptionConfig
-    from unclip.seeding import SampleNoise
+    from unclip.degradations.config import CorruptionConfig
 
     if args.kind == "blur":
         blur = CorruptionConfig()

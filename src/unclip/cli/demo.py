@@ -6,7 +6,7 @@ import argparse
 from importlib.util import find_spec
 
 from unclip.cli.sampling_options import add_pipeline, open_pipeline
-from unclip.types import UserError
+from unclip.common.errors import UserError
 
 EXAMPLES = """\
 examples:

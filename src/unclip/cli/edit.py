@@ -13,7 +13,7 @@ from unclip.cli.sampling_options import (
     settings_of,
     step_bar,
 )
-from unclip.models.configs import require
+from unclip.common.checks import require
 
 EXAMPLES = """\
 examples:

@@ -61,16 +61,16 @@ def run(args: argparse.Namespace) -> None:
     """Embed or verify, and say what there is."""
     from dataclasses import fields
 
-    from data_modules.configs import EmbedConfig
-    from unclip import config
-    from unclip.types import UserError
+    from unclip.common.errors import UserError
+    from unclip.config.load import build_config
+    from unclip.data.config import EmbedConfig
 
     given = vars(args)
     own = {field.name for field in fields(EmbedConfig)}
     values = {name: value for name, value in given.items() if "." in name or name in own}
-    settings = config.build(EmbedConfig, values, args.overrides)
+    settings = build_config(EmbedConfig, values, args.overrides)
     if args.verify:
-        from data_modules.embeddings.writer import verify
+        from unclip.data.embedding_store.writer import verify
 
         out = Path(settings.data.source)
         manifest: dict[str, Any] | None = verify(out)
@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> None:
         for name in ("clip", "out"):
             if name not in given:
                 raise UserError(f"--{name}: is needed (see `unclip embed --help`)")
-        from unclip.embedding import embed
-        from unclip.run_folders import trained
+        from unclip.runs.embed import embed
+        from unclip.runs.folders import trained
 
         out, clip = args.out, args.clip
         if not clip.startswith("open_clip:"):

@@ -54,7 +54,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure each, print one table."""
-    from unclip.types import UserError
+    from unclip.common.errors import UserError
 
     given = [word for word in (*args.stage, *args.overrides) if "=" in word]
     args.stage = [word for word in args.stage if "=" not in word]
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         return
     if given or not args.stage:
         raise UserError(f"{given[0]}: key=value settings are of cascades; use the options")
-    from unclip.trained_upsamplers import kind_of
+    from unclip.evaluation.protocols.upsamplers import kind_of
 
     kind = kind_of(args.stage)
     for option in PRIORS_ONLY if kind == "upsamplers" else UPSAMPLERS_ONLY:
@@ -78,10 +78,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _cascade(args: argparse.Namespace, given: list[str]) -> None:
-    from unclip import config
-    from unclip.evaluation import tables
-    from unclip.evaluation.configs import CascadeEvaluation
-    from unclip.types import UserError
+    from unclip.common import tables
+    from unclip.common.errors import UserError
+    from unclip.config.load import build_config
+    from unclip.evaluation.config import CascadeEvaluation
 
     for option in ("steps", *PRIORS_ONLY, *UPSAMPLERS_ONLY, "data"):
         if getattr(args, option) is not None:
@@ -90,8 +90,8 @@ def _cascade(args: argparse.Namespace, given: list[str]) -> None:
         raise UserError("evaluate: a cascade is measured alone; give one folder")
     values = {name: getattr(args, name) for name in ("n", "batch", "seed")}
     values = {name: value for name, value in values.items() if value is not None}
-    wanted = config.build(CascadeEvaluation, values, given)
-    from unclip.trained_cascades import evaluate_cascade
+    wanted = build_config(CascadeEvaluation, values, given)
+    from unclip.evaluation.protocols.cascades import evaluate_cascade
 
     metrics = evaluate_cascade(args.stage[0], wanted).metrics
     lines = [["", args.stage[0]], *([name, f"{value:.4g}"] for name, value in metrics.items())]
@@ -101,8 +101,8 @@ def _cascade(args: argparse.Namespace, given: list[str]) -> None:
 
 
 def _priors(args: argparse.Namespace) -> None:
-    from unclip.evaluation.priors import as_json, markdown, show
-    from unclip.trained_priors import evaluate_prior
+    from unclip.evaluation.metrics.priors import as_json, markdown, show
+    from unclip.evaluation.protocols.priors import evaluate_prior
 
     rows = [
         evaluate_prior(
@@ -122,9 +122,9 @@ def _priors(args: argparse.Namespace) -> None:
 
 
 def _upsamplers(args: argparse.Namespace) -> None:
-    from unclip.evaluation.upsamplers import as_json, markdown, sheet, show
-    from unclip.figures import save
-    from unclip.trained_upsamplers import evaluate_upsampler
+    from unclip.common.images import save
+    from unclip.evaluation.metrics.upsamplers import as_json, markdown, sheet, show
+    from unclip.evaluation.protocols.upsamplers import evaluate_upsampler
 
     judged = [
         evaluate_upsampler(

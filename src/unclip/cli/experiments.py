@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unclip.types import UserError
+from unclip.common.errors import UserError
 
 EXAMPLES = """\
 examples:
@@ -82,7 +82,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def list_(args: argparse.Namespace) -> None:
     """What there is, and on stderr what is wrong with the rest."""
-    from unclip import listing
+    from unclip.config import listing
 
     found, remarks = listing.listing()
     entries = listing.matching(found, args.filter)
@@ -100,10 +100,10 @@ def list_(args: argparse.Namespace) -> None:
 
 def show(args: argparse.Namespace) -> None:
     """YAML, each value followed by where it came from."""
-    from unclip import config
-    from unclip.experiment_text import annotated
+    from unclip.config.load import load_experiment
+    from unclip.config.text import annotated
 
-    resolved = config.load(args.experiment, args.overrides)
+    resolved = load_experiment(args.experiment, args.overrides)
     print(f"# {resolved.name}: {' extends '.join(str(f) for f in resolved.files)}")
     lines = annotated(resolved.as_dict(), lambda key: resolved.origins.get(key, "default"))
     print("\n".join(lines))
@@ -111,10 +111,11 @@ def show(args: argparse.Namespace) -> None:
 
 def diff(args: argparse.Namespace) -> None:
     """One line per differing field: key, value in A, value in B."""
-    from unclip import config, yaml_text
-    from unclip.listing import aligned
+    from unclip.common import yaml_text
+    from unclip.config.listing import aligned
+    from unclip.config.load import leaves, load_experiment
 
-    a, b = (dict(config.leaves(config.load(name).as_dict())) for name in (args.a, args.b))
+    a, b = (dict(leaves(load_experiment(name).as_dict())) for name in (args.a, args.b))
     different = [k for k in {**a, **b} if k not in a or k not in b or a[k] != b[k]]
     if args.json:
         rows = {
@@ -134,15 +135,16 @@ def diff(args: argparse.Namespace) -> None:
 
 def validate(args: argparse.Namespace) -> None:
     """Load each experiment and build its network on the meta device."""
-    from unclip import config, registry
-    from unclip.builders import count_parameters
-    from unclip.experiment_text import check_parameters
+    from unclip.config.files import experiment_files
+    from unclip.config.load import load_experiment
+    from unclip.config.text import check_parameters
+    from unclip.runs.parents import count_parameters
 
-    names = args.experiment or [name for name, _ in registry.experiment_files()]
+    names = args.experiment or [name for name, _ in experiment_files()]
     failed = 0
     for name in names:
         try:
-            resolved = config.load(name)
+            resolved = load_experiment(name)
             count = count_parameters(resolved)
             check_parameters(resolved.files[0], count)
             print(f"ok      {name}  {count:,} parameters")
@@ -155,10 +157,10 @@ def validate(args: argparse.Namespace) -> None:
 
 def new(args: argparse.Namespace) -> None:
     """Write it, and say where it is and what trains it."""
-    from unclip import config
+    from unclip.config.load import load_experiment
 
-    config.load(args.parent, args.overrides)  # before the slow imports
-    from unclip.new_experiment import write
+    load_experiment(args.parent, args.overrides)  # before the slow imports
+    from unclip.runs.new_experiment import write
 
     written = write(args.name, args.parent, args.overrides, args.dir, force=args.force)
     print(f"{written.path}\n{written.command}")

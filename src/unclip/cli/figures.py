@@ -60,16 +60,16 @@ def run(args: argparse.Namespace) -> None:
     """Open, draw, write."""
     pictures = [picture_files.read(path) for path in args.images]
     pipeline, settings = open_pipeline(args), settings_of(args)
-    from unclip.evaluation.paper_drawings import Studio
-    from unclip.evaluation.paper_page import write_figures
-    from unclip.evaluation.probing.conditioning import find_ar_prior
-    from unclip.evaluation.probing.prompts import (
+    from unclip.common.errors import UserError
+    from unclip.evaluation.figures.drawings import Studio
+    from unclip.evaluation.figures.page import write_figures
+    from unclip.evaluation.probes.conditioning import find_ar_prior
+    from unclip.evaluation.probes.prompts import (
         held_out_scenes,
         pictures_of,
         trained_scenes,
         warnings,
     )
-    from unclip.types import UserError
 
     decoder = args.pipeline / "decoder"
     kinds = trained_scenes(decoder)

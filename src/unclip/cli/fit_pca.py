@@ -31,12 +31,13 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Resolve, fit, and say where it is."""
-    from unclip import config
-    from unclip.types import UserError
+    from unclip.common.errors import UserError
+    from unclip.config.load import load_experiment
 
-    resolved = config.load(args.experiment, args.overrides)
+    resolved = load_experiment(args.experiment, args.overrides)
     if resolved.stage.name != "pca":
         raise UserError(f"{args.experiment}: is a {resolved.stage.name}; give a pca experiment")
-    from unclip.runs import fit_pca
+    from unclip.runs.fit import fit_pca
+    from unclip.runs.train import make_parent
 
-    fit_pca(resolved, force=args.force, with_parents=args.with_parents)
+    fit_pca(resolved, force=args.force, make=make_parent if args.with_parents else None)

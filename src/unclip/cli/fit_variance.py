@@ -33,11 +33,11 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fit, store, and print the errors at both ends."""
-    from unclip.types import UserError
+    from unclip.common.errors import UserError
 
     if args.samples < 1:
         raise UserError(f"--samples {args.samples}: must be at least 1")
-    from unclip.trained_priors import fit_variance
+    from unclip.evaluation.protocols.priors import fit_variance
 
     for line in fit_variance(
         args.prior, steps=args.steps, samples=args.samples, clip=args.clip, source=args.data

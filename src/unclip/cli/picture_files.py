@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unclip.types import UserError
+from unclip.common.errors import UserError
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 def read(path: Path) -> Array:
     """The upright RGB picture ``uint8 [H, W, 3]`` of a file; of an animation the first frame."""
-    from data_modules import files
-    from data_modules.decode import decode_image
+    from unclip.data import files
+    from unclip.data.decode import decode_image
+    from unclip.data.remote import Unreadable
 
     try:
         data = files.read(str(path))
-    except files.Unreadable as problem:
+    except Unreadable as problem:
         raise UserError(f"{path}: {problem.reason}") from None
     return decode_image(data, where=str(path))
 
@@ -71,8 +72,8 @@ def write(
 
     from PIL import Image
 
-    from data_modules.transforms import Square
-    from unclip.figures import table, to_uint8
+    from unclip.common.images import table, to_uint8
+    from unclip.data.transforms import Square
 
     cut = Square(sizes=(images.shape[-1],))
     cells = []
@@ -89,7 +90,7 @@ def write(
 
 
 def _save(image: Image.Image, path: Path) -> Path:
-    from unclip.atomic import replacing
+    from unclip.common.atomic import replacing
 
     with replacing(path) as scratch:
         image.save(scratch, "png")

@@ -40,9 +40,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Plan and print."""
-    from unclip import config
+    from unclip.config.load import load_experiment
 
-    resolved = config.load(args.experiment, args.overrides)  # before the slow imports
+    resolved = load_experiment(args.experiment, args.overrides)  # before the slow imports
     from unclip.planning.plan import plan
     from unclip.planning.table import as_json, text
 

@@ -16,11 +16,11 @@ from unclip.cli.sampling_options import (
     settings_of,
     step_bar,
 )
-from unclip.models.configs import require
+from unclip.common.checks import require
 
 if TYPE_CHECKING:
-    from data_modules.scenes import Scene
-    from unclip.evaluation.probing.probe import Probe
+    from unclip.data.scenes.render import Scene
+    from unclip.evaluation.probes.probe import Probe
     from unclip.pipeline.pipeline import Pipeline
 
 EXAMPLES = """\
@@ -124,9 +124,9 @@ def run(args: argparse.Namespace) -> None:
     """Draw, write, print the table."""
     require(getattr(args, "n", 1) > 0, "--n", "must be at least 1")
     pipeline, settings = open_pipeline(args), settings_of(args)
-    from unclip.evaluation import tables
-    from unclip.evaluation.probing.prompts import warnings
-    from unclip.types import UserError
+    from unclip.common import tables
+    from unclip.common.errors import UserError
+    from unclip.evaluation.probes.prompts import warnings
 
     with step_bar() as progress:
         found = args.draw(args, pipeline, {"settings": settings, "progress": progress})
@@ -154,7 +154,7 @@ class Asked(NamedTuple):
 
 
 def _asked(args: argparse.Namespace, pipeline: Pipeline) -> Asked:
-    from data_modules.scenes import single_object_prompts
+    from unclip.data.scenes.dataset import single_object_prompts
 
     seeds = [args.seed + k for k in range(args.n)]
     if args.caption:
@@ -171,14 +171,14 @@ def _decoder(args: argparse.Namespace) -> Path:
 
 
 def _shapes(args: argparse.Namespace) -> list[str]:
-    from unclip.evaluation.probing.prompts import trained_scenes
+    from unclip.evaluation.probes.prompts import trained_scenes
 
     return trained_scenes(_decoder(args)).shapes
 
 
 def conditioning(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Probe:
     """Figure 8."""
-    from unclip.evaluation.probing.conditioning import find_ar_prior, probe_conditioning
+    from unclip.evaluation.probes.conditioning import find_ar_prior, probe_conditioning
 
     captions, seeds, scenes = _asked(args, pipeline)
     ar_prior = find_ar_prior(args.pipeline, args.ar_prior, pipeline)
@@ -187,7 +187,7 @@ def conditioning(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, An
 
 def guidance(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Probe:
     """Figure 9."""
-    from unclip.evaluation.probing.guidance import probe_guidance
+    from unclip.evaluation.probes.guidance import probe_guidance
 
     captions, seeds, scenes = _asked(args, pipeline)
     return probe_guidance(
@@ -202,15 +202,15 @@ def guidance(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) 
 
 
 def _scenes(args: argparse.Namespace, count: int) -> list[Scene]:
-    from unclip.evaluation.probing.prompts import held_out_scenes, trained_scenes
+    from unclip.evaluation.probes.prompts import held_out_scenes, trained_scenes
 
     return held_out_scenes(count, args.seed, trained_scenes(_decoder(args)))
 
 
 def pca(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Probe:
     """Figure 7."""
-    from unclip.evaluation.probing.latents import probe_pca
-    from unclip.evaluation.probing.prompts import pictures_of
+    from unclip.evaluation.probes.latents import probe_pca
+    from unclip.evaluation.probes.prompts import pictures_of
 
     given = [picture_files.read(path) for path in args.image]
     pictures = given or pictures_of(_scenes(args, 4))
@@ -219,8 +219,8 @@ def pca(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Pr
 
 def typographic(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Probe:
     """Figure 6."""
-    from unclip.evaluation.probing.latents import probe_typographic
-    from unclip.evaluation.probing.prompts import attack, pictures_of
+    from unclip.evaluation.probes.latents import probe_typographic
+    from unclip.evaluation.probes.prompts import attack, pictures_of
 
     words, labels = args.word, args.label
     if args.image:
@@ -236,8 +236,8 @@ def typographic(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any
 
 def pairs(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Probe:
     """Binding and relations."""
-    from unclip.evaluation.probing.pairs import probe_pairs
-    from unclip.evaluation.probing.prompts import binding_prompts, relation_prompts
+    from unclip.evaluation.probes.pairs import probe_pairs
+    from unclip.evaluation.probes.prompts import binding_prompts, relation_prompts
 
     shapes = _shapes(args)
     prompts = binding_prompts if args.probe == "binding" else relation_prompts

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import sys
 
-from unclip.types import UserError
+from unclip.common.errors import UserError
 
 EXAMPLES = """\
 examples:
@@ -40,23 +40,24 @@ def run(args: argparse.Namespace) -> None:
         return _list()
     if args.recipe is None:
         raise UserError("no recipe: give one of `unclip recipe --list`")
-    from unclip import recipes
+    from unclip.runs.recipe import cook, load
 
-    recipe = recipes.load(args.recipe)
+    recipe = load(args.recipe)
     if args.dir:
         recipe = dataclasses.replace(recipe, dir=args.dir)
-    print(recipes.cook(recipe, args.overrides))
+    print(cook(recipe, args.overrides))
 
 
 def _list() -> None:
-    from unclip import config, registry
-    from unclip.experiment_text import opening
-    from unclip.listing import aligned
+    from unclip.config.files import yaml_files
+    from unclip.config.listing import aligned
+    from unclip.config.load import read_yaml
+    from unclip.config.text import opening
 
     rows = []
-    for name, (path, *_) in registry.files("recipes").items():
+    for name, (path, *_) in yaml_files("recipes").items():
         try:
-            about = str(config.read_yaml(path).get("about", ""))
+            about = str(read_yaml(path).get("about", ""))
         except UserError as error:
             print(f"unclip: not listed: {error}", file=sys.stderr)
             continue

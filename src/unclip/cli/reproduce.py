@@ -54,7 +54,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Verify, say what differs, train, compare."""
-    from unclip.models.configs import require
+    from unclip.common.checks import require
     from unclip.sharing import reproduce, rerun
     from unclip.sharing.compare import DIFFERENT
 
@@ -80,7 +80,7 @@ def _stem(bundle: str) -> str:
 
 
 def _say_before(report: Report) -> None:
-    from unclip.evaluation import tables
+    from unclip.common import tables
 
     print("verified: every file is what the manifest says")
     if report.environment:
@@ -92,7 +92,7 @@ def _say_before(report: Report) -> None:
 
 
 def _say_after(report: Report) -> None:
-    from unclip.evaluation import tables
+    from unclip.common import tables
 
     lines = [["", "then", "now", "difference", "from", "verdict"]]
     for row in (*report.parents, *report.metrics, *report.weights):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unclip.types import UserError
+from unclip.common.errors import UserError
 
 if TYPE_CHECKING:
     from unclip.tracking.index import Run
@@ -117,12 +117,12 @@ def show(args: argparse.Namespace) -> None:
 
 def _changed(run: Run) -> dict[str, Any]:
     """The fields in which the run differs from the experiment file of its name, as it is now."""
-    from unclip import config
+    from unclip.config.load import load_experiment, read_yaml
     from unclip.tracking.files import EXPERIMENT
 
-    own = _leaves(config.read_yaml(run.folder / EXPERIMENT))
+    own = _leaves(read_yaml(run.folder / EXPERIMENT))
     try:
-        base = config.load(run.experiment)
+        base = load_experiment(run.experiment)
     except UserError:
         return {"(base)": "no valid experiment of this name here"}
     before = _leaves(base.as_dict())
@@ -143,7 +143,7 @@ def _section(title: str, values: dict[str, Any]) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     """Draw the curves, print the tables."""
-    from unclip import config
+    from unclip.config.load import read_yaml
     from unclip.tracking import index
     from unclip.tracking.files import EXPERIMENT
 
@@ -155,21 +155,21 @@ def compare(args: argparse.Namespace) -> None:
         if any(run.folder.samefile(other.folder) for other in runs):
             raise UserError(f"{name}: {run.folder} is compared already; name another run")
         runs.append(run)
-    from unclip.evaluation import run_comparison
-    from unclip.evaluation.tables import show as show_table
+    from unclip.common.tables import show as show_table
+    from unclip.tracking.comparison import Compared, comparison_tables, labels, write_comparison
 
     compared = [
-        run_comparison.Compared.load(
+        Compared.load(
             run,
             label,
-            _leaves(config.read_yaml(run.folder / EXPERIMENT)),
+            _leaves(read_yaml(run.folder / EXPERIMENT)),
             _leaves(index.origin_of(run.folder)),
         )
-        for run, label in zip(runs, run_comparison.labels(runs))
+        for run, label in zip(runs, labels(runs))
     ]
-    tables = run_comparison.tables(compared)
+    tables = comparison_tables(compared)
     try:
-        page = run_comparison.write(args.out, compared, tables)
+        page = write_comparison(args.out, compared, tables)
     except OSError as error:
         raise UserError(f"--out {args.out}: {error.strerror or error}") from None
     for title, lines in tables.items():
@@ -181,9 +181,9 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def _leaves(content: dict[str, Any]) -> dict[str, Any]:
-    from unclip import config
+    from unclip.config.load import leaves
 
-    return dict(config.leaves(content))
+    return dict(leaves(content))
 
 
 def _time(seconds: float | None) -> str:

@@ -16,7 +16,7 @@ from unclip.cli.sampling_options import (
     open_pipeline,
     settings_of,
 )
-from unclip.types import UserError
+from unclip.common.errors import UserError
 
 EXAMPLES = """\
 examples:
@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--n and --batch must be at least 1")
     from tqdm import tqdm
 
-    from unclip.figures import grid, save, to_uint8
-    from unclip.progress import bar_interval
+    from unclip.common.images import grid, save, to_uint8
+    from unclip.common.progress import bar_interval
 
     pipeline = open_pipeline(args)
     settings = settings_of(args)

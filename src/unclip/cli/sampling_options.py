@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unclip.types import Progress, UserError
+from unclip.common.errors import UserError
+from unclip.common.types import Progress
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
@@ -147,7 +148,7 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
 
 def note_long(pipeline: Pipeline, captions: Sequence[str]) -> None:
     """Say on stderr which captions CLIP reads only the beginning of."""
-    from unclip.models.clip import Tokenizer
+    from unclip.embeddings.tokens import Tokenizer
 
     tokenizer = Tokenizer(pipeline.clip.model.context)
     for caption in captions:
@@ -165,7 +166,7 @@ def step_bar() -> Iterator[Progress]:
     """A progress bar of sampling steps."""
     from tqdm import tqdm
 
-    from unclip.progress import bar_interval
+    from unclip.common.progress import bar_interval
 
     with tqdm(unit="step", mininterval=bar_interval()) as bar:
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unclip.types import UserError
+from unclip.common.errors import UserError
 
 if TYPE_CHECKING:
     from unclip.sweeps.spec import Sweep

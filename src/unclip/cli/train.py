@@ -43,12 +43,12 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Resolve, train, and show what came of it."""
-    from unclip import config
-    from unclip.types import UserError
+    from unclip.common.errors import UserError
+    from unclip.config.load import load_experiment
 
-    resolved = config.load(args.experiment, args.overrides)  # before the slow imports
+    resolved = load_experiment(args.experiment, args.overrides)  # before the slow imports
     if resolved.config.check == "overfit":
-        from unclip.overfit import check
+        from unclip.runs.overfit import check
 
         if args.resume or args.force or args.continues:
             raise UserError(
@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> None:
             )
         print(check(resolved, with_parents=args.with_parents))
         return
-    from unclip.run_folders import Start, where_it_stopped
-    from unclip.runs import train
+    from unclip.runs.folders import Start, where_it_stopped
+    from unclip.runs.train import train
     from unclip.tracking.report import summary_table
 
     start = where_it_stopped(resolved) if args.continues else Start(args.resume, args.force)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unclip.cli import picture_files
 from unclip.cli.sampling_options import add_manipulation, open_pipeline, settings_of, step_bar
-from unclip.models.configs import require
+from unclip.common.checks import require
 
 EXAMPLES = """\
 examples:

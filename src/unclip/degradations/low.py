@@ -8,7 +8,7 @@ from torch import Tensor
 from unclip.degradations.blur import gaussian_blur
 from unclip.degradations.bsr import bsr
 from unclip.degradations.bsr_parameters import VARIANTS
-from unclip.degradations.configs import CorruptionConfig
+from unclip.degradations.config import CorruptionConfig
 
 
 def resize(image: Tensor, side: int) -> Tensor:

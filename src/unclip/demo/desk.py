@@ -6,7 +6,7 @@ from collections.abc import Callable
 from threading import Event, Lock
 from typing import TypeVar
 
-from unclip.types import Progress
+from unclip.common.types import Progress
 
 Result = TypeVar("Result")
 

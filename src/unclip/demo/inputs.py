@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_modules.decode import Limits, decode_image, upright_rgb
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.data.decode import Limits, decode_image, upright_rgb
 
 Array = np.ndarray
 

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from unclip.common.errors import UserError
+from unclip.common.images import save
 from unclip.demo.desk import Cancelled, Desk
 from unclip.demo.inputs import MAX_CAPTION, MAX_SEED
 from unclip.demo.studio import MAX_PICTURES, Drawn, Knob, Studio
-from unclip.figures import save
 from unclip.pipeline.manipulations import DIRECTIONS, NOISES
-from unclip.types import UserError
 
 CAPTIONS = (
     "a large red circle on a white background",

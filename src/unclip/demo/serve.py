@@ -12,9 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from unclip.common.errors import UserError
 from unclip.demo.inputs import MAX_BYTES, MAX_PIXELS
 from unclip.pipeline.pipeline import Pipeline
-from unclip.types import UserError
 
 QUEUE = 16  # jobs that wait at most
 
@@ -106,8 +106,8 @@ def _is_loopback(host: str) -> bool:
 
 def _examples(folder: Path) -> list[str]:
     """Files of scenes, for who has no picture at hand."""
-    from data_modules.scenes import Item, Scene, draw
-    from unclip.figures import save
+    from unclip.common.images import save
+    from unclip.data.scenes.render import Item, Scene, draw
 
     shown = (("red", "circle", "white"), ("blue", "square", "grey"), ("yellow", "heart", "black"))
     paths = []

@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from unclip.common.errors import UserError
+from unclip.common.images import to_uint8
+from unclip.common.types import Progress
 from unclip.demo import inputs
-from unclip.diffusion.configs import SAMPLERS, section_counts
+from unclip.diffusion.config import SAMPLERS, section_counts
 from unclip.diffusion.samplers import ANALYTIC
-from unclip.figures import to_uint8
-from unclip.models.clip import Tokenizer
+from unclip.embeddings.tokens import Tokenizer
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
-from unclip.types import Progress, UserError
 
 Array = np.ndarray
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unclip.diffusion.configs import DiffusionConfig, SamplerConfig
+from unclip.common.types import Denoiser
+from unclip.diffusion.config import DiffusionConfig, SamplerConfig
 from unclip.diffusion.process import predict, q_sample
 from unclip.diffusion.schedules import Schedule
-from unclip.types import Denoiser
 
 
 def optimal_variance(

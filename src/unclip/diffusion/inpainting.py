@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unclip.diffusion.configs import DiffusionConfig, SamplerConfig
+from unclip.common.types import Denoiser, Progress
+from unclip.diffusion.config import DiffusionConfig, SamplerConfig
 from unclip.diffusion.process import at_least_float32, predict, q_sample, renoise
 from unclip.diffusion.samplers import Noise, is_random, random_step
 from unclip.diffusion.schedules import Schedule
-from unclip.types import Denoiser, Progress
 
 SAMPLERS = ("ddpm", "ddim")
 """Those that go from level to level by what they see there."""

@@ -8,14 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unclip.diffusion.configs import DiffusionConfig
-from unclip.diffusion.process import (
-    Gaussian,
-    at_least_float32,
-    posterior,
-    predict,
-    training_target,
-)
+from unclip.diffusion.config import DiffusionConfig
+from unclip.diffusion.process import Gaussian, at_least_float32, posterior, predict, training_target
 from unclip.diffusion.schedules import Schedule
 
 

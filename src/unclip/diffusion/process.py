@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unclip.diffusion.configs import DiffusionConfig
+from unclip.diffusion.config import DiffusionConfig
 from unclip.diffusion.schedules import Schedule
 
 DYNAMIC_PERCENTILE = 0.995  # Imagen (arXiv 2205.11487), section 2.3

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unclip.common.types import Denoiser, Progress
 from unclip.diffusion.analytic import optimal_variance
-from unclip.diffusion.configs import DiffusionConfig, SamplerConfig
+from unclip.diffusion.config import DiffusionConfig, SamplerConfig
 from unclip.diffusion.process import (
     Prediction,
     at_least_float32,
@@ -25,7 +26,6 @@ from unclip.diffusion.process import (
     x0_from_eps,
 )
 from unclip.diffusion.schedules import Schedule
-from unclip.types import Denoiser, Progress
 
 Noise = Callable[[Sequence[int], torch.device], Tensor]
 """Standard normal noise of a shape on a device, such as `unclip.seeding.SampleNoise`."""

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unclip.diffusion.configs import DiffusionConfig, section_counts
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.diffusion.config import DiffusionConfig, section_counts
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unclip.diffusion.configs import DiffusionConfig
+from unclip.diffusion.config import DiffusionConfig
 
 
 def timesteps_of(u: Tensor, config: DiffusionConfig) -> Tensor:

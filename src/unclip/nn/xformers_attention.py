@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unclip.types import UserError
+from unclip.common.errors import UserError
 
 INSTEAD = "use trainer.attention=sdpa"
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_modules.transforms import Square
+from unclip.common.errors import UserError
+from unclip.data.transforms import Square
 from unclip.diffusion.inpainting import SAMPLERS
-from unclip.models.sampling import Known
-from unclip.pipeline.pictures import Array, Pictures, arrays, squares
+from unclip.pipeline.inputs import Array, Pictures, arrays, squares
 from unclip.pipeline.sampling import Generated, Sampling
-from unclip.types import UserError
+from unclip.stages.decoder.sampling import Known
 
 Masks = Any
 """One mask or several, ``[H, W]`` boolean arrays or tensors, True = keep; or ``[B, H, W]``."""

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.common.errors import UserError
 from unclip.embeddings.geometry import slerp, text_direction
-from unclip.pipeline.pictures import Pictures, arrays, squares
+from unclip.pipeline.inputs import Pictures, arrays, squares
 from unclip.pipeline.sampling import Generated, Sampling
-from unclip.types import UserError
 
 NOISES = ("slerp", "fixed")
 """x_T between two pictures: from one's to the other's, or one random draw all the way."""

@@ -8,18 +8,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unclip import artifacts
+from unclip.common.errors import UserError
+from unclip.common.types import Progress
+from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.codec import Codec
-from unclip.models.clip import FrozenClip
 from unclip.pipeline import inpainting, manipulations
 from unclip.pipeline.inpainting import Masks
+from unclip.pipeline.inputs import Pictures
 from unclip.pipeline.manipulations import Given, Latents
-from unclip.pipeline.parts import Part, load_decoder, load_prior, load_upsampler
-from unclip.pipeline.pictures import Pictures
 from unclip.pipeline.sampling import Generated, Sampling
 from unclip.pipeline.settings import Settings
 from unclip.pipeline.typographic import Attacked, typographic
-from unclip.types import Progress, UserError
+from unclip.stages._part import Part, load_prior
+from unclip.stages.clip.part import load_clip
+from unclip.stages.decoder.part import load_decoder
+from unclip.stages.pca.part import load_codec
+from unclip.stages.upsampler.part import load_upsampler
 
 
 class Pipeline:
@@ -96,7 +100,7 @@ class Pipeline:
 
         ``prior`` is not looked at where the decoder takes no image embeddings.
         """
-        frozen = artifacts.load_clip(clip)
+        frozen = load_clip(clip)
         drawing = load_decoder(decoder, frozen)
         if drawing.embedding != "image":
             prior = None
@@ -106,7 +110,7 @@ class Pipeline:
             drawing,
             sorted((load_upsampler(u) for u in upsamplers), key=lambda p: p.net.config.image_size),
             device,
-            None if pca is None else artifacts.load_codec(pca, frozen),
+            None if pca is None else load_codec(pca, frozen),
         )
 
     def generate(

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from unclip.diffusion.configs import section_counts
+from unclip.common.errors import UserError
+from unclip.common.seeding import SampleNoise, derive_seed
+from unclip.common.types import Progress
+from unclip.diffusion.config import section_counts
 from unclip.diffusion.samplers import invert
 from unclip.diffusion.schedules import sampling_schedule
-from unclip.models.sampling import Known, decoder_denoiser, sample_decoder, upsample
-from unclip.pipeline.parts import Part
 from unclip.pipeline.settings import Settings
-from unclip.seeding import SampleNoise, derive_seed
-from unclip.types import Progress, UserError
+from unclip.stages._part import Part
+from unclip.stages.decoder.sampling import Known, decoder_denoiser, sample_decoder
+from unclip.stages.upsampler.sampling import upsample
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline

@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from unclip.common.errors import UserError
 from unclip.diffusion.samplers import INVERSIONS
-from unclip.types import UserError
 
 STAGES = ("prior", "decoder", "upsampler")
 """Whose sampler settings `Settings` can change."""

@@ -10,10 +10,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from unclip.common.errors import UserError
+from unclip.pipeline.inputs import Array, Pictures, arrays
 from unclip.pipeline.manipulations import embed, vary
-from unclip.pipeline.pictures import Array, Pictures, arrays
 from unclip.pipeline.sampling import Generated, Sampling
-from unclip.types import UserError
 
 
 class Attacked(NamedTuple):

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from unclip.registry import nearest
-from unclip.types import UserError
+from unclip.common.checks import nearest
+from unclip.common.errors import UserError
 
 MIB = 2**20
 CORE = 80e9  # operations per second: two float32 AVX2 units of 8 lanes, fused, at 2.5 GHz

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from unclip.models.clip import Clip
+from unclip.embeddings.clip import Clip
 from unclip.planning.trace import Trace
 from unclip.training.blocks import blocks_of
 from unclip.training.muon import layers

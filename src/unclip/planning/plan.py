@@ -9,19 +9,19 @@ from typing import NamedTuple
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from data_modules.loader import local_batch_size
-from unclip import config
-from unclip.builders import build_net, fit_to_clip
-from unclip.models.clip import FrozenClip
+from unclip.common.errors import UserError
+from unclip.config.load import ResolvedExperiment
+from unclip.data.loader import local_batch_size
+from unclip.embeddings.clip import FrozenClip
 from unclip.nn import attention
 from unclip.planning import devices
 from unclip.planning.devices import Device
 from unclip.planning.kernels import kernels
 from unclip.planning.memory import FLOAT, Layout, Need, Sizes, need, sizes_of
-from unclip.planning.steps import Given, Share, frozen_clip
+from unclip.planning.steps import Given, Share
 from unclip.planning.trace import Asked, Trace, ask, trace
+from unclip.runs.parents import build_net, fit_to_clip, frozen_clip
 from unclip.training.blocks import checkpoint_blocks
-from unclip.types import UserError
 
 HEADROOM = 0.08  # of a device: its context, library workspaces, fragmentation
 MACHINE = 8  # GPUs, at most
@@ -53,7 +53,7 @@ class Measured(NamedTuple):
 class Plan(NamedTuple):
     """An experiment on ``gpus`` devices."""
 
-    experiment: config.Resolved
+    experiment: ResolvedExperiment
     device: Device
     gpus: int
     mfu: float
@@ -82,7 +82,7 @@ class Plan(NamedTuple):
         return [f"trainer.{k}={str(v).lower()}" for k, v in changed.items()]
 
 
-def plan(resolved: config.Resolved, *, gpus: int, device: str, mfu: float) -> Plan:
+def plan(resolved: ResolvedExperiment, *, gpus: int, device: str, mfu: float) -> Plan:
     """Work it out.
 
     Args:
@@ -119,7 +119,7 @@ def plan(resolved: config.Resolved, *, gpus: int, device: str, mfu: float) -> Pl
     return Plan(resolved, found, gpus, mfu, batch, sizes, all_flops, all_clip, rows)
 
 
-def _asked(resolved: config.Resolved, gpus: int) -> Layout:
+def _asked(resolved: ResolvedExperiment, gpus: int) -> Layout:
     """What the experiment comes to on so many devices."""
     trainer = resolved.config.trainer
     replicated = "ddp" if gpus > 1 else "auto"
@@ -138,7 +138,7 @@ def _layouts(asked: Layout, gpus: int, *, offload: bool) -> list[Layout]:
     return layouts if asked in layouts else [*layouts, asked]
 
 
-def measure(resolved: config.Resolved, share: Share, *, gpu: bool) -> Measured:
+def measure(resolved: ResolvedExperiment, share: Share, *, gpu: bool) -> Measured:
     """A step with each kind of checkpointing, on networks whose tensors hold nothing.
 
     The sizes that the CLIP decides are filled in in ``resolved``.

@@ -6,20 +6,14 @@ the output: what the real ones keep besides is small, a few pictures against man
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import open_clip
 import torch
 from torch import Tensor, nn
 
-from unclip import artifacts, config
-from unclip.models.clip import Clip
-from unclip.models.configs import ClipConfig
-from unclip.types import Caption, TextFeatures, UserError
-
-CLIP_CONTEXT = 77  # tokens, where an open_clip architecture does not say
+from unclip.common.types import Caption, TextFeatures
+from unclip.config.load import ResolvedExperiment
+from unclip.embeddings.clip import Clip
 
 
 class Share(NamedTuple):
@@ -36,40 +30,8 @@ class Given(NamedTuple):
     text: TextFeatures | None = None
 
 
-def frozen_clip(spec: str) -> Clip:
-    """The CLIP that an experiment names, on the default device and without its weights."""
-    try:
-        clip = _open_clip(spec) if spec.startswith("open_clip:") else _own(spec)
-    except UserError:
-        raise
-    except Exception as error:  # some architectures ask a hub for the shape of their text tower
-        first = str(error).strip().split("\n")[0]
-        raise UserError(f"clip={spec}: cannot be built without its weights: {first}") from None
-    return clip.eval().requires_grad_(False)
-
-
-def _own(spec: str) -> Clip:
-    if spec.endswith(".yaml") or (spec.startswith("clip/") and not Path(spec).is_dir()):
-        return Clip.from_config(config.load(spec).config.model)
-    artifact = artifacts.expect(artifacts.describe(spec, key="clip"), ("clip",), key="clip")
-    return Clip.from_config(artifact.section("model", ClipConfig))
-
-
-def _open_clip(spec: str) -> Clip:
-    arch = spec.removeprefix("open_clip:").partition("@")[0].partition("/")[0]
-    found = open_clip.get_model_config(arch)
-    if found is None:
-        raise UserError(f"clip={spec}: open_clip has no architecture {arch!r}")
-    logging.disable(logging.WARNING)  # it would warn that no weights are loaded
-    try:
-        model = open_clip.create_model(arch, device=torch.get_default_device())
-    finally:
-        logging.disable(logging.NOTSET)
-    return Clip(model, context=found["text_cfg"].get("context_length", CLIP_CONTEXT))
-
-
 @torch.no_grad()
-def given_by(clip: Clip | None, resolved: config.Resolved, batch: int) -> Given:
+def given_by(clip: Clip | None, resolved: ResolvedExperiment, batch: int) -> Given:
     """The frozen CLIP's part of a step of ``batch`` samples."""
     if clip is None:
         return Given()
@@ -85,7 +47,7 @@ def given_by(clip: Clip | None, resolved: config.Resolved, batch: int) -> Given:
     return Given(z_i, found)
 
 
-def loss(net: nn.Module, resolved: config.Resolved, given: Given, share: Share) -> Tensor:
+def loss(net: nn.Module, resolved: ResolvedExperiment, given: Given, share: Share) -> Tensor:
     """The network's part of a step: a scalar to be differentiated."""
     output = {
         "clip": _clip,

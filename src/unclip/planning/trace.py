@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from unclip import config
-from unclip.models.clip import Clip
+from unclip.config.load import ResolvedExperiment
+from unclip.embeddings.clip import Clip
 from unclip.planning.steps import Given, Share, given_by, loss
 
 _ATEN = torch.ops.aten
@@ -124,7 +124,7 @@ class Asked(NamedTuple):
     trace: Trace
 
 
-def ask(clip: Clip, resolved: config.Resolved, share: Share) -> Asked:
+def ask(clip: Clip, resolved: ResolvedExperiment, share: Share) -> Asked:
     """Run the frozen CLIP; arguments as of `trace`."""
     watch = Watch([*clip.parameters(), *clip.buffers()])
     with watch, _autocast(resolved):
@@ -132,7 +132,7 @@ def ask(clip: Clip, resolved: config.Resolved, share: Share) -> Asked:
     return Asked(given, Trace(watch.live, watch.flops))
 
 
-def trace(net: nn.Module, given: Given, resolved: config.Resolved, share: Share) -> Trace:
+def trace(net: nn.Module, given: Given, resolved: ResolvedExperiment, share: Share) -> Trace:
     """Run the forward and backward pass of a micro-batch as Lightning does.
 
     Args:
@@ -160,7 +160,7 @@ def trace(net: nn.Module, given: Given, resolved: config.Resolved, share: Share)
     return Trace(watch.live, watch.flops)
 
 
-def _autocast(resolved: config.Resolved) -> torch.autocast:
+def _autocast(resolved: ResolvedExperiment) -> torch.autocast:
     """Lightning's, which leaves autocast's own cache of weights unused."""
     mixed = resolved.config.trainer.precision != "32"
     return torch.autocast("cpu", torch.bfloat16, enabled=mixed, cache_enabled=False)

@@ -6,8 +6,8 @@ from typing import Any
 
 import psutil
 
-from unclip import config
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.config.load import ResolvedExperiment, leaves
 
 MOST = {
     "max_steps": 10_000_000,
@@ -43,7 +43,7 @@ _BYTES = 4 * 4  # of a parameter: weight, gradient, two moments
 
 def check_numbers(experiment: dict[str, Any]) -> None:
     """Raise ValueError for a number or a list that is larger than any real experiment's."""
-    for key, value in config.leaves(experiment):
+    for key, value in leaves(experiment):
         most = MOST.get(key.rsplit(".", 1)[-1], ANY_INTEGER)
         items = value if isinstance(value, list) else [value]
         if len(items) > ITEMS:
@@ -53,7 +53,7 @@ def check_numbers(experiment: dict[str, Any]) -> None:
                 raise ValueError(f"{key}={item}: the most that a bundle may have is {most:,}")
 
 
-def check_memory(resolved: config.Resolved) -> None:
+def check_memory(resolved: ResolvedExperiment) -> None:
     """Refuse what cannot fit into this machine: weights and optimizer, and one batch of pictures.
 
     The network is built on the meta device, which takes no memory.
@@ -61,7 +61,7 @@ def check_memory(resolved: config.Resolved) -> None:
     Raises:
         UserError: says what is needed and what is there.
     """
-    from unclip.builders import count_parameters
+    from unclip.runs.parents import count_parameters
 
     model, data = getattr(resolved.config, "model", None), resolved.config.data
     parameters = count_parameters(resolved)

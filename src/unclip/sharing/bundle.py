@@ -11,7 +11,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from unclip import config
+from unclip.common.errors import UserError
+from unclip.config.load import ResolvedExperiment, leaves, load_experiment
 from unclip.sharing import bounds
 from unclip.sharing.layout import (
     EXPERIMENT,
@@ -25,15 +26,9 @@ from unclip.sharing.layout import (
     prefix,
 )
 from unclip.sharing.privacy import public
-from unclip.sharing.reading import (
-    Refused,
-    metric_rows,
-    numbers,
-    read_object,
-    read_yaml,
-)
-from unclip.training.configs import RunConfig, TrackingConfig
-from unclip.types import UserError
+from unclip.sharing.reading import Refused, metric_rows, numbers, read_object, read_untrusted_yaml
+from unclip.tracking.config import TrackingConfig
+from unclip.training.config import RunConfig
 
 THREADS = "torch_threads"  # in a run's provenance
 MAX_THREADS = 1024
@@ -45,7 +40,7 @@ class Part:
 
     name: str  # run, clip or pca
     folder: Path
-    experiment: config.Resolved  # as it was trained; parents inside are named parents/clip, ...
+    experiment: ResolvedExperiment  # as it was trained; parents inside are named parents/clip, ...
     provenance: dict[str, Any]
     weights_sha256: str
     has_weights: bool
@@ -109,11 +104,11 @@ def _part(name: str, folder: Path, manifest: Manifest, bundle: str) -> Part:
     begin = prefix(name)
     file = folder / begin / EXPERIMENT
     with _refusing(bundle, begin + EXPERIMENT):
-        content = read_yaml(file)
+        content = read_untrusted_yaml(file)
         bounds.check_numbers(content)
         _check_places(content)
         try:
-            experiment = config.load(str(file))
+            experiment = load_experiment(str(file))
         except UserError as error:
             raise ValueError(str(error).removeprefix(f"{file}: ")) from None
         _check_settings(name, experiment)
@@ -138,7 +133,7 @@ def _check_places(content: dict[str, Any]) -> None:
     """No path may lead out of the bundle, no other file be read, nothing be sent elsewhere."""
     if "extends" in content:
         raise ValueError("extends: a bundle's experiment stands alone")
-    for key, value in config.leaves(content):
+    for key, value in leaves(content):
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, str) and public(item) != item:
                 raise ValueError(f"{key}={item[:80]!r}: names a place outside the bundle")
@@ -147,7 +142,7 @@ def _check_places(content: dict[str, Any]) -> None:
             raise ValueError(f"{section}: a bundle's must be the default")
 
 
-def _check_settings(name: str, experiment: config.Resolved) -> None:
+def _check_settings(name: str, experiment: ResolvedExperiment) -> None:
     stage, settings = experiment.stage.name, experiment.config
     if name != RUN and stage != name:
         raise ValueError(f"stage: is a {stage}, a {name} is needed")

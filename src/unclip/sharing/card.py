@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from unclip import registry
-from unclip.evaluation import tables
+from unclip.common import tables
+from unclip.common.errors import UserError
 from unclip.sharing.compare import TIMED
-from unclip.types import UserError
+from unclip.stages import registry
 
 USES = {
     "clip": "Gives images and captions a shared space, for the other stages of unCLIP.",

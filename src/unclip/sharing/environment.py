@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from unclip import config
-from unclip.builders import build_data
-from unclip.models.clip import FrozenClip
-from unclip.planning.steps import frozen_clip
+from unclip.common.errors import UserError
+from unclip.config.load import ResolvedExperiment, leaves
+from unclip.embeddings.clip import FrozenClip
+from unclip.runs.parents import build_data, frozen_clip
 from unclip.sharing.bundle import THREADS, Part
 from unclip.tracking.provenance import collect
-from unclip.types import UserError
 
 _OF_THE_RUN = (
     *("created", "command", "experiment", "resumed", "code_diff", "metrics", "parents"),
@@ -29,7 +28,7 @@ class Difference(NamedTuple):
     now: str
 
 
-def differences(part: Part, now: config.Resolved) -> list[Difference]:
+def differences(part: Part, now: ResolvedExperiment) -> list[Difference]:
     """Facts of ``part``'s provenance that this machine would write differently.
 
     Args:
@@ -57,10 +56,10 @@ def differences(part: Part, now: config.Resolved) -> list[Difference]:
 def _facts(provenance: dict[str, Any]) -> dict[str, str]:
     """Dotted name -> value as text; threads are set as they were, so they do not differ."""
     kept = {k: v for k, v in provenance.items() if k not in (*_OF_THE_RUN, THREADS)}
-    return {key: str(value) for key, value in config.leaves(kept)}
+    return {key: str(value) for key, value in leaves(kept)}
 
 
-def _data_fingerprint(part: Part, now: config.Resolved) -> str:
+def _data_fingerprint(part: Part, now: ResolvedExperiment) -> str:
     """Of the training samples that ``now`` names, as its run would find them."""
     experiment = copy.deepcopy(now.config)
     clip = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from unclip.common.errors import UserError
 from unclip.sharing import bundle as bundles
 from unclip.sharing import members, remote
-from unclip.types import UserError
 
 
 def fetch(place: str, scratch: Path) -> bundles.Bundle:

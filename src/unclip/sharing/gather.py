@@ -8,8 +8,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from unclip import artifacts, yaml_text
-from unclip.run_folders import trained
+from unclip.common import artifacts, yaml_text
+from unclip.common.errors import UserError
+from unclip.embeddings.clip import check_embedding
+from unclip.runs.folders import trained
 from unclip.sharing import bundle
 from unclip.sharing.card import card, check_licence
 from unclip.sharing.layout import (
@@ -30,9 +32,10 @@ from unclip.sharing.layout import (
 )
 from unclip.sharing.privacy import public_command, public_tree
 from unclip.sharing.writing import Content, fill, sha256_of, size_of
+from unclip.stages.clip.part import load_clip
+from unclip.tracking.config import TrackingConfig
 from unclip.tracking.files import read_metrics
-from unclip.training.configs import RunConfig, TrackingConfig
-from unclip.types import UserError
+from unclip.training.config import RunConfig
 
 
 def gather(run: str, *, weights: bool, licence: str = "unknown") -> Content:
@@ -84,14 +87,14 @@ def _parents(artifact: artifacts.Artifact) -> dict[str, artifacts.Artifact]:
     found = {}
     clip = artifact.config.get("clip")
     if isinstance(clip, str):
-        loaded = artifacts.load_clip(clip)
+        loaded = load_clip(clip)
         if loaded.fingerprint != artifact.provenance["parents"].get("clip"):
             raise UserError(f"clip={clip}: is not the CLIP that {artifact.path} was trained with")
         if not clip.startswith("open_clip:"):
             found["clip"] = artifacts.describe(clip, key="clip")
         if isinstance(pca := artifact.config.get("pca"), str):
             found["pca"] = artifacts.describe(pca, key="pca")
-            artifacts.check_embedding(found["pca"], loaded, key="pca")
+            check_embedding(found["pca"], loaded, key="pca")
     return found
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from unclip import artifacts
+from unclip.common import artifacts
+from unclip.common.errors import UserError
 from unclip.sharing.reading import Refused, read_object
-from unclip.types import UserError
 
 FORMAT = "unclip-bundle"
 FORMAT_VERSION = 1

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol
 
+from unclip.common.errors import UserError
 from unclip.sharing.layout import (
     CARD,
     MANIFEST,
@@ -24,7 +25,6 @@ from unclip.sharing.layout import (
     read_manifest,
 )
 from unclip.sharing.reading import Refused
-from unclip.types import UserError
 
 RATIO = 200  # bytes that one byte of a zip may become
 _AT_ONCE = 4 << 20  # bytes that may be read in one go

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from unclip import config
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.config.load import read_yaml
 
 DEPTH = 16
 NODES = 20_000  # values in a file
@@ -84,7 +84,7 @@ def numbers(values: Any) -> dict[str, float]:
     raise ValueError("is not an object of numbers")
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
+def read_untrusted_yaml(file: Path) -> dict[str, Any]:
     """A mapping of plain values; ValueError as `parse_json`, also for tags and aliases."""
     try:
         depth = 0
@@ -99,7 +99,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
                 _limit(depth <= DEPTH, f"is nested deeper than {DEPTH}")
                 if isinstance(event, yaml.ScalarEvent):
                     _check_text(event.value)
-        content = config.read_yaml(file)
+        content = read_yaml(file)
     except yaml.YAMLError as error:
         raise ValueError(f"is not YAML ({' '.join(str(error).split())[:120]})") from None
     except UserError as error:

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from unclip.common.errors import UserError
 from unclip.sharing.layout import MANIFEST, MAX_FILES, check_name, limit_of
 from unclip.sharing.reading import Refused
 from unclip.sharing.writing import Content, fill
-from unclip.types import UserError
 
 _HUB = re.compile(r"hf://([\w.-]+/[\w.-]+)")
 _WANDB = re.compile(r"wandb://([\w.-]+)/([\w.-]+)/([\w.-]+?)(?::([\w.-]+))?")

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unclip import artifacts
-from unclip.atomic import replacing
+from unclip.common import artifacts
+from unclip.common.atomic import replacing
+from unclip.common.errors import UserError
+from unclip.common.hashing import file_sha256
 from unclip.sharing import bundle as bundles
 from unclip.sharing import compare
 from unclip.sharing.compare import Row
@@ -22,8 +24,8 @@ from unclip.sharing.fetch import fetch
 from unclip.sharing.layout import MANIFEST, METRICS, PARENTS, RUN
 from unclip.sharing.reading import Refused, metric_rows
 from unclip.sharing.rerun import Again, Command
+from unclip.stages.clip.part import load_clip
 from unclip.tracking.files import read_metrics
-from unclip.types import UserError
 
 REPORT = "report.json"
 _STATE = "reproduce.json"
@@ -112,7 +114,7 @@ def settle(again: Again, place: str) -> Again:
         UserError: something else is in the folder.
     """
     folder, bundle = again.folder, again.bundle
-    sha256 = artifacts.file_sha256(bundle.folder / MANIFEST)
+    sha256 = file_sha256(bundle.folder / MANIFEST)
     state = json.dumps({"manifest": sha256, "overrides": again.overrides}) + "\n"
     others = [p for p in folder.iterdir() if not p.name.startswith(".bundle-")]
     before = folder / _STATE
@@ -158,7 +160,7 @@ def _parent_row(again: Again, name: str) -> Row:
     """Whether a parent is the one that the run was trained with."""
     spec, run_ = again.spec(name), again.bundle.run
     if name == "clip":
-        same = artifacts.load_clip(spec).fingerprint == run_.provenance["parents"].get("clip")
+        same = load_clip(spec).fingerprint == run_.provenance["parents"].get("clip")
     else:
         found = artifacts.describe(spec, key=name).sha256
         same = found == again.bundle.manifest.weights.get(name)

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from unclip import artifacts, config
-from unclip.recipes import run_together
+from unclip.common import artifacts
+from unclip.common.errors import UserError
+from unclip.config.load import ResolvedExperiment, leaves, load_experiment, parse_override
+from unclip.runs.recipe import run_together
 from unclip.sharing import bounds
 from unclip.sharing.bundle import Bundle, Part
 from unclip.sharing.layout import PARENTS, RUN
-from unclip.types import UserError
 
 Command = Callable[[list[str], Mapping[str, str]], None]
 """Runs `unclip` with these words and environment variables; raises `UserError` if it fails."""
@@ -31,7 +32,7 @@ class Again:
     def __init__(self, bundle: Bundle, overrides: list[str], folder: Path):
         self.bundle, self.folder = bundle, folder
         self.overrides = overrides
-        self.given = dict(map(config.parse_override, overrides))
+        self.given = dict(map(parse_override, overrides))
         for key in self.given:
             if key.split(".")[0] in _OURS:
                 raise UserError(f"{key}: cannot be changed here; --dir says where runs go")
@@ -41,17 +42,17 @@ class Again:
         needed = [p for p in PARENTS if p in self.bundle.parts and p not in self.given]
         return [*(p for p in needed if not self.inside(p)), RUN]
 
-    def resolved(self, name: str) -> config.Resolved:
+    def resolved(self, name: str) -> ResolvedExperiment:
         """The experiment of a part, with the overrides that are for it; its size is checked."""
         part = self.bundle.parts[name]
-        found = config.load(str(part.file), [*self._overrides(part), *self._planned(part)])
+        found = load_experiment(str(part.file), [*self._overrides(part), *self._planned(part)])
         bounds.check_memory(found)
         return found
 
     def changed(self) -> dict[str, tuple[object, object]]:
         """Fields of the run that the user has changed: key -> (then, now); places do not count."""
-        then = dict(config.leaves(self.bundle.run.experiment.as_dict()))
-        now = dict(config.leaves(config.load(str(self.bundle.run.file), self.overrides).as_dict()))
+        then = dict(leaves(self.bundle.run.experiment.as_dict()))
+        now = dict(leaves(load_experiment(str(self.bundle.run.file), self.overrides).as_dict()))
         different = {k for k in then | now if then.get(k) != now.get(k)}
         return {k: (then.get(k), now.get(k)) for k in sorted(different) if k not in _PLACES}
 
@@ -95,7 +96,7 @@ class Again:
 
     @staticmethod
     def _of(part: Part, key: str) -> object:
-        return dict(config.leaves(part.experiment.as_dict())).get(key)
+        return dict(leaves(part.experiment.as_dict())).get(key)
 
     def _leans_on(self, part: Part) -> list[str]:
         """Parents of ``part`` that are inside and that the user has not replaced."""

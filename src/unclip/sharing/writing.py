@@ -10,10 +10,10 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-from unclip.artifacts import file_sha256
-from unclip.atomic import replacing
+from unclip.common.atomic import replacing
+from unclip.common.errors import UserError
+from unclip.common.hashing import file_sha256
 from unclip.sharing.layout import MANIFEST
-from unclip.types import UserError
 
 Content = dict[str, bytes | Path]
 """A member's name -> its bytes, or the file that holds them."""

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unclip.registry import nearest
-from unclip.types import UserError
+from unclip.common.checks import nearest
+from unclip.common.errors import UserError
 
 KEYS = ("type", "min_iter", "max_iter", "s", "eta", "strict")
 _FOREVER = 1e9  # iterations that no trial reaches

@@ -14,14 +14,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from unclip.processes import die_with_parent, environment, interruptible, stop
-from unclip.progress import bar_interval
-from unclip.registry import nearest
+from unclip.common.checks import nearest
+from unclip.common.errors import Interrupted
+from unclip.common.processes import die_with_parent, environment, interruptible, stop
+from unclip.common.progress import bar_interval
 from unclip.sweeps import search
 from unclip.sweeps.spec import Sweep
 from unclip.sweeps.trials import FAILED, FINISHED, PRUNED, RUNNING, Trial, Trials
 from unclip.tracking.files import METRICS, SUMMARY, curves, read_json, read_metrics
-from unclip.types import Interrupted
 
 SAVED = 75  # the exit status of a run that was told to stop and has saved itself
 POLL = 1.0  # seconds between two looks at the trials that run

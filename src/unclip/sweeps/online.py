@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from unclip.common.errors import UserError
 from unclip.tracking.connection import first_line, why_offline
-from unclip.types import UserError
 
 ON = "tracking.wandb=true"
 

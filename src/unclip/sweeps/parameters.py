@@ -15,8 +15,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from unclip.registry import nearest
-from unclip.types import UserError
+from unclip.common.checks import nearest
+from unclip.common.errors import UserError
 
 _TAIL = 1e-6  # of a normal distribution, left out: its ends are infinite
 _MOST = 1e300  # numbers below it are finite as floats

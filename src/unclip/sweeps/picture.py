@@ -17,7 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from unclip import atomic
+from unclip.common import atomic
 from unclip.sweeps.parameters import Parameter
 from unclip.sweeps.spec import Sweep
 from unclip.sweeps.trials import FAILED, FINISHED, PRUNED, RUNNING, Trial

@@ -6,12 +6,11 @@ import csv
 import shlex
 from collections.abc import Sequence
 
-from unclip import atomic
-from unclip.evaluation import tables
+from unclip.common import atomic, tables
+from unclip.common.errors import UserError
 from unclip.sweeps import picture
 from unclip.sweeps.spec import Sweep
 from unclip.sweeps.trials import FAILED, FINISHED, Trial, Trials
-from unclip.types import UserError
 
 
 def ranked(sweep: Sweep, trials: Trials) -> list[Trial]:

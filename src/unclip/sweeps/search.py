@@ -11,7 +11,7 @@ import optuna
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from unclip.seeding import derive_seed
+from unclip.common.seeding import derive_seed
 from unclip.sweeps import trials as t
 from unclip.sweeps.spec import Sweep
 

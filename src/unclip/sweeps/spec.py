@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unclip import config
-from unclip.evaluation.configs import CascadeEvaluation
-from unclip.registry import nearest, roots
+from unclip.common.checks import nearest
+from unclip.common.errors import UserError
+from unclip.config.files import experiment_roots
+from unclip.config.load import OVERRIDE, build_config, load_experiment, parse_override, read_yaml
+from unclip.evaluation.config import CascadeEvaluation
 from unclip.sweeps.early import EarlyStop, early_stop
 from unclip.sweeps.parameters import Parameter, parameter
-from unclip.types import UserError
 
 KEYS = (
     *("name", "description", "project", "entity", "program", "method", "metric", "parameters"),
@@ -107,7 +108,7 @@ class Sweep:
 def files() -> dict[str, Path]:
     """The sweeps that can be found, by name."""
     found: dict[str, Path] = {}
-    for root in roots():
+    for root in experiment_roots():
         for path in sorted((root / "sweeps").glob("*.yaml")):
             found.setdefault(path.stem, path)
     return found
@@ -123,7 +124,7 @@ def load(name: str) -> Sweep:
     path = Path(name) if name.endswith((".yaml", ".yml")) else known.get(name)
     if path is None:
         raise UserError(f"{name}: no such sweep{nearest(name, known)}")
-    content = config.read_yaml(path)
+    content = read_yaml(path)
     for key in content:
         if key not in KEYS:
             raise UserError(f"{path}: {key}: unknown key{nearest(key, KEYS)}")
@@ -207,7 +208,7 @@ def check(sweep: Sweep, overrides: Sequence[str]) -> None:
     The first value of each parameter is tried; other combinations may still fail, as trials.
     """
     swept = [each.name for each in sweep.parameters]
-    for key in [config.parse_override(item)[0] for item in overrides]:
+    for key in [parse_override(item)[0] for item in overrides]:
         if key in swept or key.startswith("run."):
             why = "is searched" if key in swept else "is for the sweep to say (--dir)"
             raise UserError(f"{key}: {why}; leave it out")
@@ -219,10 +220,8 @@ def check(sweep: Sweep, overrides: Sequence[str]) -> None:
         raise UserError(f"{sweep.path}: command: must name one experiment or cascade")
     try:
         if verb == "train":
-            config.load(named[0], given)
+            load_experiment(named[0], given)
         else:
-            config.build(CascadeEvaluation, {}, given)
+            build_config(CascadeEvaluation, {}, given)
     except UserError as error:
-        raise UserError(
-            f"{sweep.path}: {str(error).removeprefix(f'{config.OVERRIDE}: ')}"
-        ) from None
+        raise UserError(f"{sweep.path}: {str(error).removeprefix(f'{OVERRIDE}: ')}") from None

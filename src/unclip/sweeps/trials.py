@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unclip import atomic
-from unclip.types import UserError
+from unclip.common import atomic
+from unclip.common.errors import UserError
 
 FILE = "results.json"
 PATIENCE = 60.0  # seconds that the trials of a killed sweep have to save themselves

@@ -74,3 +74,6 @@ def number(value: Any) -> float | None:
 def shown(value: float | None, digits: int = 4) -> str:
     """A figure in a table; a dash where there is none."""
     return "-" if value is None else f"{value:.{digits}g}"
+
+
+BEST = "best.json"

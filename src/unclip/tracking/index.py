@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from unclip.common.errors import UserError
 from unclip.tracking import status
 from unclip.tracking.files import (
     EXPERIMENT,
@@ -21,7 +22,6 @@ from unclip.tracking.files import (
     read_json,
     read_metrics,
 )
-from unclip.types import UserError
 
 _TAIL = 2**16  # bytes of the metrics that a listing reads
 

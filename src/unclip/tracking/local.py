@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from unclip.atomic import replacing
+from unclip.common.atomic import replacing
 from unclip.tracking.files import METRICS, read_metrics
 
 

@@ -17,7 +17,7 @@ import psutil
 import torch
 
 import unclip
-from unclip.atomic import replacing
+from unclip.common.atomic import replacing
 from unclip.tracking.files import PROVENANCE, read_json
 
 DIFF = "code.diff"

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unclip.types import Interrupted, UserError
+from unclip.common.errors import Interrupted, UserError
 
 FILE = "status.json"
 ENDED = ("finished", "interrupted", "failed")

@@ -11,11 +11,11 @@ from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
-from unclip.artifacts import FILES, Artifact
+from unclip.common.artifacts import FILES, Artifact
+from unclip.common.errors import Interrupted
+from unclip.common.images import Picture
 from unclip.tracking.connection import first_line, remark
-from unclip.training.guard import BEST
-from unclip.training.stage import Picture
-from unclip.types import Interrupted
+from unclip.tracking.files import BEST
 
 UNITS = {
     "trainer/global_step": "optimizer steps",

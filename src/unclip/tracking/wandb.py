@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unclip import artifacts
-from unclip.atomic import replacing
+from unclip.common import artifacts
+from unclip.common.atomic import replacing
+from unclip.common.errors import UserError
+from unclip.tracking.config import TrackingConfig
 from unclip.tracking.connection import first_line, remark, why_offline
 from unclip.tracking.files import read_metrics
 from unclip.tracking.tracker import UNITS, Tracker
-from unclip.training.configs import TrackingConfig
-from unclip.types import UserError
 
 STATE = "wandb.json"
 """In a run's folder: which run on W&B it is."""

@@ -12,8 +12,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from unclip.figures import grid, save
-from unclip.training.stage import Picture, Stage
+from unclip.common.images import Picture, grid, save
+from unclip.training.stage import Stage
 from unclip.training.strategies import gathered
 from unclip.training.world import World
 

@@ -6,7 +6,7 @@ import json
 import zlib
 from pathlib import Path
 
-from unclip.types import UserError
+from unclip.common.errors import UserError
 
 FORMAT = 1
 MANIFEST, REST = "manifest.json", "rest.pt"

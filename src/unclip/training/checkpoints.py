@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
+from unclip.common.errors import UserError
 from unclip.training.checkpoint_folders import (
     FORMAT,
     MANIFEST,
@@ -32,7 +33,6 @@ from unclip.training.checkpoint_folders import (
     size_and_sum,
 )
 from unclip.training.world import World
-from unclip.types import UserError
 
 
 def write(

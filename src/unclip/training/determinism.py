@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
-from unclip.training.configs import TrainerConfig
-from unclip.types import UserError
+from unclip.common.errors import UserError
+from unclip.training.config import TrainerConfig
 
 _THREADS = "OMP_NUM_THREADS"
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # read by cuBLAS when it starts

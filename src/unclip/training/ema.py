@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from unclip.training.checkpoints import local
-from unclip.training.configs import EmaConfig
+from unclip.training.config import EmaConfig
 from unclip.training.strategies import reshard
 
 

@@ -14,14 +14,14 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from unclip.common.errors import Interrupted, UserError
+from unclip.tracking.files import BEST
 from unclip.training.checkpoint_folders import MANIFEST, checkpoints, step_name
-from unclip.training.configs import TrainerConfig
+from unclip.training.config import TrainerConfig
 from unclip.training.stage import Quality
 from unclip.training.world import World
-from unclip.types import Interrupted, UserError
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-BEST = "best.json"
 
 
 class Guard(L.Callback):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unclip.training.configs import OptimConfig
+from unclip.training.config import OptimConfig
 from unclip.training.muon import Muon, layers
 
 

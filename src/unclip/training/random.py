@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unclip.seeding import generator
+from unclip.common.seeding import generator
 
 
 @dataclass(frozen=True)

@@ -10,23 +10,15 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
-from unclip.figures import Array
-from unclip.models.clip import FrozenClip
-from unclip.seeding import derive_seed
+from unclip.common.images import Picture
+from unclip.common.seeding import derive_seed
+from unclip.embeddings.clip import FrozenClip
 from unclip.training import strategies
 from unclip.training.blocks import checkpoint_blocks, compile_blocks
-from unclip.training.configs import OptimConfig
+from unclip.training.config import OptimConfig
 from unclip.training.optim import build_optimizer, rate
 from unclip.training.random import StepRandom
 from unclip.training.world import World
-
-
-class Picture(NamedTuple):
-    """A sample to look at."""
-
-    image: Array  # uint8 [H, W, 3]
-    caption: str
-    seed: int | None = None  # of its draw, where it was drawn
 
 
 class Look(NamedTuple):

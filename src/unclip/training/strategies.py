@@ -29,10 +29,10 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 
+from unclip.common.errors import UserError
 from unclip.training import checkpoints
 from unclip.training.blocks import blocks_of
-from unclip.training.configs import TrainerConfig
-from unclip.types import UserError
+from unclip.training.config import TrainerConfig
 
 
 class _OwnCheckpoints(Strategy):

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 
 from unclip.training import strategies
 from unclip.training.callbacks import ProgressLines
-from unclip.training.configs import TrainerConfig
+from unclip.training.config import TrainerConfig
 
 QUIET = (
     ".*does not have many workers.*",

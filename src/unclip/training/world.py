@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple
 
+import torch
 from torch import distributed
 
-from unclip.types import Interrupted, UserError
+from unclip.common.errors import Interrupted, UserError
 
 
 class World(NamedTuple):
@@ -34,3 +36,24 @@ class World(NamedTuple):
         values: list[Any] = [None] * self.size
         distributed.all_gather_object(values, value)
         return values
+
+
+def device_of(accelerator: str) -> torch.device:
+    """One device of the kind that ``trainer.accelerator`` names."""
+    gpu = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if gpu else "cpu")
+
+
+def join_processes() -> int:
+    """Join the processes that torchrun started, if any; this one's rank."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")  # only sums on the CPU are exchanged
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return rank_and_world()[0]
+
+
+def rank_and_world() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

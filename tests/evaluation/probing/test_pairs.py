@@ -5,21 +5,21 @@ from math import comb
 
 import pytest
 
-from data_modules.scene_render import COLOURS, draw
-from unclip.evaluation.probing.pairs import (
+from unclip.common.errors import UserError
+from unclip.data.scenes.render import COLOURS, draw
+from unclip.evaluation.probes.pairs import (
     binding_outcomes,
     binding_records,
     relation_outcomes,
     relation_records,
 )
-from unclip.evaluation.probing.prompts import (
+from unclip.evaluation.probes.prompts import (
     RELATIONS,
     binding_prompts,
     exchanged,
     relation_prompts,
     stacked_prompts,
 )
-from unclip.types import UserError
 
 SHAPES = ["circle", "square", "triangle", "star", "cross", "heart"]
 N = 16

@@ -12,28 +12,29 @@ import torch
 import yaml
 from PIL import Image
 
-from data_modules.configs import ScenesConfig
-from data_modules.scenes import Scenes, draw, single_object_prompts
+from unclip.common.errors import UserError
+from unclip.common.images import to_uint8
+from unclip.data.config import ScenesConfig
+from unclip.data.scenes.dataset import Scenes, single_object_prompts
+from unclip.data.scenes.render import draw
 from unclip.embeddings.pca import Pca
-from unclip.evaluation.oracle import matches, read
-from unclip.evaluation.probing import guidance, latents
-from unclip.evaluation.probing.conditioning import draw_modes, find_ar_prior, probe_conditioning
-from unclip.evaluation.probing.guidance import probe_guidance
-from unclip.evaluation.probing.latents import dims_of, probe_pca, probe_typographic
-from unclip.evaluation.probing.pairs import probe_pairs
-from unclip.evaluation.probing.probe import Probe, count_right
-from unclip.evaluation.probing.prompts import (
+from unclip.evaluation.oracle.oracle import matches, read
+from unclip.evaluation.probes import guidance, latents
+from unclip.evaluation.probes.conditioning import draw_modes, find_ar_prior, probe_conditioning
+from unclip.evaluation.probes.guidance import probe_guidance
+from unclip.evaluation.probes.latents import dims_of, probe_pca, probe_typographic
+from unclip.evaluation.probes.pairs import probe_pairs
+from unclip.evaluation.probes.probe import Probe, count_right
+from unclip.evaluation.probes.prompts import (
     attack,
     binding_prompts,
     held_out_scenes,
     trained_scenes,
     warnings,
 )
-from unclip.figures import to_uint8
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.sampling import noise_of
 from unclip.pipeline.typographic import paste
-from unclip.types import UserError
 
 CAPTIONS, SEEDS = ["a red circle", "a blue star"], [3, 4]
 PICTURES = [draw(scene, 16) for scene in held_out_scenes(2, 0, ScenesConfig())]

@@ -1,0 +1,189 @@
+"""A finished stage on disk: weights, config and provenance, with a format version.
+
+A folder of four files: ``artifact.json`` (what it is), ``config.yaml`` (the resolved experiment),
+``provenance.json`` (how it came to be) and ``weights.safetensors``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unclip.common import yaml_text
+from unclip.common.errors import UserError
+from unclip.common.hashing import file_sha256
+
+Config = TypeVar("Config")
+
+FORMAT_VERSION = 1
+ERRORS = "errors.json"  # only where `unclip fit-variance` was run
+FILES = ("artifact.json", "config.yaml", "provenance.json", "weights.safetensors")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded description; the weights are read by `weights`."""
+
+    path: Path
+    stage: str
+    embed_dim: int | None  # D, where the stage has one
+    clip_fingerprint: str | None  # of the CLIP whose embeddings it speaks
+    sha256: str  # of the weights file
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+
+    def weights(self) -> dict[str, Tensor]:
+        """The state dict, on the CPU, its checksum verified."""
+        file = self.path / "weights.safetensors"
+        if file_sha256(file) != self.sha256:
+            raise UserError(f"{file}: checksum differs from artifact.json; export or copy it again")
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise UserError(f"{file}: not a safetensors file: {error}") from None
+
+    def section(self, name: str, cls: type[Config]) -> Config:
+        """A section of the stored experiment, typed; an unknown field is an error."""
+        try:
+            value = typed(cls, self.config[name])
+            value.validate()  # type: ignore[attr-defined]
+            return value
+        except (KeyError, TypeError, UserError) as error:
+            raise UserError(f"{self.path / 'config.yaml'}: {name}: {error}") from None
+
+    def errors(self) -> dict[str, list[float]]:
+        """Analytic-DPM's errors by ``sampler.steps``, as `keep_errors` left them."""
+        file = self.path / ERRORS
+        if not file.is_file():
+            return {}
+        try:
+            stored = json.loads(file.read_text())
+            errors = {str(k): [float(v) for v in values] for k, values in stored["errors"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{file}: damaged: {error}; run `unclip fit-variance` again") from None
+        if stored.get("sha256") != self.sha256:
+            raise UserError(f"{file}: fitted to other weights; run `unclip fit-variance` again")
+        return errors
+
+    def keep_errors(self, errors: dict[str, list[float]]) -> None:
+        """Add Analytic-DPM's errors to the artifact; they hold for these weights alone."""
+        content = json.dumps({"sha256": self.sha256, "errors": errors}, indent=1)
+        scratch = self.path / f".{ERRORS}"
+        scratch.write_text(content + "\n")
+        os.replace(scratch, self.path / ERRORS)
+
+    def load_into(self, network: torch.nn.Module) -> None:
+        """Put the weights into ``network``; every name and shape must match."""
+        try:
+            network.load_state_dict(self.weights())
+        except RuntimeError as error:
+            lines = str(error).split("\n")
+            first = lines[1] if len(lines) > 1 else lines[0]
+            raise UserError(
+                f"{self.path}: weights do not fit config.yaml: {first.strip()}"
+            ) from None
+
+
+def typed(cls: type[Config], content: dict[str, Any]) -> Config:
+    """Nested plain values as the dataclass ``cls``; TypeError names an unknown field."""
+    hints = typing.get_type_hints(cls)
+    return cls(**{key: _typed(hints.get(key), value) for key, value in content.items()})
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return typed(hint, value)
+    if typing.get_origin(hint) is dict:
+        return {name: _typed(typing.get_args(hint)[1], entry) for name, entry in value.items()}
+    return value
+
+
+def export(
+    path: Path,
+    *,
+    stage: str,
+    weights: dict[str, Tensor],
+    config: dict[str, Any],
+    provenance: dict[str, Any],
+    embed_dim: int | None = None,
+    clip_fingerprint: str | None = None,
+) -> Artifact:
+    """Write an artifact folder; all of it appears at once, or nothing does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as scratch:
+        folder = Path(scratch) / "artifact"
+        folder.mkdir()
+        state = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
+        save_file(state, folder / "weights.safetensors", metadata={"format": "pt"})
+        header = {
+            "format_version": FORMAT_VERSION,
+            "stage": stage,
+            "embed_dim": embed_dim,
+            "clip_fingerprint": clip_fingerprint,
+            "sha256": file_sha256(folder / "weights.safetensors"),
+        }
+        (folder / "artifact.json").write_text(json.dumps(header, indent=2) + "\n")
+        (folder / "config.yaml").write_text(yaml_text.document(config))
+        (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(folder, path)
+    return describe(path)
+
+
+def describe(path: Path | str, *, key: str = "artifact") -> Artifact:
+    """Read an artifact's description; a run's folder stands for its ``artifact`` inside.
+
+    ``key`` names the config field or option in errors.
+    """
+    folder = Path(path)
+    if (folder / "artifact" / "artifact.json").is_file():
+        folder = folder / "artifact"
+    if not folder.is_dir():
+        raise UserError(f"{key}={path}: no such artifact; name the folder of a finished run")
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{key}={path}: not an artifact: {', '.join(missing)} missing in {folder}")
+    try:
+        header = json.loads((folder / "artifact.json").read_text())
+        config = yaml_text.read((folder / "config.yaml").read_text())
+        provenance = json.loads((folder / "provenance.json").read_text())
+        version = header["format_version"]
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"{key}={path}: format version {version}, this unclip reads {FORMAT_VERSION}; "
+                "use the unclip that wrote it, or train again"
+            )
+        return Artifact(
+            folder,
+            header["stage"],
+            header["embed_dim"],
+            header["clip_fingerprint"],
+            header["sha256"],
+            config,
+            provenance,
+        )
+    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"{key}={path}: damaged artifact: {type(error).__name__} {error}") from None
+
+
+def expect(artifact: Artifact, stages: tuple[str, ...], *, key: str) -> Artifact:
+    """Refuse an artifact of another stage than ``stages``."""
+    if artifact.stage not in stages:
+        raise UserError(
+            f"{key}={artifact.path}: is a {artifact.stage}, a {' or '.join(stages)} is needed"
+        )
+    return artifact

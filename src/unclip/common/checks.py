@@ -1,0 +1,24 @@
+"""Checks that every config uses, and the hint for a misspelt word."""
+
+from __future__ import annotations
+
+import difflib
+
+from unclip.common.errors import UserError
+
+
+def require(condition: bool, key: str, message: str) -> None:
+    """Raise a `UserError` that names ``key`` unless ``condition`` holds."""
+    if not condition:
+        raise UserError(f"{key}: {message}")
+
+
+def nearest(word: str, valid: object, otherwise: str | None = None) -> str:
+    """A hint that names the closest of ``valid``; else ``otherwise``, or all of them if None."""
+    words = [str(w) for w in valid]  # type: ignore[attr-defined]
+    close = difflib.get_close_matches(word, words, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    if otherwise is not None:
+        return otherwise
+    return f"; valid: {', '.join(words)}" if words else ""

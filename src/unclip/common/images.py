@@ -1,0 +1,127 @@
+"""Pictures for people: uint8 conversion and captioned grids."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = np.ndarray
+
+
+def to_uint8(image: Tensor) -> Array:
+    """Images ``[..., 3, H, W]`` in [-1, 1] as uint8 arrays ``[..., H, W, 3]``, rounded."""
+    scaled = (image.detach().float().clamp(-1, 1) + 1) * 127.5
+    return scaled.round().to("cpu").byte().movedim(-3, -1).contiguous().numpy()
+
+
+def grid(
+    images: Sequence[Array],
+    captions: Sequence[str],
+    *,
+    columns: int = 8,
+    side: int = 128,
+) -> Image.Image:
+    """A sheet of ``images`` (uint8, [H, W, 3]) with a caption under each, ``columns`` a row.
+
+    Small pictures are enlarged without smoothing, so that every pixel can be seen.
+    """
+    if len(images) != len(captions):
+        raise ValueError(f"{len(images)} images, {len(captions)} captions")
+    columns = max(1, min(columns, len(images)))
+    pen = _Pen(side)
+    lines = [pen.wrapped(c) for c in captions]
+    text = pen.height(lines)
+    rows = -(-len(images) // columns)
+    width, height = columns * (side + _PAD) + _PAD, rows * (side + text + _PAD) + _PAD
+    sheet = Image.new("RGB", (width, height), "white")
+    for index, (image, caption) in enumerate(zip(images, lines)):
+        x = _PAD + (index % columns) * (side + _PAD)
+        y = _PAD + (index // columns) * (side + text + _PAD)
+        sheet.paste(_sized(image, side), (x, y))
+        pen.write(sheet, caption, x, y + side + 2)
+    return sheet
+
+
+def table(
+    images: Sequence[Sequence[Array]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    side: int = 128,
+) -> Image.Image:
+    """A sheet of rows of ``images`` (uint8, [H, W, 3]) with a heading at each row and column."""
+    if len(images) != len(rows) or any(len(row) != len(columns) for row in images):
+        raise ValueError(f"{len(rows)} x {len(columns)} headings do not fit the images")
+    pen = _Pen(side)
+    above, beside = [pen.wrapped(c) for c in columns], [pen.wrapped(r, lines=8) for r in rows]
+    top = pen.height(above) + _PAD
+    left = pen.width(beside) + 2 * _PAD
+    step = side + _PAD
+    sheet = Image.new("RGB", (left + step * len(columns), top + step * len(rows)), "white")
+    for number, heading in enumerate(above):
+        pen.write(sheet, heading, left + number * step, 4)
+    for down, (heading, row) in enumerate(zip(beside, images)):
+        pen.write(sheet, heading, _PAD, top + down * step)
+        for across, image in enumerate(row):
+            sheet.paste(_sized(image, side), (left + across * step, top + down * step))
+    return sheet
+
+
+_PAD = 6
+
+
+class _Pen:
+    """Text that fits beside or under pictures of ``side`` pixels."""
+
+    def __init__(self, side: int):
+        points = max(10, side // 12)
+        self._font = ImageFont.load_default(size=points)
+        self._per_line = max(8, int(side / (points * 0.52)))
+        self._line = int(points * 1.25)
+
+    def wrapped(self, text: str, lines: int = 4) -> list[str]:
+        return textwrap.wrap(text, self._per_line, max_lines=lines, placeholder=" ...")
+
+    def height(self, texts: Sequence[list[str]]) -> int:
+        return self._line * max((len(lines) for lines in texts), default=0) + 6
+
+    def width(self, texts: Sequence[list[str]]) -> int:
+        return max(
+            (int(self._font.getlength(line)) for lines in texts for line in lines), default=0
+        )
+
+    def write(self, sheet: Image.Image, lines: list[str], x: int, y: int) -> None:
+        draw = ImageDraw.Draw(sheet)
+        for number, line in enumerate(lines):
+            draw.text((x, y + number * self._line), line, fill="black", font=self._font)
+
+
+def _sized(image: Array, side: int) -> Image.Image:
+    small = max(image.shape[:2]) <= side
+    how = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+    return Image.fromarray(image).resize((side, side), how)
+
+
+def save(image: Image.Image | Array, path: Path) -> Path:
+    """Write a PNG, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    image.save(path)
+    return path
+
+
+class Picture(NamedTuple):
+    """A sample to look at."""
+
+    image: Array  # uint8 [H, W, 3]
+    caption: str
+    seed: int | None = None  # of its draw, where it was drawn

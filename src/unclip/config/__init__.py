@@ -1,0 +1,1 @@
+"""Finds, merges, checks, lists and writes experiment files."""

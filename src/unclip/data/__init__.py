@@ -1,0 +1,1 @@
+"""From bytes to samples: sources, readers, decoding, order, loading, packing, inspection."""

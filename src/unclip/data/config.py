@@ -1,0 +1,158 @@
+"""What an experiment file says about its data. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+
+from unclip.common.checks import require
+
+SOURCES = (
+    "scenes, mixture, a .tar or .parquet file (or many: {000..099}, *), a folder with these or "
+    "with metadata.jsonl, metadata.csv or a .txt beside each image, COCO captions "
+    "FILE.json[?images=FOLDER], or hf:NAME[:CONFIG][@SPLIT]; files are local or URLs of fsspec"
+)
+"""Every form of `data.source`."""
+
+SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
+"""What an object of a scene can be."""
+
+MAX_PIXELS = 89_478_485  # Pillow's limit; it refuses more than twice as many by itself
+MAX_ASPECT = 20.0
+
+
+@dataclass(kw_only=True)
+class ScenesConfig:
+    """The built-in procedural dataset (used when data.source is `scenes`)."""
+
+    count: int = 50_000  # training scenes; the held-out ones come after them
+    max_objects: int = 2  # 1 or 2 objects a scene
+    shapes: list[str] = field(default_factory=lambda: list(SHAPES))  # that objects can have
+    words: float = 0.02  # share of scenes that are a short printed word
+    detail: float = 0.6  # chance that a caption says size, place and background, each
+    contrast: int = 1  # training scenes in a row that differ in one fact, shape or place
+    seed: int = 0  # the dataset's own seed, apart from trainer.seed
+
+    def validate(self) -> None:
+        """Refuse what no dataset can have."""
+        require(self.count > 0, "data.scenes.count", "must be at least 1")
+        require(self.max_objects in (1, 2), "data.scenes.max_objects", "must be 1 or 2")
+        known = len(set(self.shapes) & set(SHAPES)) == len(self.shapes) > 0
+        require(known, "data.scenes.shapes", f"must be some of {', '.join(SHAPES)}, each once")
+        require(0 <= self.words <= 1, "data.scenes.words", "must be in [0, 1]")
+        require(0 <= self.detail <= 1, "data.scenes.detail", "must be in [0, 1]")
+        few = 1 <= self.contrast <= len(self.shapes)
+        require(few, "data.scenes.contrast", f"must be in [1, {len(self.shapes)}], one per shape")
+
+
+@dataclass(kw_only=True)
+class MixtureConfig:
+    """One part of a mixture."""
+
+    source: str = ""  # any of SOURCES but a mixture
+    weight: float = 1.0  # its share of the samples, relative to the other parts'
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Fields that the data of every stage has."""
+
+    source: str = "scenes"  # one of SOURCES
+    mixture: dict[str, MixtureConfig] = field(default_factory=dict)  # used by `source: mixture`
+    batch_size: int = 64  # samples per optimizer step, over all processes and accumulations
+    shuffle_window: int = 65_536  # samples shuffled together, of a source of shards with more
+    num_workers: int = 0  # loader processes per training process, at most one per core
+    on_error: str = "skip"  # skip (count and log unreadable samples) | error (stop at the first)
+    max_skipped: float = 0.1  # share of unreadable samples that stops the run even with skip
+    held_out: float = 0.02  # share of samples kept for validation, chosen by a hash of the key
+    val_samples: int = 256  # at most so many held-out samples are used for validation
+    max_pixels: int = MAX_PIXELS  # a picture of more is unreadable
+    max_aspect: float = MAX_ASPECT  # a picture of a longer side over shorter is unreadable
+    limit: int | None = None  # use only the first so many training samples (of each mixture part)
+    crop: str = "center"  # center | random: square crop of the resized image
+    flip: bool = False  # random horizontal flips; wrong for captions that say left or right
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        self.scenes.validate()
+        require(bool(self.source), "data.source", "must not be empty")
+        self._validate_mixture()
+        require(self.batch_size > 0, "data.batch_size", "must be at least 1")
+        require(self.shuffle_window > 0, "data.shuffle_window", "must be at least 1")
+        require(self.num_workers >= 0, "data.num_workers", "must not be negative")
+        require(self.on_error in ("skip", "error"), "data.on_error", "must be skip or error")
+        require(0 <= self.max_skipped <= 1, "data.max_skipped", "must be in [0, 1]")
+        require(0 <= self.held_out < 1, "data.held_out", "must be in [0, 1)")
+        require(self.val_samples > 0, "data.val_samples", "must be at least 1")
+        within = 0 < self.max_pixels <= 2 * MAX_PIXELS
+        require(within, "data.max_pixels", f"must be in [1, {2 * MAX_PIXELS}]")
+        require(self.max_aspect >= 1, "data.max_aspect", "must be at least 1")
+        require(self.limit is None or self.limit > 0, "data.limit", "must be at least 1 or null")
+        require(self.crop in ("center", "random"), "data.crop", "must be center or random")
+
+    def _validate_mixture(self) -> None:
+        parts = self.source != "mixture" or bool(self.mixture)
+        require(parts, "data.mixture", "must name the parts: {NAME: {source: ..., weight: 1}}")
+        for name, part in self.mixture.items():
+            word = re.fullmatch(r"[\w-]+", name, re.ASCII) is not None
+            require(word, "data.mixture", f"name {name!r} must be of letters, digits, _ and -")
+            key = f"data.mixture.{name}"
+            require(part.source not in ("", "mixture"), f"{key}.source", "must be a source")
+            require(0 < part.weight < math.inf, f"{key}.weight", "must be more than 0")
+
+
+@dataclass(kw_only=True)
+class EmbeddedDataConfig(DataConfig):
+    """What leans on a CLIP can have its embeddings from disk; pictures alone need `source` then."""
+
+    embeddings: str | None = None  # a folder of `unclip embed` or clip-retrieval; null: on the fly
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        super().validate()
+        require(self.embeddings != "", "data.embeddings", "must name a folder, or be null")
+        require(
+            self.embeddings is None or self.crop == "center",
+            "data.crop",
+            "must be center with data.embeddings, which are those of the central square",
+        )
+
+
+@dataclass(kw_only=True)
+class EmbedConfig:
+    """What `unclip embed` is told besides the CLIP and the folder that it writes."""
+
+    data: DataConfig = field(default_factory=DataConfig)  # batch_size: pictures encoded together
+    shard_size: int = 100_000  # samples of the source per shard
+    dtype: str = "float16"  # float16 | float32, of the embeddings on disk
+    captions: str = "all"  # all (a row for each caption of a picture) | first
+    precision: str = "32"  # bf16 | 32, of the CLIP
+    accelerator: str = "auto"  # auto | cpu | gpu
+    devices: int = 1  # processes per machine, a device each
+    nodes: int = 1  # machines; more than one are started by torchrun or srun
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        for name in ("shard_size", "devices", "nodes"):
+            require(getattr(self, name) >= 1, name, "must be at least 1")
+        for name, known in (
+            ("dtype", ("float16", "float32")),
+            ("captions", ("all", "first")),
+            ("precision", ("32", "bf16")),
+            ("accelerator", ("auto", "cpu", "gpu")),
+        ):
+            require(getattr(self, name) in known, name, f"must be one of {', '.join(known)}")
+
+
+@dataclass(kw_only=True)
+class UpsamplerDataConfig(DataConfig):
+    """An upsampler trains on random crops of the full-size image."""
+
+    crop_fraction: float = 0.25  # side of the training crop over model.image_size
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        super().validate()
+        require(0 < self.crop_fraction <= 1, "data.crop_fraction", "must be in (0, 1]")

@@ -1,0 +1,95 @@
+"""The files of an embeddings folder, which are those of clip-retrieval and a few of our own.
+
+``KIND/KIND_N`` holds shard N of one kind of data, a row per caption of a picture.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unclip.common.atomic import replacing
+from unclip.common.errors import UserError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+BEGUN = "begun.json"  # what a run of `unclip embed` was told; the manifest comes when it is done
+# As clip-retrieval writes them.
+IMAGES = "img_emb"  # float16 or float32 [N, D], unit length
+TEXTS = "text_emb"  # the same
+METADATA = "metadata"  # parquet: image_path, caption
+# Ours.
+TOKENS = "tokens"  # uint16 [N, context], CLIP's byte pairs
+KEYS = "keys"  # uint64 [N], `key_hashes` of image_path
+KINDS = (IMAGES, TEXTS, METADATA, TOKENS, KEYS)
+
+
+def file_of(kind: str, shard: int, shards: int) -> str:
+    """The path, inside the folder, of one of ``shards`` shards; clip-retrieval pads the number."""
+    ending = "parquet" if kind == METADATA else "npy"
+    return f"{kind}/{kind}_{shard:0{len(str(shards))}d}.{ending}"
+
+
+def files_of(folder: Path, kind: str) -> list[Path]:
+    """The shards of one kind in order, whether their numbers are padded or not.
+
+    Raises:
+        UserError: A number is missing or there twice.
+    """
+    found: dict[int, Path] = {}
+    for path in sorted((folder / kind).glob(f"{kind}_*")):
+        match = re.fullmatch(rf"{kind}_(\d+)\.(npy|parquet)", path.name)
+        if match is not None:
+            if (number := int(match[1])) in found:
+                raise UserError(
+                    f"data.embeddings: {found[number]} and {path} are both shard {number}; "
+                    "remove one of them"
+                )
+            found[number] = path
+    for number in range(len(found)):
+        if number not in found:
+            raise UserError(
+                f"data.embeddings: {folder / kind} has {len(found)} shards, but none of number "
+                f"{number}; copy it again"
+            )
+    return [found[number] for number in range(len(found))]
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write a .npy, all at once."""
+    with replacing(path) as part, part.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a .json, all at once."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content of a file that `write_json` wrote; None where there is none.
+
+    Raises:
+        UserError: It is damaged, or of another version.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        version = content["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: damaged ({type(error).__name__}: {error}); copy it again, or "
+            "run `unclip embed` anew with --force"
+        ) from None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: format version {version}, this unclip reads {FORMAT_VERSION}; use the unclip "
+            "that wrote it"
+        )
+    return content

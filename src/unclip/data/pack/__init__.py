@@ -1,0 +1,1 @@
+"""Writes a source as tar or parquet shards."""

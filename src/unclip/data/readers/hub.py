@@ -1,0 +1,100 @@
+"""A dataset of the Hugging Face hub, or a local folder of its layout, by the `datasets` library."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow.compute as pc
+
+from unclip.common.errors import UserError
+from unclip.data import files
+from unclip.data.decode import LIMITS, BadSample, Limits
+from unclip.data.readers.columns import find_columns, row_keys
+from unclip.data.readers.source import Raw, Reader, digest
+from unclip.data.remote import Unreadable
+
+
+class HubSource(Reader):
+    """Columns and keys as of `ParquetSource`; images stay encoded until they are read.
+
+    Args:
+        spec: `NAME[:CONFIG][@SPLIT]` of a dataset on the hub, or a local folder as NAME; the split
+            is `train` unless another is given.
+        limits: Which pictures are refused.
+
+    Raises:
+        UserError: `datasets` is not installed or cannot load it, or it lacks a column.
+    """
+
+    def __init__(self, spec: str, *, limits: Limits = LIMITS):
+        self._name = f"hf:{spec}"
+        rows = _load(spec)
+        columns = find_columns(rows.features.arrow_schema, where=self._name)
+        self._caption = columns.caption
+        self._rows = _undecoded(rows).select_columns(["image", columns.caption])
+        table = self._rows.data
+        paths: list[str | None] = [None] * len(rows)
+        if columns.paths:
+            paths = [_relative(p) for p in pc.struct_field(table["image"], "path").to_pylist()]
+        super().__init__(row_keys(paths, spec.rpartition("/")[2]), limits)
+        # Of the captions: an image is either held here or named by a path that may change.
+        self._size = table[columns.caption].nbytes
+
+    def raw(self, index: int) -> Raw:
+        """Sample ``index`` undecoded."""
+        key = self._keys[index]
+        where = f"{self._name}: {key}"
+        try:
+            row = self._rows[index]
+            image = _image(row["image"])
+        except UnicodeDecodeError:
+            raise BadSample(f"{where}: the caption is not UTF-8 text") from None
+        except Unreadable as problem:
+            raise BadSample(f"{where}: its file {problem.reason}") from None
+        if image is None:
+            raise BadSample(f"{where}: the image has no bytes")
+        return Raw(key, where, image, row[self._caption])
+
+    def fingerprint(self) -> str:
+        """A hash of the keys and of the size of the captions."""
+        return digest((self._keys.digest(), self._size))
+
+
+def _load(spec: str) -> Any:
+    """The dataset, memory-mapped; never with code of its own."""
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(
+            f"data.source: hf:{spec} needs a package: pip install 'unclip[datasets]'"
+        ) from None
+    name, _, split = spec.partition("@")
+    name, _, config = name.partition(":")
+    try:
+        return datasets.load_dataset(name, config or None, split=split or "train")
+    except Exception as error:  # of the network, the hub, the files, the split
+        reason = " ".join(str(error).split())
+        raise UserError(f"data.source: hf:{spec} cannot be loaded ({reason})") from None
+
+
+def _undecoded(rows: Any) -> Any:
+    import datasets
+
+    if isinstance(rows.features["image"], datasets.Image):
+        return rows.cast_column("image", datasets.Image(decode=False))
+    return rows
+
+
+def _relative(path: str | None) -> str | None:
+    """A path inside the dataset; of a local file only its name, since folders move."""
+    return PurePosixPath(path).name if path and path.startswith("/") else path
+
+
+def _image(value: Any) -> bytes | None:
+    if not isinstance(value, dict):
+        return value
+    path = value.get("path")
+    if value["bytes"] is None and path and not files.is_url(path):  # an image in a local folder
+        return files.read(path)
+    return value["bytes"]

@@ -1,0 +1,89 @@
+"""A tar as img2dataset and webdataset write it: key.jpg beside key.txt or key.json."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unclip.common.errors import UserError
+from unclip.data import files
+from unclip.data.decode import LIMITS, BadSample, Limits, parse_json
+from unclip.data.readers.source import Raw, Reader, digest
+from unclip.data.readers.tar_index import tar_index
+from unclip.data.remote import Unreadable
+
+logger = logging.getLogger(__name__)
+
+
+class TarSource(Reader):
+    """The samples of one uncompressed tar, found by their offsets and read in place.
+
+    The caption is the .txt, or the `caption` or `text` of the .json (one, or a list). Of two
+    members with one name the later counts, as when a tar is unpacked.
+
+    Args:
+        path: The tar, a local path or a URL.
+        on_error: What a cut-off or damaged tar does: `error` stops, `skip` uses its whole members.
+        limits: Which pictures are refused.
+
+    Raises:
+        UserError: It is no tar, holds no image, or is damaged and ``on_error`` is `error`.
+    """
+
+    def __init__(self, path: str | Path, *, on_error: str = "error", limits: Limits = LIMITS):
+        self._file = files.look(str(path))
+        self._index = tar_index(self._file)
+        super().__init__(self._index.keys, limits)
+        if self._index.damaged:
+            whole = f"after {self._index.members} whole members"
+            problem = f"data.source: {path} is cut off or damaged {whole}"
+            if on_error == "error":
+                raise UserError(f"{problem}; copy it again, or use those: data.on_error=skip")
+            logger.warning("%s; using those", problem)
+
+    def raw(self, index: int) -> Raw:
+        """Sample ``index`` undecoded."""
+        key = self._keys[index]
+        where = f"{self._file.path}: {key}"
+        image, text, fields = self._index.spans[index].tolist()
+        try:
+            data = self._read(image)
+            if data is None:
+                raise BadSample(f"{where}: it has no image")
+            caption = self._read(text)
+            if caption is None:
+                caption = _json_caption(self._read(fields), where=where)
+        except Unreadable as problem:
+            raise BadSample(f"{where}: {problem.reason}") from None
+        return Raw(key, where, data, caption)
+
+    def hashes(self) -> np.ndarray:
+        """See `readers.source.hashes`."""
+        return self._index.hashes
+
+    def shards(self) -> np.ndarray:
+        """The tar is one."""
+        return np.array([len(self)])
+
+    def fingerprint(self) -> str:
+        """A hash of the members' names, places and sizes."""
+        places = hashlib.blake2b(self._index.spans.astype("<i8").data, digest_size=8).hexdigest()
+        return digest((self._keys.digest(), places))
+
+    def _read(self, span: list[int]) -> bytes | None:
+        offset, size = span
+        return None if offset < 0 else self._file.read(offset, size)
+
+
+def _json_caption(data: bytes | None, *, where: str) -> Any:
+    if data is None:
+        return None
+    try:
+        fields = parse_json(data)
+    except ValueError:
+        raise BadSample(f"{where}: its .json cannot be read") from None
+    return fields.get("caption", fields.get("text")) if isinstance(fields, dict) else None

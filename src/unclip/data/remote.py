@@ -1,0 +1,96 @@
+"""File systems of fsspec by URL, safe after a fork, and tried again when the network fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import fsspec
+from fsspec import AbstractFileSystem
+from fsspec.implementations.cached import CachingFileSystem
+
+from unclip.common.errors import UserError
+
+_PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds before each further attempt
+_VAIN = (PermissionError, IsADirectoryError, ValueError, NotImplementedError)
+
+# fsspec gives a forked process new file systems and drops the parent's. Dropped for good, they
+# would close connections that the parent still uses.
+_kept: dict[int, AbstractFileSystem] = {}
+
+T = TypeVar("T")
+
+
+class Unreadable(UserError):
+    """A file that cannot be read, and why.
+
+    Args:
+        path: Which one.
+        reason: As the end of a sentence that begins with the path.
+    """
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(path, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"data.source: {self.args[0]} {self.reason}"
+
+
+def remotely(url: str, action: Callable[[AbstractFileSystem, str], T]) -> T:
+    """``action`` of the URL's file system and name, tried again unless that would be vain.
+
+    Raises:
+        Unreadable: It failed for good.
+        UserError: Nothing is installed that reads such a URL.
+    """
+    for pause in (*_PAUSES, None):
+        try:
+            return action(*_system(url))
+        except UserError:
+            raise
+        except Exception as error:  # every protocol has its own
+            reason, vain = _judge(error)
+            if vain or pause is None:
+                raise Unreadable(url, reason) from None
+        time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def file_info(url: str) -> dict[str, Any]:
+    """What fsspec knows of a file: `size` (bytes, or None) and more, as its protocol has it."""
+
+    def info(system: AbstractFileSystem, name: str) -> dict[str, Any]:
+        while isinstance(system, CachingFileSystem):  # which knows nothing of files not yet read
+            system = system.fs
+        return system.info(name)
+
+    return remotely(url, info)
+
+
+def _judge(error: BaseException) -> tuple[str, bool]:
+    """Why a remote read failed, and whether another would fail as well."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and not isinstance(cause, (KeyError, type(None))):
+        error = cause  # over HTTP any failure is one of these
+    status = getattr(error, "status", None)  # of an HTTP response
+    if isinstance(error, FileNotFoundError) or status == 404:
+        return "does not exist", True
+    refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+    vain = refused or isinstance(error, _VAIN)
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"cannot be read ({text})", vain
+
+
+def _system(url: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of ``url`` in this process, and the name of the file there."""
+    try:
+        system, name = fsspec.url_to_fs(url)
+    except ImportError as error:
+        package = f"({error}), or pip install 'unclip[remote]' for s3:// and gs://"
+        raise UserError(f"data.source: {url} needs a package that is not here {package}") from None
+    except ValueError as error:
+        raise UserError(f"data.source: {url} is no URL that can be read ({error})") from None
+    _kept[id(system)] = system
+    return system, name

@@ -1,0 +1,1 @@
+"""The built-in procedural dataset: captioned images of shapes, with their ground truth."""

@@ -1,0 +1,223 @@
+"""CLIP behind one wrapper: preprocessing, tokens, z_i, z_t and per-token text features.
+
+The network is open_clip's: ours built from a `ClipConfig`, or any open_clip architecture with a
+pretrained tag or a local weights file. Shapes: B batch, L tokens, W text width, D embedding size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from unclip.common.artifacts import Artifact
+from unclip.common.errors import UserError
+from unclip.common.types import TextFeatures
+from unclip.embeddings.tokens import Tokenizer, token_mask
+from unclip.stages.clip.config import ClipConfig
+from unclip.stages.clip.network import _vector_scale
+
+
+class Embedded(NamedTuple):
+    """A batch in the shared space."""
+
+    z_i: Tensor  # [B, D], unit norm
+    z_t: Tensor  # [B, D], unit norm
+    scale: Tensor  # scalar, the inverse temperature
+
+
+class Clip(nn.Module):
+    """A CLIP with images in [-1, 1] and strings or tokens in, unit embeddings out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, *, context: int, tokenize: Any = None):
+        super().__init__()
+        self.model = model
+        self.context = context
+        self.tokenize = tokenize or Tokenizer(context)
+        visual: Any = model.visual
+        size = visual.image_size
+        self.image_size = int(size[0] if isinstance(size, tuple) else size)
+        mean = getattr(visual, "image_mean", None) or OPENAI_DATASET_MEAN
+        std = getattr(visual, "image_std", None) or OPENAI_DATASET_STD
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, config: ClipConfig) -> Clip:
+        """A freshly initialised CLIP of our own shape."""
+        resnet = config.vision == "resnet"
+        vision = {
+            "image_size": config.image_size,
+            "patch_size": None if resnet else config.patch_size,
+            "width": config.vision_width,
+            "layers": tuple(config.vision_stages) if resnet else config.vision_layers,
+            "head_width": config.vision_head_width,
+        }
+        text = {
+            "context_length": config.context,
+            "vocab_size": config.vocabulary,
+            "width": config.text_width,
+            "layers": config.text_layers,
+            "heads": config.text_heads,
+        }
+        model: nn.Module = open_clip.CLIP(
+            config.embed_dim,
+            vision_cfg=vision,  # type: ignore[arg-type]
+            text_cfg=text,  # type: ignore[arg-type]
+            nonscalar_logit_scale=True,  # FSDP2 shards no scalars
+        )
+        model.register_load_state_dict_pre_hook(_vector_scale)
+        return cls(model, context=config.context)
+
+    @property
+    def embed_dim(self) -> int:
+        """D."""
+        model: Any = self.model
+        projection = getattr(model, "text_projection", None)
+        if projection is None:
+            projection = model.text.text_projection
+        if isinstance(projection, nn.Linear):
+            return projection.out_features
+        return int(projection.shape[1])
+
+    @property
+    def text_width(self) -> int:
+        """W, the width of the per-token features."""
+        model: Any = self.model
+        final = getattr(model, "ln_final", None)
+        return int((model.text.ln_final if final is None else final).weight.shape[0])
+
+    def preprocess(self, image: Tensor) -> Tensor:
+        """Images ``[B, 3, H, W]`` in [-1, 1] as the image encoder wants them."""
+        if image.shape[-2:] != (self.image_size, self.image_size):
+            image = F.interpolate(
+                image.float(),
+                size=(self.image_size, self.image_size),
+                mode="bicubic",
+                antialias=True,
+                align_corners=False,
+            ).clamp(-1, 1)
+        return (image * 0.5 + 0.5 - self.mean) / self.std
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """z_i ``[B, D]`` float32, L2-normalised, of images in [-1, 1] of any size."""
+        model: Any = self.model
+        return F.normalize(model.encode_image(self.preprocess(image)).float(), dim=-1)
+
+    def encode_text(self, tokens: Tensor) -> TextFeatures:
+        """z_t ``[B, D]`` and token features ``[B, L, W]`` (both float32) of tokens ``[B, L]``."""
+        model: Any = self.model
+        if isinstance(model, open_clip.CLIP):  # its last norm sees the features on their way to z_t
+            seen: list[Tensor] = []
+            hook = model.ln_final.register_forward_hook(lambda *call: seen.append(call[2]))
+            try:
+                z_t = self._z_t(tokens)
+            finally:
+                hook.remove()
+            return TextFeatures(z_t, seen[0].float(), token_mask(tokens))
+        out = model.text.forward_intermediates(
+            tokens, normalize_intermediates=True, output_fmt="NLC", intermediates_only=False
+        )
+        features = out["text_intermediates"][-1].float()
+        return TextFeatures(self._z_t(tokens), features, token_mask(tokens))
+
+    def _z_t(self, tokens: Tensor) -> Tensor:
+        model: Any = self.model
+        on_cpu = tokens.device.type == "cpu"  # torch's flash kernel crawls there in bfloat16
+        with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
+            return F.normalize(model.encode_text(tokens).float(), dim=-1)
+
+    def forward(self, image: Tensor, tokens: Tensor) -> Embedded:
+        """Both embeddings and the temperature."""
+        return Embedded(self.encode_image(image), self._z_t(tokens), self.scale())
+
+    def scale(self) -> Tensor:
+        """The inverse temperature, a scalar, capped at 100 as in CLIP, section 2.5."""
+        model: Any = self.model
+        return model.logit_scale.clamp(max=math.log(100)).exp().sum()
+
+    def fingerprint(self) -> str:
+        """A hash of the weights: two CLIPs with one fingerprint share their embedding space."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class FrozenClip:
+    """A CLIP that other stages lean on."""
+
+    model: Clip
+    fingerprint: str
+    source: str  # what it was loaded from
+
+
+def load_open_clip(spec: str) -> Clip:
+    """A frozen open_clip model from ``open_clip:ARCH/TAG`` or ``open_clip:ARCH@FILE``.
+
+    TAG is a pretrained tag of open_clip (downloaded once, then cached); FILE a local weights file.
+    """
+    name = spec.removeprefix("open_clip:")
+    arch, at, file = name.partition("@")
+    tag = file if at else arch.partition("/")[2]
+    arch = arch if at else arch.partition("/")[0]
+    if arch not in open_clip.list_models():
+        raise UserError(f"clip={spec}: open_clip has no architecture {arch!r}")
+    if at and not Path(file).is_file():
+        raise UserError(f"clip={spec}: no such weights file {file}")
+    if not tag:
+        raise UserError(f"clip={spec}: name a pretrained tag, as open_clip:{arch}/openai")
+    if not at and tag not in open_clip.list_pretrained_tags_by_model(arch):
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(arch)) or "none"
+        raise UserError(f"clip={spec}: {arch} has no pretrained tag {tag!r}; known: {known}")
+    try:
+        model = open_clip.create_model(arch, pretrained=tag, weights_only=True)
+    except Exception as error:  # the hub's client raises a dozen kinds
+        first = str(error).strip().split("\n")[0]
+        raise UserError(f"clip={spec}: weights cannot be loaded: {first}") from None
+    tokenizer = open_clip.get_tokenizer(arch)
+    return Clip(model, context=tokenizer.context_length, tokenize=tokenizer)
+
+
+def open_clip_dims(spec: str) -> dict[str, int]:
+    """D, W and the text's length of an open_clip architecture, from its config alone."""
+    arch = spec.removeprefix("open_clip:").partition("@")[0].partition("/")[0]
+    config = open_clip.get_model_config(arch)
+    if config is None:
+        raise UserError(f"clip={spec}: open_clip has no architecture {arch!r}")
+    text = config["text_cfg"]
+    return {
+        "embed_dim": config["embed_dim"],
+        "text_width": text.get("width", 512),
+        "context": text.get("context_length", 77),
+    }
+
+
+def check_embedding(artifact: Artifact, clip: FrozenClip, *, key: str) -> None:
+    """Refuse a stage that was trained on another CLIP's embeddings."""
+    if artifact.embed_dim is not None and artifact.embed_dim != clip.model.embed_dim:
+        raise UserError(
+            f"{key}={artifact.path}: embedding size {artifact.embed_dim}, but the CLIP "
+            f"{clip.source} has {clip.model.embed_dim}; use the CLIP it was trained with"
+        )
+    if artifact.clip_fingerprint not in (None, clip.fingerprint):
+        raise UserError(
+            f"{key}={artifact.path}: trained on the embeddings of another CLIP "
+            f"({str(artifact.clip_fingerprint)[:12]}) than {clip.source} "
+            f"({clip.fingerprint[:12]}); use the CLIP it was trained with"
+        )

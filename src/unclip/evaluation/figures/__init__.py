@@ -1,0 +1,1 @@
+"""The paper's figures from a cascade, as a page."""

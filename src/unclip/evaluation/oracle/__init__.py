@@ -1,0 +1,1 @@
+"""Reads a scene's image back into its ground truth, without learning."""

@@ -1,0 +1,1 @@
+"""How a trained stage or cascade is evaluated, from its artifact to the figures."""

@@ -1,0 +1,92 @@
+"""Judging a trained cascade on scenes: it draws held-out captions, the oracle reads them."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from unclip.common import artifacts, atomic
+from unclip.common.errors import UserError
+from unclip.common.images import save
+from unclip.data.scenes.dataset import single_object_prompts, two_object_prompts
+from unclip.evaluation.config import CascadeEvaluation
+from unclip.evaluation.protocols.scenes import Drawn, draw, share, sheet
+from unclip.pipeline.pipeline import Pipeline
+from unclip.pipeline.settings import STAGES, Settings
+from unclip.stages.decoder.config import DecoderExperiment
+from unclip.tracking import wandb
+from unclip.training.world import device_of
+
+RESPECTS = ("colour", "shape", "size", "position", "background", "relation")
+
+
+@dataclass(frozen=True)
+class EvaluatedCascade:
+    """Shares of pictures that are right, by metric, and what was drawn."""
+
+    metrics: dict[str, float]
+    drawn: list[Drawn]
+
+
+def evaluate_cascade(folder: str, wanted: CascadeEvaluation) -> EvaluatedCascade:
+    """Draw and judge; with ``wanted.run.dir`` also write the figures and the pictures there.
+
+    That folder gets ``metrics.jsonl`` and ``summary.json``, as one of a training has them, and
+    ``pictures.png``.
+
+    Raises:
+        UserError: the cascade was not trained on scenes, or cannot be sampled so.
+    """
+    root = Path(folder)
+    trained_on = artifacts.typed(
+        DecoderExperiment, artifacts.describe(root / "decoder", key="decoder").config
+    ).data
+    if trained_on.source != "scenes":
+        raise UserError(
+            f"{folder}: was trained on {trained_on.source}; the oracle judges scenes alone"
+        )
+    prompts = (single_object_prompts if wanted.objects == 1 else two_object_prompts)(
+        wanted.n, wanted.seed, trained_on.scenes.shapes
+    )
+    settings = Settings({stage: getattr(wanted, stage).given() for stage in STAGES})
+    pipeline = Pipeline.load(root, device_of("auto"))
+    began = time.perf_counter()
+    drawn = draw(pipeline, prompts, batch=wanted.batch, settings=settings)
+    seconds = time.perf_counter() - began
+    shares = {"colour_and_shape": share(drawn, "colour", "shape")}
+    shares |= {what: share(drawn, what) for what in RESPECTS}
+    metrics = {f"oracle/{k}": v for k, v in shares.items() if not math.isnan(v)}
+    metrics["seconds_per_picture"] = seconds / len(drawn)
+    found = EvaluatedCascade(metrics, drawn)
+    if wanted.run.dir:
+        _write(Path(wanted.run.dir), root, wanted, found)
+    return found
+
+
+def _write(folder: Path, root: Path, wanted: CascadeEvaluation, found: EvaluatedCascade) -> None:
+    save(sheet(found.drawn), folder / "pictures.png")
+    row = {"step": 0, "time": round(time.time(), 3), **found.metrics}
+    summary: dict[str, Any] = {
+        "evaluated": str(root),
+        "settings": asdict(wanted),
+        "metrics": found.metrics,
+    }
+    files = {"metrics.jsonl": json.dumps(row), "summary.json": json.dumps(summary, indent=2)}
+    for name, text in files.items():
+        with atomic.replacing(folder / name) as scratch:
+            scratch.write_text(text + "\n")
+    parts = [path for path in root.iterdir() if (path / "artifact").is_dir()]
+    with wandb.tracked(
+        wanted.tracking,
+        folder=folder,
+        name=f"evaluate {root.name}",
+        kind="evaluation",
+        experiment=asdict(wanted),
+        parents={path.name: str(path) for path in parts},
+    ) as tracker:
+        if tracker is not None:
+            tracker.log_metrics(found.metrics, step=0)

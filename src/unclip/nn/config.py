@@ -1,0 +1,56 @@
+"""The shape of each network, as the experiment files give it. Imports no torch.
+
+Defaults are the paper's (arXiv 2204.06125, table 3 and appendix C) unless a comment says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unclip.common.checks import require
+
+
+@dataclass(kw_only=True)
+class TextEncoderConfig:
+    """The caption transformer of the decoder and the AR prior (GLIDE's: bidirectional)."""
+
+    context: int = 256
+    vocabulary: int = 49408
+    width: int = 2048
+    layers: int = 24
+    heads: int = 32
+
+    def validate(self) -> None:
+        """Refuse shapes that no network can have."""
+        require(
+            self.width % self.heads == 0, "model.text.heads", f"does not divide width={self.width}"
+        )
+
+
+@dataclass(kw_only=True)
+class UNetConfig:
+    """An ADM U-Net (arXiv 2105.05233): the body shared by decoder and upsamplers."""
+
+    channels: int = 512
+    blocks: int = 3  # residual blocks per resolution
+    multiples: list[int] = field(default_factory=lambda: [1, 2, 3, 4])
+    attention: list[int] = field(default_factory=lambda: [32, 16, 8])  # sides with attention
+    head_channels: int = 64
+    dropout: float = 0.1
+    norm_groups: int = 32  # of group normalisation; fewer where channels are few
+
+    def validate(self) -> None:
+        """Refuse shapes that no network can have."""
+        require(len(self.multiples) > 0, "model.unet.multiples", "must not be empty")
+        require(
+            self.norm_groups > 0 and self.channels % self.norm_groups == 0,
+            "model.unet.norm_groups",
+            f"does not divide model.unet.channels={self.channels}",
+        )
+        require(0 <= self.dropout < 1, "model.unet.dropout", "must be in [0, 1)")
+        if self.attention:
+            require(
+                self.channels % self.head_channels == 0,
+                "model.unet.head_channels",
+                f"does not divide channels={self.channels}",
+            )

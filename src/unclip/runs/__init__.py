@@ -1,0 +1,1 @@
+"""Doing it: training with parents, fitting, embedding, overfitting, recipes, new experiments."""

@@ -1,0 +1,211 @@
+"""Where runs live: the folder of a new run, of one to continue, of a finished one."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unclip.common import yaml_text
+from unclip.common.atomic import replacing
+from unclip.common.errors import UserError
+from unclip.config.files import find_experiment
+from unclip.config.load import ResolvedExperiment, read_yaml
+from unclip.tracking import log, provenance, status
+from unclip.tracking.files import EXPERIMENT
+from unclip.training.checkpoint_folders import newest_checkpoint
+from unclip.training.strategies import processes_started, rank_started
+
+_FOLDER = "UNCLIP_RUN_FOLDER"
+
+
+def shared_folder(resolved: ResolvedExperiment) -> Path | None:
+    """The run's folder in a process that trains along; None in the first, which chooses it.
+
+    Raises:
+        UserError: torchrun or srun started the processes, and no ``run.dir`` tells them where.
+    """
+    if processes_started() is None:
+        along = int(os.environ.get("LOCAL_RANK", 0)) > 0  # started by Lightning, by the same words
+        return Path(os.environ[_FOLDER]) if along else None
+    if not resolved.config.run.dir:
+        raise UserError(
+            "run.dir: name the run's folder (run.dir=runs/mine); processes that torchrun or srun "
+            "started cannot agree on one"
+        )
+    return Path(resolved.config.run.dir) if rank_started() > 0 else None
+
+
+@contextmanager
+def shared(folder: Path) -> Iterator[None]:
+    """Tell the processes that Lightning starts meanwhile."""
+    os.environ[_FOLDER] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop(_FOLDER, None)
+
+
+class Start(NamedTuple):
+    """How a run begins."""
+
+    resume: bool
+    force: bool
+
+
+def where_it_stopped(resolved: ResolvedExperiment) -> Start:
+    """Continue ``run.dir`` where it has a checkpoint, else start it, whatever died there before.
+
+    Raises:
+        UserError: there is no ``run.dir``.
+    """
+    if not resolved.config.run.dir:
+        raise UserError("--continue: name the run's folder (run.dir=runs/mine)")
+    folder = Path(resolved.config.run.dir)
+    resume = newest_checkpoint(folder) is not None
+    return Start(resume, force=not resume and (folder / EXPERIMENT).is_file())
+
+
+class Run:
+    """The folder of a run that this process has for itself."""
+
+    def __init__(self, folder: Path, held: status.Held, *, resume: bool):
+        self.folder = folder
+        self.resume = resume
+        self._held = held
+
+    @contextmanager
+    def begun(self, resolved: ResolvedExperiment, origin: dict[str, Any]) -> Iterator[None]:
+        """From here on the run is the new one: what was there goes, unless it is continued.
+
+        ``origin`` is what `unclip.tracking.provenance.collect` has found.
+        While it lasts, what is printed goes to ``log.txt`` too.
+        """
+        if not self.resume:
+            _empty(self.folder)
+        self._held.begin()
+        text = yaml_text.document(resolved.as_dict())
+        with replacing(self.folder / EXPERIMENT) as scratch:
+            scratch.write_text(text)
+        (provenance.resume if self.resume else provenance.begin)(self.folder, origin)
+        with log.kept(self.folder, origin["command"]):
+            yield
+
+
+@contextmanager
+def taken(resolved: ResolvedExperiment, *, resume: bool, force: bool) -> Iterator[Run]:
+    """Take the folder of a new run, or of the one to continue, while the block lasts.
+
+    Nothing in it is touched before the run has begun; of a run that never begins nothing is left.
+
+    Raises:
+        UserError: it is in use, by another run or by something else, or there is none to continue.
+    """
+    folder = _to_continue(resolved) if resume else _new(resolved)
+    with status.held(folder) as held:
+        try:
+            if not resume:
+                _refuse_used(folder, force=force)
+            yield Run(folder, held, resume=resume)
+        finally:
+            if not _contents(folder):
+                (folder / status.FILE).unlink()
+                folder.rmdir()
+
+
+def _to_continue(resolved: ResolvedExperiment) -> Path:
+    run = resolved.config.run
+    home = Path(run.root) / resolved.name
+    if run.dir:
+        found = [Path(run.dir)]
+    else:
+        found = sorted(p for p in home.glob("*") if newest_checkpoint(p))[-1:]
+    if not found or not newest_checkpoint(found[0]):
+        where = run.dir or home
+        raise UserError(f"--resume: no checkpoint in {where}; start the run without --resume")
+    return found[0]
+
+
+def _new(resolved: ResolvedExperiment) -> Path:
+    """``run.dir``, or a folder of a name that no other run has."""
+    run = resolved.config.run
+    home = Path(run.root) / resolved.name
+    while True:
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        folder = Path(run.dir) if run.dir else home / f"{stamp}-{secrets.token_hex(2)}"
+        try:
+            folder.mkdir(parents=True, exist_ok=bool(run.dir))
+        except FileExistsError:
+            if not run.dir:
+                continue  # of a run that was started in the same second
+            raise UserError(f"run.dir={folder}: is a file; name a folder") from None
+        except OSError as error:
+            raise UserError(f"run.dir={folder}: cannot be made: {error.strerror}") from None
+        return folder
+
+
+def _contents(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name != status.FILE]
+
+
+def _refuse_used(folder: Path, *, force: bool) -> None:
+    if not _contents(folder):
+        return
+    if not force:
+        raise UserError(
+            f"run.dir={folder}: exists and is not empty; add --resume to continue it or "
+            "--force to start anew"
+        )
+    if not (folder / EXPERIMENT).is_file():
+        raise UserError(f"run.dir={folder}: --force replaces runs only, this is none")
+
+
+def _empty(folder: Path) -> None:
+    """Remove what another run has left, but not the file by which this one holds the folder."""
+    for path in _contents(folder):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def same_model(folder: Path, experiment: Any) -> None:
+    """A run can be continued longer or elsewhere, but not as another model."""
+    before = read_yaml(folder / EXPERIMENT)
+    now = dataclasses.asdict(experiment)
+    for section in ("stage", "model", "diffusion"):
+        if before.get(section) != now.get(section):
+            raise UserError(
+                f"--resume: {section} differs from {folder / EXPERIMENT}; "
+                "a run continues with the model it was started with"
+            )
+    then, trainer = before.get("trainer") or {}, now["trainer"]
+    both_strict = then.get("deterministic") == trainer["deterministic"] == "strict"
+    if both_strict and then.get("threads") != trainer["threads"]:
+        raise UserError(
+            f"--resume: trainer.deterministic=strict: the run has {then.get('threads')} threads, "
+            f"here are {trainer['threads']}; add trainer.threads={then.get('threads')}"
+        )
+
+
+def newest_artifact(name: str, root: str = "runs") -> Path | None:
+    """The artifact of the newest finished run of the experiment ``name``."""
+    found = sorted((Path(root) / name).glob("*/artifact/artifact.json"))
+    return found[-1].parent if found else None
+
+
+def trained(name: str) -> Path:
+    """The folder of an artifact or run, or the newest artifact of the experiment ``name``."""
+    if Path(name).is_dir():
+        return Path(name)
+    find_experiment(name)
+    found = newest_artifact(name)
+    if found is None:
+        raise UserError(f"{name}: no finished run in {Path('runs') / name}; train it first")
+    return found

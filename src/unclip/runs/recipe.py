@@ -1,0 +1,205 @@
+"""A recipe trains a whole cascade, stage after stage, and shows what it can do.
+
+A recipe is a YAML file in ``experiments/recipes``: which experiment of each kind, with which
+overrides, and how many held-out captions to draw at the end. Every stage is trained by the command
+that one would type, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unclip.common import artifacts
+from unclip.common.checks import nearest
+from unclip.common.errors import UserError
+from unclip.common.processes import environment, interruptible, stop
+from unclip.config.files import find_experiment
+from unclip.config.load import ResolvedExperiment, leaves, load_experiment, read_yaml
+from unclip.tracking.report import Finished
+from unclip.training.checkpoint_folders import newest_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The fields of a recipe file."""
+
+    about: str = ""
+    dir: str = "runs/quickstart"  # every stage's run is a folder in it
+    clip: str = "clip/tiny"  # experiment
+    prior: str = "prior/tiny"
+    decoder: str = "decoder/tiny"
+    upsamplers: list[str] = field(default_factory=list)
+    pca: str = ""  # fitted to the CLIP's z_i at the end, for pictures of its components
+    overrides: list[str] = field(default_factory=list)  # key=value for every stage
+    together: bool = False  # upsamplers beside the CLIP, prior beside decoder, sharing the cores
+    prompts: int = 64  # held-out single-object captions that are drawn and read by the oracle
+
+
+@dataclass(frozen=True)
+class Task:
+    """A stage to train, or a PCA to fit."""
+
+    part: str  # folder in the cascade's
+    name: str  # of the experiment
+    overrides: list[str]
+    folder: Path
+
+
+def load(name: str) -> Recipe:
+    """The recipe called ``name``, or at a path; unknown keys are refused."""
+    path = find_experiment(name if "/" in name or name.endswith(".yaml") else f"recipes/{name}")
+    content = read_yaml(path)
+    known = Recipe.__dataclass_fields__
+    for key, value in content.items():
+        if key not in known:
+            raise UserError(f"{path}: {key}: unknown key{nearest(key, known)}")
+        wanted = type(getattr(Recipe(), key))
+        if type(value) is not wanted:
+            raise UserError(f"{path}: {key}={value!r}: must be {wanted.__name__}")
+    return Recipe(**content)
+
+
+def cook(recipe: Recipe, overrides: list[str]) -> Path:
+    """Train what is not trained yet, then draw and write the page; returns the page."""
+    began = time.perf_counter()
+    root = Path(recipe.dir)
+    waves = plan(recipe, overrides)
+    for tasks in waves:
+        commands = {task.part: command for task in tasks if (command := _command(task))}
+        run_together(commands)
+    from unclip.evaluation.protocols.scenes import report
+    from unclip.tracking.wandb import tracked
+
+    order = ("clip", "prior", "decoder", "upsampler")
+    stages = [task for tasks in waves for task in tasks if task.part != "pca"]
+    stages.sort(key=lambda task: order.index(task.part.split("_")[0]))
+    finished = [Finished.load(task.folder) for task in stages]
+    first = load_experiment(stages[0].name, stages[0].overrides).config
+    shapes, seconds = first.data.scenes.shapes, time.perf_counter() - began
+    page = report(root, finished, prompts=recipe.prompts, shapes=shapes, seconds=seconds)
+    parts: dict[str, str | None] = {task.part: str(task.folder) for task in stages}
+    about: dict[str, Any] = {"experiment": asdict(recipe), "parents": parts}
+    name = f"pipeline/{root.name}"
+    with tracked(first.tracking, folder=root, name=name, kind="pipeline", **about) as tracker:
+        if tracker is not None:
+            tracker.keep("pipeline", "pipeline", [page])
+    return page
+
+
+def plan(recipe: Recipe, overrides: Sequence[str]) -> list[list[Task]]:
+    """Waves of stages; those of a wave lean on earlier waves only. Everything is validated."""
+    root = Path(recipe.dir)
+
+    def task(part: str, name: str, *more: str) -> Task:
+        given = [*recipe.overrides, *overrides]
+        if part == "pca":  # which has no optimizer, no network and no diffusion
+            sections = vars(load_experiment(name).config)
+            given = [o for o in given if re.split("[.=]", o)[0] in sections]
+        given.append(f"run.dir={root / part}")
+        load_experiment(name, [*given, *more])
+        return Task(part, name, [*given, *more], root / part)
+
+    clip = f"clip={root / 'clip'}"
+    upsamplers = []
+    for name in recipe.upsamplers:
+        upsamplers.append(task(f"upsampler_{load_experiment(name).config.model.image_size}", name))
+    first, prior = task("clip", recipe.clip), task("prior", recipe.prior, clip)
+    decoder = task("decoder", recipe.decoder, clip)
+    last = [[task("pca", recipe.pca, clip)]] if recipe.pca else []
+    if recipe.together:
+        return [[first, *upsamplers], [prior, decoder], *last]
+    return [[first], [prior], [decoder], *([t] for t in upsamplers), *last]
+
+
+def _command(task: Task) -> list[str] | None:
+    """What trains the task, or None: a finished run of the same experiment is kept."""
+    how = "fit-pca" if task.part == "pca" else "train"
+    words = [sys.executable, "-m", "unclip", how, task.name, *task.overrides]
+    if (task.folder / "artifact" / "artifact.json").is_file():
+        before = artifacts.describe(task.folder).config
+        if not _same(before, load_experiment(task.name, task.overrides)):
+            raise UserError(
+                f"{task.folder}: holds a finished run with other settings; remove the folder, or "
+                "give the recipe another --dir"
+            )
+        print(f"{task.name}: {task.folder} is finished, kept", flush=True)
+        return None
+    if newest_checkpoint(task.folder):
+        return [*words, "--resume"]
+    return [*words, "--force"] if task.folder.exists() else words
+
+
+def run_together(
+    commands: dict[str, list[str]], variables: Mapping[str, str] | None = None
+) -> None:
+    """Run named commands at once; when one fails the others are stopped.
+
+    Their environment is this one's with ``variables`` besides.
+
+    Several share the cores of a CPU and have their lines prefixed with their names; one alone has
+    the terminal to itself.
+
+    Raises:
+        UserError: a command failed (it has said why).
+        Interrupted: SIGTERM came; the commands were passed it, and have ended.
+    """
+    env = environment(together=len(commands)) | dict(variables or {})
+    many = len(commands) > 1
+    pipe: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    running = {
+        name: subprocess.Popen(words, env=env, **(pipe if many else {}))
+        for name, words in commands.items()
+    }
+    readers = [
+        threading.Thread(target=_prefix, args=(name, process.stdout), daemon=True)
+        for name, process in running.items()
+        if many
+    ]
+    for reader in readers:
+        reader.start()
+    with interruptible():
+        try:
+            while any(process.poll() is None for process in running.values()):
+                _refuse_failed(running)
+                time.sleep(0.1)
+            _refuse_failed(running)
+        finally:
+            stop(running.values())
+            for reader in readers:
+                reader.join()
+
+
+def _refuse_failed(running: dict[str, subprocess.Popen]) -> None:
+    for name, process in running.items():
+        if process.poll():
+            raise UserError(f"{name}: training failed (exit {process.returncode}), see above")
+
+
+def _prefix(name: str, lines: Any) -> None:
+    with lines:
+        for line in lines:
+            print(f"{name:<13} {line}", end="", flush=True)
+
+
+def _same(before: dict[str, Any], now: ResolvedExperiment) -> bool:
+    """Whether a finished run's experiment is this one, apart from what fills itself in.
+
+    Where it was logged does not matter. A field that did not exist when the run was made had its
+    default.
+    """
+    defaults = leaves(asdict(type(now.config)()))
+    a, b = dict([*defaults, *leaves(before)]), dict(leaves(now.as_dict()))
+    by_itself = ("model.embed_dim", "model.clip_text_width", "trainer.threads")
+    filled = {k for k in by_itself if b.get(k) is None}
+    if now.stage.name == "diffusion_prior" and b["model.caption"] == "clip":
+        filled.add("model.context")
+    filled |= {k for k in (*a, *b) if k.startswith("tracking.")}
+    return all(a.get(k) == b.get(k) for k in {*a, *b} - filled)

@@ -1,0 +1,193 @@
+"""One training run: from a resolved experiment to an exported artifact."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+
+from data_modules.base import StageData
+from unclip.common import artifacts
+from unclip.config.load import ResolvedExperiment
+from unclip.embeddings.clip import FrozenClip
+from unclip.nn import attention
+from unclip.runs.fit import fit_pca
+from unclip.runs.folders import same_model, shared, shared_folder, taken
+from unclip.runs.parents import Parents, build_data, build_stage, fit_to_clip, fit_to_codec, parents
+from unclip.runs.record import origin_of_run, tracked_run
+from unclip.stages.clip.part import load_clip
+from unclip.stages.diffusion_prior.fits import fit_standardisation
+from unclip.stages.pca.part import load_codec
+from unclip.tracking.files import PROVENANCE, SUMMARY, read_json
+from unclip.tracking.local import JsonlLogger
+from unclip.tracking.report import Finished
+from unclip.tracking.tracker import Tracker
+from unclip.training import determinism
+from unclip.training.callbacks import Samples, Throughput, peak_memory_bytes
+from unclip.training.checkpoint_folders import newest_checkpoint, newest_whole, step_of
+from unclip.training.ema import EmaCallback
+from unclip.training.guard import Guard
+from unclip.training.stage import Stage
+from unclip.training.trainer import build, quiet
+from unclip.training.world import World, device_of
+
+
+def train(
+    resolved: ResolvedExperiment,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    with_parents: bool = False,
+) -> Finished:
+    """Train ``resolved`` (or continue it) and export its artifact.
+
+    ``with_parents`` first trains the experiments it leans on that have no finished run.
+    """
+    leans_on = parents(resolved, make=make_parent if with_parents else None)
+    trainer = resolved.config.trainer
+    determinism.pin_threads(trainer)
+    with ExitStack() as stack:
+        along = shared_folder(resolved)
+        own = None if along else stack.enter_context(taken(resolved, resume=resume, force=force))
+        folder = along or own.folder  # type: ignore[union-attr]
+        stack.enter_context(shared(folder))  # Lightning's further processes run the same command
+        checkpoint = None
+        if resume:
+            checkpoint = newest_checkpoint(folder) if along else newest_whole(folder)
+        stack.enter_context(determinism.applied(trainer))
+        data, stage = assemble(resolved, leans_on, resumed=folder if checkpoint else None)
+        if own:
+            stack.enter_context(
+                own.begun(resolved, origin_of_run(resolved, leans_on, stage.__dict__["clip"], data))
+            )
+            resuming = f", resuming {checkpoint.name}" if checkpoint else ""
+            print(f"{resolved.name}: {folder}{resuming}", flush=True)
+            if sys.stderr.isatty() and not resolved.config.tracking.wandb:
+                hint = "tracking.wandb=true sends metrics to W&B too (docs/wandb.md)"
+                print(hint, file=sys.stderr)
+        stack.enter_context(attention.backend(trainer.attention))
+        tracker = stack.enter_context(tracked_run(resolved, leans_on, own.folder if own else None))
+        return _fit(resolved, stage, data, folder, checkpoint, tracker)
+
+
+def assemble(
+    resolved: ResolvedExperiment, leans_on: Parents, *, resumed: Path | None = None
+) -> tuple[StageData, Stage]:
+    """Data and stage of an experiment; sizes that its parents decide are filled in.
+
+    ``resumed`` is the folder of the run whose checkpoint the stage will load.
+    """
+    experiment = resolved.config
+    quiet()
+    L.seed_everything(experiment.trainer.seed, workers=True, verbose=False)
+    clip = load_clip(leans_on.clip) if leans_on.clip else None
+    if clip is not None:
+        experiment.clip = leans_on.clip
+        fit_to_clip(experiment, clip)
+    if clip is not None and leans_on.pca is not None:
+        experiment.pca = leans_on.pca
+        fit_to_codec(experiment, load_codec(leans_on.pca, clip))
+    data = build_data(resolved.stage, experiment, clip)
+    data.setup()
+    if resumed is not None:
+        same_model(resumed, experiment)
+    stage = build_stage(resolved.stage, experiment, clip)
+    if resumed is None and getattr(experiment.model, "standardise", False):
+        assert clip is not None
+        device = device_of(experiment.trainer.accelerator)
+        fit_standardisation([stage.net, stage.ema], clip, data, device)  # type: ignore[arg-type]
+    return data, stage
+
+
+def _fit(
+    resolved: ResolvedExperiment,
+    stage: Stage,
+    data: StageData,
+    folder: Path,
+    checkpoint: Path | None,
+    tracker: Tracker | None,
+) -> Finished:
+    experiment = resolved.config
+    local = JsonlLogger(folder)
+    if checkpoint is not None and not shared_folder(resolved):
+        local.forget_after(step_of(checkpoint))
+    loggers: list[Any] = [local]
+    publish = None
+    if tracker is not None:
+        loggers.append(tracker)
+        publish = tracker.publish
+    batch_size, log_every = experiment.data.batch_size, experiment.trainer.log_every
+    throughput = Throughput(batch_size, log_every, lambda: data.skipped)
+    samples = Samples(folder / "samples", experiment.trainer.sample_every, publish)
+    callbacks: list[L.Callback] = [throughput, samples]
+    if stage.ema is not None:
+        callbacks.insert(0, EmaCallback(experiment.ema))
+    callbacks.append(Guard(folder, experiment.trainer, stage.quality))
+    trainer = build(experiment.trainer, folder=folder, callbacks=callbacks, loggers=loggers)
+    began = time.perf_counter()
+    trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+    if trainer.global_step % (experiment.trainer.val_every or trainer.global_step + 1):
+        metrics |= {
+            k: float(v)
+            for result in trainer.validate(stage, datamodule=data, verbose=False)
+            for k, v in result.items()
+        }
+    metrics |= samples.metrics
+    weights = stage.weights()
+    skipped = sum(World.here().gathered(data.skipped))
+    if not trainer.is_global_zero:
+        raise SystemExit  # the first process does the rest
+    summary = {
+        "experiment": resolved.name,
+        "steps": trainer.global_step,
+        "loss": metrics.get("val/loss", metrics.get("train/loss")),
+        "quality": {"name": stage.quality.name, "value": metrics.get(stage.quality.name)},
+        "samples_per_second": throughput.samples_per_second,
+        "data_wait": throughput.waited / throughput.seconds if throughput.seconds else 0.0,
+        "data_skipped": skipped,
+        "peak_memory_gib": peak_memory_bytes(stage.device) / 2**30,
+        "seconds": time.perf_counter() - began,
+        "parameters": sum(p.numel() for p in stage.net.parameters()),
+        "metrics": metrics,
+    }
+    artifact = _export(resolved, stage, weights, folder, metrics)
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+    if tracker is not None:
+        tracker.finished(summary, artifact, kind=resolved.stage.kind)
+    return Finished(folder, artifact.path, summary)
+
+
+def _export(
+    resolved: ResolvedExperiment,
+    stage: Stage,
+    weights: dict[str, Tensor],
+    folder: Path,
+    metrics: dict[str, float],
+) -> artifacts.Artifact:
+    clip: FrozenClip | None = stage.__dict__["clip"]
+    experiment = resolved.config
+    embed_dim = experiment.model.embed_dim if hasattr(experiment.model, "embed_dim") else None
+    uses_clip = clip is not None and getattr(experiment.model, "use_z_i", True)
+    return artifacts.export(
+        folder / "artifact",
+        stage=resolved.stage.name,
+        weights=weights,
+        config=resolved.as_dict(),
+        provenance={**read_json(folder / PROVENANCE), "metrics": metrics},
+        embed_dim=embed_dim,
+        clip_fingerprint=clip.fingerprint if clip is not None and uses_clip else None,
+    )
+
+
+def make_parent(resolved: ResolvedExperiment) -> Path:
+    """Train or fit an experiment that another one depends on; its artifact."""
+    if resolved.stage.name == "pca":
+        return fit_pca(resolved)
+    return train(resolved).artifact

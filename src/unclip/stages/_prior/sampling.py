@@ -1,0 +1,48 @@
+"""Drawing from each trained network: the conditioning and guidance around the samplers.
+
+Used alike by training (sample pictures, metrics) and by the pipeline. Noise comes from one stream
+per sample (`SampleNoise`), so a sample does not depend on the batch it is drawn in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from unclip.common.types import Caption, TextFeatures
+from unclip.embeddings.tokens import token_mask
+from unclip.stages.ar_prior.network import ArPrior
+from unclip.stages.diffusion_prior.network import DiffusionPrior
+
+
+def prior_caption(net: DiffusionPrior | ArPrior, text: TextFeatures, tokens: Tensor) -> Caption:
+    """The caption as ``net`` reads it: its own tokens, or the frozen CLIP's token features."""
+    if net.config.caption == "clip":
+        return Caption(None, text.tokens, text.mask)
+    return Caption(tokens, None, token_mask(tokens))
+
+
+def repeated(caption: Caption, times: int) -> Caption:
+    """Each caption of the batch ``times`` in a row."""
+    return _mapped(caption, lambda x: x.repeat_interleave(times, dim=0))
+
+
+def doubled(caption: Caption, times: int = 2) -> Caption:
+    """The batch ``times`` over."""
+    return _mapped(caption, lambda x: torch.cat([x] * times))
+
+
+def _mapped(caption: Caption, change: Callable[[Tensor], Tensor]) -> Caption:
+    return Caption(*(None if x is None else change(x) for x in caption))  # type: ignore[arg-type]
+
+
+def best_of(z_i: Tensor, z_t: Tensor, candidates: int) -> Tensor:
+    """Of ``candidates`` successive rows of z_i ``[B·c, D]`` the one nearest to z_t ``[B, D]``.
+
+    The second row of a caption is kept when its z_i · z_t is higher (paper, section 2.2).
+    """
+    z_i = z_i.unflatten(0, (len(z_t), candidates))
+    best = torch.einsum("bcd,bd->bc", z_i, z_t.float()).argmax(dim=1)
+    return z_i[torch.arange(len(z_t), device=z_i.device), best]

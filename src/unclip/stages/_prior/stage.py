@@ -1,0 +1,107 @@
+"""What both priors' stages share: the frozen CLIP's view of a batch, the steps, the judgement."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unclip.common.images import Picture, to_uint8
+from unclip.common.seeding import SampleNoise
+from unclip.common.types import Caption
+from unclip.data.batches import PriorBatch
+from unclip.embeddings.clip import Clip
+from unclip.embeddings.metrics import prior_metrics
+from unclip.embeddings.tokens import token_mask
+from unclip.training.one_pass import unit, z_i_of, z_t_of
+from unclip.training.random import StepRandom
+from unclip.training.stage import Look, Quality, Score, Stage, own_nearest
+
+
+class Pair(NamedTuple):
+    """What the frozen CLIP says of a batch."""
+
+    z_i: Tensor  # [B, D]
+    z_t: Tensor  # [B, D]
+    caption: Caption
+
+
+@torch.no_grad()
+def encode(clip: Clip, batch: PriorBatch, *, features: bool) -> Pair:
+    """The batch as ``clip`` sees it; the caption as CLIP's token features or as own tokens."""
+    z_i = z_i_of(clip, batch)
+    if not features:
+        assert batch.tokens is not None
+        caption = Caption(batch.tokens, None, token_mask(batch.tokens))
+        return Pair(z_i, z_t_of(clip, batch), caption)
+    assert batch.clip_tokens is not None
+    text = clip.encode_text(batch.clip_tokens)
+    z_t = text.z_t if batch.z_t is None else unit(batch.z_t)
+    return Pair(z_i, z_t, Caption(None, text.tokens, text.mask))
+
+
+def judge(found: Tensor, pair: Pair, batch: PriorBatch) -> Look:
+    """Metrics of sampled embeddings ``[B, D]``, and the picture nearest to each of the first 16.
+
+    A batch without pictures has metrics alone.
+    """
+    metrics = prior_metrics(found, pair.z_i, pair.z_t)._asdict() if len(found) > 1 else {}
+    if batch.clip_image is None:
+        return Look([], metrics)
+    similar = found @ pair.z_i.T
+    cosine = (found * pair.z_i).sum(dim=1)
+    pictures = [
+        Picture(to_uint8(batch.clip_image[best]), f"{caption} ({cosine[k]:.2f})", k)
+        for k, (best, caption) in enumerate(zip(similar.argmax(dim=1).tolist(), batch.captions))
+    ]
+    return Look(pictures[:16], metrics)
+
+
+class PriorStage(Stage):
+    """A `Stage` whose network draws z_i; a subclass gives `loss` and `draw`."""
+
+    quality: ClassVar[Quality] = Quality("val/cosine", "higher")
+
+    def loss(self, net: Any, pair: Pair, draws: StepRandom, *, training: bool) -> dict[str, Tensor]:
+        """``loss`` and what is logged beside it; text is dropped in training alone."""
+        raise NotImplementedError
+
+    def draw(self, pair: Pair, noise: SampleNoise) -> Tensor:
+        """z_i ``[B, D]`` for the captions of ``pair``, with the averaged weights."""
+        raise NotImplementedError
+
+    def redraw(self, pair: Pair, noise: SampleNoise) -> Tensor:
+        """`draw`, given all that training gives beside z_i itself."""
+        return self.draw(pair, noise)
+
+    def encode(self, batch: PriorBatch) -> Pair:
+        """The batch as the frozen CLIP sees it."""
+        features = self.experiment.model.caption == "clip"
+        return encode(self.frozen_clip.model, batch, features=features)
+
+    def training_step(self, batch: PriorBatch, batch_idx: int) -> Tensor:
+        """One micro-batch."""
+        pair = self.encode(batch)
+        values = self.loss(self.net, pair, self.draws(batch_idx), training=True)
+        self.log_loss("train", values, len(pair.z_i))
+        return values["loss"]
+
+    def validation_step(self, batch: PriorBatch, batch_idx: int) -> None:
+        """The same loss with the averaged weights, nothing dropped, the same draws every time."""
+        pair = self.encode(batch)
+        draws = self.validation_draws(batch_idx)
+        values = self.loss(self.sampling_net, pair, draws, training=False)
+        self.log_loss("val", values, len(pair.z_i))
+
+    def look(self, batch: PriorBatch) -> Look:
+        """Sampled embeddings against the true ones."""
+        pair = self.encode(batch)
+        return judge(self.draw(pair, SampleNoise(range(len(pair.z_t)))), pair, batch)
+
+    def overfit_scores(self, batch: PriorBatch) -> list[Score]:
+        """Each caption's z_i is the true one."""
+        pair = self.encode(batch)
+        found = self.redraw(pair, SampleNoise(range(len(pair.z_t))))
+        cosine = (found * pair.z_i).sum(dim=1).mean().item()
+        return [Score("cosine", cosine, 0.9), own_nearest(found, pair.z_i)]

@@ -1,0 +1,1 @@
+"""The autoregressive prior: caption to image embedding, code by code."""

@@ -1,0 +1,79 @@
+"""Every field of an autoregressive prior experiment. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unclip.common.checks import require
+from unclip.data.config import EmbeddedDataConfig
+from unclip.nn.config import TextEncoderConfig
+from unclip.stages.experiment import Experiment, require_probability
+from unclip.training.config import EmaConfig
+
+
+@dataclass(kw_only=True)
+class ArPriorConfig:
+    """The causal transformer over the PCA codes of the image embedding."""
+
+    embed_dim: int | None = None  # D; null takes the PCA's
+    caption: str = "bpe"  # bpe (own encoder, the paper) | clip (frozen CLIP token features)
+    clip_text_width: int | None = None  # width of CLIP's token features; null takes the CLIP's
+    codes: int | None = None  # K, components that are kept; null takes the PCA's
+    buckets: int | None = None  # N per component; null takes the PCA's
+    context: int = 384  # positions: z_t, the dot product and the codes
+    width: int = 1664
+    layers: int = 24
+    heads: int = 26
+    dropout: float = 0.0
+    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)  # of caption=bpe
+
+    def validate(self) -> None:
+        """Refuse shapes that no network can have."""
+        self.text.validate()
+        require(self.caption in ("bpe", "clip"), "model.caption", "must be bpe or clip")
+        require(self.width % self.heads == 0, "model.heads", f"does not divide width={self.width}")
+        require(0 <= self.dropout < 1, "model.dropout", "must be in [0, 1)")
+        require(
+            self.codes is None or self.codes + 2 <= self.context,
+            "model.context",
+            f"{self.context} cannot hold {self.codes} codes, z_t and the dot product",
+        )
+
+
+@dataclass(kw_only=True)
+class ArSamplerConfig:
+    """How embeddings are drawn from an autoregressive prior."""
+
+    temperature: float = 1.0  # of the logits; 0 takes the likeliest code
+    top_k: int = 0  # only among so many likeliest codes; 0 = all
+    top_p: float = 1.0  # only among the fewest codes that hold this probability
+    guidance: float = 1.0  # classifier-free guidance scale s on the logits; 1 is none
+    dot_percentile: float = 50.0  # z_i . z_t is drawn from above it (the paper's best of 50 to 95)
+    candidates: int = 1  # drawn per caption; the one with the highest z_i . z_t is kept
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        require(self.temperature >= 0, "sampler.temperature", "must not be negative")
+        require(self.top_k >= 0, "sampler.top_k", "must not be negative")
+        require(0 < self.top_p <= 1, "sampler.top_p", "must be in (0, 1]")
+        require(self.guidance >= 0, "sampler.guidance", "must not be negative")
+        require(0 <= self.dot_percentile < 100, "sampler.dot_percentile", "must be in [0, 100)")
+        require(self.candidates >= 1, "sampler.candidates", "must be at least 1")
+
+
+@dataclass(kw_only=True)
+class ArPriorExperiment(Experiment):
+    """The autoregressive prior P(z_i | y) over PCA codes."""
+
+    clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
+    pca: str = "pca/tiny"  # experiment | artifact folder
+    model: ArPriorConfig = field(default_factory=ArPriorConfig)
+    sampler: ArSamplerConfig = field(default_factory=ArSamplerConfig)
+    data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    drop_text: float = 0.1  # share of samples trained without caption and z_t
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        super().validate()
+        require_probability(self.drop_text, "drop_text")

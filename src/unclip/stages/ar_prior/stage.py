@@ -1,0 +1,73 @@
+"""The autoregressive prior: z_i from a caption, code by code (paper, section 2.2)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unclip.common.seeding import SampleNoise
+from unclip.embeddings.clip import FrozenClip
+from unclip.embeddings.codec import Codec
+from unclip.stages._prior.stage import Pair, PriorStage
+from unclip.stages.ar_prior.config import ArPriorExperiment
+from unclip.stages.ar_prior.network import ArPrior
+from unclip.stages.ar_prior.sampling import sample_ar_prior, sample_codes
+from unclip.training.random import StepRandom
+
+
+class ArPriorStage(PriorStage):
+    """Trains an `ArPrior` on the codes of a frozen CLIP's image embeddings."""
+
+    def __init__(self, experiment: ArPriorExperiment, clip: FrozenClip, codec: Codec):
+        net = ArPrior(experiment.model, codec, clip.model.text_width)
+        super().__init__(experiment, net, clip)
+
+    def loss(
+        self, net: ArPrior, pair: Pair, draws: StepRandom, *, training: bool
+    ) -> dict[str, Tensor]:
+        """Cross-entropy per code in nats: of all, and of each quarter of the positions.
+
+        Caption and z_t are dropped together; the dot product never is.
+        """
+        with torch.no_grad():
+            codes = self.sampling_net.codec.encode(pair.z_i)
+            dot = self._dot(pair)
+        logits = net(
+            codes,
+            dot=dot,
+            z_t=pair.z_t,
+            caption=pair.caption,
+            keep=draws.keep("drop_text", len(codes), self.experiment.drop_text if training else 0),
+        )
+        each = F.cross_entropy(logits.float().transpose(1, 2), codes, reduction="none").mean(dim=0)
+        parts = each.detach().tensor_split(4)
+        values = {f"loss_q{q}": part.mean() for q, part in enumerate(parts) if len(part)}
+        return {"loss": each.mean(), **values}
+
+    def _dot(self, pair: Pair) -> Tensor:
+        """The quantized dot product of each true z_i with its z_t ``[B]``."""
+        return self.sampling_net.codec.encode_dot((pair.z_i * pair.z_t).sum(dim=1))
+
+    def redraw(self, pair: Pair, noise: SampleNoise) -> Tensor:
+        """With the true dot products: by heart, each sample may be known by its own alone."""
+        net = self.sampling_net
+        codes = sample_codes(
+            net,
+            dot=self._dot(pair),
+            z_t=pair.z_t,
+            caption=pair.caption,
+            sampler=self.experiment.sampler,
+            draws=noise.uniform((len(pair.z_t), net.codes), pair.z_t.device),
+        )
+        return net.codec.decode(codes)
+
+    def draw(self, pair: Pair, noise: SampleNoise) -> Tensor:
+        """As the experiment's sampler says."""
+        return sample_ar_prior(
+            self.sampling_net,
+            z_t=pair.z_t,
+            caption=pair.caption,
+            sampler=self.experiment.sampler,
+            noise=noise,
+        )

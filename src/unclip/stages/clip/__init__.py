@@ -1,0 +1,1 @@
+"""CLIP: contrastive image and text encoders."""

@@ -1,0 +1,64 @@
+"""Every field of a CLIP experiment. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unclip.common.checks import require
+from unclip.data.config import DataConfig
+from unclip.stages.experiment import Experiment
+
+
+@dataclass(kw_only=True)
+class ClipConfig:
+    """A CLIP of our own, built as an open_clip model."""
+
+    embed_dim: int = 1024  # D
+    image_size: int = 256  # pixels a side
+    vision: str = "vit"  # vit (the paper) | resnet (CLIP's, learns faster from little data)
+    patch_size: int = 16  # pixels a side (vit)
+    vision_stages: list[int] = field(default_factory=lambda: [3, 4, 6, 3])  # blocks (resnet)
+    vision_width: int = 1280
+    vision_layers: int = 32
+    vision_head_width: int = 80  # channels per attention head
+    context: int = 77  # tokens, start and end included
+    vocabulary: int = 49408  # open_clip's byte-pair vocabulary
+    text_width: int = 1024
+    text_layers: int = 24
+    text_heads: int = 16
+
+    def validate(self) -> None:
+        """Refuse shapes that no network can have."""
+        resnet = self.vision == "resnet"
+        require(self.vision in ("vit", "resnet"), "model.vision", "must be vit or resnet")
+        require(len(self.vision_stages) == 4, "model.vision_stages", "must be four counts")
+        require(
+            not resnet or self.image_size % 32 == 0,
+            "model.image_size",
+            f"{self.image_size} is not a multiple of 32, by which a resnet reduces it",
+        )
+        require(
+            resnet or self.image_size % self.patch_size == 0,
+            "model.image_size",
+            f"{self.image_size} is not a multiple of model.patch_size={self.patch_size}",
+        )
+        require(
+            self.vision_width * (32 if resnet else 1) % self.vision_head_width == 0,
+            "model.vision_head_width",
+            f"does not divide the width of the attention, {self.vision_width}"
+            + (" * 32" if resnet else ""),
+        )
+        require(
+            self.text_width % self.text_heads == 0,
+            "model.text_heads",
+            f"does not divide model.text_width={self.text_width}",
+        )
+        require(self.vocabulary == 49408, "model.vocabulary", "must be 49408, the tokenizer's size")
+
+
+@dataclass(kw_only=True)
+class ClipExperiment(Experiment):
+    """Contrastive training of a CLIP."""
+
+    model: ClipConfig = field(default_factory=ClipConfig)
+    data: DataConfig = field(default_factory=DataConfig)

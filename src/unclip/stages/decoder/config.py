@@ -1,0 +1,79 @@
+"""Every field of a decoder experiment. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unclip.common.checks import require
+from unclip.data.config import EmbeddedDataConfig
+from unclip.diffusion.config import DiffusionConfig, SamplerConfig
+from unclip.nn.config import TextEncoderConfig, UNetConfig
+from unclip.stages.experiment import Experiment, require_probability, require_steps_fit
+from unclip.training.config import EmaConfig
+
+
+@dataclass(kw_only=True)
+class DecoderConfig:
+    """The 64 px diffusion decoder: GLIDE's U-Net with both CLIP paths."""
+
+    image_size: int = 64  # pixels a side
+    embed_dim: int | None = None  # D; null takes the CLIP's
+    clip_tokens: int = 4  # extra context tokens made from z_i
+    use_z_i: bool = True  # false: GLIDE, caption only
+    use_caption: bool = True  # false: no caption transformer
+    null_z_i: str = "zeros"  # zeros | learned: what stands for a dropped z_i
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+
+    def validate(self) -> None:
+        """Refuse shapes that no network can have."""
+        self.unet.validate()
+        self.text.validate()
+        require(self.null_z_i in ("zeros", "learned"), "model.null_z_i", "must be zeros or learned")
+        require(self.use_z_i or self.use_caption, "model.use_caption", "one condition must remain")
+        factor = 2 ** (len(self.unet.multiples) - 1)
+        require(
+            self.image_size % factor == 0,
+            "model.image_size",
+            f"{self.image_size} is not a multiple of {factor}, which model.unet.multiples needs",
+        )
+        sides = [self.image_size >> level for level in range(len(self.unet.multiples))]
+        for side in self.unet.attention:
+            require(side in sides, "model.unet.attention", f"{side} is none of the sides {sides}")
+
+
+@dataclass(kw_only=True)
+class DecoderExperiment(Experiment):
+    """The diffusion decoder P(x | z_i, y)."""
+
+    clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
+    model: DecoderConfig = field(default_factory=DecoderConfig)
+    diffusion: DiffusionConfig = field(
+        default_factory=lambda: DiffusionConfig(prediction="eps", variance="learned_range")
+    )
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    embedding: str = "image"  # image (z_i) | text (z_t of the caption in the place of z_i)
+    drop_z_i: float = 0.1  # share of samples whose z_i is dropped
+    drop_caption: float = 0.5  # share of samples whose caption is dropped, independently
+    noise_z_i: float = 0.0  # length of the noise added to z_i in training, 0 is the paper's
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        super().validate()
+        require_steps_fit(self.sampler, self.diffusion)
+        require_probability(self.drop_z_i, "drop_z_i")
+        require_probability(self.drop_caption, "drop_caption")
+        require(self.noise_z_i >= 0, "noise_z_i", "must not be negative")
+        require(self.embedding in ("image", "text"), "embedding", "must be image or text")
+        require(
+            self.embedding == "image" or self.model.use_z_i,
+            "embedding",
+            "text needs model.use_z_i, the paths by which an embedding enters",
+        )
+        require(
+            self.diffusion.variance == "learned_range",
+            "diffusion.variance",
+            "must be learned_range: the decoder outputs its variance",
+        )

@@ -1,0 +1,1 @@
+"""The diffusion prior: caption to image embedding, predicting x0."""

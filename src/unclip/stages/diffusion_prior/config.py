@@ -1,0 +1,69 @@
+"""Every field of a diffusion prior experiment. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unclip.common.checks import require
+from unclip.data.config import EmbeddedDataConfig
+from unclip.diffusion.config import DiffusionConfig, SamplerConfig
+from unclip.stages.experiment import Experiment, require_probability, require_steps_fit
+from unclip.training.config import EmaConfig
+
+
+@dataclass(kw_only=True)
+class DiffusionPriorConfig:
+    """The causal transformer that predicts the unnoised image embedding."""
+
+    embed_dim: int | None = None  # D; null takes the CLIP's
+    caption: str = "bpe"  # bpe (own token table, the paper) | clip (frozen CLIP token features)
+    clip_text_width: int | None = None  # width of CLIP's token features; null takes the CLIP's
+    context: int = 256  # caption tokens; with caption=clip at most the CLIP's own
+    vocabulary: int = 49408
+    width: int = 2048
+    layers: int = 24
+    heads: int = 32
+    dropout: float = 0.0
+    standardise: bool = False  # x0 of unit variance by fitted buffers, instead of a common scale
+
+    def validate(self) -> None:
+        """Refuse shapes that no network can have."""
+        require(self.caption in ("bpe", "clip"), "model.caption", "must be bpe or clip")
+        require(self.width % self.heads == 0, "model.heads", f"does not divide width={self.width}")
+        require(0 <= self.dropout < 1, "model.dropout", "must be in [0, 1)")
+
+
+@dataclass(kw_only=True)
+class PriorSamplerConfig(SamplerConfig):
+    """How embeddings are drawn from a prior."""
+
+    candidates: int = 2  # drawn per caption; the one with the highest z_i . z_t is kept
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        super().validate()
+        require(self.candidates >= 1, "sampler.candidates", "must be at least 1")
+
+
+@dataclass(kw_only=True)
+class DiffusionPriorExperiment(Experiment):
+    """The x0-predicting diffusion prior P(z_i | y)."""
+
+    clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
+    model: DiffusionPriorConfig = field(default_factory=DiffusionPriorConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    sampler: PriorSamplerConfig = field(default_factory=PriorSamplerConfig)
+    data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    drop_text: float = 0.1  # share of samples trained without caption and z_t
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        super().validate()
+        require_steps_fit(self.sampler, self.diffusion)
+        require_probability(self.drop_text, "drop_text")
+        require(
+            self.diffusion.variance != "learned_range",
+            "diffusion.variance",
+            "learned_range needs a network that outputs it; the prior's does not",
+        )

@@ -1,0 +1,81 @@
+"""What is fitted to a diffusion prior: standardisation and the x0 errors of Analytic-DPM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_modules.prior import PriorData
+from unclip.common.seeding import generator
+from unclip.diffusion.analytic import x0_error
+from unclip.diffusion.schedules import sampling_schedule
+from unclip.embeddings.clip import FrozenClip
+from unclip.embeddings.moments import Moments
+from unclip.stages._part import Part
+from unclip.stages._prior.sampling import prior_caption
+from unclip.training.one_pass import embedded_batches
+
+STANDARDISING_SAMPLES = 10_000
+
+
+def fit_standardisation(
+    nets: list[Any], clip: FrozenClip, data: PriorData, device: torch.device
+) -> None:
+    """Set ``mean`` and ``std`` of diffusion priors to those of the first training embeddings."""
+    moments = Moments(clip.model.embed_dim)
+    few = embedded_batches(
+        clip.model, data, device=device, limit=STANDARDISING_SAMPLES, title="standardising"
+    )
+    for part in few:
+        moments.update(part.z_i.cpu())
+    moments.all_reduce()
+    for net in nets:
+        net.mean.copy_(moments.mean)
+        net.std.copy_(moments.covariance.diagonal().clamp(min=1e-12).sqrt())
+
+
+def fit_errors(
+    prior: Part,
+    clip: FrozenClip,
+    data: PriorData,
+    device: torch.device,
+    *,
+    steps: int | str,
+    samples: int,
+) -> list[float]:
+    """M of every sampled step: the error of x̂_0, with captions and without guidance.
+
+    Clipped to [0, tr Cov(x_0) / D], which no denoiser worth its name exceeds (reference:
+    arXiv 2201.06503, corollary 1).
+    """
+    assert prior.diffusion is not None
+    schedule = sampling_schedule(prior.diffusion, steps).to(device)
+    net = prior.net.to(device)
+    total = torch.zeros(len(schedule), dtype=torch.float64, device=device)
+    moments = Moments(clip.model.embed_dim)
+    for k, part in enumerate(
+        embedded_batches(clip.model, data, device=device, limit=samples, title="fitting errors")
+    ):
+        x0 = net.to_x0(part.z_i)
+        assert part.batch.clip_tokens is not None
+        assert part.batch.tokens is not None
+        text = clip.model.encode_text(part.batch.clip_tokens)
+        caption = prior_caption(net, text, part.batch.tokens)
+
+        def denoise(x_t: Tensor, t: Tensor, z_t: Any = part.z_t, caption: Any = caption) -> Tensor:
+            return net(x_t, t, z_t=z_t, caption=caption)
+
+        noise = torch.randn(x0.shape, generator=generator("fit errors", k)).to(device)
+        total += len(x0) * x0_error(
+            denoise,
+            x0,
+            noise,
+            schedule=schedule,
+            diffusion=prior.diffusion,
+            sampler=prior.sampler,
+        )
+        moments.update(x0.cpu())
+    most = float(moments.covariance.trace()) / clip.model.embed_dim
+    return (total / moments.count).clamp(0, most).tolist()

@@ -1,0 +1,60 @@
+"""Sampling image embeddings from the diffusion prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unclip.common.seeding import SampleNoise
+from unclip.common.types import Caption, Progress
+from unclip.diffusion.config import DiffusionConfig
+from unclip.diffusion.guidance import guided
+from unclip.diffusion.samplers import sample
+from unclip.diffusion.schedules import sampling_schedule
+from unclip.stages._prior.sampling import best_of, doubled, repeated
+from unclip.stages.diffusion_prior.config import PriorSamplerConfig
+from unclip.stages.diffusion_prior.network import DiffusionPrior
+
+
+@torch.no_grad()
+def sample_prior(
+    net: DiffusionPrior,
+    *,
+    z_t: Tensor,
+    caption: Caption,
+    diffusion: DiffusionConfig,
+    sampler: PriorSamplerConfig,
+    noise: SampleNoise,
+    error: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """z_i ``[B, D]``, L2-normalised, for captions with text embeddings z_t ``[B, D]``.
+
+    ``sampler.candidates`` are drawn per caption, and `best_of` them kept. ``error`` is for the
+    analytic samplers (see `unclip.diffusion.samplers.sample`).
+    """
+    (batch, dim), many = z_t.shape, sampler.candidates
+    captions, texts = repeated(caption, many), z_t.repeat_interleave(many, dim=0)
+
+    def model(x_t: Tensor, t: Tensor, keep: Tensor) -> Tensor:
+        twice = len(keep) // len(texts)
+        both = doubled(captions, twice)
+        return net(x_t, t, z_t=texts.repeat(twice, 1), caption=both, keep=keep)
+
+    def draw(shape: Sequence[int], device: torch.device) -> Tensor:
+        # Each caption has one stream; its candidates take successive parts of it.
+        return noise((batch, many, *shape[1:]), device).flatten(0, 1)
+
+    found = sample(
+        guided(model, sampler.guidance, dim),
+        draw((batch * many, dim), z_t.device),
+        schedule=sampling_schedule(diffusion, sampler.steps),
+        diffusion=diffusion,
+        sampler=sampler,
+        noise=draw,
+        error=error,
+        progress=progress,
+    )
+    return best_of(net.from_x0(found), z_t, many)

@@ -1,0 +1,1 @@
+"""The PCA codec of image embeddings, for the autoregressive prior."""

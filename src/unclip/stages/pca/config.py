@@ -1,0 +1,50 @@
+"""Every field of a PCA experiment. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unclip.common.checks import require
+from unclip.data.config import EmbeddedDataConfig
+from unclip.stages.experiment import Experiment
+
+
+@dataclass(kw_only=True)
+class PcaConfig:
+    """The principal components of image embeddings and the buckets of their codes."""
+
+    components: int | None = 319  # K (the paper); null chooses it by max_error
+    max_error: float | None = None  # share of variance that may be lost, for example 0.01
+    buckets: int = 1024  # N per component
+    edges: str = "quantile"  # quantile (equally filled) | uniform (equally wide); paper is silent
+    samples: int | None = None  # training samples that are used; null = all
+    reservoir: int = 65_536  # embeddings kept in memory for the buckets' edges
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        both = (self.components is None) != (self.max_error is None)
+        require(both, "pca.components", "give either this or pca.max_error, the other null")
+        require(
+            self.components is None or self.components >= 1, "pca.components", "must be at least 1"
+        )
+        require(
+            self.max_error is None or 0 < self.max_error < 1, "pca.max_error", "must be in (0, 1)"
+        )
+        require(self.buckets >= 2, "pca.buckets", "must be at least 2")
+        require(self.edges in ("quantile", "uniform"), "pca.edges", "must be quantile or uniform")
+        require(self.samples is None or self.samples > 0, "pca.samples", "must be positive")
+        require(self.reservoir >= 2, "pca.reservoir", "must be at least 2")
+
+
+@dataclass(kw_only=True)
+class PcaExperiment(Experiment):
+    """Principal components of a CLIP's image embeddings, and their buckets; nothing is trained."""
+
+    clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
+    pca: PcaConfig = field(default_factory=PcaConfig)
+    data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
+
+    def validate(self) -> None:
+        """Refuse a check of training."""
+        super().validate()
+        require(self.check == "none", "check", "must be none, nothing is trained here")

@@ -1,0 +1,1 @@
+"""The upsamplers: small image to large image."""

@@ -1,0 +1,86 @@
+"""Every field of an upsampler experiment. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unclip.common.checks import require
+from unclip.data.config import UpsamplerDataConfig
+from unclip.degradations.config import CorruptionConfig
+from unclip.diffusion.config import DiffusionConfig, SamplerConfig
+from unclip.nn.config import UNetConfig
+from unclip.stages.experiment import Experiment, require_steps_fit
+from unclip.training.config import EmaConfig
+
+
+@dataclass(kw_only=True)
+class UpsamplerConfig:
+    """A convolutional ADM U-Net conditioned on a low-resolution image."""
+
+    image_size: int = 256  # pixels a side of the result
+    low_size: int = 64  # pixels a side of the condition
+    noise_levels: int = 0  # noise the condition to a timestep below this and tell it; 0 = never
+    unet: UNetConfig = field(default_factory=lambda: UNetConfig(channels=320, attention=[]))
+
+    def validate(self) -> None:
+        """Refuse shapes that no network can have."""
+        self.unet.validate()
+        require(self.noise_levels >= 0, "model.noise_levels", "must not be negative")
+        require(not self.unet.attention, "model.unet.attention", "must be [] in an upsampler")
+        require(
+            self.image_size % self.low_size == 0 and self.image_size > self.low_size,
+            "model.low_size",
+            f"{self.low_size} must divide model.image_size={self.image_size}",
+        )
+
+
+@dataclass(kw_only=True)
+class UpsamplerSamplerConfig(SamplerConfig):
+    """How pictures are drawn from an upsampler."""
+
+    noise_level: int = 0  # timestep to which the condition is noised (model.noise_levels)
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        super().validate()
+        require(self.guidance == 1, "sampler.guidance", "an upsampler has none, it must be 1")
+        require(self.noise_level >= 0, "sampler.noise_level", "must not be negative")
+
+
+@dataclass(kw_only=True)
+class UpsamplerExperiment(Experiment):
+    """A diffusion upsampler P(x_high | x_low)."""
+
+    model: UpsamplerConfig = field(default_factory=UpsamplerConfig)
+    diffusion: DiffusionConfig = field(
+        default_factory=lambda: DiffusionConfig(prediction="eps", variance="learned_range")
+    )
+    sampler: UpsamplerSamplerConfig = field(default_factory=UpsamplerSamplerConfig)
+    data: UpsamplerDataConfig = field(default_factory=UpsamplerDataConfig)
+    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        super().validate()
+        require_steps_fit(self.sampler, self.diffusion)
+        require(
+            self.model.noise_levels <= self.diffusion.steps,
+            "model.noise_levels",
+            f"there are only diffusion.steps={self.diffusion.steps}",
+        )
+        require(
+            self.sampler.noise_level < max(1, self.model.noise_levels),
+            "sampler.noise_level",
+            f"must be below model.noise_levels={self.model.noise_levels}",
+        )
+        crop = round(self.model.image_size * self.data.crop_fraction)
+        factor = max(
+            2 ** (len(self.model.unet.multiples) - 1), self.model.image_size // self.model.low_size
+        )
+        require(
+            crop % factor == 0 and crop > 0,
+            "data.crop_fraction",
+            f"the training crop of {crop} px must be a multiple of {factor} "
+            "(model.unet.multiples, model.image_size / model.low_size)",
+        )

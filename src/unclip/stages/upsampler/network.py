@@ -1,0 +1,68 @@
+"""The upsamplers: convolutional ADM U-Nets that see the low-resolution image beside x_t.
+
+Source: arXiv 2204.06125, section 2.1 and table 3; conditioning by concatenation as in
+arXiv 2104.07636.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unclip.nn.timestep import TimestepMLP
+from unclip.nn.unet import UNet
+from unclip.stages.upsampler.config import UpsamplerConfig
+
+
+class Upsampler(nn.Module):
+    """Predicts ε and the variance fraction v of a noised image, given the image at low resolution.
+
+    There is no attention, so a network trained on crops runs at any size divisible by
+    2^(levels − 1). The low-resolution image is enlarged bicubically (a = −0.5, antialiased, which
+    changes nothing when enlarging); one that already has the size of x_t is used as it is.
+
+    With ``noise_levels`` the condition may be noised, and the network is told to which timestep
+    (noise-conditioning augmentation of cascaded diffusion, arXiv 2106.15282, section 4; not in the
+    paper).
+    """
+
+    def __init__(self, config: UpsamplerConfig):
+        super().__init__()
+        self.config = config
+        unet = config.unet
+        self.unet = UNet(
+            in_channels=6,
+            out_channels=6,
+            channels=unet.channels,
+            blocks=unet.blocks,
+            multiples=unet.multiples,
+            dropout=unet.dropout,
+            groups=unet.norm_groups,
+        )
+        if config.noise_levels:
+            self.level = TimestepMLP(unet.channels, 4 * unet.channels)
+
+    def forward(self, x_t: Tensor, t: Tensor, low: Tensor, level: Tensor | None = None) -> Tensor:
+        """Denoise.
+
+        Args:
+            x_t: noised images ``[B, 3, H, W]``.
+            t: timesteps ``[B]``.
+            low: low-resolution images ``[B, 3, h, w]`` in [-1, 1], noised if ``level`` says so.
+            level: timestep ``[B]`` of the noise in ``low``; for networks with ``noise_levels``.
+
+        Returns:
+            ``[B, 6, H, W]`` of the type of ``x_t``: ε, then the variance fraction v.
+
+        Raises:
+            ValueError: H or W is not divisible by 2^(levels − 1); ``level`` is missing, or given
+                to a network that cannot be told.
+        """
+        if (level is not None) != bool(self.config.noise_levels):
+            raise ValueError("level: needed by networks with noise_levels, and by no others")
+        offset = None if level is None else self.level(level)
+        if low.shape[2:] != x_t.shape[2:]:
+            low = F.interpolate(low.float(), size=x_t.shape[2:], mode="bicubic", antialias=True)
+        both = torch.cat([x_t, low.to(x_t.dtype)], dim=1)
+        return self.unet(both, t, time_offset=offset)

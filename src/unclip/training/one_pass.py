@@ -1,0 +1,72 @@
+"""The embeddings of a data set, batch by batch, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from torch import Tensor
+from tqdm import tqdm
+
+from data_modules.prior import PriorData
+from unclip.common.progress import bar_interval
+from unclip.data.batches import DecoderBatch, PriorBatch
+from unclip.embeddings.clip import Clip
+from unclip.training.world import rank_and_world
+
+
+class EmbeddedBatch(NamedTuple):
+    """A batch of one pass over the data."""
+
+    numbers: Tensor  # [B], of the samples
+    z_i: Tensor  # [B, D]
+    z_t: Tensor  # [B, D]
+    batch: PriorBatch
+
+
+def embedded_batches(
+    clip: Clip,
+    data: PriorData,
+    *,
+    device: torch.device,
+    limit: int | None = None,
+    split: str = "train",
+    title: str = "embedding",
+) -> Iterator[EmbeddedBatch]:
+    """One process's share of a pass over ``data``, embedded by ``clip``, with a progress bar."""
+    rank, world = rank_and_world()
+    loader = data.one_pass(split, limit=limit, rank=rank, world=world)
+    size = data.config.batch_size
+    clip = clip.to(device)
+    bar = tqdm(loader, desc=title, unit="batch", disable=rank > 0, mininterval=bar_interval())
+    with torch.no_grad():
+        for k, batch in enumerate(bar):
+            batch = move_data_to_device(batch, device)
+            z_i, z_t = z_i_of(clip, batch), z_t_of(clip, batch)
+            numbers = rank + world * (k * size + torch.arange(len(z_i)))
+            yield EmbeddedBatch(numbers, z_i, z_t, batch)
+
+
+def unit(z: Tensor) -> Tensor:
+    """Stored ``[B, D]`` as float32 of unit length; what is of that length keeps its bits."""
+    z = z.float()
+    norm = z.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return torch.where((norm - 1).abs() < 1e-6, z, z / norm)
+
+
+def z_i_of(clip: Clip, batch: PriorBatch | DecoderBatch) -> Tensor:
+    """z_i ``[B, D]`` of a batch: what it has from disk, else what ``clip`` says of its pictures."""
+    if batch.z_i is not None:
+        return unit(batch.z_i)
+    assert batch.clip_image is not None
+    return clip.encode_image(batch.clip_image)
+
+
+def z_t_of(clip: Clip, batch: PriorBatch) -> Tensor:
+    """z_t ``[B, D]`` of a batch: what it has from disk, else what ``clip`` says of its captions."""
+    if batch.z_t is not None:
+        return unit(batch.z_t)
+    assert batch.clip_tokens is not None
+    return clip.encode_text(batch.clip_tokens).z_t
