@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/data.py
     OMP_NUM_THREADS=1 python benchmarks/data.py --sizes 64 --sources tar --profile
 
-1,024 JPEG pictures are made, half of 512x512 and half of 320x240 pixels (noise of every scale, and
+1,024 JPEG images are made, half of 512x512 and half of 320x240 pixels (noise of every scale, and
 shapes), and given to every source. An epoch of this project's loader (shuffled, as in training) and
 one of webdataset's (in the order of the tars) take turns, without workers. Both make float batches
-of 64 squares by the same transform; that they are the same pictures is checked. Times are processor
+of 64 squares by the same transform; that they are the same images is checked. Times are processor
 time, which other programs hardly disturb; a ratio is ours over webdataset's, the median over
 neighbouring epochs. Scenes are drawn, so there is nothing to compare them with.
 """
@@ -64,7 +64,7 @@ def photograph(seed: int) -> bytes:
 
 
 def make(root: Path) -> dict[str, str]:
-    """The same pictures as each source: what `data.source` is for it."""
+    """The same images as each source: what `data.source` is for it."""
     images = root / "coco" / "train"
     images.mkdir(parents=True)
     (root / "coco" / "annotations").mkdir()
@@ -72,7 +72,7 @@ def make(root: Path) -> dict[str, str]:
     listing: list[str] = []
     coco: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
     for seed in range(COUNT):
-        name, caption, data = f"{seed:06d}.jpg", f"picture number {seed}", photograph(seed)
+        name, caption, data = f"{seed:06d}.jpg", f"image number {seed}", photograph(seed)
         for folder in (images, root / "folder"):
             (folder / name).write_bytes(data)
         listing.append(json.dumps({"file_name": name, "caption": caption}))
@@ -128,7 +128,7 @@ def seconds(batches: Iterable[Any]) -> float:
 
 
 def check(spec: str, tars: str, size: int) -> None:
-    """Both make the same pictures of the same captions."""
+    """Both make the same images of the same captions."""
     found = [
         {text: x.numpy().tobytes() for images, texts in batches for x, text in zip(images, texts)}
         for batches in (ours(spec, size), theirs(tars, size))

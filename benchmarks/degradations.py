@@ -1,12 +1,12 @@
 """The BSR degradations: ms per 256 px crop on one thread, and crops per second of a GPU.
 
     OMP_NUM_THREADS=1 python benchmarks/degradations.py [--crops 300]
-    python benchmarks/degradations.py --picture docs/images/landscape.png
+    python benchmarks/degradations.py --image docs/images/landscape.png
 
 Each crop is timed alone, its random numbers included, in processor time: other programs disturb it
 less than the clock. The ratio is to the mean of the public code (light 15 ms, full 38 ms), measured
 on one core of another machine: only its order means anything.
-The second command only writes the picture that is degraded.
+The second command only writes the image that is degraded.
 """
 
 from __future__ import annotations
@@ -119,10 +119,10 @@ def gpu(kind: str, batches: int = 30) -> float:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--crops", type=int, default=300)
-    p.add_argument("--picture", type=Path, help="write the picture here, and stop")
+    p.add_argument("--image", type=Path, help="write the image here, and stop")
     a = p.parse_args()
-    if a.picture:
-        save(landscape(), a.picture)
+    if a.image:
+        save(landscape(), a.image)
         return
     torch.set_num_threads(1)
     print("| ms per crop, one thread | mean | median | 95 % | public mean over ours |")

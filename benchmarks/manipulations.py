@@ -46,7 +46,7 @@ CONVENTIONS = (  # convention, evaluations of each step
 GUIDANCE = ((1.0, 1.0), (2.0, 2.0), (1.0, 2.0))  # of inversion, of reconstruction
 THETA_MAX, THETAS = {"text": 0.6, "prior": 1.0}, 7
 T0S = ("caption", "description", "dummy", "nothing")
-DUMMY = "a picture"
+DUMMY = "an image"
 ALL = ("colour", "shape", "position")
 
 
@@ -61,23 +61,23 @@ def settings(steps: int, guidance: float, convention: str, iterations: int) -> S
 
 
 def inversion(pipeline: Pipeline, count: int) -> None:
-    pictures = [draw(scene, 64) for scene in scenes(count)]
-    pipeline.upsamplers = []
-    true = squares(pictures, pipeline.decoder.net.config.image_size, pipeline.device)
+    images = [draw(scene, 64) for scene in scenes(count)]
+    pipeline = Pipeline(replace(pipeline.cascade, upsamplers=()))
+    true = squares(images, pipeline.cascade.decoder.net.config.image_size, pipeline.cascade.device)
     rows = [["convention", "evaluations a step", "guidance", *(f"{n} steps" for n in STEPS)]]
     for there, back in GUIDANCE:
         for convention, iterations in CONVENTIONS:
             cells = [convention, str(iterations), f"{there:g}, {back:g}"]
             for steps in STEPS:
                 way = settings(steps, there, convention, iterations)
-                latents = pipeline.encode(pictures, settings=way)
+                latents = pipeline.encode(images, settings=way)
                 way = settings(steps, back, convention, iterations)
                 found = pipeline.reconstruct(latents, settings=way).small
                 psnr = 10 * torch.log10(4 / (found - true).square().mean((1, 2, 3)))
                 cells.append(f"{psnr.mean():.1f} dB (x_T {latents.x_T.std():.2f})")
             rows.append(cells)
             print(*cells, flush=True)
-    print(f"mean PSNR of {count} pictures, standard deviation of x_T in brackets\n")
+    print(f"mean PSNR of {count} images, standard deviation of x_T in brackets\n")
     print(tables.markdown(rows))
 
 
@@ -140,14 +140,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("what", nargs="*", default=["inversion", "edits"])
     p.add_argument("--pipeline", default="runs/quickstart")
-    p.add_argument("--pictures", type=int, default=16, help="that are inverted")
+    p.add_argument("--images", type=int, default=16, help="that are inverted")
     p.add_argument("--edits", type=int, default=50)
     p.add_argument("--guidance", type=float, default=1.0, help="of the edits")
     p.add_argument("--t0", nargs="+", choices=T0S, default=T0S)
     p.add_argument("--direction", nargs="+", choices=list(THETA_MAX), default=list(THETA_MAX))
     args = p.parse_args(argv)
     if "inversion" in args.what:
-        inversion(Pipeline.load(args.pipeline), args.pictures)
+        inversion(Pipeline.load(args.pipeline), args.images)
     if "edits" in args.what:
         edits(Pipeline.load(args.pipeline), args.edits, args.guidance, args.t0, args.direction)
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from unclip.common.types import Caption
 from unclip.config.load import load_experiment
-from unclip.embeddings.clip import Clip
 from unclip.embeddings.codec import Codec
 from unclip.stages.ar_prior.network import ArPrior
+from unclip.stages.clip.network import build_clip
 from unclip.stages.decoder.network import Decoder
 from unclip.stages.diffusion_prior.network import DiffusionPrior
 from unclip.stages.upsampler.network import Upsampler
@@ -147,9 +147,9 @@ def ar_prior(size: str) -> Network:
 
 
 def clip(size: str) -> Network:
-    """Inputs: pictures and tokens; "sampling" embeds both. The network is open_clip's."""
+    """Inputs: images and tokens; "sampling" embeds both. The network is open_clip's."""
     model = experiment("clip", size).model
-    net = Clip.from_config(model)
+    net = build_clip(model)
 
     def inputs(n: int) -> tuple[Tensor, ...]:
         image = torch.randn(n, 3, model.image_size, model.image_size).clamp(-1, 1)

@@ -74,9 +74,7 @@ def peak_above(action: Any) -> int:
 
 def batches(resolved: Any) -> list[Any]:
     """Enough of them for three steps."""
-    from unclip.runs.parents import build_data
-
-    data = build_data(resolved.stage, resolved.config, clip_of(resolved))
+    data = resolved.stage.data_module(resolved.config, clip_of(resolved))
     data.setup()
     loader = iter(data.train_dataloader())
     return [next(loader) for _ in range(3 * resolved.config.trainer.accumulate)]
@@ -96,13 +94,12 @@ def train(resolved: Any, data: list[Any]) -> None:
     import lightning as L
     from torch.utils.data import DataLoader
 
-    from unclip.runs.parents import build_stage, fit_to_clip
+    from unclip.stages.interface import LoadedParents
     from unclip.training.ema import EmaCallback
 
-    clip, trainer = clip_of(resolved), resolved.config.trainer
-    if clip is not None:
-        fit_to_clip(resolved.config, clip)
-    stage = build_stage(resolved.stage, resolved.config, clip)
+    parents, trainer = LoadedParents(clip_of(resolved)), resolved.config.trainer
+    resolved.stage.fill(resolved.config, parents.sizes())
+    stage = resolved.stage.build_stage(resolved.config, parents)
     with tempfile.TemporaryDirectory() as folder:
         L.Trainer(
             accelerator="cpu",

@@ -19,14 +19,15 @@ from torch import Tensor
 
 from unclip.diffusion.analytic import x0_error
 from unclip.diffusion.config import SAMPLERS, DiffusionConfig, SamplerConfig
+from unclip.diffusion.predictor import build_predictor
 from unclip.diffusion.samplers import ANALYTIC, sample
-from unclip.diffusion.schedules import full_schedule, sampling_schedule
+from unclip.diffusion.schedules import full_schedule
 
 WEIGHT, MEAN, STD = (
     torch.tensor(values, dtype=torch.float64) for values in ([0.35, 0.65], [-0.6, 0.5], [0.1, 0.2])
 )
 STEPS = [8, 16, 32, 64, 250]
-SAMPLES, FOR_ERROR = 1_000_000, 200_000
+SAMPLES, FOR_X0_ERRORS = 1_000_000, 200_000
 ALPHA_BAR = full_schedule(DiffusionConfig()).alpha_bar
 ROWS = [  # label, sampler, variance of ddpm
     ("ddpm, fixed small", "ddpm", "fixed_small"),
@@ -81,22 +82,13 @@ def distance(samples: Tensor, truth: np.ndarray) -> float:
 
 def samples_of(kind: str, variance: str, steps: int) -> Tensor:
     diffusion = DiffusionConfig(prediction="x0", variance=variance)
-    chain, noise = sampling_schedule(diffusion, steps), Draws(0)
-    error = None
+    sampler, noise = SamplerConfig(sampler=kind, steps=steps), Draws(0)
+    predictor = build_predictor(denoise, diffusion=diffusion, sampler=sampler, device="cpu")
+    x0_errors = None
     if kind in ANALYTIC:
-        clean = exact_samples(FOR_ERROR, seed=100)
-        error = x0_error(
-            denoise, clean, Draws(102)(clean.shape, None), schedule=chain, diffusion=diffusion
-        )
-    return sample(
-        denoise,
-        noise((SAMPLES, 1), None),
-        schedule=chain,
-        diffusion=diffusion,
-        sampler=SamplerConfig(sampler=kind),
-        noise=noise,
-        error=error,
-    )
+        clean = exact_samples(FOR_X0_ERRORS, seed=100)
+        x0_errors = x0_error(predictor, clean, Draws(102)(clean.shape, None))
+    return sample(predictor, noise((SAMPLES, 1), None), sampler, noise=noise, x0_errors=x0_errors)
 
 
 if __name__ == "__main__":

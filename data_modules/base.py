@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import Dataset
 
-from unclip.data.config import DataConfig
+from unclip.data.config import ReadingConfig, TrainingDataConfig
 from unclip.data.dataset import Example, Examples, Transforms
+from unclip.data.embedding_store.source import EmbeddingSource
 from unclip.data.loader import BatchOrder, Loader, ResumableLoader, local_batch_size
 from unclip.data.mixture import order_of
 from unclip.data.order import Draws, PermutedOrder
 from unclip.data.readers.source import Source, digest
 from unclip.data.skips import Skips
 from unclip.data.sources import Splits, open_splits
+from unclip.embeddings.clip import FrozenClip
 
 Batch = TypeVar("Batch")
 
@@ -31,7 +34,7 @@ class StageData(LightningDataModule, Generic[Batch]):
     Args:
         config: Source, batch size, split and the policy for bad samples.
         render_size: Pixels a side at which scenes are drawn.
-        transforms: Make the network's pictures of a sample's.
+        transforms: Make the network's images of a sample's.
         collate: Makes the stage's batch; picklable.
         seed: Chooses order, captions and crops of the training samples.
         accumulate: Loader batches per optimizer step.
@@ -39,7 +42,7 @@ class StageData(LightningDataModule, Generic[Batch]):
 
     def __init__(
         self,
-        config: DataConfig,
+        config: ReadingConfig,
         *,
         render_size: int,
         transforms: Transforms,
@@ -88,6 +91,7 @@ class StageData(LightningDataModule, Generic[Batch]):
             UserError: ``data.batch_size`` does not suit the data or the number of processes.
         """
         splits, config = self.splits, self.config
+        assert isinstance(config, TrainingDataConfig)
         order = order_of(
             splits.lengths or (len(splits.train),),
             splits.train.shards(),
@@ -168,3 +172,12 @@ class StageData(LightningDataModule, Generic[Batch]):
 def _batches(numbers: np.ndarray, size: int) -> list[Draws]:
     """``numbers`` in their order, ``size`` at a time."""
     return [Draws.of(0, numbers[first : first + size]) for first in range(0, len(numbers), size)]
+
+
+def open_embeddings(path: str | None, clip: FrozenClip) -> EmbeddingSource | None:
+    """What ``data.embeddings`` names, if anything; those of another CLIP are refused."""
+    if path is None:
+        return None
+    source = EmbeddingSource(Path(path).expanduser())
+    source.check_clip(clip)
+    return source

@@ -1,4 +1,4 @@
-"""Batches for training the decoder: each picture at its size and at the CLIP's, or with its z_i."""
+"""Batches for training the decoder: each image at its size and at the CLIP's, or with its z_i."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class DecoderData(StageData[DecoderBatch]):
         tokenize: The tokenizer of the decoder's own caption encoder.
         seed: See `StageData`.
         accumulate: See `StageData`.
-        embeddings: Have the z_i of ``config.source``; pictures at the CLIP's size are left out.
+        embeddings: Have the z_i of ``config.source``; images at the CLIP's size are left out.
     """
 
     def __init__(

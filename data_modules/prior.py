@@ -1,4 +1,4 @@
-"""Batches for training either prior: pictures for the frozen CLIP or its embeddings, and tokens."""
+"""Batches for training either prior: images for the frozen CLIP or its embeddings, and tokens."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from data_modules.base import StageData
+from data_modules.base import StageData, open_embeddings
 from unclip.data.batches import PriorBatch
-from unclip.data.config import DataConfig
+from unclip.data.config import ReadingConfig
 from unclip.data.dataset import Example, Tokenize, squares
-from unclip.data.embedding_store.rows import Part, PriorRows
+from unclip.data.embedding_store.rows import PriorRows, RowSubset
 from unclip.data.embedding_store.source import EmbeddingSource
 from unclip.data.keys import held_out
 from unclip.data.readers.source import Source
 from unclip.data.sources import Splits
 from unclip.data.transforms import to_tensor
+from unclip.embeddings.clip import FrozenClip
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class PriorData(StageData[PriorBatch]):
 
     def __init__(
         self,
-        config: DataConfig,
+        config: ReadingConfig,
         *,
         clip_image_size: int,
         clip_tokenize: Tokenize,
@@ -83,6 +84,19 @@ class PriorData(StageData[PriorBatch]):
         )
         self._embeddings = embeddings
 
+    @classmethod
+    def of(cls, experiment: Any, clip: FrozenClip, *, tokenize: Tokenize | None) -> PriorData:
+        """Of an experiment whose ``data`` is to be encoded by ``clip``."""
+        return cls(
+            experiment.data,
+            clip_image_size=clip.model.image_size,
+            clip_tokenize=clip.model.tokenize,
+            tokenize=tokenize,
+            embeddings=open_embeddings(experiment.data.embeddings, clip),
+            seed=experiment.trainer.seed,
+            accumulate=experiment.trainer.accumulate,
+        )
+
     def _open(self) -> Splits:
         if self._embeddings is None:
             return super()._open()
@@ -90,12 +104,12 @@ class PriorData(StageData[PriorBatch]):
             self._embeddings.tokens(max(self._contexts))  # made now, where there are none
         kept = held_out(self._embeddings.hashes(), self.config.held_out)
         return Splits(
-            Part(self._embeddings, np.flatnonzero(~kept)[: self.config.limit]),
-            Part(self._embeddings, np.flatnonzero(kept)),
+            RowSubset(self._embeddings, np.flatnonzero(~kept)[: self.config.limit]),
+            RowSubset(self._embeddings, np.flatnonzero(kept)),
         )
 
     def _dataset(self, source: Source, *, training: bool) -> Dataset:
-        if not isinstance(source, Part):
+        if not isinstance(source, RowSubset):
             return super()._dataset(source, training=training)
         return PriorRows(
             source,

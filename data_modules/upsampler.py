@@ -1,4 +1,4 @@
-"""Batches for training an upsampler: random patches of the pictures at full size."""
+"""Batches for training an upsampler: random patches of the images at full size."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ stage: upsampler
 model:
   image_size: 32
   low_size: 16
-  unet: {channels: 32, blocks: 1, multiples: [1], attention: []}
+  unet: {channels: 32, blocks: 1, multiples: [1]}
 sampler: {steps: 4, clip: static}
 data: {crop_fraction: 0.5}
 ema: {decay: 0.9}
@@ -59,6 +59,10 @@ data: {source: scenes, batch_size: 4, val_samples: 4, scenes: {count: 64}}
 optim: {lr: 1.0e-3}
 trainer: {max_steps: 3, val_every: 0, sample_every: 0, checkpoint_every: 2, log_every: 1,
           precision: "32", accelerator: cpu}
+"""
+FITTED = """
+data: {source: scenes, batch_size: 4, scenes: {count: 64}}
+trainer: {accelerator: cpu}
 """
 
 
@@ -82,7 +86,8 @@ def minute_experiment(tmp_path_factory) -> Callable[[str], Path]:
     folder = tmp_path_factory.mktemp("experiments")
     (folder / "common.yaml").write_text(COMMON)
     for kind, text in MINUTE.items():
-        (folder / f"{kind}.yaml").write_text(f"extends: common.yaml\n{text}")
+        common = FITTED if kind == "pca" else "extends: common.yaml"
+        (folder / f"{kind}.yaml").write_text(f"{common}\n{text}")
     return lambda kind: folder / f"{kind}.yaml"
 
 
@@ -90,7 +95,7 @@ def minute_experiment(tmp_path_factory) -> Callable[[str], Path]:
 def cascade(tmp_path_factory, minute_experiment) -> Path:
     """A folder with a run of each stage, trained for three steps: a whole pipeline."""
     from unclip.config.load import load_experiment
-    from unclip.runs.fit import fit_pca
+    from unclip.runs.fit import fit
     from unclip.runs.train import train
 
     root = tmp_path_factory.mktemp("cascade")
@@ -100,6 +105,6 @@ def cascade(tmp_path_factory, minute_experiment) -> Path:
             given.append(f"clip={root / 'clip'}")
         if kind == "ar_prior":
             given.append(f"pca={root / 'pca'}")
-        make = fit_pca if kind == "pca" else train
+        make = fit if kind == "pca" else train
         make(load_experiment(str(minute_experiment(kind)), given))
     return root

@@ -1,3 +1,34 @@
-"""unclip: train, ablate, reproduce and use the whole unCLIP (DALL-E 2) system."""
+"""unclip: train, ablate, reproduce and use the whole unCLIP (DALL-E 2) system.
+
+The front door, from which everything is imported when it is first asked for:
+
+    from unclip import Pipeline, load_experiment, train
+
+    finished = train(load_experiment("prior/tiny"), with_parents=True)
+    pipeline = Pipeline.load("runs/quickstart")
+    image = pipeline.generate(["a red circle"], seeds=[0]).image
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+__all__ = ["Pipeline", "load_experiment", "train"]
+
+_FROM = {
+    "Pipeline": "unclip.pipeline.pipeline",
+    "load_experiment": "unclip.config.load",
+    "train": "unclip.runs.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FROM:
+        raise AttributeError(f"module 'unclip' has no attribute {name!r}")
+    return getattr(importlib.import_module(_FROM[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_FROM])

@@ -10,7 +10,7 @@ from PIL import Image
 from unclip.cli import main
 
 
-def test_sample_writes_pictures_a_grid_and_their_seeds_and_the_same_bytes_again(cascade, tmp_path):
+def test_sample_writes_images_a_grid_and_their_seeds_and_the_same_bytes_again(cascade, tmp_path):
     words = ["sample", "a red circle", "a blue star", "--n", "2", "--pipeline", str(cascade)]
     assert main([*words, "--out", str(tmp_path / "a"), "--batch", "4"]) == 0
     assert main([*words, "--out", str(tmp_path / "b"), "--batch", "4"]) == 0
@@ -37,7 +37,7 @@ def test_sample_writes_pictures_a_grid_and_their_seeds_and_the_same_bytes_again(
 def test_sample_reads_captions_from_a_file_and_takes_other_settings(cascade, tmp_path):
     (tmp_path / "captions.txt").write_text("a red circle\n\na green heart\n")
     words = ["sample", "--captions", str(tmp_path / "captions.txt"), "--pipeline", str(cascade)]
-    more = ["--decoder-steps", "2", "--decoder-guidance", "1", "--prior-candidates", "1"]
+    more = ["decoder.steps=2", "decoder.guidance=1", "prior.candidates=1"]
     assert main([*words, *more, "--out", str(tmp_path / "out")]) == 0
     assert len(list((tmp_path / "out").glob("*_seed0.png"))) == 2
 

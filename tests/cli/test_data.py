@@ -32,7 +32,7 @@ GOOD = [smooth(seed, 60 + 5 * seed, 50) for seed in range(8)]
 WORDY = "word " * 80
 PAINT = "[red] \x1b[31mtwice"
 FILES: dict[str, tuple[bytes, object]] = {
-    **{f"good-{n}.png": (encoded(image), f"picture {n}") for n, image in enumerate(GOOD[:6])},
+    **{f"good-{n}.png": (encoded(image), f"image {n}") for n, image in enumerate(GOOD[:6])},
     "good-6.jpg": (encoded(GOOD[6], "jpeg"), PAINT),
     "good-7.png": (encoded(GOOD[7]), PAINT),
     "long.png": (encoded(smooth(8, 150, 50)), "long"),
@@ -103,7 +103,7 @@ def test_the_numbers_of_known_faults(faulty, capsys):
 def test_the_numbers_of_captions(faulty, capsys):
     captions = inspected(capsys, faulty)["captions"]
     assert captions["count"] == 17
-    assert captions["per_picture"] == {"min": 1, "q25": 1, "median": 1, "q75": 1, "max": 2}
+    assert captions["per_image"] == {"min": 1, "q25": 1, "median": 1, "q75": 1, "max": 2}
     assert captions["characters"]["max"] == len(WORDY.strip())
     tokens = captions["tokens"]
     assert (tokens["min"], tokens["median"], tokens["max"]) == (3, 4, 82)  # two are start and end
@@ -154,8 +154,8 @@ def test_the_text_names_each_finding_and_steers_no_terminal(faulty, capsys):
         "width, pixels 60 / 65 / 80 / 90 / 300",
         "captions cut at 77 tokens 1 (5.88 %)",
         "2 x [red] ?[31mtwice",
-        "near-blank pictures 2 blank-0, blank-1",
-        "look like an earlier picture 2, in 1 groups",
+        "near-blank images 2 blank-0, blank-1",
+        "look like an earlier image 2, in 1 groups",
         "good-0 = copy-0 = copy-1",
         "- 5.88 % of captions are longer than 77 tokens: they are cut",
         "- 68.8 % are below 64 pixels: training at 64 enlarges those",
@@ -177,7 +177,7 @@ def test_scenes_are_drawn_at_the_size_and_spread_evenly(capsys, tmp_path):
     assert (found["samples"], found["held_out"], found["looked_at"]) == (51_000, 1_000, 3)
     assert found["size"]["width"]["max"] == 16
     assert found["formats"] == {"drawn": 3}
-    assert found["captions"]["per_picture"]["min"] == 3
+    assert found["captions"]["per_image"]["min"] == 3
 
 
 def test_nothing_readable_is_reported_too_and_no_sheet_is_left(faulty, capsys):

@@ -13,8 +13,8 @@ from unclip.cli import main
 def picture(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((140, 100)).save("picture.png")
-    return "picture.png"
+    Image.fromarray(pixels).resize((140, 100)).save("image.png")
+    return "image.png"
 
 
 def sheet(*words) -> np.ndarray:
@@ -35,7 +35,7 @@ def test_draws_are_those_of_the_seed(picture, kind):
     assert np.array_equal(first[tile, tiles[2]], second[tile, tiles[1]])  # both of seed 1
 
 
-def test_each_picture_has_its_row(picture):
+def test_each_image_has_its_row(picture):
     one = sheet(picture, "--kind", "blur", "--size", 64, "--scale", 2)
     two = sheet(picture, picture, "--kind", "blur", "--size", 64, "--scale", 2)
     assert one.shape[1] == two.shape[1] == 2 * 134 + 6
@@ -47,11 +47,11 @@ def test_each_picture_has_its_row(picture):
     [
         (["nowhere.png"], "nowhere.png: No such file"),
         (["letter.png"], "letter.png: not an image"),
-        (["picture.png", "--n", "0"], "--n must be at least 1"),
-        (["picture.png", "--size", "30"], "--size 30 must be a multiple of --scale"),
-        (["picture.png", "--scale", "1"], "--scale, which is at least 2"),
-        (["picture.png", "--out", "sheet.jpg"], "must end in .png"),
-        (["picture.png", "--size", "16", "--out", "letter.png/sheet.png"], "--out letter.png"),
+        (["image.png", "--n", "0"], "--n must be at least 1"),
+        (["image.png", "--size", "30"], "--size 30 must be a multiple of --scale"),
+        (["image.png", "--scale", "1"], "--scale, which is at least 2"),
+        (["image.png", "--out", "sheet.jpg"], "must end in .png"),
+        (["image.png", "--size", "16", "--out", "letter.png/sheet.png"], "--out letter.png"),
     ],
 )
 def test_one_line_says_what_is_wrong(picture, tmp_path, capsys, words, problem):

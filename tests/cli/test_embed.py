@@ -25,7 +25,7 @@ from unclip.data.keys import key_hashes
 from unclip.data.sources import open_source
 from unclip.data.transforms import to_tensor
 from unclip.embeddings.tokens import Tokenizer
-from unclip.stages.clip.part import load_clip
+from unclip.stages.clip.part import load as load_clip
 
 SCENES = 44  # samples, of three captions each
 SHARD = 10
@@ -314,7 +314,7 @@ def test_an_unwritable_folder_is_a_line(embed, tmp_path, capsys):
 
 
 def write_damaged(folder, bad):
-    """60 pictures, of which ``bad`` are no images."""
+    """60 images, of which ``bad`` are no images."""
     folder.mkdir()
     lines = []
     for n in range(60):

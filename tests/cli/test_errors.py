@@ -102,13 +102,13 @@ def test_truncated_tar(run, clip_experiment, tmp_path):
 
 
 def test_text_file_named_png(run, clip_experiment, tmp_path):
-    source = folder(tmp_path / "pictures", note="dear diary")
+    source = folder(tmp_path / "images", note="dear diary")
     error = run("train", clip_experiment, f"data.source={source}", *STRICT)
     assert "note.png" in error
 
 
 def test_missing_caption(run, clip_experiment, tmp_path):
-    source = folder(tmp_path / "pictures")
+    source = folder(tmp_path / "images")
     lines = (source / "metadata.jsonl").read_text().splitlines()
     lines[3] = '{"file_name": "3.png", "caption": ""}'
     (source / "metadata.jsonl").write_text("\n".join(lines))

@@ -19,7 +19,7 @@ def settings(*words):
     return build_config(CascadeEvaluation, {}, list(words))
 
 
-def test_its_figures_are_those_of_its_pictures_and_are_written_as_a_runs(cascade, tmp_path):
+def test_its_figures_are_those_of_its_images_and_are_written_as_a_runs(cascade, tmp_path):
     found = evaluate_cascade(str(cascade), settings("n=6", f"run.dir={tmp_path / 'e'}"))
     verdicts = [check(drawn.image, drawn.prompt.scene) for drawn in found.drawn]
     both = sum(v.colour and v.shape for v in verdicts) / 6
@@ -31,7 +31,7 @@ def test_its_figures_are_those_of_its_pictures_and_are_written_as_a_runs(cascade
     row = json.loads((tmp_path / "e" / "metrics.jsonl").read_text())
     assert summary["metrics"] == found.metrics == {k: row[k] for k in found.metrics}
     assert summary["settings"]["n"] == 6
-    assert (tmp_path / "e" / "pictures.png").is_file()
+    assert (tmp_path / "e" / "images.png").is_file()
 
 
 def test_settings_reach_the_sampler_and_the_seed_the_captions(cascade):
@@ -56,16 +56,19 @@ def test_from_the_command_line(cascade, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["CASCADE", "decoder.steps=1"], "decoder sampler.steps: 1 must be a number of steps"),
-        (["CASCADE", "decoder.sampler=magic"], "sampler.sampler: 'magic' must be one of"),
-        (["CASCADE", "upsampler.guidance=2.0"], "sampler.guidance: an upsampler has none"),
-        (["CASCADE", "decoder.candidates=2"], "decoder candidates: this decoder has no such"),
+        (["CASCADE", "decoder.steps=1"], "decoder.steps: 1 must be a number of steps"),
+        (["CASCADE", "decoder.sampler=magic"], "decoder.sampler: 'magic' must be one of"),
+        (
+            ["CASCADE", "upsampler.guidance=2.0"],
+            "upsampler.guidance: this upsampler has no such setting",
+        ),
+        (["CASCADE", "decoder.candidates=2"], "decoder.candidates: this decoder has no such"),
         (["CASCADE", "decoder.stps=2"], "decoder.stps: unknown key; did you mean 'steps'?"),
         (["CASCADE", "objects=3"], "objects=3: must be 1 or 2"),
-        (["CASCADE", "--steps", "4"], "--steps: does not apply to a cascade; write decoder.steps"),
+        (["CASCADE", "--decoder-steps", "4"], "--decoder-steps: is written decoder.steps=4 now"),
         (["CASCADE", "CASCADE"], "a cascade is measured alone; give one folder"),
-        (["CASCADE/prior", "n=3"], "n=3: key=value settings are of cascades; use the options"),
-        (["n=3"], "n=3: key=value settings are of cascades; use the options"),
+        (["CASCADE/prior", "n=3"], "n=3: does not apply to priors; they take prior.steps=16"),
+        (["n=3"], "evaluate: name a stage or a cascade to evaluate"),
     ],
 )
 def test_what_is_wrong_is_said(cascade, capsys, words, message):
@@ -75,7 +78,7 @@ def test_what_is_wrong_is_said(cascade, capsys, words, message):
     assert message in error
 
 
-def test_a_cascade_of_other_pictures_is_refused(cascade, capsys, tmp_path):
+def test_a_cascade_of_other_images_is_refused(cascade, capsys, tmp_path):
     shutil.copytree(cascade / "decoder" / "artifact", tmp_path / "decoder")
     file = tmp_path / "decoder" / "config.yaml"
     content = yaml.safe_load(file.read_text())

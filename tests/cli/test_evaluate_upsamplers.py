@@ -19,7 +19,7 @@ def evaluated(capsys, *words) -> list[dict]:
 def test_evaluate_compares_an_upsampler_with_plain_resizing(cascade, tmp_path, capsys):
     words = [cascade / "upsampler", "--n", "3", "--batch", "2"]
     table, picture = tmp_path / "t.md", tmp_path / "side.png"
-    (row,) = evaluated(capsys, *words, "--out", table, "--picture", picture)
+    (row,) = evaluated(capsys, *words, "--out", table, "--image", picture)
     assert (row["low_size"], row["image_size"], row["corruption"]) == (16, 32, "blur")
     assert (row["n"], row["skipped"]) == (3, 0)
     assert set(row["scores"]) == {"bicubic", "lanczos", "ours"}
@@ -39,8 +39,8 @@ def test_evaluate_compares_an_upsampler_with_plain_resizing(cascade, tmp_path, c
         assert same == (method != "ours")
 
 
-def test_clean_small_pictures_are_easier_than_blurred_ones(cascade, capsys):
-    words = [cascade / "upsampler", "--n", "2", "--steps", "2"]
+def test_clean_small_images_are_easier_than_blurred_ones(cascade, capsys):
+    words = [cascade / "upsampler", "--n", "2", "upsampler.steps=2"]
     (clean,) = evaluated(capsys, *words, "--kind", "none")
     (blurred,) = evaluated(capsys, *words)
     assert clean["scores"]["bicubic"]["psnr"] > blurred["scores"]["bicubic"]["psnr"]
@@ -49,7 +49,7 @@ def test_clean_small_pictures_are_easier_than_blurred_ones(cascade, capsys):
     (again,) = evaluated(capsys, *words, "--kind", "bsr_light", "--batch", "1")
     assert bsr["corruption"] == "bsr_light"
     assert clean["scores"]["bicubic"]["psnr"] > bsr["scores"]["bicubic"]["psnr"]
-    for name in ("bicubic", "lanczos"):  # a picture's corruption does not depend on its batch
+    for name in ("bicubic", "lanczos"):  # an image's corruption does not depend on its batch
         assert bsr["scores"][name] == pytest.approx(again["scores"][name], rel=1e-5)
 
 
@@ -68,7 +68,7 @@ def test_what_cannot_be_evaluated_is_refused_in_a_line(cascade, tmp_path, capsys
     assert "--kind: does not apply to priors" in error(cascade / "prior", "--kind", "none")
     assert "--n must be at least 1" in error(upsampler, "--n", "0")
     assert "corruption.kind" in error(upsampler, "--kind", "fog")
-    assert "sampler.steps" in error(upsampler, "--steps", "x")
+    assert "sampler.steps" in error(upsampler, "upsampler.steps=x")
     assert "no such experiment" in error("upsampler/none_such")
     assert "does not exist" in error(upsampler, "--data", tmp_path / "nowhere.tar")
     source = tmp_path / "small"
@@ -79,7 +79,7 @@ def test_what_cannot_be_evaluated_is_refused_in_a_line(cascade, tmp_path, capsys
         rows.append(json.dumps({"file_name": f"{k}.png", "caption": "black"}))
     (source / "metadata.jsonl").write_text("\n".join(rows))
     message = error(upsampler, "--data", source)
-    assert "no held-out picture of 32 pixels" in message
+    assert "no held-out image of 32 pixels" in message
     assert "skipped" in message
     broken = tmp_path / "broken"
     shutil.copytree(upsampler / "artifact", broken)

@@ -15,8 +15,8 @@ from unclip.data.scenes.render import Item, Scene, draw
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """Picture files of many kinds, and files that are none."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Image files of many kinds, and files that are none."""
+    folder = tmp_path_factory.mktemp("images")
     item = Item(shape="circle", colour="red", size="large", x=0.3, y=0.5, radius=0.21)
     plain = Image.fromarray(draw(Scene(background="grey", items=(item,)), 24))
     plain.save(folder / "plain.png")
@@ -81,7 +81,7 @@ def test_interpolate_writes_the_way_with_its_ends(run, tmp_path):
         assert figure.width > 5 * 128  # both originals, and three between
 
 
-def test_edit_writes_a_picture_for_each_theta_and_reads_every_kind_of_file(run, tmp_path):
+def test_edit_writes_a_image_for_each_theta_and_reads_every_kind_of_file(run, tmp_path):
     kinds = ["alpha.png", "cmyk.jpg", "deep.png", "tiny.png"]
     captions = ["--from", "a red circle", "--to", "a blue circle"]
     status, _, _ = run("edit", *kinds, *captions, "--theta", "0.3", "--n", "2")
@@ -95,26 +95,26 @@ def test_edit_by_the_prior_goes_the_whole_way_and_unguided(run, tmp_path):
     captions = ["--from", "a red circle", "--to", "a blue circle", "--n", "2"]
 
     def last(*more):
-        """The last picture, and what else was written."""
+        """The last image, and what else was written."""
         assert run("edit", "plain.png", *captions, *more)[0] == 0
         return (tmp_path / "out/plain_theta1.00.png").read_bytes(), written(tmp_path)
 
     found, files = last("--direction", "prior")
     assert files == ["edit.png", "plain_theta0.00.png", "plain_theta1.00.png"]
-    assert found == last("--direction", "prior", "--decoder-guidance", "1", "--theta", "1")[0]
-    assert found != last("--direction", "prior", "--decoder-guidance", "3")[0]
-    strong = ("--theta", "1", "--decoder-guidance", "50")  # a minute's decoder hardly sees z_i
+    assert found == last("--direction", "prior", "decoder.guidance=1", "--theta", "1")[0]
+    assert found != last("--direction", "prior", "decoder.guidance=3")[0]
+    strong = ("--theta", "1", "decoder.guidance=50")  # a minute's decoder hardly sees z_i
     assert last(*strong, "--direction", "prior")[0] != last(*strong)[0]
 
 
-def test_an_animation_is_its_first_frame_and_a_turned_picture_upright(pictures):
-    from unclip.cli.picture_files import read
+def test_an_animation_is_its_first_frame_and_a_turned_image_upright(pictures):
+    from unclip.cli.image_files import read
 
     assert (read(pictures / "animated.gif").reshape(-1, 3) == (0, 0, 255)).all()
     assert read(pictures / "turned.jpg").shape == (40, 30, 3)
 
 
-def test_two_pictures_of_one_name_keep_two_results(run, pictures, tmp_path):
+def test_two_images_of_one_name_keep_two_results(run, pictures, tmp_path):
     (tmp_path / "other").mkdir()
     shutil.copy(pictures / "plain.png", tmp_path / "other" / "plain.png")
     status, _, _ = run("vary", "plain.png", str(tmp_path / "other" / "plain.png"), "--n", "1")
@@ -154,7 +154,7 @@ FILL = ("--mask", "mask.png", "--caption", "a star")
         (("vary", "plain.png", "--eta", "1.5"), "eta=1.5: is not in [0, 1]"),
         (("vary", "plain.png", "--batch", "0"), "batch=0: must be at least 1"),
         (("vary", "plain.png", "--inversion", "x"), "inversion=x: is none of guided_diffusion"),
-        (("vary", "plain.png", "--decoder-steps", "1"), "decoder sampler.steps"),
+        (("vary", "plain.png", "decoder.steps=1"), "decoder.steps"),
         (("interpolate", "plain.png", "text.png"), "not an image that can be read"),
         (("interpolate", "plain.png", "tiny.png", "--n", "1"), "--n: must be at least 2"),
         (("edit", "plain.png", "--to", " "), "--from, --to: a caption is empty"),
@@ -166,7 +166,7 @@ FILL = ("--mask", "mask.png", "--caption", "a star")
         (("inpaint", "plain.png", *FILL, "--mask", "small_mask.png"), "is 20x20 pixels"),
         (("inpaint", "plain.png", *FILL, "--mask", "white.png"), "keeps all; paint black"),
         (("inpaint", "plain.png", *FILL, "--mask", "text.png"), "not an image that can be read"),
-        (("inpaint", "plain.png", *FILL, "--decoder-sampler", "heun"), "heun: cannot inpaint"),
+        (("inpaint", "plain.png", *FILL, "decoder.sampler=heun"), "heun: cannot inpaint"),
     ],
 )
 def test_wrong_uses_are_one_line_and_write_nothing(run, tmp_path, words, message):

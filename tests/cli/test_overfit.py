@@ -1,4 +1,4 @@
-"""`check=overfit` passes a sound stage, fails a broken one, and leaves nothing behind."""
+"""`unclip overfit` passes a sound stage, fails a broken one, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def call(cascade, minute_experiment, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(kind: str, *more: str) -> tuple[int, str]:
-        words = ["train", str(minute_experiment(kind)), "check=overfit", *more]
+        words = ["overfit", str(minute_experiment(kind)), *more]
         if kind not in ("clip", "upsampler"):
             words.append(f"clip={cascade / 'clip'}")
         if kind == "ar_prior":
@@ -42,12 +42,12 @@ def call(cascade, minute_experiment, tmp_path, monkeypatch, capsys):
 def test_a_sound_stage_passes(call, kind):
     status, line = call(kind)
     assert status == 0
-    assert "learned by heart" in line
+    assert "memorised" in line
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["decoder", "upsampler"])
-def test_a_sound_stage_of_pictures_passes(call, kind):
+def test_a_sound_stage_of_images_passes(call, kind):
     status, line = call(kind)
     assert status == 0
     assert "PSNR" in line
@@ -59,7 +59,7 @@ def test_a_network_that_learns_nothing_fails(call, monkeypatch):
     monkeypatch.setattr(DiffusionPrior, "forward", lambda *a, **k: 0 * forward(*a, **k))
     status, line = call("prior")
     assert status == 2
-    assert line.startswith("unclip: error: prior/prior: not learned by heart in 30 steps")
+    assert line.startswith("unclip: error: prior/prior: not memorised in 30 steps")
     before, after = line.split("loss ")[1].split(" (must fall below ")[0].split(" -> ")
     assert float(before) == pytest.approx(float(after))
 
@@ -83,12 +83,17 @@ def test_targets_that_do_not_belong_to_their_conditions_fail(call, monkeypatch):
     assert "must reach 0.9" in line
 
 
-def test_the_check_is_refused_where_it_means_nothing(call, minute_experiment, cascade, capsys):
-    assert call("clip", "--resume")[1].endswith("--resume, --continue, --force do not apply")
-    assert "check='maybe': must be none or overfit" in call("clip", "check=maybe")[1]
-    words = [str(minute_experiment("pca")), f"clip={cascade / 'clip'}", "check=overfit"]
-    assert main(["fit-pca", *words]) == 2
-    assert "nothing is trained here" in capsys.readouterr().err
+def test_the_check_was_a_field_in_earlier_versions(minute_experiment, cascade, tmp_path, capsys):
+    words = [str(minute_experiment("clip")), f"run.dir={tmp_path}"]
+    assert main(["train", *words, "check=overfit"]) == 2
+    assert "check: no longer a field: `unclip overfit NAME` is" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_fitted_has_nothing_to_memorise(minute_experiment, cascade, capsys):
+    words = [str(minute_experiment("pca")), f"clip={cascade / 'clip'}"]
+    assert main(["overfit", *words]) == 2
+    assert "is fitted, not trained" in capsys.readouterr().err
 
 
 def test_what_is_not_a_number_does_not_pass():

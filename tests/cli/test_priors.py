@@ -14,6 +14,7 @@ from unclip.cli import main
 from unclip.common import artifacts
 from unclip.common.hashing import file_sha256
 from unclip.pipeline.pipeline import Pipeline
+from unclip.stages.diffusion_prior.x0_errors import read_x0_errors
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_two_processes_fit_the_same_codec(cascade, minute_experiment, tmp_path):
 
 def test_the_cascade_draws_with_either_prior(cascade, tmp_path):
     words = ["sample", "a red circle", "--pipeline", str(cascade), "--out", str(tmp_path)]
-    more = ["--prior", str(cascade / "ar_prior"), "--prior-top-k", "4", "--prior-temperature", "1"]
+    more = ["--prior", str(cascade / "ar_prior"), "prior.top_k=4", "prior.temperature=1"]
     assert main([*words, *more]) == 0
     assert (tmp_path / "a-red-circle_seed0.png").is_file()
     parts = {"clip": str(cascade / "clip"), "decoder": cascade / "decoder"}
@@ -74,9 +75,9 @@ def test_the_cascade_draws_with_either_prior(cascade, tmp_path):
 
 def test_a_setting_of_the_other_prior_is_refused(cascade, tmp_path, capsys):
     words = ["sample", "a red circle", "--pipeline", cascade, "--out", tmp_path]
-    assert "prior temperature" in error(capsys, *words, "--prior-temperature", "1")
-    message = error(capsys, *words, "--prior", cascade / "ar_prior", "--prior-steps", "4")
-    assert "prior steps" in message
+    assert "prior.temperature" in error(capsys, *words, "prior.temperature=1")
+    message = error(capsys, *words, "--prior", cascade / "ar_prior", "prior.steps=4")
+    assert "prior.steps" in message
     assert "top_k" in message
 
 
@@ -89,7 +90,7 @@ def test_evaluate_prints_one_column_per_prior(cascade, tmp_path, capsys):
         assert row["metrics"]["n"] == 12
         assert 1 <= row["metrics"]["retrieval_rank"] <= 12
         assert row["training_flops"] > 0
-    few = ["--n", "12", "--batch", "5", "--json", "--steps", "2"]
+    few = ["--n", "12", "--batch", "5", "--json", "prior.steps=2"]
     assert main(["evaluate", *words, *few]) == 0
     fewer = json.loads(capsys.readouterr().out)
     assert fewer[0]["metrics"] != rows[0]["metrics"]
@@ -105,10 +106,10 @@ def test_fit_variance_makes_analytic_sampling_possible(cascade, tmp_path, capsys
     prior = tmp_path / "prior"
     shutil.copytree(cascade / "prior", prior)
     words = ["sample", "a red circle", "--pipeline", cascade, "--prior", prior, "--out", tmp_path]
-    analytic = ["--prior-sampler", "analytic", "--prior-steps", "6"]
+    analytic = ["prior.sampler=analytic", "prior.steps=6"]
     assert "unclip fit-variance" in error(capsys, *words, *analytic)
     assert main(["fit-variance", str(prior), "--steps", "6", "--samples", "16"]) == 0
-    found = artifacts.describe(prior).errors()
+    found = read_x0_errors(artifacts.describe(prior))
     assert list(found) == ["6"]
     assert all(0 <= value <= 0.28890625 for value in found["6"])  # unit norms at that scale
     assert found["6"][0] <= found["6"][-1]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from unclip.cli import main
 
-FAST = ["--decoder-steps", "2", "--n", "2"]
+FAST = ["decoder.steps=2", "--n", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +59,11 @@ def test_scales_of_both_make_a_grid(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("verb", ["pca", "typographic"])
-def test_pictures_are_scenes_unless_given(verb, folder, tmp_path, capsys):
+def test_images_are_scenes_unless_given(verb, folder, tmp_path, capsys):
     file = tmp_path / "mine.png"
     Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(file)
     own = ["--word", "fish", "--label", "a fish", "--label", "a wall"] * (verb == "typographic")
-    steps = ["--decoder-steps", "2"]
+    steps = ["decoder.steps=2"]
     told(["probe", verb, *steps], folder, tmp_path / "scenes", capsys)
     told(["probe", verb, str(file), *own, *steps], folder, tmp_path / "own", capsys)
     assert (tmp_path / "own" / f"{verb}.csv").is_file()
@@ -79,7 +79,7 @@ def test_pictures_are_scenes_unless_given(verb, folder, tmp_path, capsys):
         (["pca", "missing.png"], "missing.png"),
         (["typographic", "--label", "a fish"], "labels: give at least two, to choose between"),
         (["conditioning", "--ar-prior", "nowhere"], "ar_prior=nowhere: no such artifact"),
-        (["guidance", "--decoder-steps", "0"], "decoder sampler.steps"),
+        (["guidance", "decoder.steps=0"], "decoder.steps"),
         (["relations", "--batch", "0"], "batch=0: must be at least 1"),
     ],
 )
@@ -88,7 +88,7 @@ def test_what_cannot_be_is_said_in_one_line(words, message, folder, tmp_path, ca
     assert not list(tmp_path.iterdir())
 
 
-def test_a_picture_needs_words_to_be_attacked_with(folder, tmp_path, capsys):
+def test_a_image_needs_words_to_be_attacked_with(folder, tmp_path, capsys):
     words = ["probe", "typographic", "photo.png"]
     assert "--word: give at least one" in told(words, folder, tmp_path, capsys, status=2)
 
@@ -108,16 +108,16 @@ def test_a_cascade_without_codec_says_how_to_make_one(folder, tmp_path, capsys):
     assert "make one with `unclip fit-pca`" in line
 
 
-def test_figures_of_ones_own_pictures(folder, tmp_path, capsys):
+def test_figures_of_ones_own_images(folder, tmp_path, capsys):
     file = tmp_path / "mine.png"
     Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(file)
     out = tmp_path / "page"
-    words = ["figures", str(folder), "--images", str(file), str(file), "--decoder-steps", "2"]
+    words = ["figures", str(folder), "--images", str(file), str(file), "decoder.steps=2"]
     assert main([*words, "--out", str(out)]) == 0
     assert capsys.readouterr().out.strip() == str(out / "index.html")
     page = (out / "index.html").read_text(encoding="utf-8")
-    assert f"unclip vary {out / 'pictures' / '0.png'}" in page
-    assert f"--pipeline {folder} --seed 0 --decoder-steps 2" in page
+    assert f"unclip vary {out / 'images' / '0.png'}" in page
+    assert f"--pipeline {folder} --seed 0 decoder.steps=2" in page
     for number, verb in ((7, "pca"), (8, "conditioning")):  # their commands draw the same
         command = re.search(rf"<code>unclip (probe {verb} [^<]+)</code>", page)[1]
         assert main([*shlex.split(html.unescape(command)), "--out", str(tmp_path)]) == 0

@@ -97,7 +97,7 @@ def test_a_finished_run_is_kept_if_it_is_the_same_experiment(name, changes, same
 
 
 def test_told_to_stop_a_recipe_stops_what_it_has_started():
-    program = "from unclip.recipes import run_together as run; run({'a': ['sleep', '600']})"
+    program = "from unclip.runs.recipe import run_together as run; run({'a': ['sleep', '600']})"
     recipe = psutil.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     while not (started := [p for p in recipe.children() if p.name() == "sleep"]):
         time.sleep(0.05)

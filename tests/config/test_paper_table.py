@@ -17,7 +17,7 @@ ROWS = {
     "model.unet.channels": (512, 320, 192),
     "model.unet.blocks": (3, 3, 2),
     "model.unet.multiples": ([1, 2, 3, 4], [1, 2, 3, 4], [1, 1, 2, 2, 4, 4]),
-    "model.unet.attention": ([32, 16, 8], [], []),
+    "model.unet.attention": ([32, 16, 8], None, None),
     "model.unet.dropout": (0.1, 0.1, 0.0),
     "model.text.context": (256, None, None),
     "model.text.width": (2048, None, None),

@@ -79,7 +79,7 @@ def encoded(image, kind, **options):
 
 
 def photo():
-    """A picture that JPEG changes little."""
+    """An image that JPEG changes little."""
     ramp = np.linspace(40, 200, 64, dtype=np.uint8)
     channels = np.broadcast_arrays(ramp, ramp[:, None], np.uint8(128))
     return Image.fromarray(np.stack(channels, axis=-1))
@@ -99,7 +99,7 @@ def chunk(kind, data):
 
 
 def png_of_size(width, height):
-    """A few bytes that claim to be a large picture."""
+    """A few bytes that claim to be a large image."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = zlib.compress(bytes(1000))
     return (
@@ -131,11 +131,11 @@ IMAGES = {
         png_of_size(50_000, 50_000),
         LeftOut("max_pixels"),
     ),
-    "picture of more than data.max_pixels": (
+    "image of more than data.max_pixels": (
         encoded(Image.new("1", (10_000, 9_000)), "png"),
         LeftOut("10000x9000 pixels are more than data.max_pixels"),
     ),
-    "picture of 1x5000": (encoded(Image.new("L", (1, 5000)), "png"), LeftOut("max_aspect=20")),
+    "image of 1x5000": (encoded(Image.new("L", (1, 5000)), "png"), LeftOut("max_aspect=20")),
     "16-bit PNG": (
         encoded(Image.fromarray(SIXTEEN), "png"),
         Used("used, scaled to 8 bits", near(np.full((12, 12, 3), 128), 0)),

@@ -21,7 +21,7 @@ def test_a_png_comes_back_pixel_for_pixel():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_exif_orientation_is_turned_upright(orientation):
-    # EXIF 2.32, tag 274: which side of the upright picture the stored row 0 and column 0 are.
+    # EXIF 2.32, tag 274: which side of the upright image the stored row 0 and column 0 are.
     stored = picture(2, 3, 5)
     upright = {
         1: stored,

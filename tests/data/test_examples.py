@@ -61,7 +61,7 @@ def test_a_source_of_bad_samples_only_ends():
         examples(FakeSource(20, bad=range(20)))[Draw(0, 0)]
 
 
-def test_a_picture_the_transform_refuses_is_named():
+def test_a_image_the_transform_refuses_is_named():
     data = examples(FakeSource(5), on_error="error", transform=Patch(image_size=64, side=16))
     with pytest.raises(BadSample, match=r"^00002: 8x8 pixels are too few"):
         data[Draw(0, 2)]

@@ -44,7 +44,7 @@ def place(request, tmp_path, server):
 
 def test_any_range_is_what_a_slice_is(place, monkeypatch):
     monkeypatch.setattr(files, "BLOCK", 1000)
-    file = files.look(place)
+    file = files.stat_file(place)
     assert file.size == len(DATA)
     rng = np.random.default_rng(1)
     spans = [(0, 0), (0, 1), (0, 100_000), (999, 2), (1000, 1000), (99_999, 1), (100_000, 0)]
@@ -56,7 +56,7 @@ def test_any_range_is_what_a_slice_is(place, monkeypatch):
 
 
 def test_a_library_may_read_it_as_a_file(place):
-    with files.look(place).open() as file:
+    with files.stat_file(place).open() as file:
         assert file.read(10) == DATA[:10]
         file.seek(-5, os.SEEK_END)
         assert (file.tell(), file.read(100), file.read(1)) == (99_995, DATA[-5:], b"")
@@ -66,7 +66,7 @@ def test_a_library_may_read_it_as_a_file(place):
 
 
 def test_threads_read_at_once(place):
-    file = files.look(place)
+    file = files.stat_file(place)
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda n: file.read(n, 100), range(0, 99_000, 100)))
     assert b"".join(got) == DATA[:99_000]
@@ -75,11 +75,11 @@ def test_threads_read_at_once(place):
 def test_a_file_on_disk_that_changes_is_not_read_on(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"before")
-    file = files.look(str(path))
+    file = files.stat_file(str(path))
     path.write_bytes(b"after it")
     with pytest.raises(Unreadable, match="changed since it was opened"):
         file.read(0, 5)
-    assert files.look(str(path)).read(0, 5) == b"after"
+    assert files.stat_file(str(path)).read(0, 5) == b"after"
     path.write_bytes(b"aft")  # in place, while it is open
     with pytest.raises(Unreadable, match="became shorter"):
         files.File(*file._replace(size=3)).read(0, 5)
@@ -114,7 +114,7 @@ class TestRemote:
         assert server.failures == 0
         server.failures = 3 * 2  # HTTP looks twice: HEAD, then GET
         with pytest.raises(Unreadable, match=r"/x cannot be read \(503"):
-            files.look(server.url("x"))
+            files.stat_file(server.url("x"))
 
     def test_a_refusal_is_not_tried_again(self, server):
         with pytest.raises(Unreadable, match="does not exist"):
@@ -126,13 +126,13 @@ class TestRemote:
         with serving() as server:
             url = server.url("x")
         with pytest.raises(Unreadable, match=rf"^data.source: {url} cannot be read \(Cannot conn"):
-            files.look(url)
+            files.stat_file(url)
 
     def test_a_server_without_ranges_is_refused(self, server):
         server.files["x"] = DATA
         server.ranges = False
         with pytest.raises(Unreadable, match="the server sends whole files"):
-            files.look(server.url("x"))._replace(size=50_000).read(0, 10)
+            files.stat_file(server.url("x"))._replace(size=50_000).read(0, 10)
 
     def test_a_missing_package_is_one_line_that_says_what_to_install(self):
         with pytest.raises(
@@ -151,7 +151,7 @@ class TestRemote:
 
     def test_a_chain_reads_through_its_cache(self, server):
         server.files["x.bin"] = DATA
-        file = files.look(f"filecache::{server.url('x.bin')}")
+        file = files.stat_file(f"filecache::{server.url('x.bin')}")
         assert file.size == len(DATA)
         assert file.read(5, 10) == DATA[5:15]
         assert file.read(50_005, 10) == DATA[50_005:50_015]
@@ -212,7 +212,7 @@ class TestSources:
         monkeypatch.setattr(files, "BLOCK", 8192)
         source = TarSource(server.url("d.tar"))
         for n in range(40):
-            assert source[n].captions == [f"picture number {n}"]
+            assert source[n].captions == [f"image number {n}"]
         blocks = -(-path.stat().st_size // 8192)
         ranges = [wanted for _, _, wanted in server.gets() if wanted]
         assert len(ranges) == len(set(ranges)) <= blocks
@@ -226,7 +226,7 @@ class TestSources:
         for source in (open_files(server.url("d.parquet")), open_files(server.url("f"))):
             assert [source.key(n) for n in range(20)] == [f"{n:04d}" for n in range(20)]
             assert np.array_equal(source[19].image, picture(19))
-            assert source[19].captions == ["picture number 19"]
+            assert source[19].captions == ["image number 19"]
         captions = write_coco(tmp_path / "c", records(20))
         server.files[f"c/annotations/{captions.name}"] = captions.read_bytes()
         for key, image, _ in records(20):
@@ -239,10 +239,10 @@ class TestSources:
             assert np.array_equal(source[19].image, picture(19))
         for n in range(20):
             server.files[f"t/{n}.png"] = records(20)[n][1]
-            server.files[f"t/{n}.txt"] = b"a picture"
+            server.files[f"t/{n}.txt"] = b"an image"
         beside = FolderSource(server.url("t"))
         assert sorted(beside.key(n) for n in range(20)) == sorted(str(n) for n in range(20))
-        assert beside[3].captions == ["a picture"]
+        assert beside[3].captions == ["an image"]
 
     def test_loader_workers_read_after_their_parent_did(self, tmp_path, server):
         path = write_tar(tmp_path / "d.tar", records(40))

@@ -16,7 +16,7 @@ def test_a_square_of_the_right_size_is_left_as_it_is():
     assert np.array_equal(got, image)
 
 
-def test_the_middle_of_a_long_picture_is_taken():
+def test_the_middle_of_a_long_image_is_taken():
     image = picture(0, 8, 20)
     (got,) = Square(sizes=(8,))(image, Random(0))
     assert np.array_equal(got, image[:, 6:14])
@@ -24,7 +24,7 @@ def test_the_middle_of_a_long_picture_is_taken():
     assert np.array_equal(got, image.transpose(1, 0, 2)[6:14])
 
 
-def test_random_squares_reach_both_ends_and_are_windows_of_the_picture():
+def test_random_squares_reach_both_ends_and_are_windows_of_the_image():
     image = picture(0, 4, 9)
     windows = {image[:, left : left + 4].tobytes(): left for left in range(6)}
     transform = Square(sizes=(4,), random_crop=True)
@@ -32,7 +32,7 @@ def test_random_squares_reach_both_ends_and_are_windows_of_the_picture():
     assert seen == set(range(6))
 
 
-def test_half_of_the_pictures_are_mirrored():
+def test_half_of_the_images_are_mirrored():
     image = picture(0, 4, 4)
     transform = Square(sizes=(4,), flip=True)
     mirrored = 0
@@ -44,7 +44,7 @@ def test_half_of_the_pictures_are_mirrored():
 
 
 def test_reduction_is_antialiased():
-    # Stripes finer than the small picture's pixels must come out grey, not as other stripes.
+    # Stripes finer than the small image's pixels must come out grey, not as other stripes.
     stripes = np.zeros((64, 64, 3), dtype=np.uint8)
     stripes[:, ::2] = 255
     (got,) = Square(sizes=(16,))(stripes, Random(0))
@@ -63,7 +63,7 @@ def test_both_sizes_show_the_same_region():
         assert (small[0, -1, 0] > small[0, 0, 0]) == (large[0, -1, 0] > large[0, 0, 0])
 
 
-def test_a_patch_is_a_window_of_the_reduced_picture():
+def test_a_patch_is_a_window_of_the_reduced_image():
     image = picture(0, 64, 96)
     reduced = np.asarray(Image.fromarray(image).resize((48, 32), Image.Resampling.BICUBIC))
     windows = [
@@ -88,13 +88,13 @@ def test_patches_are_never_enlarged():
 
 
 @pytest.mark.parametrize(("height", "width"), [(50, 81), (33, 47), (97, 41), (32, 32)])
-def test_a_patch_as_large_as_the_picture_fits(height, width):
+def test_a_patch_as_large_as_the_image_fits(height, width):
     for n in range(20):
         (got,) = Patch(image_size=32, side=32)(picture(0, height, width), Random(n))
         assert got.shape == (32, 32, 3)
 
 
-def test_a_picture_too_small_for_patches_is_a_bad_sample():
+def test_a_image_too_small_for_patches_is_a_bad_sample():
     with pytest.raises(BadSample, match="30x15 pixels are too few, at least 16"):
         Patch(image_size=32, side=8)(picture(0, 15, 30), Random(0))
     with pytest.raises(BadSample, match="at least 32"):

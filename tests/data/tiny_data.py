@@ -34,7 +34,7 @@ def png(pixels, **options):
 
 def records(count=40):
     """(key, image bytes, caption) of the standard tiny dataset."""
-    return [(f"{n:04d}", png(picture(n)), f"picture number {n}") for n in range(count)]
+    return [(f"{n:04d}", png(picture(n)), f"image number {n}") for n in range(count)]
 
 
 def write_folder(folder, rows, field="caption"):
@@ -110,7 +110,7 @@ def write_parquet(path, rows, rows_per_group=7):
 
 
 class FakeSource:
-    """``count`` one-colour pictures, of which ``bad`` cannot be used."""
+    """``count`` one-colour images, of which ``bad`` cannot be used."""
 
     def __init__(self, count, bad=(), captions=1, size=8):
         self.count, self.bad, self.captions, self.size = count, set(bad), captions, size
@@ -150,7 +150,7 @@ def write_clip_retrieval(
     """A folder as clip-retrieval writes it; ``keys`` and ``captions`` are of all shards."""
     total = sum(counts)
     keys = [f"{n:04d}" for n in range(total)] if keys is None else keys
-    captions = [f"picture number {n}" for n in range(total)] if captions is None else captions
+    captions = [f"image number {n}" for n in range(total)] if captions is None else captions
     ends = np.cumsum(counts)
     parts = zip(np.split(embeddings(total, dim), ends[:-1]), np.split(np.arange(total), ends[:-1]))
     for shard, (z, rows) in enumerate(parts):

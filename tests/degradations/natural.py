@@ -1,4 +1,4 @@
-"""Pictures with gradients, edges and texture, as photographs have them."""
+"""Images with gradients, edges and texture, as photographs have them."""
 
 from __future__ import annotations
 

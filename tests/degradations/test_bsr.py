@@ -107,7 +107,7 @@ def test_a_constant_image_stays_constant_but_for_the_noise(variant):
 
 @BOTH
 @pytest.mark.parametrize("scale", [2, 4])
-def test_the_picture_does_not_move(variant, scale):
+def test_the_image_does_not_move(variant, scale):
     y, x = torch.meshgrid(torch.arange(96.0), torch.arange(128.0), indexing="ij")
     centre = torch.tensor([47.5, 63.5])  # elsewhere mirrored borders do attract wide blurs
     blob = torch.exp(-0.5 * ((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / 9**2)

@@ -34,7 +34,7 @@ def test_the_tables_are_libjpegs(quality):
 
 @pytest.mark.parametrize("shape", [(64, 96), (67, 93), (130, 41), (17, 120)])
 @pytest.mark.parametrize("quality", QUALITIES)
-def test_pictures_come_out_as_from_libjpeg(shape, quality):
+def test_images_come_out_as_from_libjpeg(shape, quality):
     image = natural(*shape, seed=quality)
     theirs = np.asarray(saved(levels(image), quality).convert("RGB")).astype(int)
     ours = jpeg(image[None], torch.tensor([quality]))[0]
@@ -58,7 +58,7 @@ def test_a_constant_stays_within_a_level(quality):
 
 
 @pytest.mark.parametrize("quality", [1, 30, 50, 95, 100])
-def test_a_grey_picture_of_one_level_is_rounded_as_libjpeg_does(quality):
+def test_a_grey_image_of_one_level_is_rounded_as_libjpeg_does(quality):
     """All of its coefficients are whole numbers, midway between two levels now and then."""
     grey = np.arange(256, dtype=np.uint8).repeat(3 * 256).reshape(256, 16, 16, 3)
     theirs = np.stack([np.asarray(saved(image, quality).convert("RGB")) for image in grey])

@@ -105,7 +105,7 @@ def press(panel, name: str) -> None:
 
 def draw(panel, caption: str, *, n: int, seed: int) -> None:
     panel.get_by_label("Caption").fill(caption)
-    turn(panel, "Pictures", n)
+    turn(panel, "Images", n)
     panel.get_by_label("Seed").fill(str(seed))
     press(panel, "Draw")
 
@@ -117,13 +117,13 @@ def turn(panel, knob: str, value: int) -> None:
 
 
 def labels(panel, count: int) -> list[str]:
-    """Those of the pictures, once there are ``count``."""
+    """Those of the images, once there are ``count``."""
     found = panel.locator(".drawn .caption-label")
     found.nth(count - 1).wait_for()
     return [each.strip() for each in found.all_inner_texts()]
 
 
-def test_a_downloaded_picture_is_the_pipelines_of_the_seed_shown(visit, cascade):
+def test_a_downloaded_image_is_the_pipelines_of_the_seed_shown(visit, cascade):
     page = visit()
     panel = tab(page, "Draw")
     draw(panel, "a red circle", n=1, seed=11)
@@ -168,7 +168,7 @@ def test_a_text_named_png_is_refused_in_one_line(visit, server):
     press(panel, "Vary")
     toast = page.get_by_test_id("toast-body")
     toast.wait_for()
-    assert "picture: not an image that can be read" in toast.inner_text()
+    assert "image: not an image that can be read" in toast.inner_text()
     assert "Traceback" not in page.content()
     assert server[1].read_text() == ""
 
@@ -181,7 +181,7 @@ def test_an_empty_caption_is_asked_for(visit):
     assert "caption: write one first" in toast.inner_text()
 
 
-def test_an_uploaded_picture_is_varied(visit):
+def test_an_uploaded_image_is_varied(visit):
     panel = tab(visit(), "Vary")
     panel.locator("button.gallery-item").first.click()
     panel.locator(".image-frame img").wait_for()
@@ -209,7 +209,7 @@ def test_a_brush_stroke_is_drawn_anew(visit):
     page.mouse.down()
     page.mouse.move(at["x"] + at["width"] / 2 + 30, at["y"] + at["height"] / 2, steps=5)
     page.mouse.up()
-    panel.get_by_label("Caption of the whole picture").fill("a blue circle")
+    panel.get_by_label("Caption of the whole image").fill("a blue circle")
     press(panel, "Inpaint")
     assert labels(panel, 4)[0] == "seed 0"
 

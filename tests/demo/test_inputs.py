@@ -12,52 +12,52 @@ from unclip.demo import inputs
 
 @pytest.fixture
 def gradient():
-    """A picture of 6 x 4 pixels, all different."""
+    """An image of 6 x 4 pixels, all different."""
     return np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
 
-def test_a_picture_is_read_as_it_is(gradient, tmp_path):
+def test_a_image_is_read_as_it_is(gradient, tmp_path):
     Image.fromarray(gradient).save(tmp_path / "a.png")
-    assert np.array_equal(inputs.picture(str(tmp_path / "a.png")), gradient)
+    assert np.array_equal(inputs.image(str(tmp_path / "a.png")), gradient)
 
 
 def test_a_turned_photo_is_upright(gradient, tmp_path):
     exif = Image.Exif()
     exif[274] = 6  # to be turned clockwise
     Image.fromarray(gradient).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(inputs.picture(str(tmp_path / "a.png")), np.rot90(gradient, -1))
+    assert np.array_equal(inputs.image(str(tmp_path / "a.png")), np.rot90(gradient, -1))
 
 
 def test_of_an_animation_the_first_frame_is_taken(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert inputs.picture(str(tmp_path / "a.gif"))[0, 0].tolist() == [255, 0, 0]
+    assert inputs.image(str(tmp_path / "a.gif"))[0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("content", [b"only a text", b"", b"\x89PNG\r\n\x1a\n and then nothing"])
-def test_what_is_no_picture_is_refused(content, tmp_path):
+def test_what_is_no_image_is_refused(content, tmp_path):
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"^picture: (not an image|the image is)"):
-        inputs.picture(str(tmp_path / "a.png"))
+    with pytest.raises(UserError, match=r"^image: (not an image|the image is)"):
+        inputs.image(str(tmp_path / "a.png"))
 
 
 @pytest.mark.parametrize("size", [(8000, 7000), (3000, 10)])
-def test_pictures_beyond_the_limits_are_refused_by_their_header(size, tmp_path):
+def test_images_beyond_the_limits_are_refused_by_their_header(size, tmp_path):
     Image.new("1", size).save(tmp_path / "a.png")
     with pytest.raises(UserError, match=f"{size[0]}x{size[1]} pixels; at most 50 million"):
-        inputs.picture(str(tmp_path / "a.png"))
+        inputs.image(str(tmp_path / "a.png"))
 
 
 def test_large_files_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "MAX_BYTES", 3)
     (tmp_path / "a.png").write_bytes(b"1234")
     with pytest.raises(UserError, match="has 4 bytes; at most 3"):
-        inputs.picture(str(tmp_path / "a.png"))
+        inputs.image(str(tmp_path / "a.png"))
 
 
 def test_a_missing_upload_is_asked_for():
-    with pytest.raises(UserError, match="second picture: upload one first"):
-        inputs.picture(None, "second picture")
+    with pytest.raises(UserError, match="second image: upload one first"):
+        inputs.image(None, "second image")
 
 
 def layer(*painted: tuple[int, int], size=(6, 4)) -> Image.Image:
@@ -82,7 +82,7 @@ def test_under_a_transparent_canvas_is_white():
 
 @pytest.mark.parametrize("editor", [None, {"background": None, "layers": [layer((0, 0))]}])
 def test_painting_on_nothing_is_refused(editor):
-    with pytest.raises(UserError, match="picture: upload one first"):
+    with pytest.raises(UserError, match="image: upload one first"):
         inputs.painted(editor)
 
 
@@ -94,12 +94,12 @@ def test_painting_nothing_is_refused(layers, gradient):
 
 def test_a_layer_of_another_size_is_refused(gradient):
     editor = {"background": Image.fromarray(gradient), "layers": [layer((0, 0), size=(5, 4))]}
-    with pytest.raises(UserError, match="mask: is 5x4 pixels, its picture 6x4"):
+    with pytest.raises(UserError, match="mask: is 5x4 pixels, its image 6x4"):
         inputs.painted(editor)
 
 
 def test_a_canvas_beyond_the_limits_is_refused():
-    with pytest.raises(UserError, match="picture: 3000x10 pixels"):
+    with pytest.raises(UserError, match="image: 3000x10 pixels"):
         inputs.painted({"background": Image.new("RGB", (3000, 10)), "layers": []})
 
 
@@ -123,9 +123,9 @@ def test_numbers_out_of_range_are_refused(value):
 
 
 def test_whole_numbers_are_whole():
-    assert inputs.whole(3.0, "pictures", 1, 4) == 3
-    with pytest.raises(UserError, match="pictures: give a whole number"):
-        inputs.whole(2.5, "pictures", 1, 4)
+    assert inputs.whole(3.0, "images", 1, 4) == 3
+    with pytest.raises(UserError, match="images: give a whole number"):
+        inputs.whole(2.5, "images", 1, 4)
 
 
 def test_seeds_go_on_from_the_first():

@@ -1,4 +1,4 @@
-"""What a handler of the page answers: pictures in files, or one line; never a trace."""
+"""What a handler of the page answers: images in files, or one line; never a trace."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from unclip.common.errors import UserError
-from unclip.demo.studio import Drawn
+from unclip.demo.studio import LabelledImage
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Gradio's
 
@@ -27,9 +27,9 @@ def answer(page, work, *values):
     return page._handler(work)(ANN, lambda *args, **named: None, *values)
 
 
-def test_pictures_are_png_files_named_by_their_labels(page):
+def test_images_are_png_files_named_by_their_labels(page):
     image = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
-    found = answer(page, lambda label, progress: [Drawn(image, label)], "θ 0.50, seed 7")
+    found = answer(page, lambda label, progress: [LabelledImage(image, label)], "θ 0.50, seed 7")
     [(path, label)] = found["value"]
     assert label == "θ 0.50, seed 7"
     assert Image.open(path).format == "PNG"
@@ -63,7 +63,7 @@ def test_what_nobody_expected_is_in_the_terminal_only(page, capsys):
     assert "ValueError: a secret path" in capsys.readouterr().err
 
 
-def test_cancel_of_the_same_window_stops_and_leaves_the_pictures(page):
+def test_cancel_of_the_same_window_stops_and_leaves_the_images(page):
     import gradio as gr
 
     def work(progress):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from unclip.common.errors import UserError
 from unclip.common.images import to_uint8
-from unclip.demo.studio import MAX_PICTURES, Studio
+from unclip.demo.studio import MAX_IMAGES, Studio
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 
@@ -130,9 +130,9 @@ def test_progress_reaches_its_total(studio):
     [
         ({"caption": " "}, "caption: write one first"),
         ({"caption": "word " * 90}, r"caption: has 92 tokens, and this CLIP reads 16; shorten"),
-        ({"n": 0}, "pictures: give a number from 1 to 16"),
-        ({"n": MAX_PICTURES + 1}, "pictures: give a number from 1 to 16"),
-        ({"n": None}, "pictures: give a number"),
+        ({"n": 0}, "images: give a number from 1 to 16"),
+        ({"n": MAX_IMAGES + 1}, "images: give a number from 1 to 16"),
+        ({"n": None}, "images: give a number"),
         ({"seed": -1}, "seed: give a number from 0"),
         ({"seed": 0.5}, "seed: give a whole number"),
         ({"prior": 11.0}, "prior guidance: give a number from 0 to 10"),
@@ -160,8 +160,8 @@ def test_what_cannot_be_is_told_before_anything_is_drawn(studio, changed, messag
         studio.generate(*(given | changed).values(), progress=never)
 
 
-def test_of_two_pictures_the_missing_one_is_named(studio, upload):
-    with pytest.raises(UserError, match="second picture: upload one first"):
+def test_of_two_images_the_missing_one_is_named(studio, upload):
+    with pytest.raises(UserError, match="second image: upload one first"):
         studio.interpolate(upload, None, "slerp", 3, 0, *own(studio.inverted), progress=ignore)
 
 
@@ -177,7 +177,14 @@ def test_a_folder_without_a_prior_says_so_and_still_varies(cascade, tmp_path, up
 def test_a_decoder_without_image_embeddings_draws_captions_only(cascade):
     whole = Pipeline.load(cascade)
     studio = Studio(
-        Pipeline(whole.clip, None, dataclasses.replace(whole.decoder, embedding="text"))
+        Pipeline(
+            dataclasses.replace(
+                whole.cascade,
+                prior=None,
+                decoder=dataclasses.replace(whole.cascade.decoder, takes="text"),
+                upsamplers=(),
+            )
+        )
     )
     assert studio.lacks(caption=True) is None
     assert "needs a decoder that takes image embeddings" in studio.lacks(caption=False)

@@ -6,6 +6,7 @@ from gaussian_oracle import UnitNoise, V, exact_reverse_variance, optimal_denois
 
 from unclip.diffusion.analytic import optimal_variance, x0_error
 from unclip.diffusion.config import DiffusionConfig, SamplerConfig
+from unclip.diffusion.predictor import Predictor
 from unclip.diffusion.samplers import sample
 from unclip.diffusion.schedules import sampling_schedule
 
@@ -43,13 +44,11 @@ def test_every_marginal_is_exact_until_the_last_step(kind, sampler, eta):
     noise, x_T = UnitNoise(), torch.zeros(len(CHAIN), 1, dtype=torch.float64)
     x_T[0] = 1
     x_0 = sample(
-        optimal_denoiser(diffusion),
+        Predictor(optimal_denoiser(diffusion), CHAIN, diffusion),
         x_T,
-        schedule=CHAIN,
-        diffusion=diffusion,
-        sampler=SamplerConfig(sampler=sampler, eta=eta),
+        SamplerConfig(sampler=sampler, eta=eta),
         noise=noise,
-        error=optimal_mse(CHAIN.alpha_bar),
+        x0_errors=optimal_mse(CHAIN.alpha_bar),
     )
     assert noise.calls == len(CHAIN) - 1
     ratio = x_0.square().sum().item() / V
@@ -65,26 +64,22 @@ def test_error_of_the_optimal_denoiser_is_estimated_at_every_step(kind):
     diffusion = DiffusionConfig(prediction=kind)
     ideal, draw = optimal_denoiser(diffusion), torch.Generator().manual_seed(0)
     found = x0_error(
-        lambda x, t: ideal(x.double(), t).float(),
+        Predictor(lambda x_t, t: ideal(x_t.double(), t).float(), CHAIN, diffusion),
         V**0.5 * torch.randn(200_000, 1, generator=draw),
         torch.randn(200_000, 1, generator=draw),
-        schedule=CHAIN,
-        diffusion=diffusion,
     )
     torch.testing.assert_close(found, optimal_mse(CHAIN.alpha_bar), rtol=0.01, atol=0)
 
 
 @pytest.mark.parametrize("sampler", ["analytic", "analytic_ddim"])
-@pytest.mark.parametrize("error", [None, torch.zeros(63)])
-def test_analytic_samplers_refuse_to_run_without_the_error_of_each_step(sampler, error):
+@pytest.mark.parametrize("x0_errors", [None, torch.zeros(63)])
+def test_analytic_samplers_refuse_to_run_without_the_x0_error_of_each_step(sampler, x0_errors):
     diffusion = DiffusionConfig()
     with pytest.raises(ValueError, match="64 steps"):
         sample(
-            optimal_denoiser(diffusion),
+            Predictor(optimal_denoiser(diffusion), CHAIN, diffusion),
             torch.ones(1, 1),
-            schedule=CHAIN,
-            diffusion=diffusion,
-            sampler=SamplerConfig(sampler=sampler),
+            SamplerConfig(sampler=sampler),
             noise=UnitNoise(),
-            error=error,
+            x0_errors=x0_errors,
         )

@@ -8,7 +8,9 @@ import torch
 from gaussian_oracle import as_output
 
 from unclip.diffusion.config import DiffusionConfig, SamplerConfig
-from unclip.diffusion.samplers import invert, sample
+from unclip.diffusion.inversion import invert
+from unclip.diffusion.predictor import Predictor
+from unclip.diffusion.samplers import sample
 from unclip.diffusion.schedules import full_schedule, respace
 
 diffusers = pytest.importorskip("diffusers")
@@ -69,8 +71,9 @@ def run(stepper, config: DiffusionConfig, x: torch.Tensor, steps: int, **setting
     return x
 
 
-def leading(config: DiffusionConfig):
-    return respace(full_schedule(config), range(0, 1000, 1000 // STEPS))
+def leading(config: DiffusionConfig) -> Predictor:
+    chain = respace(full_schedule(config), range(0, 1000, 1000 // STEPS))
+    return Predictor(network(config), chain, config)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
@@ -88,14 +91,7 @@ def test_ancestral_sampling_agrees_with_ddpm_scheduler(schedule, variance, kind)
     config = DiffusionConfig(schedule=schedule, variance=variance, prediction=kind)
     oracle = scheduler("DDPMScheduler", config, variance_type=variance)
     x_T = starting_noise().double()
-    found = sample(
-        network(config),
-        x_T,
-        schedule=leading(config),
-        diffusion=config,
-        sampler=SamplerConfig(sampler="ddpm"),
-        noise=Stream(),
-    )
+    found = sample(leading(config), x_T, SamplerConfig(sampler="ddpm"), noise=Stream())
     expected = run(oracle, config, x_T, STEPS, generator=Stream().generator)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
@@ -107,14 +103,8 @@ def test_ddim_agrees_with_ddim_scheduler(schedule, eta, kind):
     config = DiffusionConfig(schedule=schedule, prediction=kind)
     oracle = scheduler("DDIMScheduler", config, set_alpha_to_one=True)
     x_T = starting_noise().double()
-    found = sample(
-        network(config),
-        x_T,
-        schedule=leading(config),
-        diffusion=config,
-        sampler=SamplerConfig(sampler="ddim", eta=eta),
-        noise=Stream(),
-    )
+    sampler = SamplerConfig(sampler="ddim", eta=eta)
+    found = sample(leading(config), x_T, sampler, noise=Stream())
     expected = run(oracle, config, x_T, STEPS, eta=eta, generator=Stream().generator)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
@@ -124,11 +114,9 @@ def test_float32_sampling_agrees_with_the_published_scheduler_over_the_full_chai
     config = DiffusionConfig(prediction="eps", variance=variance)
     oracle = scheduler("DDPMScheduler", config, own_tables=True, variance_type=variance)
     found = sample(
-        network(config),
+        Predictor(network(config), full_schedule(config), config),
         starting_noise(),
-        schedule=full_schedule(config),
-        diffusion=config,
-        sampler=SamplerConfig(sampler="ddpm"),
+        SamplerConfig(sampler="ddpm"),
         noise=Stream(torch.float32),
     )
     generator = Stream().generator
@@ -140,11 +128,5 @@ def test_inversion_agrees_with_the_inverse_scheduler():
     config = DiffusionConfig(prediction="eps")
     oracle = scheduler("DDIMInverseScheduler", config, set_alpha_to_one=True)
     x0 = torch.tanh(starting_noise()).double()
-    found = invert(
-        network(config),
-        x0,
-        schedule=leading(config),
-        diffusion=config,
-        convention="inverse_scheduler",
-    )
+    found = invert(leading(config), x0, convention="inverse_scheduler")
     torch.testing.assert_close(found, run(oracle, config, x0, STEPS), rtol=0, atol=1e-9)

@@ -5,11 +5,16 @@ import pytest
 from omegaconf import OmegaConf
 
 from unclip.common.errors import UserError
-from unclip.diffusion.config import DiffusionConfig, SamplerConfig, section_counts
+from unclip.diffusion.config import (
+    DiffusionConfig,
+    GuidedSamplerConfig,
+    SamplerConfig,
+    section_counts,
+)
 
 
 def test_configs_load_without_torch():
-    code = "import sys, unclip.diffusion.configs; sys.exit('torch' in sys.modules)"
+    code = "import sys, unclip.diffusion.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -32,7 +37,7 @@ def test_defaults_are_valid():
         (SamplerConfig(sampler="plms"), "sampler.sampler"),
         (SamplerConfig(steps="many"), "sampler.steps"),
         (SamplerConfig(eta=1.5), "sampler.eta"),
-        (SamplerConfig(guidance=-1), "sampler.guidance"),
+        (GuidedSamplerConfig(guidance=-1), "sampler.guidance"),
         (SamplerConfig(clip="hard"), "sampler.clip"),
     ],
 )

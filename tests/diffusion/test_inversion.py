@@ -11,26 +11,26 @@ from gaussian_oracle import V, optimal_denoiser
 from unclip.common.seeding import SampleNoise
 from unclip.diffusion.config import DiffusionConfig, SamplerConfig
 from unclip.diffusion.inpainting import inpaint
-from unclip.diffusion.samplers import INVERSIONS, invert, sample
-from unclip.diffusion.schedules import sampling_schedule
+from unclip.diffusion.inversion import INVERSIONS, invert
+from unclip.diffusion.predictor import build_predictor
+from unclip.diffusion.samplers import sample
+from unclip.diffusion.schedules import full_schedule
 
 KINDS = ["x0", "eps", "v"]
 
 
-def there_and_back(kind: str, steps: int, x0: torch.Tensor, denoise=None, **how) -> torch.Tensor:
+def predictor_of(denoise, diffusion: DiffusionConfig, sampler: SamplerConfig):
+    return build_predictor(denoise, diffusion=diffusion, sampler=sampler, device="cpu")
+
+
+def there_and_back(
+    kind: str, steps: int, x0: torch.Tensor, denoise=None, clip="none", **how
+) -> torch.Tensor:
     diffusion = DiffusionConfig(prediction=kind)
-    chain = sampling_schedule(diffusion, steps)
-    denoise = denoise or optimal_denoiser(diffusion)
-    clip = how.get("clip", "none")
-    x_T = invert(denoise, x0, schedule=chain, diffusion=diffusion, **how)
-    return sample(
-        denoise,
-        x_T,
-        schedule=chain,
-        diffusion=diffusion,
-        sampler=SamplerConfig(sampler="ddim", steps=steps, clip=clip),
-        noise=SampleNoise(range(len(x0))),
-    )
+    sampler = SamplerConfig(sampler="ddim", steps=steps, clip=clip)
+    predictor = predictor_of(denoise or optimal_denoiser(diffusion), diffusion, sampler)
+    x_T = invert(predictor, x0, **how)
+    return sample(predictor, x_T, sampler, noise=SampleNoise(range(len(x0))))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,7 +84,7 @@ RHO = 0.9
 
 def pair_denoiser(diffusion: DiffusionConfig):
     """The optimal x0_hat of two standard normal numbers with correlation RHO."""
-    table = sampling_schedule(diffusion, diffusion.steps).alpha_bar
+    table = full_schedule(diffusion).alpha_bar
     covariance = torch.tensor([[1, RHO], [RHO, 1]], dtype=torch.float64)
 
     def denoise(x, t):
@@ -104,15 +104,14 @@ def filled(resample: int, sampler: str, count: int = 1000) -> torch.Tensor:
     def draw(shape, device):
         return torch.randn(tuple(shape), generator=noise, dtype=torch.float64)
 
+    config = SamplerConfig(sampler=sampler, steps=50, eta=1.0)
     found = inpaint(
-        pair_denoiser(diffusion),
+        predictor_of(pair_denoiser(diffusion), diffusion, config),
         draw((count, 2), None),
+        config,
         known=torch.tensor([[1.0, 99.0]]).expand(count, 2),
         keep=torch.tensor([True, False]),
         resample=resample,
-        schedule=sampling_schedule(diffusion, 50),
-        diffusion=diffusion,
-        sampler=SamplerConfig(sampler=sampler, eta=1.0),
         noise=draw,
     )
     assert torch.equal(found[:, 0], torch.ones(count, dtype=torch.float64))
@@ -126,47 +125,38 @@ def test_resampling_brings_what_is_filled_in_towards_its_distribution_given_the_
 
 
 def test_where_all_is_known_nothing_changes_and_where_nothing_is_it_is_sampling():
-    diffusion = DiffusionConfig()
-    chain = sampling_schedule(diffusion, 8)
-    shared = {
-        "schedule": chain,
-        "diffusion": diffusion,
-        "sampler": SamplerConfig(),
-        "noise": SampleNoise([1, 2]),
-    }
+    diffusion, sampler, noise = DiffusionConfig(), SamplerConfig(steps=8), SampleNoise([1, 2])
     known, x_T = torch.rand(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-    denoise = optimal_denoiser(diffusion)
+    predictor = predictor_of(optimal_denoiser(diffusion), diffusion, sampler)
     seen = []
 
     def run(keep):
         return inpaint(
-            denoise,
+            predictor,
             x_T,
+            sampler,
             known=known,
             keep=torch.tensor(keep),
             resample=1,
+            noise=noise,
             progress=lambda *call: seen.append(call),
-            **shared,
         )
 
     assert torch.equal(run(True), known)
-    torch.testing.assert_close(run(False), sample(denoise, x_T, **shared))
+    torch.testing.assert_close(run(False), sample(predictor, x_T, sampler, noise=noise))
     assert seen[:8] == [(k, 8) for k in range(1, 9)]
 
 
 @pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m"])
 def test_samplers_of_longer_steps_cannot_fill_in(sampler):
-    x = torch.zeros(1, 3)
-    diffusion = DiffusionConfig()
+    x, diffusion, config = torch.zeros(1, 3), DiffusionConfig(), SamplerConfig(sampler=sampler)
     with pytest.raises(ValueError, match="ddpm and ddim can"):
         inpaint(
-            optimal_denoiser(diffusion),
+            predictor_of(optimal_denoiser(diffusion), diffusion, config),
             x,
+            config,
             known=x,
             keep=torch.tensor(True),
             resample=1,
-            schedule=sampling_schedule(diffusion, 4),
-            diffusion=diffusion,
-            sampler=SamplerConfig(sampler=sampler),
             noise=SampleNoise([0]),
         )

@@ -4,10 +4,16 @@ from gaussian_oracle import UnitNoise, V, optimal_denoiser
 
 from unclip.common.seeding import SampleNoise
 from unclip.diffusion.config import DiffusionConfig, SamplerConfig
-from unclip.diffusion.samplers import invert, sample
+from unclip.diffusion.inversion import invert
+from unclip.diffusion.predictor import Predictor, build_predictor
+from unclip.diffusion.samplers import sample
 from unclip.diffusion.schedules import sampling_schedule
 
 KINDS = ["x0", "eps", "v"]
+
+
+def predictor_of(denoise, diffusion: DiffusionConfig, sampler: SamplerConfig) -> Predictor:
+    return build_predictor(denoise, diffusion=diffusion, sampler=sampler, device="cpu")
 
 
 def variance_of_samples(diffusion: DiffusionConfig, sampler: SamplerConfig) -> float:
@@ -16,14 +22,8 @@ def variance_of_samples(diffusion: DiffusionConfig, sampler: SamplerConfig) -> f
     x_T = torch.zeros(len(chain), 1, dtype=torch.float64)
     x_T[0] = 1
     noise = UnitNoise()
-    x_0 = sample(
-        optimal_denoiser(diffusion, chain),
-        x_T,
-        schedule=chain,
-        diffusion=diffusion,
-        sampler=sampler,
-        noise=noise,
-    )
+    predictor = predictor_of(optimal_denoiser(diffusion, chain), diffusion, sampler)
+    x_0 = sample(predictor, x_T, sampler, noise=noise)
     random = sampler.sampler == "ddpm" or sampler.eta > 0
     assert noise.calls == (len(chain) - 1 if random else 0)
     return x_0.square().sum().item()
@@ -58,37 +58,19 @@ def test_gaussian_samples_have_the_variance_of_the_closed_form(kind, variance, s
 def test_inversion_then_ddim_shrinks_gaussian_data_by_the_known_amount(convention, errors, kind):
     diffusion = DiffusionConfig(prediction=kind)
     for steps, percent in errors.items():
-        chain, denoise = sampling_schedule(diffusion, steps), optimal_denoiser(diffusion)
-        x_T = invert(
-            denoise,
-            torch.ones(1, 1, dtype=torch.float64),
-            schedule=chain,
-            diffusion=diffusion,
-            convention=convention,
-        )
-        x_0 = sample(
-            denoise,
-            x_T,
-            schedule=chain,
-            diffusion=diffusion,
-            sampler=SamplerConfig(sampler="ddim", steps=steps),
-            noise=UnitNoise(),
-        )
+        sampler = SamplerConfig(sampler="ddim", steps=steps)
+        predictor = predictor_of(optimal_denoiser(diffusion), diffusion, sampler)
+        x_T = invert(predictor, torch.ones(1, 1, dtype=torch.float64), convention=convention)
+        x_0 = sample(predictor, x_T, sampler, noise=UnitNoise())
         digits = 0.005 if abs(percent) < 2 else 0.05
         assert 100 * (x_0.item() - 1) == pytest.approx(percent, abs=digits), steps
 
 
 def test_unknown_inversion_convention_is_refused():
     diffusion = DiffusionConfig()
-    chain = sampling_schedule(diffusion, 5)
+    predictor = predictor_of(optimal_denoiser(diffusion), diffusion, SamplerConfig())
     with pytest.raises(ValueError, match="inverse_scheduler"):
-        invert(
-            optimal_denoiser(diffusion),
-            torch.ones(1, 1),
-            schedule=chain,
-            diffusion=diffusion,
-            convention="backwards",
-        )
+        invert(predictor, torch.ones(1, 1), convention="backwards")
 
 
 @pytest.mark.parametrize("shape", [(3, 8), (3, 2, 4, 4)])
@@ -107,14 +89,9 @@ def test_ddim_with_eta_one_is_ancestral_sampling_step_for_step(shape, steps):
             return torch.tanh(x + bend) + t.reshape(-1, *[1] * (x.ndim - 1)) / 1000
 
         noise = SampleNoise([1, 2, 3])
-        x_0 = sample(
-            denoise,
-            noise(shape).double(),
-            schedule=chain,
-            diffusion=diffusion,
-            sampler=SamplerConfig(sampler=name, eta=1.0, steps=steps),
-            noise=noise,
-        )
+        sampler = SamplerConfig(sampler=name, eta=1.0, steps=steps)
+        predictor = predictor_of(denoise, diffusion, sampler)
+        x_0 = sample(predictor, noise(shape).double(), sampler, noise=noise)
         trails[name] = [*trail, x_0]
     assert len(trails["ddpm"]) == len(chain) + 1
     for ddpm, ddim in zip(trails["ddpm"], trails["ddim"]):
@@ -132,31 +109,26 @@ def test_network_is_given_the_original_timesteps_from_last_to_first():
         seen.append(t.tolist())
         return torch.zeros_like(x)
 
-    arguments = {"schedule": chain, "diffusion": diffusion}
-    arguments["progress"] = lambda done, total: progress.append((done, total))
-    sample(denoise, torch.ones(2, 3), sampler=SamplerConfig(), noise=UnitNoise(), **arguments)
+    def report(done, total):
+        progress.append((done, total))
+
+    predictor = Predictor(denoise, chain, diffusion)
+    sample(predictor, torch.ones(2, 3), SamplerConfig(), noise=UnitNoise(), progress=report)
     assert seen == [[t, t] for t in reversed(chain.timesteps.tolist())]
     assert progress == [(k, 27) for k in range(1, 28)]
     seen.clear()
-    invert(denoise, torch.ones(2, 3), **arguments)
+    invert(predictor, torch.ones(2, 3))
     assert seen == [[t, t] for t in chain.timesteps.tolist()]
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 def test_a_sample_does_not_depend_on_its_batch(sampler):
-    diffusion = DiffusionConfig()
-    chain = sampling_schedule(diffusion, 8)
+    diffusion, config = DiffusionConfig(), SamplerConfig(sampler=sampler, eta=0.5, steps=8)
+    predictor = predictor_of(optimal_denoiser(diffusion), diffusion, config)
 
     def run(seeds):
         noise = SampleNoise(seeds)
-        return sample(
-            optimal_denoiser(diffusion),
-            noise((len(seeds), 4)),
-            schedule=chain,
-            diffusion=diffusion,
-            sampler=SamplerConfig(sampler=sampler, eta=0.5),
-            noise=noise,
-        )
+        return sample(predictor, noise((len(seeds), 4)), config, noise=noise)
 
     together = run([1, 2, 3])
     torch.testing.assert_close(together[1:2], run([2]))
@@ -164,35 +136,23 @@ def test_a_sample_does_not_depend_on_its_batch(sampler):
 
 
 def test_clipped_sampling_ends_within_range():
-    diffusion = DiffusionConfig()
-    chain = sampling_schedule(diffusion, 8)
+    x_T = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
     for clip in ("static", "dynamic"):
-        x_0 = sample(
-            lambda x, t: 5 * x,
-            torch.randn(4, 50, generator=torch.Generator().manual_seed(0)),
-            schedule=chain,
-            diffusion=diffusion,
-            sampler=SamplerConfig(clip=clip),
-            noise=UnitNoise(),
-        )
+        sampler = SamplerConfig(clip=clip, steps=8)
+        predictor = predictor_of(lambda x_t, t: 5 * x_t, DiffusionConfig(), sampler)
+        x_0 = sample(predictor, x_T, sampler, noise=UnitNoise())
         assert x_0.abs().max() <= 1 + 1e-6
 
 
 def test_half_precision_networks_are_sampled_in_float32_without_gradients():
-    diffusion = DiffusionConfig()
     weight = torch.ones(1, requires_grad=True)
 
     def denoise(x, t):
         assert x.dtype == torch.float32
         return (weight * x).bfloat16()
 
-    x_0 = sample(
-        denoise,
-        torch.ones(2, 3, dtype=torch.bfloat16),
-        schedule=sampling_schedule(diffusion, 4),
-        diffusion=diffusion,
-        sampler=SamplerConfig(),
-        noise=UnitNoise(),
-    )
+    sampler = SamplerConfig(steps=4)
+    predictor = predictor_of(denoise, DiffusionConfig(), sampler)
+    x_0 = sample(predictor, torch.ones(2, 3, dtype=torch.bfloat16), sampler, noise=UnitNoise())
     assert x_0.dtype == torch.float32
     assert not x_0.requires_grad

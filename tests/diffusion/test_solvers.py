@@ -8,6 +8,7 @@ import torch
 from gaussian_oracle import V, optimal_denoiser, optimal_x0
 
 from unclip.diffusion.config import DiffusionConfig, SamplerConfig
+from unclip.diffusion.predictor import Predictor
 from unclip.diffusion.process import Prediction, eps_from_x0
 from unclip.diffusion.samplers import ddim_step, exponential_step, sample
 from unclip.diffusion.schedules import full_schedule, sampling_schedule
@@ -27,11 +28,9 @@ def relative_error(kind: str, sampler: str, steps: int) -> float:
     diffusion = DiffusionConfig(prediction=kind)
     chain = sampling_schedule(diffusion, steps)
     x_0 = sample(
-        optimal_denoiser(diffusion),
+        Predictor(optimal_denoiser(diffusion), chain, diffusion),
         torch.ones(1, 1, dtype=torch.float64),
-        schedule=chain,
-        diffusion=diffusion,
-        sampler=SamplerConfig(sampler=sampler),
+        SamplerConfig(sampler=sampler),
         noise=no_noise,
     )
     variance = chain.alpha_bar * V + 1 - chain.alpha_bar
@@ -69,13 +68,13 @@ def test_dpmpp_2m_agrees_with_diffusers_step_for_step(schedule, kind, steps):
     chain = sampling_schedule(diffusion, steps)
     denoise, trail = network(diffusion), []
 
-    def watched(x, t):
-        trail.append(x)
-        return denoise(x, t)
+    def watched(x_t, t):
+        trail.append(x_t)
+        return denoise(x_t, t)
 
     x = starting_noise().double()
-    settings = {"schedule": chain, "diffusion": diffusion, "noise": no_noise}
-    trail_end = sample(watched, x, sampler=SamplerConfig(sampler="dpmpp_2m"), **settings)
+    predictor = Predictor(watched, chain, diffusion)
+    trail_end = sample(predictor, x, SamplerConfig(sampler="dpmpp_2m"), noise=no_noise)
 
     oracle = diffusers.DPMSolverMultistepScheduler(
         prediction_type=NAMES[kind], lower_order_final=False

@@ -39,7 +39,7 @@ def test_the_middle_is_the_normalised_mean_where_elementwise_angles_go_astray():
     # Products of coordinates are about 0, so each angle is about π/2: 2 sin(π/4) / 1 = √2.
     expected = (a + b).norm() / math.sqrt(2)
     assert elementwise.norm().item() == pytest.approx(expected.item(), abs=1e-3)
-    skewed = F.normalize(a + 0.9 * b, dim=0)  # at a small angle to a, as two pictures are
+    skewed = F.normalize(a + 0.9 * b, dim=0)  # at a small angle to a, as two images are
     angle = (a * skewed).acos()
     norm = (((angle / 2).sin() * (a + skewed)) / angle.sin()).norm()
     assert norm > 1.2

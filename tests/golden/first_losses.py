@@ -46,7 +46,7 @@ MORE = {
 def measure(root: Path) -> dict[str, list[float]]:
     """Train each for `STEPS` steps in ``root``, the priors and the decoder on the CLIP of there."""
     from unclip.config.load import load_experiment
-    from unclip.runs.fit import fit_pca
+    from unclip.runs.fit import fit
     from unclip.runs.train import train
     from unclip.tracking.files import curves, read_metrics
 
@@ -59,7 +59,7 @@ def measure(root: Path) -> dict[str, list[float]]:
             pca = [f"run.dir={root / 'pca'}", f"clip={root / 'clip/tiny'}", "trainer.threads=1"]
             pca += ["pca.samples=256", "data.scenes.count=256", "trainer.accelerator=cpu"]
             pca += ["pca.buckets=8", "pca.edges=uniform"]
-            fit_pca(load_experiment("pca/tiny", pca))
+            fit(load_experiment("pca/tiny", pca))
             given.append(f"pca={root / 'pca'}")
         train(load_experiment(name, given))
         rows = read_metrics(root / name / "metrics.jsonl")

@@ -185,18 +185,18 @@ def experiment_files() -> list[str]:
 
 def interrupted(words: list[str]) -> None:
     """The command, told to end after three steps, as a cluster would tell it."""
-    from unclip.training.guard import Guard
+    from unclip.training.checkpoint_callback import CheckpointCallback
 
-    note = Guard._note
+    note = CheckpointCallback._note
 
     def told(self, loss, norm, batch, step):
         note(self, loss, norm, batch, step)
         if step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    Guard._note = told
+    CheckpointCallback._note = told
     run(*words, status=75)
-    Guard._note = note
+    CheckpointCallback._note = note
 
 
 def make_runs() -> None:

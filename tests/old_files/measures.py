@@ -34,8 +34,8 @@ LONGER = {"clip": 10, "prior": 62}
 CAPTIONS = ("a red circle", "a small blue star on the left")
 DRAWN = {
     "sample": ["sample", *CAPTIONS, "--seed", "3"],  # by the prior's analytic sampler
-    "sample_ddim": ["sample", *CAPTIONS, "--prior-sampler", "ddim", "--prior-steps", "3"],
-    "sample_heun": ["sample", *CAPTIONS, "--decoder-sampler", "heun", "--decoder-guidance", "3"],
+    "sample_ddim": ["sample", *CAPTIONS, "prior.sampler=ddim", "prior.steps=3"],
+    "sample_heun": ["sample", *CAPTIONS, "decoder.sampler=heun", "decoder.guidance=3"],
     "sample_ar": ["sample", *CAPTIONS, "--n", "3", "--prior", "cascade/ar_prior"],
     "vary": ["vary", "picture.png", "--n", "2", "--eta", "0.5", "--seed", "1"],
     "interpolate": ["interpolate", "picture.png", "picture_2.png"],

@@ -1,8 +1,9 @@
-"""The decoder's ablations from training to picture: which need a prior, and which must not."""
+"""The decoder's ablations from training to image: which need a prior, and which must not."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,9 +31,9 @@ def folders(cascade, minute_experiment, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", WITHOUT_PRIOR)
-def test_a_picture_comes_of_the_caption_without_a_prior(folders, kind):
+def test_a_image_comes_of_the_caption_without_a_prior(folders, kind):
     pipeline = Pipeline.load(folders / kind)
-    assert pipeline.prior is None
+    assert pipeline.cascade.prior is None
     seen = []
     found = pipeline.generate(["a red circle"], [3], progress=lambda *call: seen.append(call))
     assert found.image.shape == (1, 3, 32, 32)
@@ -44,17 +45,17 @@ def test_a_picture_comes_of_the_caption_without_a_prior(folders, kind):
 
 def test_z_t_goes_straight_into_the_text_decoder(folders):
     pipeline = Pipeline.load(folders / "text")
-    pipeline.upsamplers = []
+    pipeline = Pipeline(replace(pipeline.cascade, upsamplers=()))
     plain = pipeline.generate(["a red circle"], [0]).image
-    given, condition = [], pipeline.decoder.net.condition
+    given, condition = [], pipeline.cascade.decoder.net.condition
 
     def spy(**conditions):
         given.append(conditions["z_i"])
         return condition(**conditions)
 
-    pipeline.decoder.net.condition = spy
+    pipeline.cascade.decoder.net.condition = spy
     assert torch.equal(pipeline.generate(["a red circle"], [0]).image, plain)
-    clip = pipeline.clip.model
+    clip = pipeline.cascade.clip.model
     z_t = clip.encode_text(clip.tokenize(["a red circle"])).z_t
     assert len(given) == 2  # with and, for guidance, without
     for z in given:
@@ -71,7 +72,7 @@ def test_a_decoder_of_image_embeddings_needs_a_prior_to_draw_captions(cascade, t
 @pytest.mark.parametrize("kind", WITHOUT_PRIOR)
 def test_a_prior_that_would_play_no_part_is_refused(folders, cascade, kind, tmp_path, capsys):
     pipeline = Pipeline.load(folders / kind)
-    with pytest.raises(UserError, match="prior guidance: there is no prior"):
+    with pytest.raises(UserError, match=r"prior\.guidance: there is no prior"):
         pipeline.generate(["a"], [0], settings=Settings({"prior": {"guidance": 2.0}}))
     words = ["sample", "a", "--pipeline", str(folders / kind), "--out", str(tmp_path)]
     assert main([*words, "--prior", str(cascade / "prior")]) == 2
@@ -87,4 +88,4 @@ def test_the_prior_of_a_folder_is_left_alone_where_the_decoder_takes_z_t(
 ):
     parts = {"clip": str(cascade / "clip"), "prior": cascade / "prior"}
     pipeline = Pipeline.from_artifacts(decoder=folders / "text" / "decoder", **parts)
-    assert pipeline.prior is None
+    assert pipeline.cascade.prior is None

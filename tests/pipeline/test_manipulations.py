@@ -17,7 +17,7 @@ from unclip.pipeline.manipulations import DRAWS, Latents
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 
-# One picture at a time: sums of another batch size round differently.
+# One image at a time: sums of another batch size round differently.
 ALONE = Settings(batch=1, iterations=2)
 
 
@@ -32,14 +32,14 @@ PICTURES = [scene("red"), scene("blue", "square")]
 @pytest.fixture(scope="module")
 def pipeline(cascade):
     """With a decoder that is taken to predict v: an untrained ε̂ is far from x_T near ᾱ = 0."""
-    found = Pipeline.load(cascade)
+    found = Pipeline.load(cascade).cascade
     part = found.decoder
-    found.decoder = replace(
+    decoder = replace(
         part,
-        diffusion=replace(part.chain, prediction="v"),
+        diffusion=replace(part.diffusion, prediction="v"),
         sampler=replace(part.sampler, clip="none"),
     )
-    return found
+    return Pipeline(replace(found, decoder=decoder))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def without_prior(cascade, tmp_path):
     return Pipeline.load(tmp_path)
 
 
-def test_a_latent_is_clips_embedding_and_noise_that_draws_the_picture_again(pipeline):
+def test_a_latent_is_clips_embedding_and_noise_that_draws_the_image_again(pipeline):
     settings = Settings({"decoder": {"steps": 20}}, iterations=8)
     latents = pipeline.encode(PICTURES, settings=settings)
     reconstructed = pipeline.reconstruct(latents, settings=settings)
@@ -131,7 +131,7 @@ def test_a_text_diff_begins_with_the_reconstruction(pipeline, latents, reconstru
     assert torch.equal(found.small[:, 0], reconstructed.small)
     assert not torch.equal(found.small[:, 2], found.small[:, 0])
     # At the end of the whole way stands the difference of the captions itself.
-    z_t = pipeline.embed_captions(captions)
+    z_t = pipeline.cascade.embed_captions(captions)
     z_d = torch.nn.functional.normalize(z_t[1] - z_t[0], dim=0)
     whole = pipeline.text_diff(latents, *captions, theta_max=1.0, n=2, settings=ALONE)
     torch.testing.assert_close(whole.z_i[:, 1], z_d.expand(2, -1), rtol=0, atol=1e-5)
@@ -170,7 +170,7 @@ def test_all_components_give_z_i_again_as_far_as_the_pca_holds_it(pipeline):
     z_i = pipeline.encode(PICTURES, settings=Settings(batch=1, iterations=1)).z_i
     cosine = (found.z_i * z_i[:, None]).sum(dim=-1)
     assert (cosine.diff(dim=1) >= -1e-6).all()
-    pca = pipeline.codec.pca
+    pca = pipeline.cascade.codec.pca
     whole = torch.nn.functional.normalize(pca.reconstruct(pca.project(z_i)), dim=-1)
     torch.testing.assert_close(found.z_i[:, 2], whole, rtol=0, atol=1e-6)
     again = pipeline.pca_reconstructions(PICTURES, [6], seed=0, settings=ALONE)
@@ -184,7 +184,7 @@ def test_a_pasted_word_changes_what_clip_says_and_the_probabilities_add_up(pipel
     torch.testing.assert_close(found.after.sum(dim=-1), torch.ones(2))
     assert not torch.equal(found.before, found.after)
     assert found.variations.image.shape == (2, 2, 3, 32, 32)
-    for plain, attacked in zip(PICTURES, found.pictures):
+    for plain, attacked in zip(PICTURES, found.images):
         changed = (plain != attacked).any(axis=2)
         assert changed[12:].any()  # the note lies in the lower half
         assert not changed[:12].any()
@@ -205,19 +205,19 @@ def test_progress_counts_inversions_decodings_and_batches_together(pipeline):
     assert seen == [(k, 24) for k in range(1, 25)]
 
 
-def test_no_more_pictures_than_the_batch_are_in_the_networks_at_once(pipeline, monkeypatch):
-    sizes, denoise = [], pipeline.decoder.net.denoise
+def test_no_more_images_than_the_batch_are_in_the_networks_at_once(pipeline, monkeypatch):
+    sizes, denoise = [], pipeline.cascade.decoder.net.denoise
 
     def watched(x_t, t, given):
         sizes.append(len(x_t))
         return denoise(x_t, t, given)
 
-    monkeypatch.setattr(pipeline.decoder.net, "denoise", watched)
+    monkeypatch.setattr(pipeline.cascade.decoder.net, "denoise", watched)
     pipeline.vary(PICTURES, 1.0, [0, 1, 2], settings=Settings(batch=2))
     assert max(sizes) == 4  # twice 2, for guidance
 
 
-def test_any_size_and_form_of_picture_is_the_same_picture(pipeline):
+def test_any_size_and_form_of_image_is_the_same_image(pipeline):
     array = scene("red", size=40)
     tensor = torch.tensor(array).movedim(-1, 0) / 127.5 - 1
     rgba = Image.fromarray(array).convert("RGBA")
@@ -237,15 +237,15 @@ def test_any_size_and_form_of_picture_is_the_same_picture(pipeline):
 @pytest.mark.parametrize(
     ("picture", "message"),
     [
-        ([], "no picture was given"),
-        (np.zeros((8, 8, 3)), r"array float64 \[8, 8, 3\]: a picture is uint8"),
-        (torch.zeros(8, 8), r"tensor float32 \[8, 8\]: a picture is a float tensor"),
+        ([], "no image was given"),
+        (np.zeros((8, 8, 3)), r"array float64 \[8, 8, 3\]: an image is uint8"),
+        (torch.zeros(8, 8), r"tensor float32 \[8, 8\]: an image is a float tensor"),
         (torch.full((3, 8, 8), 255.0), r"not in \[-1, 1\]"),
         (torch.full((3, 8, 8), float("nan")), r"not in \[-1, 1\]"),
-        ("photo.png", "str: is no picture"),
+        ("photo.png", "str: is no image"),
     ],
 )
-def test_what_is_no_picture_is_refused(pipeline, picture, message):
+def test_what_is_no_image_is_refused(pipeline, picture, message):
     with pytest.raises(UserError, match=message):
         pipeline.encode(picture if isinstance(picture, list) else [picture])
 
@@ -257,7 +257,7 @@ def test_what_is_no_picture_is_refused(pipeline, picture, message):
         (lambda p: p.vary(PICTURES, 1.0, []), "seeds: give at least one"),
         (lambda p: p.interpolate(*PICTURES, 1), "n=1: an interpolation has two ends"),
         (lambda p: p.interpolate(*PICTURES, 3, noise="x"), "noise=x: is none of slerp, fixed"),
-        (lambda p: p.interpolate(PICTURES, PICTURES[0], 3), "2 pictures to go from, 1 to go to"),
+        (lambda p: p.interpolate(PICTURES, PICTURES[0], 3), "2 images to go from, 1 to go to"),
         (lambda p: p.text_diff(PICTURES, "a", "b", 1.5), r"theta_max=1\.5: is not in"),
         (lambda p: p.text_diff(PICTURES, "a", "b", -0.1), r"theta_max=-0\.1: is not in"),
         (lambda p: p.text_diff(PICTURES, "a", "b", n=0), "n=0: must be at least 1"),
@@ -272,11 +272,11 @@ def test_what_is_no_picture_is_refused(pipeline, picture, message):
         (lambda p: p.encode(PICTURES, settings=Settings(iterations=0)), "iterations=0"),
         (
             lambda p: p.encode(PICTURES, settings=Settings({"prior": {"guidance": 2.0}})),
-            "prior guidance: there is no prior to set it for",
+            "prior.guidance: there is no prior to set it for",
         ),
         (
             lambda p: p.encode(PICTURES, settings=Settings({"decoder": {"sampler": "heun"}})),
-            "decoder sampler: manipulations set it",
+            "decoder.sampler: manipulations set it",
         ),
     ],
 )
@@ -286,14 +286,14 @@ def test_what_cannot_be_done_is_said_in_one_line(pipeline, call, message):
 
 
 def test_what_needs_no_prior_and_no_upsampler_works_without(without_prior):
-    assert without_prior.prior is None
+    assert without_prior.cascade.prior is None
     found = without_prior.vary(PICTURES, 1.0, [0])
     assert torch.equal(found.image, found.small)
     with pytest.raises(UserError, match="prior: there is none"):
         without_prior.generate(["a"], [0])
     with pytest.raises(UserError, match="pca: the pipeline has none"):
         without_prior.pca_reconstructions(PICTURES, [1])
-    with pytest.raises(UserError, match="upsampler steps: there is no upsampler"):
+    with pytest.raises(UserError, match=r"upsampler\.steps: there is no upsampler"):
         without_prior.vary(PICTURES, 1.0, [0], settings=Settings({"upsampler": {"steps": 2}}))
 
 
@@ -332,7 +332,7 @@ def test_nothing_of_what_is_to_vanish_shines_through(pipeline):
     assert torch.equal(one.small, other.small)
 
 
-def test_all_kept_is_the_picture_and_none_kept_is_drawn_freely(pipeline):
+def test_all_kept_is_the_image_and_none_kept_is_drawn_freely(pipeline):
     picture = scene("red", size=32)
     kept = pipeline.inpaint(picture, np.ones((32, 32), bool), ["a star"], [0])
     assert np.array_equal(to_uint8(kept.image[0]), picture)
@@ -348,9 +348,9 @@ def test_the_embedding_is_the_priors_for_the_caption(pipeline):
 @pytest.mark.parametrize(
     ("mask", "captions", "how", "message"),
     [
-        (left_half(20), ["a"], {}, "mask: is 20x20 pixels, its picture 24x24"),
+        (left_half(20), ["a"], {}, "mask: is 20x20 pixels, its image 24x24"),
         (left_half(24) * 255, ["a"], {}, r"mask: must be a boolean array \[H, W\]"),
-        (left_half(24), ["a", "b"], {}, "1 pictures, 1 masks, 2 captions, 1 seeds"),
+        (left_half(24), ["a", "b"], {}, "1 images, 1 masks, 2 captions, 1 seeds"),
         (left_half(24), ["a"], {"resample": 0}, "resample=0: must be at least 1"),
         (
             left_half(24),

@@ -1,4 +1,4 @@
-"""The cascade from its artifacts: what a picture depends on, and what does not go together."""
+"""The cascade from its artifacts: what an image depends on, and what does not go together."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ def test_an_upsampler_given_twice_enlarges_twice(cascade, pipeline):
         decoder=cascade / "decoder",
         upsamplers=[one, one],
     )
-    model = twice.upsamplers[0].net.config
+    model = twice.cascade.upsamplers[0].net.config
     factor = model.image_size // model.low_size
     once = pipeline.generate(["a red circle"], [3]).image
     found = twice.generate(["a red circle"], [3]).image
     assert found.shape[-1] == factor * once.shape[-1]
 
 
-def test_the_same_seed_gives_the_same_picture_and_another_seed_another(pipeline):
+def test_the_same_seed_gives_the_same_image_and_another_seed_another(pipeline):
     a = pipeline.generate(["a red circle"], [3]).image
     assert torch.equal(a, pipeline.generate(["a red circle"], [3]).image)
     assert not torch.equal(a, pipeline.generate(["a red circle"], [4]).image)
 
 
-def test_a_picture_does_not_depend_on_its_batch(pipeline):
+def test_a_image_does_not_depend_on_its_batch(pipeline):
     together = pipeline.generate(["a red circle", "a blue star"], [3, 4])
     alone = pipeline.generate(["a blue star"], [4])
     torch.testing.assert_close(together.image[1:], alone.image, atol=1e-4, rtol=0)
@@ -69,7 +69,7 @@ def test_settings_change_the_sampling_and_are_checked(pipeline):
         ["a red circle"], [0], settings=Settings({"decoder": {"sampler": "ddpm"}})
     )
     assert not torch.equal(plain, other.image)
-    with pytest.raises(UserError, match=r"decoder sampler\.steps"):
+    with pytest.raises(UserError, match=r"decoder\.steps"):
         pipeline.generate(["a"], [0], settings=Settings({"decoder": {"steps": -3}}))
 
 
@@ -80,7 +80,7 @@ def test_progress_counts_all_stages_together(pipeline):
 
 
 def test_loading_leaves_no_gradients(pipeline):
-    assert not any(p.requires_grad for p in pipeline.decoder.net.parameters())
+    assert not any(p.requires_grad for p in pipeline.cascade.decoder.net.parameters())
 
 
 def test_a_missing_part_is_named(copy):

@@ -89,6 +89,7 @@ def test_sam_gathers_everything():
 
 def test_sizes_by_hand():
     class Experiment:
+        averages = False
         optim = OptimConfig()
 
     width = 8

@@ -13,9 +13,10 @@ from unclip.planning import devices
 from unclip.planning import plan as planning
 from unclip.planning.memory import Memory
 from unclip.planning.plan import measure
-from unclip.planning.steps import Given, given_by
 from unclip.planning.table import FLOPS, Unit, as_json, hundredths, text, unit
+from unclip.planning.trace import given_by
 from unclip.runs.parents import count_parameters, frozen_clip
+from unclip.stages.interface import Given
 
 
 @pytest.fixture(scope="module")

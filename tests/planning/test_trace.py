@@ -14,9 +14,9 @@ from unclip.config.load import load_experiment
 from unclip.nn.attention import attend, backend
 from unclip.planning.kernels import kernels
 from unclip.planning.plan import CHECKPOINTING, measure
-from unclip.planning.steps import Given, Share, loss
-from unclip.planning.trace import Watch, ask, trace
+from unclip.planning.trace import Watch, ask, loss, trace
 from unclip.runs.parents import build_net, frozen_clip
+from unclip.stages.interface import Given, Share
 
 KINDS = ("clip", "prior", "decoder", "upsampler")
 SHARE = Share(32, 1)

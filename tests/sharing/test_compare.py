@@ -12,7 +12,7 @@ from unclip.sharing.compare import (
     IDENTICAL,
     TIMED,
     UNKNOWN,
-    Row,
+    MetricRow,
     compare_series,
     compare_values,
     compare_weights,
@@ -25,16 +25,16 @@ def test_curves_are_compared_step_by_step():
     then = series_of([{"step": s, "loss": 2.0, "time": s} for s in (0, 10, 20)])
     now = series_of([{"step": s, "loss": 2.0 if s < 10 else 2.01, "time": -s} for s in (0, 10, 20)])
     (row,) = compare_series(then, now, rtol=0.01)
-    assert row == Row("loss", 2.0, 2.01, (2.01 - 2.0) / 2.01, 10, CLOSE)
+    assert row == MetricRow("loss", 2.0, 2.01, (2.01 - 2.0) / 2.01, 10, CLOSE)
     assert compare_series(then, now, rtol=0.001)[0].verdict == DIFFERENT
-    assert compare_series(then, then) == [Row("loss", 2.0, 2.0, 0.0, None, IDENTICAL)]
+    assert compare_series(then, then) == [MetricRow("loss", 2.0, 2.0, 0.0, None, IDENTICAL)]
 
 
 def test_a_missing_step_or_metric_is_a_difference():
     then, now = series_of([{"step": 0, "a": 1.0}, {"step": 5, "a": 1.0}]), {"a": {0: 1.0}}
-    assert compare_series(then, now) == [Row("a", 1.0, 1.0, None, 5, DIFFERENT)]
-    assert compare_values({"a": 1.0}, {}) == [Row("a", 1.0, None, None, None, DIFFERENT)]
-    assert compare_values({}, {"a": 1.0}) == [Row("a", None, 1.0, None, None, DIFFERENT)]
+    assert compare_series(then, now) == [MetricRow("a", 1.0, 1.0, None, 5, DIFFERENT)]
+    assert compare_values({"a": 1.0}, {}) == [MetricRow("a", 1.0, None, None, None, DIFFERENT)]
+    assert compare_values({}, {"a": 1.0}) == [MetricRow("a", None, 1.0, None, None, DIFFERENT)]
 
 
 def test_zero_and_the_other_sign_are_apart():
@@ -68,7 +68,9 @@ def test_weights_are_apart_by_their_relative_norm():
 
 
 def test_the_worst_verdict_counts():
-    rows = {v: Row("x", None, None, None, None, v) for v in (IDENTICAL, CLOSE, DIFFERENT, UNKNOWN)}
+    rows = {
+        v: MetricRow("x", None, None, None, None, v) for v in (IDENTICAL, CLOSE, DIFFERENT, UNKNOWN)
+    }
     assert overall([rows[IDENTICAL]]) == IDENTICAL
     assert overall([rows[IDENTICAL], rows[CLOSE]]) == CLOSE
     assert overall([rows[CLOSE], rows[DIFFERENT], rows[UNKNOWN]]) == DIFFERENT

@@ -260,7 +260,6 @@ CASES = {
     "other clip": (experiment(("clip: parents/clip", "clip: clip/tiny")), "must be parents/clip"),
     "tracked": (experiment(("wandb: false", "wandb: true")), "tracking: a bundle's must be"),
     "run folder": (experiment(("root: runs", "root: evil")), "run: a bundle's must be"),
-    "check": (experiment(("check: none", "check: overfit")), "check: must be none"),
     "endless run": (
         experiment(("max_steps: 3", f"max_steps: {10**12}")),
         "trainer.max_steps=1000000000000: the most that a bundle may have is 10,000,000",

@@ -29,7 +29,7 @@ GOES = {
     "../../alice/photos": "photos",
     "C:\\Users\\alice\\photos": "photos",
     "file:///home/alice/a.tar": "a.tar",
-    "/home/alice/c.json?images=/home/alice/pictures": "c.json?images=pictures",
+    "/home/alice/c.json?images=/home/alice/images": "c.json?images=images",
     "data.source=/home/alice/my photos": "data.source=my photos",
     "open_clip:ViT-B-32@/home/alice/w.safetensors": "open_clip:ViT-B-32@w.safetensors",
     "https://alice:secret@host.org/a.tar?signature=abc": "https://host.org/a.tar",

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from unclip.degradations.blur import gaussian_blur
-from unclip.degradations.low import resize
+from unclip.degradations.downsample import resize
 from unclip.nn.config import UNetConfig
 from unclip.stages.clip.stage import contrastive_loss, retrieval
 from unclip.stages.upsampler.config import UpsamplerExperiment
@@ -96,6 +96,6 @@ def test_every_process_validates_with_the_same_draws(monkeypatch):
     draws = []
     for rank in (0, 1):
         monkeypatch.setattr(UpsamplerStage, "global_rank", rank)
-        draws.append(stage.validation_draws(0).uniform("t", 8))
+        draws.append(stage.validation_rng(0).uniform("t", 8))
     # Else the quarters of t that each logs differ, and they wait for each other for ever.
     assert torch.equal(*draws)

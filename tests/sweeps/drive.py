@@ -18,7 +18,7 @@ def fake(values, folder):
 
 def go(file, folder, count, *, jobs=1, seed=0, command=fake, force=False):
     sweep = spec.load(str(file))
-    with trials.held(Path(folder), force=force) as lock:
+    with trials.sweep_lock(Path(folder), force=force) as lock:
         found = trials.opened(Path(folder), {"sweep": sweep.content, "seed": seed})
         engine.run(sweep, found, lock, count=count, jobs=jobs, seed=seed, command=command)
     return found

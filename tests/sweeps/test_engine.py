@@ -198,7 +198,10 @@ def test_a_folder_in_use_is_refused(sweep_file, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(trials, "PATIENCE", 0.3)
     file, folder = sweep_file(), tmp_path / "s"
     go(file, folder, 1)
-    with trials.held(folder), pytest.raises(UserError, match="another sweep, or a trial of it"):
+    with (
+        trials.sweep_lock(folder),
+        pytest.raises(UserError, match="another sweep, or a trial of it"),
+    ):
         go(file, folder, 2)
     assert "waiting for what still runs there" in capfd.readouterr().err
     assert states(go(file, folder, 2)) == ["finished", "finished"]

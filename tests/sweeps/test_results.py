@@ -1,4 +1,4 @@
-"""The table, the best run by name, and the picture."""
+"""The table, the best run by name, and the image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from unclip.common.errors import UserError
 from unclip.config.load import load_experiment
-from unclip.sweeps import picture, results, spec
+from unclip.sweeps import figure, results, spec
 from unclip.sweeps.trials import FAILED, FINISHED, PRUNED, RUNNING, Trial, Trials
 
 PARAMETERS = {
@@ -92,9 +92,9 @@ def test_when_none_finished_there_is_no_best(sweep, tmp_path, capsys):
 @pytest.mark.parametrize(
     "rows", [ROWS, ROWS[:1], [ROWS[3]], [(1e-3, "muon", RUNNING, None)], ROWS * 8]
 )
-def test_a_picture_of_any_trials(sweep, tmp_path, rows):
+def test_a_image_of_any_trials(sweep, tmp_path, rows):
     ranked = results.ranked(sweep, trials(tmp_path, rows))
-    path = picture.draw(sweep, ranked, tmp_path / "sweep.png")
+    path = figure.draw(sweep, ranked, tmp_path / "sweep.png")
     with Image.open(path) as image:
         assert image.format == "PNG"
         assert image.width > image.height > 400
@@ -102,16 +102,16 @@ def test_a_picture_of_any_trials(sweep, tmp_path, rows):
 
 
 def test_an_axis_runs_from_the_lowest_to_the_highest_value_as_its_distribution_does(sweep):
-    lr, name = (picture._axis(p) for p in sweep.searched)
+    lr, name = (figure._axis(p) for p in sweep.searched)
     assert [lr.place(v) for v in (1e-4, 1e-3, 1e-2)] == pytest.approx([0, 0.5, 1])
     assert [text for _, text in lr.ticks()][:3] == ["0.0001", "0.0002", "0.0005"]
     assert [name.place(word) for word in ("adamw", "muon")] == [0.25, 0.75]
-    only = picture._Axis("m", [0.4])
+    only = figure._Axis("m", [0.4])
     assert only.place(0.4) == pytest.approx(0.5)
 
 
 def test_a_line_goes_through_its_values_and_stays_between_them():
-    x, y = picture._curve([0.2, 0.9, 0.1])
+    x, y = figure._curve([0.2, 0.9, 0.1])
     assert [float(y[abs(x - k).argmin()]) for k in range(3)] == pytest.approx([0.2, 0.9, 0.1])
     assert y.min() >= 0.1 - 1e-9
     assert y.max() <= 0.9 + 1e-9

@@ -19,7 +19,7 @@ def lines(folder):
 def test_both_streams_and_logging_are_kept(tmp_path, capsys, monkeypatch):
     logger = logging.getLogger("unclip.test")
     monkeypatch.setattr(logger, "propagate", False)  # pytest listens at the root
-    with log.kept(tmp_path, "unclip train"):
+    with log.tee_log(tmp_path, "unclip train"):
         print("one")
         print("two", file=sys.stderr)
         logger.warning("skipped three")
@@ -31,7 +31,7 @@ def test_both_streams_and_logging_are_kept(tmp_path, capsys, monkeypatch):
 
 
 def test_a_bar_is_one_line_without_control_characters(tmp_path):
-    with log.kept(tmp_path, "start"):
+    with log.tee_log(tmp_path, "start"):
         for _ in tqdm(range(3), desc="drawing", mininterval=0, file=sys.stderr):
             pass
         sys.stdout.write("\x1b[31mred\x1b[0m\n10 %\r")
@@ -44,9 +44,9 @@ def test_a_bar_is_one_line_without_control_characters(tmp_path):
 
 def test_it_says_how_it_ended_and_a_second_start_is_appended(tmp_path):
     before = sys.stdout, sys.stderr
-    with pytest.raises(UserError), log.kept(tmp_path, "first"):
+    with pytest.raises(UserError), log.tee_log(tmp_path, "first"):
         raise UserError("data.source: gone")
-    with pytest.raises(ZeroDivisionError), log.kept(tmp_path, "second"):
+    with pytest.raises(ZeroDivisionError), log.tee_log(tmp_path, "second"):
         1 / 0
     assert (sys.stdout, sys.stderr) == before
     kept = lines(tmp_path)

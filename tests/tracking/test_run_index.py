@@ -9,7 +9,7 @@ import pytest
 from unclip.common.errors import UserError
 from unclip.tracking.files import curves, read_metrics
 from unclip.tracking.index import choose, find
-from unclip.tracking.status import held
+from unclip.tracking.status import run_lock
 
 CREATED = "2026-01-0{}T12:00:00+00:00"
 
@@ -58,7 +58,7 @@ def test_the_newest_comes_first_with_what_is_known_of_it(root):
 
 
 def test_a_run_that_is_being_trained_is_running(root):
-    with held(root / "quickstart/clip"):
+    with run_lock(root / "quickstart/clip"):
         assert find(root)[0].status == "running"
 
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from unclip.common.errors import Interrupted, UserError
-from unclip.tracking.status import FILE, held, status_of
+from unclip.tracking.status import FILE, run_lock, status_of
 
 HOLDER = """
 import multiprocessing, sys, time
@@ -38,7 +38,7 @@ with held(Path(sys.argv[1])) as run:
 )
 def test_the_file_says_how_it_ended(tmp_path, error, state, why):
     def run():
-        with held(tmp_path) as it:
+        with run_lock(tmp_path) as it:
             it.begin()
             assert status_of(tmp_path).state == "running"
             if error is not None:
@@ -55,9 +55,9 @@ def test_the_file_says_how_it_ended(tmp_path, error, state, why):
 
 
 def test_a_run_that_never_began_leaves_what_was_said_before(tmp_path):
-    with held(tmp_path) as it:
+    with run_lock(tmp_path) as it:
         it.begin()
-    with pytest.raises(UserError), held(tmp_path):
+    with pytest.raises(UserError), run_lock(tmp_path):
         raise UserError("data.source: gone")
     assert status_of(tmp_path).state == "finished"
 
@@ -70,13 +70,13 @@ def test_two_processes_do_not_train_in_one_folder_and_a_dead_one_is_in_nobodys_w
         assert status_of(tmp_path).state == "running"
         with (
             pytest.raises(UserError, match=rf"is training there \(process {holder.pid} on"),
-            held(tmp_path),
+            run_lock(tmp_path),
         ):
             pass
         holder.kill()  # its forked worker lives on
         holder.wait()
         assert status_of(tmp_path).state == "stopped"
-        with held(tmp_path) as it:
+        with run_lock(tmp_path) as it:
             it.begin()
         assert status_of(tmp_path).state == "finished"
     finally:
@@ -89,12 +89,12 @@ def test_two_processes_do_not_train_in_one_folder_and_a_dead_one_is_in_nobodys_w
 def test_a_damaged_or_stale_file_means_stopped_and_is_taken_over(tmp_path, text):
     (tmp_path / FILE).write_text(text)
     assert status_of(tmp_path).state == "stopped"
-    with held(tmp_path) as it:
+    with run_lock(tmp_path) as it:
         it.begin()
     assert json.loads((tmp_path / FILE).read_text())["state"] == "finished"
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / FILE).mkdir()
-    with pytest.raises(UserError, match=r"run\.dir=.*: cannot be written"), held(tmp_path):
+    with pytest.raises(UserError, match=r"run\.dir=.*: cannot be written"), run_lock(tmp_path):
         pass

@@ -19,7 +19,7 @@ from wandb_server import KEY, serving
 from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.config.load import load_experiment
-from unclip.runs.fit import fit_pca
+from unclip.runs.fit import fit
 from unclip.runs.train import train
 from unclip.tracking.config import TrackingConfig
 from unclip.tracking.files import read_metrics
@@ -87,11 +87,11 @@ def test_a_run_and_its_parent_arrive(server, run):
     assert "WANDB_DATA_DIR" not in os.environ
 
 
-def test_pictures_arrive_with_caption_and_seed(server, run, cascade):
+def test_images_arrive_with_caption_and_seed(server, run, cascade):
     folder = run("decoder", f"clip={cascade / 'clip'}", "tracking.log_weights=true")
     [file] = folder.glob("wandb/run-*/files/media/table/*.json")
     table = json.loads(file.read_text())
-    assert table["columns"] == ["step", "caption", "picture", "seed"]
+    assert table["columns"] == ["step", "caption", "image", "seed"]
     assert [row[3] for row in table["data"][:4]] == [None, 0, None, 1]
     assert table["data"][1][1].startswith("decoded")
     assert {row[0] for row in table["data"]} == {3}
@@ -189,7 +189,7 @@ def test_offline_keeps_all_for_wandb_sync(client, run):
 
 def test_a_pca_is_kept_too(server, minute_experiment, cascade, tmp_path):
     given = [f"run.dir={tmp_path / 'pca'}", f"clip={cascade / 'clip'}", "tracking.wandb=true"]
-    fit_pca(load_experiment(str(minute_experiment("pca")), given))
+    fit(load_experiment(str(minute_experiment("pca")), given))
     assert server.runs[told(tmp_path / "pca")]["summary"]["components"] == 6
     assert [made["artifactTypeName"] for made in server.artifacts] == ["pca"]
 

@@ -10,11 +10,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unclip.config.load import load_experiment
-from unclip.embeddings.clip import Clip
 from unclip.nn.transformer import Transformer
 from unclip.nn.unet import UNet
 from unclip.runs.train import train
 from unclip.stages.clip.config import ClipConfig
+from unclip.stages.clip.network import build_clip
 from unclip.training.blocks import blocks_of, checkpoint_blocks, compile_blocks
 
 
@@ -103,7 +103,7 @@ def test_every_network_is_made_of_blocks():
     assert len(blocks_of(unet()[0])) == 3 + 2 + 4  # down, middle, up
     small = {"embed_dim": 16, "image_size": 32, "text_width": 32, "text_layers": 2, "text_heads": 2}
     vit = ClipConfig(**small, patch_size=8, vision_width=32, vision_layers=3, vision_head_width=16)
-    assert len(blocks_of(Clip.from_config(vit))) == 3 + 2
+    assert len(blocks_of(build_clip(vit))) == 3 + 2
 
 
 @pytest.mark.slow  # compiles

@@ -125,7 +125,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_checkpoints import folder_of, trained
 from unclip.training import checkpoints
-from unclip.types import UserError
+from unclip.common.errors import UserError
 
 run = Path({run!r})
 checkpoints.write(folder_of(run, 3), *trained(), {{}})

@@ -58,7 +58,7 @@ def test_runs_with_any_workers_killed_or_not_end_with_the_same_bits(
 
 @pytest.fixture
 def switched_off():
-    """A command that drew pictures in this process has left it on."""
+    """A command that drew images in this process has left it on."""
     mode = torch.get_deterministic_debug_mode()
     torch.set_deterministic_debug_mode("default")
     yield

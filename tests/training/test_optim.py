@@ -10,18 +10,20 @@ from torch import nn
 
 from unclip.training.config import OptimConfig
 from unclip.training.muon import Muon, orthogonal
-from unclip.training.optim import MuonAdamW, adamw, build_optimizer, rate
+from unclip.training.optim import MuonAdamW, adamw, build_optimizer, lr_factor
 
 
 def test_warm_up_is_linear_and_reaches_the_peak():
     config = OptimConfig(warmup_steps=10)
-    assert [rate(s, config, 100) for s in (0, 4, 9, 10, 99)] == pytest.approx([0.1, 0.5, 1, 1, 1])
+    assert [lr_factor(s, config, 100) for s in (0, 4, 9, 10, 99)] == pytest.approx(
+        [0.1, 0.5, 1, 1, 1]
+    )
 
 
 def test_cosine_falls_to_zero():
     config = OptimConfig(schedule="cosine")
-    assert rate(50, config, 100) == pytest.approx(0.5)
-    assert rate(100, config, 100) == pytest.approx(0, abs=1e-9)
+    assert lr_factor(50, config, 100) == pytest.approx(0.5)
+    assert lr_factor(100, config, 100) == pytest.approx(0, abs=1e-9)
 
 
 def test_only_matrices_decay_and_frozen_parameters_are_left_out():

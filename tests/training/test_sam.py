@@ -20,10 +20,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unclip.common.errors import UserError
 from unclip.config.load import load_experiment
-from unclip.embeddings.clip import Clip
 from unclip.runs.parents import Parents
 from unclip.runs.train import assemble, train
 from unclip.stages.clip.config import ClipConfig
+from unclip.stages.clip.network import build_clip
 from unclip.stages.clip.stage import contrastive_loss
 from unclip.tracking.files import read_metrics
 from unclip.training.blocks import checkpoint_blocks
@@ -97,7 +97,7 @@ def small_batch(size=6):
 
 def small_clip():
     torch.manual_seed(0)
-    return Clip.from_config(SMALL)
+    return build_clip(SMALL)
 
 
 def sam_gradients(net, half):
@@ -203,7 +203,7 @@ def test_interrupted_and_resumed_gives_the_same_bits(minute_experiment, tmp_path
 
 
 def test_only_clip_has_it(minute_experiment):
-    for kind in ("prior", "ar_prior", "decoder", "upsampler", "pca"):
+    for kind in ("prior", "ar_prior", "decoder", "upsampler"):
         with pytest.raises(UserError, match=r"optim\.sam_rho=\S+ must be 0"):
             load_experiment(str(minute_experiment(kind)), ["optim.sam_rho=0.1"])
     with pytest.raises(UserError, match=r"optim\.sam_rho=\S+ must not be negative"):

@@ -22,6 +22,7 @@ from unclip.cli import (
     fit_variance,
     inpaint,
     interpolate,
+    overfit,
     plan,
     probe,
     recipe,
@@ -33,10 +34,12 @@ from unclip.cli import (
     train,
     vary,
 )
+from unclip.cli.sampling_options import refuse_former, split_words
 from unclip.common.errors import Interrupted, UserError
 
 COMMANDS = (
     train,
+    overfit,
     embed,
     fit_pca,
     fit_variance,
@@ -77,9 +80,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 done, 2 the user can mend it, 75 resumable, 130 interrupted."""
-    args = _parse(argv)
+    """Run a command; 0 done, 2 the user can fix it, 75 resumable, 130 interrupted."""
     try:
+        args = _parse(argv)
         args.run(args)
     except UserError as error:
         print(f"unclip: error: {_line(error)}", file=sys.stderr)
@@ -95,10 +98,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Arguments, with overrides allowed after options too (argparse alone would refuse them)."""
+    words = list(sys.argv[1:] if argv is None else argv)
     top = parser()
     if "_ARGCOMPLETE" in os.environ:  # a shell asks, see unclip.cli.completion
         completion.answer(top)
-    args, rest = top.parse_known_args(argv)
+    refuse_former(words)
+    plain, settings = split_words(words)
+    args, rest = top.parse_known_args(plain)
+    if "sampler_words" in args:
+        args.sampler_words = settings
+    else:  # fields of an experiment, or nothing that this command knows
+        args, rest = top.parse_known_args(words)
     loose = [word for word in rest if "=" in word and not word.startswith("-")]
     if len(loose) < len(rest) or (rest and not hasattr(args, "overrides")):
         top.error(f"unrecognized arguments: {' '.join(rest)}")

@@ -41,8 +41,8 @@ def _add_inspect(verbs: argparse._SubParsersAction) -> None:
         "inspect",
         help="count, measure and show samples, good and bad",
         description="Reads every sample and prints a table: sizes, captions and their tokens, "
-        "unreadable samples, near-blank pictures (no channel deviates by 3 levels of 255) "
-        "and pictures that look alike (64-bit perceptual hashes). The folder gets "
+        "unreadable samples, near-blank images (no channel deviates by 3 levels of 255) "
+        "and images that look alike (64-bit perceptual hashes). The folder gets "
         "contact_sheet.png, report.json and, where there is anything, suspects.png.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -73,7 +73,7 @@ def _add_pack(verbs: argparse._SubParsersAction) -> None:
     p.add_argument("--out", type=Path, metavar="DIR", required=True, help="new or empty folder")
     p.add_argument("--format", choices=["tar", "parquet"], default="tar", help="default tar")
     p.add_argument("--shard-size", type=int, default=10_000, metavar="N", help="default 10000")
-    p.add_argument("--max-side", type=int, metavar="PIXELS", help="reduce larger pictures to this")
+    p.add_argument("--max-side", type=int, metavar="PIXELS", help="reduce larger images to this")
     p.add_argument("--quality", type=int, default=95, help="of reduced JPEG, WebP (default 95)")
     p.add_argument("--limit", type=int, help="only the first so many samples")
     p.add_argument("--on-error", choices=["skip", "error"], default="skip", help="default skip")
@@ -98,7 +98,7 @@ def inspect(args: argparse.Namespace) -> None:
     context = _context_of(args.clip) if args.clip else args.context or 77
 
     config, source = _open(args, on_error="skip")
-    from unclip.common.atomic import replacing
+    from unclip.common.atomic import atomic_write
     from unclip.data.inspect.inspect import inspect
     from unclip.data.inspect.table import show
     from unclip.data.sources import open_splits
@@ -114,12 +114,12 @@ def inspect(args: argparse.Namespace) -> None:
             workers=args.workers,
         )
         text = json.dumps(found.report, indent=2)
-        with replacing(args.out / "report.json") as scratch:
+        with atomic_write(args.out / "report.json") as scratch:
             scratch.write_text(text + "\n", encoding="utf-8")
         for name, sheet in found.sheets.items():
             (args.out / name).unlink(missing_ok=True)  # of another source
             if sheet is not None:
-                with replacing(args.out / name) as scratch:
+                with atomic_write(args.out / name) as scratch:
                     sheet.save(scratch, "png")
     except OSError as error:
         raise UserError(f"--out {args.out}: {error.strerror or error}") from None

@@ -24,13 +24,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "degrade",
-        help="look at corrupted small pictures",
-        description="Draws a sheet: each picture reduced cleanly, then as the corruption leaves "
-        "it, with what was done to it. Draw k of every picture has the seed SEED + k.",
+        help="look at corrupted small images",
+        description="Draws a sheet: each image reduced cleanly, then as the corruption leaves "
+        "it, with what was done to it. Draw k of every image has the seed SEED + k.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("image", nargs="+", type=Path, help="picture; its central square is used")
+    p.add_argument("image", nargs="+", type=Path, help="image; its central square is used")
     p.add_argument("--kind", choices=KINDS, default="bsr", help="corruption.kind (default bsr)")
     p.add_argument("--n", type=int, default=20, help="draws of each (default 20; blur has one)")
     p.add_argument("--scale", type=int, default=4, help="times that it is reduced (default 4)")
@@ -52,17 +52,17 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--out {args.out}: must end in .png")
     from unclip.common.images import grid, save, to_uint8
 
-    pictures: list[Array] = []
+    tiles: list[Array] = []
     captions: list[str] = []
     for path in args.image:
         image = _square(path, args.size)
         for low, caption in [(_clean(image, args.scale), "clean"), *_draws(image, args)]:
-            pictures.append(to_uint8(low))
+            tiles.append(to_uint8(low))
             captions.append(caption)
     low_side = args.size // args.scale
     whole = -(-128 // low_side)  # enlarged by an integer, to at least 128 pixels
-    each = len(pictures) // len(args.image)
-    sheet = grid(pictures, captions, columns=min(each, 7), side=low_side * whole)
+    each = len(tiles) // len(args.image)
+    sheet = grid(tiles, captions, columns=min(each, 7), side=low_side * whole)
     try:
         save(sheet, args.out)
     except OSError as error:
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _square(path: Path, side: int) -> Tensor:
-    """The central square of a picture ``[1, 3, side, side]`` in [-1, 1]."""
+    """The central square of an image ``[1, 3, side, side]`` in [-1, 1]."""
     import torch
     from PIL import Image, ImageOps
 
@@ -82,21 +82,21 @@ def _square(path: Path, side: int) -> Tensor:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    picture = Image.fromarray(decode_image(data, where=str(path)))
-    picture = ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    image = Image.fromarray(decode_image(data, where=str(path)))
+    image = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(1, side, side, 3).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def _clean(image: Tensor, scale: int) -> Tensor:
     """What the upsampler's stage calls clean ``[3, H/scale, W/scale]``: bicubic, antialiased."""
-    from unclip.degradations.low import resize
+    from unclip.degradations.downsample import resize
 
     return resize(image, image.shape[-1] // scale)[0]
 
 
 def _draws(image: Tensor, args: argparse.Namespace) -> list[tuple[Tensor, str]]:
-    """Corrupted pictures ``[3, H/scale, W/scale]``, and what was done."""
+    """Corrupted images ``[3, H/scale, W/scale]``, and what was done."""
     from unclip.common.seeding import SampleNoise
     from unclip.degradations.blur import gaussian_blur
     from unclip.degradations.bsr import bsr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib.util import find_spec
 
-from unclip.cli.sampling_options import add_pipeline, open_pipeline
+from unclip.cli.sampling_options import add_pipeline, add_sampling, changes_of, open_pipeline
 from unclip.common.errors import UserError
 
 EXAMPLES = """\
@@ -28,6 +28,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1)")
     p.add_argument("--port", type=int, default=7860, help="default 7860")
     add_pipeline(p)
+    add_sampling(p, "What the page's controls start from.")
     p.set_defaults(run=run)
 
 
@@ -38,4 +39,12 @@ def run(args: argparse.Namespace) -> None:
     from unclip.demo.serve import check_address, serve
 
     check_address(args.host, args.port)
-    serve(open_pipeline(args), host=args.host, port=args.port)
+    pipeline = open_pipeline(args)
+    if args.sampler_words:
+        from unclip.pipeline.cascade import with_settings
+        from unclip.pipeline.pipeline import Pipeline
+        from unclip.pipeline.settings import Settings
+
+        changes = Settings(changes_of(args.sampler_words))
+        pipeline = Pipeline(with_settings(pipeline.cascade, changes))
+    serve(pipeline, host=args.host, port=args.port)

@@ -1,11 +1,11 @@
-"""`unclip edit`: pictures changed by the difference of two captions."""
+"""`unclip edit`: images changed by the difference of two captions."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from unclip.cli import picture_files
+from unclip.cli import image_files
 from unclip.cli.sampling_options import (
     add_manipulation,
     note_long,
@@ -28,14 +28,14 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "edit",
-        help="change pictures by the difference of two captions",
+        help="change images by the difference of two captions",
         description="Turns what CLIP sees (z_i) towards the difference of two captions and keeps "
-        "all else (x_T). Writes n PNGs per picture, from theta 0, the reconstruction, to --theta, "
+        "all else (x_T). Writes n PNGs per image, from theta 0, the reconstruction, to --theta, "
         "and edit.png.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("image", nargs="+", type=Path, help="picture files")
+    p.add_argument("image", nargs="+", type=Path, help="image files")
     p.add_argument("--to", required=True, metavar="CAPTION", help="what they are to show")
     p.add_argument(
         "--from",
@@ -53,9 +53,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         choices=["text", "prior"],
         default="text",
         help="text, the paper's way: by the difference of the captions' embeddings; prior: by that "
-        "of what the prior draws for them, which keeps more of the picture",
+        "of what the prior draws for them, which keeps more of the image",
     )
-    p.add_argument("--n", type=int, default=5, help="pictures of each, theta from 0 (default 5)")
+    p.add_argument("--n", type=int, default=5, help="images of each, theta from 0 (default 5)")
     add_manipulation(p, guidance="1")
     p.set_defaults(run=run)
 
@@ -68,12 +68,12 @@ def run(args: argparse.Namespace) -> None:
     captions = [args.to] if args.source is None else [args.to, args.source]
     require(all(c.strip() for c in captions), "--from, --to", "a caption is empty; give words")
     require(args.n > 1, "--n", "must be at least 2: theta goes from 0 to --theta")
-    pictures = [picture_files.read(path) for path in args.image]
+    images = [image_files.read(path) for path in args.image]
     pipeline, settings = open_pipeline(args), settings_of(args).unguided()
     note_long(pipeline, captions)
     with step_bar() as progress:
         found = pipeline.text_diff(
-            pictures,
+            images,
             args.source,
             args.to,
             theta,
@@ -84,11 +84,11 @@ def run(args: argparse.Namespace) -> None:
             progress=progress,
         )
     thetas = [f"{theta * k / (args.n - 1):.2f}" for k in range(args.n)]
-    names = picture_files.names(args.image)
-    figure = picture_files.write(
+    names = image_files.names(args.image)
+    figure = image_files.write(
         args.out,
         "edit.png",
-        [[picture] for picture in pictures],
+        [[each] for each in images],
         found.image,
         files=[[f"{name}_theta{theta}" for theta in thetas] for name in names],
         rows=[f"{name}: {args.source or ''} to {args.to}" for name in names],

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unclip.cli.sampling_options import changes_of
+
+if TYPE_CHECKING:
+    from unclip.pipeline.settings import Settings
 
 EXAMPLES = """\
 examples:
   unclip evaluate prior/ar_tiny
   unclip evaluate prior/ar_tiny prior/diffusion_tiny --n 1000 --out priors.md
-  unclip evaluate runs/quickstart/prior --json
-  unclip evaluate upsampler/tiny --picture side_by_side.png
+  unclip evaluate runs/quickstart/prior prior.steps=16 --json
+  unclip evaluate upsampler/tiny --image side_by_side.png
   unclip evaluate upsampler/photos --kind none --data photos.tar --n 16
   unclip evaluate runs/quickstart decoder.guidance=3 decoder.steps=16 run.dir=runs/guided
 """
 
-PRIORS_ONLY, UPSAMPLERS_ONLY = ("clip",), ("kind", "picture")
+PRIORS_ONLY, UPSAMPLERS_ONLY = ("clip",), ("kind", "image")
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -25,28 +33,30 @@ def add(commands: argparse._SubParsersAction) -> None:
         "evaluate",
         help="measure trained priors or upsamplers, side by side, or a cascade",
         description="Priors: draws an image embedding for each held-out caption and compares it "
-        "with the true one. Upsamplers: enlarges held-out pictures, reduced and corrupted, and "
+        "with the true one. Upsamplers: enlarges held-out images, reduced and corrupted, and "
         "compares them with the originals. A cascade (a folder of stages) draws captions of "
-        "scenes, and the oracle reads its pictures.",
+        "scenes, and the oracle reads its images.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("stage", nargs="+", help="experiment with a finished run, run, or artifact")
     p.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="cascades: n, objects, decoder.steps, ..."
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="sampler settings: prior.steps=16, upsampler.eta=1; cascades also n, objects, ...",
     )
     p.add_argument("--n", type=int, help="held-out samples (default: priors 1000, upsamplers 64)")
     p.add_argument(
         "--batch", type=int, help="of them at a time (default: priors 100, upsamplers 4)"
     )
     p.add_argument("--seed", type=int, default=0, help="of the sampling")
-    p.add_argument("--steps", help="of diffusion, instead of the stage's own sampler.steps")
     p.add_argument(
         "--clip", help="priors: artifact or open_clip:ARCH/TAG, where the CLIP has moved"
     )
     p.add_argument("--data", metavar="SOURCE", help="data.source, instead of the stage's own")
     p.add_argument("--kind", help="upsamplers: corruption.kind, instead of the stage's own")
-    p.add_argument("--picture", type=Path, help="upsamplers: write some side by side as PNG")
+    p.add_argument("--image", type=Path, help="upsamplers: write some side by side as PNG")
     p.add_argument("--json", action="store_true", help="machine-readable")
     p.add_argument("--out", type=Path, help="also write the table as Markdown")
     p.set_defaults(run=run)
@@ -55,17 +65,18 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure each, print one table."""
     from unclip.common.errors import UserError
+    from unclip.stages import registry
 
     given = [word for word in (*args.stage, *args.overrides) if "=" in word]
     args.stage = [word for word in args.stage if "=" not in word]
     if any((Path(name) / "decoder").is_dir() for name in args.stage):
         _cascade(args, given)
         return
-    if given or not args.stage:
-        raise UserError(f"{given[0]}: key=value settings are of cascades; use the options")
-    from unclip.evaluation.protocols.upsamplers import kind_of
-
-    kind = kind_of(args.stage)
+    if not args.stage:
+        raise UserError("evaluate: name a stage or a cascade to evaluate")
+    stages = _stages_of(args.stage)
+    kind = f"{registry.STAGES[stages[0]].kind}s"
+    settings = _settings(given, stages)
     for option in PRIORS_ONLY if kind == "upsamplers" else UPSAMPLERS_ONLY:
         if getattr(args, option) is not None:
             raise UserError(f"--{option}: does not apply to {kind}")
@@ -74,7 +85,48 @@ def run(args: argparse.Namespace) -> None:
     args.batch = batch if args.batch is None else args.batch
     if args.n < least or args.batch < 1:
         raise UserError(f"--n must be at least {least} and --batch at least 1")
-    (_priors if kind == "priors" else _upsamplers)(args)
+    (_priors if kind == "priors" else _upsamplers)(args, settings)
+
+
+def _stages_of(names: Sequence[str]) -> list[str]:
+    """The stage of each of ``names``: all priors, or all upsamplers."""
+    from unclip.common import artifacts
+    from unclip.common.errors import UserError
+    from unclip.runs.folders import trained
+    from unclip.stages import registry
+    from unclip.stages.row import PRIOR, UPSAMPLER
+
+    stages = [artifacts.describe(trained(name), key="evaluate").stage for name in names]
+    kinds = [registry.STAGES[stage].kind for stage in stages]
+    for name, stage, kind in zip(names, stages, kinds):
+        if kind not in (PRIOR, UPSAMPLER):
+            raise UserError(f"{name}: is a {stage}; priors and upsamplers can be evaluated")
+    if len(set(kinds)) > 1:
+        listed = ", ".join(f"{name} is a {stage}" for name, stage in zip(names, stages))
+        raise UserError(f"evaluate: priors and upsamplers are measured apart: {listed}")
+    return stages
+
+
+def _settings(words: Sequence[str], stages: Sequence[str]) -> list[Settings]:
+    """Sampler settings for each of ``stages``: those that its sampler has.
+
+    Raises:
+        UserError: a word that is no setting, or one that none of the stages has.
+    """
+    from unclip.common.errors import UserError
+    from unclip.pipeline.settings import Settings
+    from unclip.stages import registry
+
+    kind = registry.STAGES[stages[0]].kind
+    for word in words:
+        if not word.startswith(f"{kind}."):
+            raise UserError(f"{word}: does not apply to {kind}s; they take {kind}.steps=16")
+    changes = changes_of(words).get(kind, {})
+    known = [{f.name for f in fields(registry.STAGES[stage].sampler)} for stage in stages]  # type: ignore[arg-type]
+    for name in set(changes).difference(*known):
+        has = ", ".join(sorted(set.union(*known)))
+        raise UserError(f"{kind}.{name}: this {kind} has no such setting; it has {has}")
+    return [Settings({kind: {k: v for k, v in changes.items() if k in own}}) for own in known]
 
 
 def _cascade(args: argparse.Namespace, given: list[str]) -> None:
@@ -83,9 +135,9 @@ def _cascade(args: argparse.Namespace, given: list[str]) -> None:
     from unclip.config.load import build_config
     from unclip.evaluation.config import CascadeEvaluation
 
-    for option in ("steps", *PRIORS_ONLY, *UPSAMPLERS_ONLY, "data"):
+    for option in (*PRIORS_ONLY, *UPSAMPLERS_ONLY, "data"):
         if getattr(args, option) is not None:
-            raise UserError(f"--{option}: does not apply to a cascade; write decoder.steps=16")
+            raise UserError(f"--{option}: does not apply to a cascade")
     if len(args.stage) != 1:
         raise UserError("evaluate: a cascade is measured alone; give one folder")
     values = {name: getattr(args, name) for name in ("n", "batch", "seed")}
@@ -100,47 +152,51 @@ def _cascade(args: argparse.Namespace, given: list[str]) -> None:
         args.out.write_text(tables.markdown(lines), encoding="utf-8")
 
 
-def _priors(args: argparse.Namespace) -> None:
+def _priors(args: argparse.Namespace, settings: list[Settings]) -> None:
     from unclip.evaluation.metrics.priors import as_json, markdown, show
     from unclip.evaluation.protocols.priors import evaluate_prior
+    from unclip.runs.folders import trained
 
     rows = [
         evaluate_prior(
-            name,
+            trained(name),
+            title=name,
             n=args.n,
             batch=args.batch,
             seed=args.seed,
-            steps=args.steps,
+            settings=how,
             clip=args.clip,
             source=args.data,
         )
-        for name in args.stage
+        for name, how in zip(args.stage, settings)
     ]
     print(as_json(rows)) if args.json else show(rows)
     if args.out:
         args.out.write_text(markdown(rows), encoding="utf-8")
 
 
-def _upsamplers(args: argparse.Namespace) -> None:
+def _upsamplers(args: argparse.Namespace, settings: list[Settings]) -> None:
     from unclip.common.images import save
     from unclip.evaluation.metrics.upsamplers import as_json, markdown, sheet, show
     from unclip.evaluation.protocols.upsamplers import evaluate_upsampler
+    from unclip.runs.folders import trained
 
     judged = [
         evaluate_upsampler(
-            name,
+            trained(name),
+            title=name,
             n=args.n,
             batch=args.batch,
             seed=args.seed,
-            steps=args.steps,
+            settings=how,
             source=args.data,
             kind=args.kind,
         )
-        for name in args.stage
+        for name, how in zip(args.stage, settings)
     ]
     results = [each.result for each in judged]
     print(as_json(results)) if args.json else show(results)
     if args.out:
         args.out.write_text(markdown(results), encoding="utf-8")
-    if args.picture:
-        save(sheet([row for each in judged for row in each.rows]), args.picture)
+    if args.image:
+        save(sheet([row for each in judged for row in each.rows]), args.image)

@@ -7,8 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from unclip.cli import picture_files
-from unclip.cli.sampling_options import open_pipeline, settings_of, step_bar
+from unclip.cli import image_files
+from unclip.cli.sampling_options import add_sampling, open_pipeline, settings_of, step_bar
 
 EXAMPLES = """\
 examples:
@@ -16,7 +16,7 @@ examples:
   unclip figures runs/quickstart --ar-prior runs/ar_prior --seed 1 --out figures
   unclip figures runs/mine --images a.jpg b.jpg c.jpg d.jpg
 """
-PICTURES = 4
+IMAGES = 4
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -45,47 +45,44 @@ def add(commands: argparse._SubParsersAction) -> None:
         type=Path,
         default=[],
         metavar="FILE",
-        help="pictures to start from, instead of held-out scenes; figures 5 and 6 need scenes",
+        help="images to start from, instead of held-out scenes; figures 5 and 6 need scenes",
     )
     p.add_argument("--ar-prior", type=Path, help="artifact (default DIR/ar_prior if there is one)")
     p.add_argument("--seed", type=int, default=0, help="of scenes, captions and noise (default 0)")
-    p.add_argument("--decoder-steps")
-    p.add_argument("--decoder-guidance", type=float)
-    p.add_argument("--batch", type=int, default=16, help="pictures at a time (default 16)")
+    p.add_argument("--batch", type=int, default=16, help="images at a time (default 16)")
     p.add_argument("--device", default="auto", help="auto | cpu | cuda")
+    add_sampling(p)
     p.set_defaults(run=run, clip=None, prior=None, decoder=None, upsampler=None)
 
 
 def run(args: argparse.Namespace) -> None:
     """Open, draw, write."""
-    pictures = [picture_files.read(path) for path in args.images]
+    photos = [image_files.read(path) for path in args.images]
     pipeline, settings = open_pipeline(args), settings_of(args)
     from unclip.common.errors import UserError
-    from unclip.evaluation.figures.drawings import Studio
+    from unclip.evaluation.figures.drawings import FigureInputs
     from unclip.evaluation.figures.page import write_figures
     from unclip.evaluation.probes.conditioning import find_ar_prior
     from unclip.evaluation.probes.prompts import (
         held_out_scenes,
-        pictures_of,
+        images_of,
         trained_scenes,
         warnings,
     )
 
     decoder = args.pipeline / "decoder"
     kinds = trained_scenes(decoder)
-    scenes = [] if pictures else held_out_scenes(PICTURES, args.seed, kinds)
+    scenes = [] if photos else held_out_scenes(IMAGES, args.seed, kinds)
     out = args.out or args.pipeline / "figures"
     common = ["--pipeline", str(args.pipeline), "--seed", str(args.seed)]
-    for name in ("decoder_steps", "decoder_guidance"):
-        if getattr(args, name) is not None:
-            common += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    common += args.sampler_words
     notes = warnings(decoder)
     for note in notes:
         print(f"unclip: note: {note}", file=sys.stderr)
     with step_bar() as progress:
-        studio = Studio(
+        studio = FigureInputs(
             pipeline,
-            pictures or pictures_of(scenes),
+            photos or images_of(scenes),
             scenes,
             kinds.shapes,
             find_ar_prior(args.pipeline, args.ar_prior, pipeline),

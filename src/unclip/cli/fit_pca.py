@@ -35,9 +35,9 @@ def run(args: argparse.Namespace) -> None:
     from unclip.config.load import load_experiment
 
     resolved = load_experiment(args.experiment, args.overrides)
-    if resolved.stage.name != "pca":
+    if resolved.stage.trains:
         raise UserError(f"{args.experiment}: is a {resolved.stage.name}; give a pca experiment")
-    from unclip.runs.fit import fit_pca
+    from unclip.runs.fit import fit
     from unclip.runs.train import make_parent
 
-    fit_pca(resolved, force=args.force, make=make_parent if args.with_parents else None)
+    fit(resolved, force=args.force, make=make_parent if args.with_parents else None)

@@ -9,7 +9,7 @@ EXAMPLES = """\
 examples:
   unclip fit-variance runs/quickstart/prior
   unclip fit-variance runs/quickstart/prior --steps 16 --steps 64 --samples 10000
-  unclip sample "a red circle" --prior-sampler analytic --prior-steps 64
+  unclip sample "a red circle" prior.sampler=analytic prior.steps=64
 """
 
 

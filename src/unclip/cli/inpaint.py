@@ -1,11 +1,11 @@
-"""`unclip inpaint`: a part of a picture drawn anew."""
+"""`unclip inpaint`: a part of an image drawn anew."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from unclip.cli import picture_files
+from unclip.cli import image_files
 from unclip.cli.sampling_options import (
     add_output,
     add_pipeline,
@@ -28,16 +28,16 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "inpaint",
-        help="draw a part of a picture anew, by caption",
+        help="draw a part of an image anew, by caption",
         description="White in the mask is kept, black is drawn anew. The caption says what the "
-        "whole picture is to show. Writes a PNG per seed and inpaint.png.",
+        "whole image is to show. Writes a PNG per seed and inpaint.png.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("image", type=Path, help="picture file")
-    p.add_argument("--mask", required=True, type=Path, help="picture file of the same size")
-    p.add_argument("--caption", required=True, help="of the whole picture")
-    p.add_argument("--n", type=int, default=4, help="pictures, of successive seeds (default 4)")
+    p.add_argument("image", type=Path, help="image file")
+    p.add_argument("--mask", required=True, type=Path, help="image file of the same size")
+    p.add_argument("--caption", required=True, help="of the whole image")
+    p.add_argument("--n", type=int, default=4, help="images, of successive seeds (default 4)")
     p.add_argument("--resample", type=int, default=5, help="passes of each noise level (default 5)")
     add_output(p)
     add_pipeline(p)
@@ -47,12 +47,12 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, fill, write."""
-    require(bool(args.caption.strip()), "--caption", "is empty; say what the picture is to show")
+    require(bool(args.caption.strip()), "--caption", "is empty; say what the image is to show")
     require(args.n > 0, "--n", "must be at least 1")
-    picture = picture_files.read(args.image)
-    keep = picture_files.read(args.mask).mean(axis=2) > 127
-    if keep.shape != picture.shape[:2]:
-        sizes = [f"{x.shape[1]}x{x.shape[0]}" for x in (keep, picture)]
+    photo = image_files.read(args.image)
+    keep = image_files.read(args.mask).mean(axis=2) > 127
+    if keep.shape != photo.shape[:2]:
+        sizes = [f"{x.shape[1]}x{x.shape[0]}" for x in (keep, photo)]
         require(False, "--mask", f"{args.mask} is {sizes[0]} pixels, {args.image} {sizes[1]}")
     require(not keep.all(), "--mask", f"{args.mask} keeps all; paint black what is to be drawn")
     pipeline, settings = open_pipeline(args), settings_of(args)
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     seeds = [args.seed + k for k in range(args.n)]
     with step_bar() as progress:
         found = pipeline.inpaint(
-            [picture] * args.n,
+            [photo] * args.n,
             [keep] * args.n,
             [args.caption] * args.n,
             seeds,
@@ -68,13 +68,13 @@ def run(args: argparse.Namespace) -> None:
             settings=settings,
             progress=progress,
         )
-    (name,) = picture_files.names([args.image])
-    hole = picture.copy()
-    hole[~keep] = (255, 0, 255)  # a colour that few pictures have
-    figure = picture_files.write(
+    (name,) = image_files.names([args.image])
+    hole = photo.copy()
+    hole[~keep] = (255, 0, 255)  # a colour that few images have
+    figure = image_files.write(
         args.out,
         "inpaint.png",
-        [[picture, hole]],
+        [[photo, hole]],
         found.image[None],
         files=[[f"{name}_seed{seed}" for seed in seeds]],
         rows=[args.caption],

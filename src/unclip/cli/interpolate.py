@@ -1,11 +1,11 @@
-"""`unclip interpolate`: pictures between two."""
+"""`unclip interpolate`: images between two."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from unclip.cli import picture_files
+from unclip.cli import image_files
 from unclip.cli.sampling_options import add_manipulation, open_pipeline, settings_of, step_bar
 from unclip.common.checks import require
 
@@ -20,16 +20,16 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "interpolate",
-        help="draw the way from one picture to another",
-        description="Turns what CLIP sees (z_i) from one picture to the other. With --noise slerp "
-        "all else (x_T) goes along and the ends are the pictures; with fixed it is one random "
+        help="draw the way from one image to another",
+        description="Turns what CLIP sees (z_i) from one image to the other. With --noise slerp "
+        "all else (x_T) goes along and the ends are the images; with fixed it is one random "
         "draw. Writes n PNGs, the ends included, and interpolate.png.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("a", type=Path, help="picture file to start from")
-    p.add_argument("b", type=Path, help="picture file to end at")
-    p.add_argument("--n", type=int, default=8, help="pictures, ends included (default 8)")
+    p.add_argument("a", type=Path, help="image file to start from")
+    p.add_argument("b", type=Path, help="image file to end at")
+    p.add_argument("--n", type=int, default=8, help="images, ends included (default 8)")
     p.add_argument("--noise", choices=["slerp", "fixed"], default="slerp", help="default slerp")
     add_manipulation(p)
     p.set_defaults(run=run)
@@ -38,14 +38,14 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Read, interpolate, write."""
     require(args.n > 1, "--n", "must be at least 2, for the two ends")
-    a, b = picture_files.read(args.a), picture_files.read(args.b)
+    a, b = image_files.read(args.a), image_files.read(args.b)
     pipeline, settings = open_pipeline(args), settings_of(args)
     with step_bar() as progress:
         found = pipeline.interpolate(
             a, b, args.n, noise=args.noise, seed=args.seed, settings=settings, progress=progress
         )
-    one, other = picture_files.names([args.a, args.b])
-    figure = picture_files.write(
+    one, other = image_files.names([args.a, args.b])
+    figure = image_files.write(
         args.out,
         "interpolate.png",
         [[a, b]],

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from unclip.cli import picture_files
+from unclip.cli import image_files
 from unclip.cli.sampling_options import (
     add_pipeline,
+    add_sampling,
     note_long,
     open_pipeline,
     settings_of,
@@ -41,7 +42,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "probe",
         help="look into the latents of a trained cascade",
         description="Each probe writes a figure into --out, and what it counts as JSON, CSV and "
-        "Markdown beside it. Where no captions or pictures are given they are held-out scenes, "
+        "Markdown beside it. Where no captions or images are given they are held-out scenes, "
         "and the oracle says what is right.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -52,7 +53,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     v.add_argument(
         "--ar-prior", type=Path, help="artifact (default: ar_prior of the folder, if there)"
     )
-    v.add_argument("--decoder-guidance", type=float)
     v = _verb(verbs, "guidance", guidance, "the same captions and seeds at several scales")
     _add_captions(v)
     v.add_argument(
@@ -71,8 +71,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="S",
         help="for a grid of both (default: the prior's own)",
     )
-    v = _verb(verbs, "pca", pca, "pictures from ever more principal components of z_i")
-    v.add_argument("image", nargs="*", type=Path, help="picture files (default: 4 scenes)")
+    v = _verb(verbs, "pca", pca, "images from ever more principal components of z_i")
+    v.add_argument("image", nargs="*", type=Path, help="image files (default: 4 scenes)")
     v.add_argument(
         "--dims",
         nargs="+",
@@ -81,17 +81,14 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="K",
         help="components (default the paper's)",
     )
-    v.add_argument("--decoder-guidance", type=float)
-    v = _verb(verbs, "typographic", typographic, "words written on a picture")
-    v.add_argument("image", nargs="?", type=Path, help="picture file (default: a scene)")
+    v = _verb(verbs, "typographic", typographic, "words written on an image")
+    v.add_argument("image", nargs="?", type=Path, help="image file (default: a scene)")
     v.add_argument("--word", action="append", default=[], help="to write on it; repeatable")
     v.add_argument("--label", action="append", default=[], help="that CLIP chooses; repeatable")
     v.add_argument("--n", type=int, default=4, help="variations (default 4)")
-    v.add_argument("--decoder-guidance", type=float)
     for name, of in (("binding", "colours to shapes"), ("relations", "left, right, above, below")):
         v = _verb(verbs, name, pairs, f"two objects: {of}")
-        v.add_argument("--n", type=int, default=32, help="pictures (default 32)")
-        v.add_argument("--decoder-guidance", type=float)
+        v.add_argument("--n", type=int, default=32, help="images (default 32)")
 
 
 def _verb(
@@ -105,11 +102,11 @@ def _verb(
         epilog="\n".join(["examples:", *examples]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    v.add_argument("--seed", type=int, default=0, help="of the first picture (default 0)")
+    v.add_argument("--seed", type=int, default=0, help="of the first image (default 0)")
     v.add_argument("--out", type=Path, default=Path("probes"), help="folder (default probes)")
-    v.add_argument("--batch", type=int, default=16, help="pictures at a time (default 16)")
+    v.add_argument("--batch", type=int, default=16, help="images at a time (default 16)")
     add_pipeline(v)
-    v.add_argument("--decoder-steps")
+    add_sampling(v)
     v.add_argument("--json", action="store_true", help="print the table as JSON, nothing else")
     v.set_defaults(run=run, probe=name, draw=draw)
     return v
@@ -210,28 +207,28 @@ def _scenes(args: argparse.Namespace, count: int) -> list[Scene]:
 def pca(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Probe:
     """Figure 7."""
     from unclip.evaluation.probes.latents import probe_pca
-    from unclip.evaluation.probes.prompts import pictures_of
+    from unclip.evaluation.probes.prompts import images_of
 
-    given = [picture_files.read(path) for path in args.image]
-    pictures = given or pictures_of(_scenes(args, 4))
-    return probe_pca(pipeline, pictures, dims=args.dims, seed=args.seed, **how)
+    given = [image_files.read(path) for path in args.image]
+    images = given or images_of(_scenes(args, 4))
+    return probe_pca(pipeline, images, dims=args.dims, seed=args.seed, **how)
 
 
 def typographic(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Probe:
     """Figure 6."""
     from unclip.evaluation.probes.latents import probe_typographic
-    from unclip.evaluation.probes.prompts import attack, pictures_of
+    from unclip.evaluation.probes.prompts import attack, images_of
 
     words, labels = args.word, args.label
     if args.image:
-        require(bool(words), "--word", "give at least one to write on the picture")
-        picture = picture_files.read(args.image)
+        require(bool(words), "--word", "give at least one to write on the image")
+        photo = image_files.read(args.image)
     else:
         own = attack(_scenes(args, 1)[0], _shapes(args))
-        (picture,) = pictures_of([own.scene])
+        (photo,) = images_of([own.scene])
         words, labels = words or own.words, labels or own.labels
     seeds = [args.seed + k for k in range(args.n)]
-    return probe_typographic(pipeline, picture, words, labels, seeds=seeds, **how)
+    return probe_typographic(pipeline, photo, words, labels, seeds=seeds, **how)
 
 
 def pairs(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Probe:

@@ -1,4 +1,4 @@
-"""`unclip recipe`: a whole cascade, from nothing to a page of pictures."""
+"""`unclip recipe`: a whole cascade, from nothing to a page of images."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def run(args: argparse.Namespace) -> None:
         return _list()
     if args.recipe is None:
         raise UserError("no recipe: give one of `unclip recipe --list`")
-    from unclip.runs.recipe import cook, load
+    from unclip.runs.recipe import load, run_recipe
 
     recipe = load(args.recipe)
     if args.dir:
         recipe = dataclasses.replace(recipe, dir=args.dir)
-    print(cook(recipe, args.overrides))
+    print(run_recipe(recipe, args.overrides))
 
 
 def _list() -> None:

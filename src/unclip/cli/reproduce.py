@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         _say_before(report)
         if args.check_only:
             return
-        again = reproduce.settle(found, args.bundle)
+        again = reproduce.place(found, args.bundle)
     reproduce.run(again, report, rerun.in_a_process)
     _say_after(report)
     print(f"written to {folder / reproduce.REPORT}", file=sys.stderr)

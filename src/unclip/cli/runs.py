@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unclip.common.errors import UserError
 
 if TYPE_CHECKING:
-    from unclip.tracking.index import Run
+    from unclip.tracking.index import RunRecord
 
 EXAMPLES = """\
 examples:
@@ -115,7 +115,7 @@ def show(args: argparse.Namespace) -> None:
     _section("files", {p.name + "/" * p.is_dir(): _size(index.size_of(p)) for p in files})
 
 
-def _changed(run: Run) -> dict[str, Any]:
+def _changed(run: RunRecord) -> dict[str, Any]:
     """The fields in which the run differs from the experiment file of its name, as it is now."""
     from unclip.config.load import load_experiment, read_yaml
     from unclip.tracking.files import EXPERIMENT
@@ -149,7 +149,7 @@ def compare(args: argparse.Namespace) -> None:
 
     if len(args.names) < 2:
         raise UserError("compare: name two runs or more")
-    runs: list[Run] = []
+    runs: list[RunRecord] = []
     for name in args.names:
         run = index.choose(name, args.root)
         if any(run.folder.samefile(other.folder) for other in runs):

@@ -1,4 +1,4 @@
-"""`unclip sample`: pictures from captions."""
+"""`unclip sample`: images from captions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from unclip.cli.picture_files import slug
+from unclip.cli.image_files import slug
 from unclip.cli.sampling_options import (
     add_output,
     add_pipeline,
@@ -22,7 +22,7 @@ EXAMPLES = """\
 examples:
   unclip sample "a red circle above a blue square" --n 8
   unclip sample --captions captions.txt --pipeline runs/quickstart --out samples
-  unclip sample "a large green star" --decoder-guidance 3 --decoder-steps 50 --seed 7
+  unclip sample "a large green star" decoder.guidance=3 decoder.steps=50 --seed 7
 """
 
 
@@ -30,13 +30,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "sample",
-        help="make pictures from captions",
+        help="make images from captions",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("caption", nargs="*", help="one or more captions")
     p.add_argument("--captions", type=Path, metavar="FILE", help="more captions, one a line")
-    p.add_argument("--n", type=int, default=1, help="pictures per caption (default 1)")
+    p.add_argument("--n", type=int, default=1, help="images per caption (default 1)")
     add_output(p)
     add_pipeline(p)
     add_sampling(p)
@@ -44,7 +44,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write a PNG per picture, a labelled grid, and samples.jsonl."""
+    """Write a PNG per image, a labelled grid, and samples.jsonl."""
     captions = _captions(args)
     if args.n < 1 or args.batch < 1:
         raise UserError("--n and --batch must be at least 1")
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     pairs = [(c, args.seed + k) for c in captions for k in range(args.n)]
     images, rows = [], []
     note_long(pipeline, captions)
-    with tqdm(total=len(pairs), unit="picture", mininterval=bar_interval()) as bar:
+    with tqdm(total=len(pairs), unit="image", mininterval=bar_interval()) as bar:
         for first in range(0, len(pairs), args.batch):
             chunk = pairs[first : first + args.batch]
             found = pipeline.generate(

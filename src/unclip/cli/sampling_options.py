@@ -1,8 +1,9 @@
-"""Options of every command that draws pictures: which trained stages, and how they sample."""
+"""Options of every command that draws images: which trained stages, and how they sample."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,19 +17,54 @@ if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
     from unclip.pipeline.settings import Settings
 
-AR_OPTIONS: tuple[tuple[str, type], ...] = (
-    ("temperature", float),
-    ("top-k", int),
-    ("top-p", float),
-    ("dot-percentile", float),
-)
-OPTIONS: tuple[tuple[str, type], ...] = (
-    ("steps", str),
-    ("sampler", str),
-    ("guidance", float),
-    ("eta", float),
-)
 STAGES = ("prior", "decoder", "upsampler")
+HELP = """\
+Any field of a stage's `sampler` section, where it should differ from what its artifact says:
+  decoder.steps=16 decoder.guidance=3 prior.candidates=4 upsampler.steps=10,10,3,2,2
+Diffusion: sampler (ddpm | ddim | analytic | analytic_ddim | dpmpp_2m | heun), steps, eta, guidance,
+clip, clip_range; priors also candidates; an upsampler has noise_level and no guidance.
+Autoregressive prior: temperature, top_k, top_p, guidance, dot_percentile, candidates."""
+WORD = re.compile(rf"({'|'.join(STAGES)})\.(\w+)=(.*)", re.DOTALL)
+FORMER = re.compile(
+    rf"--({'|'.join(STAGES)})-(steps|sampler|guidance|eta|candidates|temperature|top-k|top-p|"
+    r"dot-percentile)(?:=(.*))?",
+    re.DOTALL,
+)
+
+
+def refuse_former(words: Sequence[str]) -> None:
+    """Answer the options of earlier versions with what takes their place."""
+    for word, after in zip(words, [*words[1:], ""]):
+        if found := FORMER.fullmatch(word):
+            stage, name, value = found.groups()
+            value = value or (after if not after.startswith("-") else "") or "VALUE"
+            setting = f"{stage}.{name.replace('-', '_')}={value}"
+            raise UserError(f"{word.partition('=')[0]}: is written {setting} now")
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words of a command line: the others, and those that are sampler settings."""
+    rest: list[str] = []
+    settings: list[str] = []
+    for word in words:
+        (settings if WORD.fullmatch(word) else rest).append(word)
+    return rest, settings
+
+
+def changes_of(words: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Sampler settings by stage: ``{"decoder": {"steps": 16}}``.
+
+    Raises:
+        UserError: a value cannot be read.
+    """
+    from unclip.config.load import parse_override
+
+    changes: dict[str, dict[str, Any]] = {}
+    for word in words:
+        key, value = parse_override(word)
+        stage, _, name = key.partition(".")
+        changes.setdefault(stage, {})[name] = value
+    return changes
 
 
 def add_pipeline(p: argparse.ArgumentParser) -> None:
@@ -46,32 +82,22 @@ def add_pipeline(p: argparse.ArgumentParser) -> None:
     where.add_argument("--upsampler", type=Path, action="append", help="artifact; repeatable")
 
 
-def add_sampling(p: argparse.ArgumentParser) -> None:
-    """Settings of all stages."""
-    how = _group(p)
-    for stage in STAGES:
-        for name, kind in OPTIONS:
-            if (stage, name) != ("upsampler", "guidance"):
-                how.add_argument(f"--{stage}-{name}", type=kind)
-    how.add_argument("--prior-candidates", type=int)
-    for name, kind in AR_OPTIONS:
-        how.add_argument(f"--prior-{name}", type=kind, help="of an autoregressive prior")
+def add_sampling(p: argparse.ArgumentParser, note: str = "") -> None:
+    """Settings of the stages' samplers, as words of the command line."""
+    p.add_argument_group("sampling: stage.setting=value", HELP + (f"\n{note}" if note else ""))
+    p.set_defaults(sampler_words=[])  # found by `unclip.cli`, wherever they stand
 
 
 def add_manipulation(p: argparse.ArgumentParser, guidance: str = "the decoder's own") -> None:
-    """Pictures in and their latents: what `vary`, `interpolate` and `edit` share."""
+    """Images in and their latents: what `vary`, `interpolate` and `edit` share."""
     add_output(p)
     add_pipeline(p)
-    how = _group(p)
-    how.add_argument("--decoder-steps")
-    how.add_argument(
-        "--decoder-guidance",
-        type=float,
-        help=f"of inversion and drawing alike (default {guidance})",
+    add_sampling(
+        p,
+        "The decoder samples with DDIM; its steps and guidance are those of the inversion too\n"
+        f"(guidance: default {guidance}).",
     )
-    for name, kind in OPTIONS:
-        if name != "guidance":
-            how.add_argument(f"--upsampler-{name}", type=kind)
+    how = p.add_argument_group("inversion")
     how.add_argument(
         "--inversion",
         default="fixed_point",
@@ -84,13 +110,9 @@ def add_manipulation(p: argparse.ArgumentParser, guidance: str = "the decoder's 
 
 def add_output(p: argparse.ArgumentParser) -> None:
     """Seed, folder and batch."""
-    p.add_argument("--seed", type=int, default=0, help="of the first picture (default 0)")
+    p.add_argument("--seed", type=int, default=0, help="of the first image (default 0)")
     p.add_argument("--out", type=Path, default=Path("samples"), help="folder (default samples)")
-    p.add_argument("--batch", type=int, default=16, help="pictures at a time (default 16)")
-
-
-def _group(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    return p.add_argument_group("sampling, where it should differ from the artifacts' own settings")
+    p.add_argument("--batch", type=int, default=16, help="images at a time (default 16)")
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -98,20 +120,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
     from unclip.pipeline.settings import Settings
 
     own = {name: getattr(args, name) for name in ("inversion", "iterations") if name in args}
-    settings = Settings(_changes(args), batch=args.batch, **own)
+    settings = Settings(changes_of(args.sampler_words), batch=args.batch, **own)
     settings.check(STAGES)
     return settings
-
-
-def _changes(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    changes: dict[str, dict[str, Any]] = {}
-    names = [name.replace("-", "_") for name, _ in (*OPTIONS, *AR_OPTIONS)]
-    for stage in STAGES:
-        for name in (*names, "candidates"):
-            value = getattr(args, f"{stage}_{name}", None)
-            if value is not None:
-                changes.setdefault(stage, {})[name] = value
-    return changes
 
 
 def open_pipeline(args: argparse.Namespace) -> Pipeline:
@@ -139,7 +150,7 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
         upsamplers=upsamplers,
         device=device,
     )
-    if args.prior is not None and pipeline.prior is None:
+    if args.prior is not None and pipeline.cascade.prior is None:
         raise UserError(
             f"--prior {args.prior}: the decoder takes no image embeddings; leave it out"
         )
@@ -150,7 +161,7 @@ def note_long(pipeline: Pipeline, captions: Sequence[str]) -> None:
     """Say on stderr which captions CLIP reads only the beginning of."""
     from unclip.embeddings.tokens import Tokenizer
 
-    tokenizer = Tokenizer(pipeline.clip.model.context)
+    tokenizer = Tokenizer(pipeline.cascade.clip.model.context)
     for caption in captions:
         count = tokenizer.count(caption)
         if count > tokenizer.context:

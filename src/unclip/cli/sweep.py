@@ -28,7 +28,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "sweep",
         help="search for an experiment's best settings",
         description="Runs the trials of a sweep file, which has W&B's format, on this machine, or "
-        "with --wandb as W&B suggests them. Ends in a table, a picture and the best run's command.",
+        "with --wandb as W&B suggests them. Ends in a table, an image and the best run's command.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
 
     folder = args.dir or Path("runs/sweeps") / sweep.name
     settings = {"sweep": sweep.content, "seed": args.seed, "overrides": args.overrides}
-    with trials.held(folder, force=args.force) as lock:
+    with trials.sweep_lock(folder, force=args.force) as lock:
         found = trials.opened(folder, settings)
         engine.run(
             sweep,

@@ -8,7 +8,6 @@ EXAMPLES = """\
 examples:
   unclip train clip/tiny
   unclip train prior/diffusion_l data.source=photos.parquet clip=open_clip:ViT-L-14/openai
-  unclip train decoder/tiny check=overfit   (can it learn 4 samples by heart? writes nothing)
   unclip train decoder/tiny run.dir=runs/mine trainer.max_steps=5000
   unclip train decoder/tiny run.dir=runs/mine trainer.max_steps=5000 --resume
   unclip train prior/tiny tracking.wandb=true   (Weights & Biases gets the metrics too)
@@ -36,26 +35,16 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--with-parents",
         action="store_true",
-        help="first train the experiments it leans on, where they have no finished run",
+        help="first train the experiments it depends on, where they have no finished run",
     )
     p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Resolve, train, and show what came of it."""
-    from unclip.common.errors import UserError
     from unclip.config.load import load_experiment
 
     resolved = load_experiment(args.experiment, args.overrides)  # before the slow imports
-    if resolved.config.check == "overfit":
-        from unclip.runs.overfit import check
-
-        if args.resume or args.force or args.continues:
-            raise UserError(
-                "check=overfit: writes no run; --resume, --continue, --force do not apply"
-            )
-        print(check(resolved, with_parents=args.with_parents))
-        return
     from unclip.runs.folders import Start, where_it_stopped
     from unclip.runs.train import train
     from unclip.tracking.report import summary_table

@@ -1,11 +1,11 @@
-"""`unclip vary`: variations of pictures."""
+"""`unclip vary`: variations of images."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from unclip.cli import picture_files
+from unclip.cli import image_files
 from unclip.cli.sampling_options import add_manipulation, open_pipeline, settings_of, step_bar
 from unclip.common.checks import require
 
@@ -21,16 +21,16 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "vary",
-        help="draw variations of pictures",
-        description="Keeps what CLIP sees in a picture (z_i) and draws the rest anew, the more "
+        help="draw variations of images",
+        description="Keeps what CLIP sees in an image (z_i) and draws the rest anew, the more "
         "freely the higher --eta is; 0 reconstructs. Writes a PNG per variation and vary.png, "
         "with the originals beside their variations.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("image", nargs="+", type=Path, help="picture files")
+    p.add_argument("image", nargs="+", type=Path, help="image files")
     p.add_argument("--eta", type=float, default=1.0, help="DDIM's, in [0, 1] (default 1)")
-    p.add_argument("--n", type=int, default=8, help="variations of each picture (default 8)")
+    p.add_argument("--n", type=int, default=8, help="variations of each image (default 8)")
     add_manipulation(p)
     p.set_defaults(run=run)
 
@@ -38,16 +38,16 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Read, vary, write."""
     require(args.n > 0, "--n", "must be at least 1")
-    pictures = [picture_files.read(path) for path in args.image]
+    images = [image_files.read(path) for path in args.image]
     pipeline, settings = open_pipeline(args), settings_of(args)
     seeds = [args.seed + k for k in range(args.n)]
     with step_bar() as progress:
-        found = pipeline.vary(pictures, args.eta, seeds, settings=settings, progress=progress)
-    names = picture_files.names(args.image)
-    figure = picture_files.write(
+        found = pipeline.vary(images, args.eta, seeds, settings=settings, progress=progress)
+    names = image_files.names(args.image)
+    figure = image_files.write(
         args.out,
         "vary.png",
-        [[picture] for picture in pictures],
+        [[each] for each in images],
         found.image,
         files=[[f"{name}_seed{seed}" for seed in seeds] for name in names],
         rows=names,

@@ -24,12 +24,13 @@ from torch import Tensor
 
 from unclip.common import yaml_text
 from unclip.common.errors import UserError
+from unclip.common.gone import without_gone
 from unclip.common.hashing import file_sha256
 
 Config = TypeVar("Config")
 
 FORMAT_VERSION = 1
-ERRORS = "errors.json"  # only where `unclip fit-variance` was run
+X0_ERRORS = "errors.json"  # only where `unclip fit-variance` was run
 FILES = ("artifact.json", "config.yaml", "provenance.json", "weights.safetensors")
 
 
@@ -64,26 +65,9 @@ class Artifact:
         except (KeyError, TypeError, UserError) as error:
             raise UserError(f"{self.path / 'config.yaml'}: {name}: {error}") from None
 
-    def errors(self) -> dict[str, list[float]]:
-        """Analytic-DPM's errors by ``sampler.steps``, as `keep_errors` left them."""
-        file = self.path / ERRORS
-        if not file.is_file():
-            return {}
-        try:
-            stored = json.loads(file.read_text())
-            errors = {str(k): [float(v) for v in values] for k, values in stored["errors"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{file}: damaged: {error}; run `unclip fit-variance` again") from None
-        if stored.get("sha256") != self.sha256:
-            raise UserError(f"{file}: fitted to other weights; run `unclip fit-variance` again")
-        return errors
-
-    def keep_errors(self, errors: dict[str, list[float]]) -> None:
-        """Add Analytic-DPM's errors to the artifact; they hold for these weights alone."""
-        content = json.dumps({"sha256": self.sha256, "errors": errors}, indent=1)
-        scratch = self.path / f".{ERRORS}"
-        scratch.write_text(content + "\n")
-        os.replace(scratch, self.path / ERRORS)
+    def experiment(self, cls: type[Config], *sections: str) -> Config:
+        """The stored experiment with ``sections`` read, typed and checked; others are defaults."""
+        return cls(**{name: self.section(name, _section(cls, name)) for name in sections})
 
     def load_into(self, network: torch.nn.Module) -> None:
         """Put the weights into ``network``; every name and shape must match."""
@@ -97,9 +81,13 @@ class Artifact:
             ) from None
 
 
+def _section(cls: type, name: str) -> Any:
+    return typing.get_type_hints(cls)[name]
+
+
 def typed(cls: type[Config], content: dict[str, Any]) -> Config:
     """Nested plain values as the dataclass ``cls``; TypeError names an unknown field."""
-    hints = typing.get_type_hints(cls)
+    hints, content = typing.get_type_hints(cls), without_gone(cls, content)
     return cls(**{key: _typed(hints.get(key), value) for key, value in content.items()})
 
 

@@ -12,7 +12,7 @@ PART = ".part"  # how the name of a file that is being written ends
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A scratch file beside ``path``, which takes its place unless the block fails.
 
     The folder is made. Others may write the same file at the same time: the last one counts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 from unclip.common.errors import UserError
 
@@ -22,3 +23,21 @@ def nearest(word: str, valid: object, otherwise: str | None = None) -> str:
     if otherwise is not None:
         return otherwise
     return f"; valid: {', '.join(words)}" if words else ""
+
+
+def typed_value(cls: type, name: str, value: object) -> Any:
+    """``value`` as the type of the field ``name`` of the dataclass ``cls``.
+
+    Raises:
+        UserError: it cannot be one.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    node = OmegaConf.structured(cls)
+    try:
+        OmegaConf.update(node, name, value)
+    except OmegaConfBaseException as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{name}={value!r}: {reason}") from None
+    return OmegaConf.to_object(node).__dict__[name]

@@ -1,4 +1,4 @@
-"""What the project's HTML pages share: their style, embedded pictures, tables."""
+"""What the project's HTML pages share: their style, embedded images, tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures for people: uint8 conversion and captioned grids."""
+"""Images for people: uint8 conversion and captioned grids."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def grid(
 ) -> Image.Image:
     """A sheet of ``images`` (uint8, [H, W, 3]) with a caption under each, ``columns`` a row.
 
-    Small pictures are enlarged without smoothing, so that every pixel can be seen.
+    Small images are enlarged without smoothing, so that every pixel can be seen.
     """
     if len(images) != len(captions):
         raise ValueError(f"{len(images)} images, {len(captions)} captions")
@@ -79,7 +79,7 @@ _PAD = 6
 
 
 class _Pen:
-    """Text that fits beside or under pictures of ``side`` pixels."""
+    """Text that fits beside or under images of ``side`` pixels."""
 
     def __init__(self, side: int):
         points = max(10, side // 12)
@@ -119,7 +119,7 @@ def save(image: Image.Image | Array, path: Path) -> Path:
     return path
 
 
-class Picture(NamedTuple):
+class CaptionedImage(NamedTuple):
     """A sample to look at."""
 
     image: Array  # uint8 [H, W, 3]

@@ -8,6 +8,8 @@ The files are untrusted: no tags, no interpolation, no import paths.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import sys
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +22,10 @@ from yaml import YAMLError
 from unclip.common import yaml_text
 from unclip.common.checks import nearest
 from unclip.common.errors import UserError
+from unclip.common.gone import gone_from
 from unclip.config.files import find_experiment
 from unclip.stages import registry
-from unclip.stages.row import StageEntry
+from unclip.stages.row import Row
 
 OVERRIDE = "command line"
 FILE = (".yaml", ".yml")  # how a name ends that is a path
@@ -33,7 +36,7 @@ class ResolvedExperiment:
     """An experiment, whole: its name, its typed config and where every value came from."""
 
     name: str  # kind/name
-    stage: StageEntry
+    stage: Row
     config: Any  # the stage's Experiment subclass
     origins: dict[str, str]  # dotted key -> the file (or `command line`) that set it
     files: list[Path]  # the file and those it extends, nearest first
@@ -61,7 +64,7 @@ def load_experiment(name: str, overrides: list[str] | None = None) -> ResolvedEx
         key, value = parse_override(item)
         values[key], origins[key] = value, OVERRIDE
     entry = registry.stage(str(values.get("stage", "")), str(chain[0]))
-    config = _build(entry.config(), values, origins)
+    config = _build(entry.experiment, values, origins)
     kind_name = f"{entry.kind}/{chain[0].stem}"
     return ResolvedExperiment(kind_name, entry, config, origins, chain)
 
@@ -164,6 +167,8 @@ def leaves(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 def _build(cls: type, values: dict[str, Any], origins: dict[str, str]) -> Any:
     node = OmegaConf.structured(cls)
     for key, value in values.items():
+        if _is_gone(cls, key, origins[key]):
+            continue
         _check_key(node, cls, key, origins[key])
         _check_value(key, value, origins[key], OmegaConf.select(node, key))
         try:
@@ -198,6 +203,27 @@ def _check_key(node: Any, cls: type, key: str, where: str) -> None:
             raise UserError(f"{where}: {'.'.join(parts[: depth + 1])}: {what}")
         if last:
             return
+
+
+def _is_gone(cls: Any, key: str, where: str) -> bool:
+    """Whether ``key`` was a field in earlier versions; said once for a file, refused when typed."""
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        if part in (former := gone_from(cls)):
+            name = ".".join(parts[: depth + 1])
+            if where == OVERRIDE:
+                raise UserError(f"{where}: {name}: no longer a field: {former[part]}")
+            _note_once(f"{where}: {name}: no longer a field ({former[part]}); passed over")
+            return True
+        if not dataclasses.is_dataclass(cls) or part not in cls.__dataclass_fields__:
+            return False
+        cls = _section(cls, part)  # type: ignore[arg-type]
+    return False
+
+
+@functools.cache
+def _note_once(line: str) -> None:
+    print(f"unclip: note: {line}", file=sys.stderr)
 
 
 def _section(cls: type, name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from unclip.common.checks import require
 
@@ -55,23 +56,24 @@ class MixtureConfig:
 
 
 @dataclass(kw_only=True)
-class DataConfig:
-    """Fields that the data of every stage has."""
+class ReadingConfig:
+    """Where samples come from, and which of them count: enough to read them once, in order."""
+
+    # What other configs have as fields; here samples are taken as they are.
+    val_samples: ClassVar[int] = 256  # of scenes at least so many are held out
+    crop: ClassVar[str] = "center"
+    flip: ClassVar[bool] = False
 
     source: str = "scenes"  # one of SOURCES
     mixture: dict[str, MixtureConfig] = field(default_factory=dict)  # used by `source: mixture`
     batch_size: int = 64  # samples per optimizer step, over all processes and accumulations
-    shuffle_window: int = 65_536  # samples shuffled together, of a source of shards with more
     num_workers: int = 0  # loader processes per training process, at most one per core
     on_error: str = "skip"  # skip (count and log unreadable samples) | error (stop at the first)
     max_skipped: float = 0.1  # share of unreadable samples that stops the run even with skip
     held_out: float = 0.02  # share of samples kept for validation, chosen by a hash of the key
-    val_samples: int = 256  # at most so many held-out samples are used for validation
-    max_pixels: int = MAX_PIXELS  # a picture of more is unreadable
-    max_aspect: float = MAX_ASPECT  # a picture of a longer side over shorter is unreadable
+    max_pixels: int = MAX_PIXELS  # an image of more is unreadable
+    max_aspect: float = MAX_ASPECT  # an image of a longer side over shorter is unreadable
     limit: int | None = None  # use only the first so many training samples (of each mixture part)
-    crop: str = "center"  # center | random: square crop of the resized image
-    flip: bool = False  # random horizontal flips; wrong for captions that say left or right
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
 
     def validate(self) -> None:
@@ -80,17 +82,14 @@ class DataConfig:
         require(bool(self.source), "data.source", "must not be empty")
         self._validate_mixture()
         require(self.batch_size > 0, "data.batch_size", "must be at least 1")
-        require(self.shuffle_window > 0, "data.shuffle_window", "must be at least 1")
         require(self.num_workers >= 0, "data.num_workers", "must not be negative")
         require(self.on_error in ("skip", "error"), "data.on_error", "must be skip or error")
         require(0 <= self.max_skipped <= 1, "data.max_skipped", "must be in [0, 1]")
         require(0 <= self.held_out < 1, "data.held_out", "must be in [0, 1)")
-        require(self.val_samples > 0, "data.val_samples", "must be at least 1")
         within = 0 < self.max_pixels <= 2 * MAX_PIXELS
         require(within, "data.max_pixels", f"must be in [1, {2 * MAX_PIXELS}]")
         require(self.max_aspect >= 1, "data.max_aspect", "must be at least 1")
         require(self.limit is None or self.limit > 0, "data.limit", "must be at least 1 or null")
-        require(self.crop in ("center", "random"), "data.crop", "must be center or random")
 
     def _validate_mixture(self) -> None:
         parts = self.source != "mixture" or bool(self.mixture)
@@ -104,8 +103,35 @@ class DataConfig:
 
 
 @dataclass(kw_only=True)
+class TrainingDataConfig(ReadingConfig):
+    """What is shuffled and trained on."""
+
+    shuffle_window: int = 65_536  # samples shuffled together, of a source of shards with more
+    val_samples: int = 256  # type: ignore[misc]  # at most so many held-out samples validate
+    flip: bool = False  # type: ignore[misc]  # random horizontal flips; wrong for captions that say left or right
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        super().validate()
+        require(self.shuffle_window > 0, "data.shuffle_window", "must be at least 1")
+        require(self.val_samples > 0, "data.val_samples", "must be at least 1")
+
+
+@dataclass(kw_only=True)
+class DataConfig(TrainingDataConfig):
+    """What is trained on as whole squares."""
+
+    crop: str = "center"  # type: ignore[misc]  # center | random: square crop of the resized image
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        super().validate()
+        require(self.crop in ("center", "random"), "data.crop", "must be center or random")
+
+
+@dataclass(kw_only=True)
 class EmbeddedDataConfig(DataConfig):
-    """What leans on a CLIP can have its embeddings from disk; pictures alone need `source` then."""
+    """Data for a stage that depends on a CLIP, whose embeddings may come from disk."""
 
     embeddings: str | None = None  # a folder of `unclip embed` or clip-retrieval; null: on the fly
 
@@ -121,13 +147,30 @@ class EmbeddedDataConfig(DataConfig):
 
 
 @dataclass(kw_only=True)
+class PassDataConfig(ReadingConfig):
+    """What is read once, in order, and embedded or has embeddings: the data of a PCA."""
+
+    GONE: ClassVar[dict[str, str]] = {
+        name: "samples are read once, in order and as they are"
+        for name in ("shuffle_window", "val_samples", "crop", "flip")
+    }
+
+    embeddings: str | None = None  # a folder of `unclip embed` or clip-retrieval; null: on the fly
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        super().validate()
+        require(self.embeddings != "", "data.embeddings", "must name a folder, or be null")
+
+
+@dataclass(kw_only=True)
 class EmbedConfig:
     """What `unclip embed` is told besides the CLIP and the folder that it writes."""
 
-    data: DataConfig = field(default_factory=DataConfig)  # batch_size: pictures encoded together
+    data: ReadingConfig = field(default_factory=ReadingConfig)  # batch_size: encoded together
     shard_size: int = 100_000  # samples of the source per shard
     dtype: str = "float16"  # float16 | float32, of the embeddings on disk
-    captions: str = "all"  # all (a row for each caption of a picture) | first
+    captions: str = "all"  # all (a row for each caption of an image) | first
     precision: str = "32"  # bf16 | 32, of the CLIP
     accelerator: str = "auto"  # auto | cpu | gpu
     devices: int = 1  # processes per machine, a device each
@@ -147,8 +190,10 @@ class EmbedConfig:
 
 
 @dataclass(kw_only=True)
-class UpsamplerDataConfig(DataConfig):
+class UpsamplerDataConfig(TrainingDataConfig):
     """An upsampler trains on random crops of the full-size image."""
+
+    GONE: ClassVar[dict[str, str]] = {"crop": "crops are random, of data.crop_fraction"}
 
     crop_fraction: float = 0.25  # side of the training crop over model.image_size
 

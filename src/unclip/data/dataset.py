@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from unclip.common.errors import UserError
 from unclip.common.seeding import derive_seed
-from unclip.data.config import DataConfig
+from unclip.data.config import ReadingConfig
 from unclip.data.decode import BadSample
 from unclip.data.order import Draw
 from unclip.data.readers.source import Source
@@ -35,7 +35,7 @@ class Examples(Dataset[Example]):
 
     Args:
         source: The samples.
-        transform: Makes the network's pictures of a sample's.
+        transform: Makes the network's images of a sample's.
         seed: Chooses captions, crops and flips.
         on_error: `error` raises at the first bad sample; `skip` puts another in its place.
     """
@@ -100,13 +100,13 @@ Tokenize = Callable[[list[str]], Tensor]
 
 
 class Transforms(NamedTuple):
-    """How a sample's picture becomes a network's, in each part of the data."""
+    """How a sample's image becomes a network's, in each part of the data."""
 
     train: Transform
     held_out: Transform
 
 
-def squares(config: DataConfig, *sizes: int) -> Transforms:
+def squares(config: ReadingConfig, *sizes: int) -> Transforms:
     """The same square at each size: cropped and flipped as ``config`` says, only in training."""
     return Transforms(
         Square(sizes=sizes, random_crop=config.crop == "random", flip=config.flip),

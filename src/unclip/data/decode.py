@@ -18,7 +18,7 @@ from unclip.data.config import MAX_ASPECT, MAX_PIXELS
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "JPEG2000", "PPM", "TIFF")
 _MAX_CAPTION = 10_000  # characters
 
-# EXIF 2.32, section 4.6.4 A, tag 274: how the stored picture must be turned to be upright.
+# EXIF 2.32, section 4.6.4 A, tag 274: how the stored image must be turned to be upright.
 _ORIENTATION_TAG = 274
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,13 +37,13 @@ class BadSample(UserError):
 
 @dataclass(frozen=True)
 class Limits:
-    """Which pictures are refused by their header, before anything is unpacked."""
+    """Which images are refused by their header, before anything is unpacked."""
 
     max_pixels: int = MAX_PIXELS  # at most twice the default, where Pillow itself stops
     max_aspect: float = MAX_ASPECT  # longer side over shorter
 
     def problem(self, width: int, height: int) -> str | None:
-        """What is wrong with a picture of this size, in pixels; None when nothing is."""
+        """What is wrong with an image of this size, in pixels; None when nothing is."""
         if width * height > self.max_pixels:
             return f"{width}x{height} pixels are more than data.max_pixels={self.max_pixels}"
         if not 0 < max(width, height) <= self.max_aspect * min(width, height):
@@ -55,7 +55,7 @@ LIMITS = Limits()
 
 
 def decode_image(data: bytes | None, *, where: str, limits: Limits = LIMITS) -> np.ndarray:
-    """The upright RGB picture ``uint8 [H, W, 3]`` in ``data``; transparency lies over white.
+    """The upright RGB image ``uint8 [H, W, 3]`` in ``data``; transparency lies over white.
 
     Of an animation it is the first frame.
 
@@ -88,7 +88,7 @@ def decode_image(data: bytes | None, *, where: str, limits: Limits = LIMITS) -> 
 
 
 def upright_rgb(image: Image.Image) -> np.ndarray:
-    """An opened picture as `decode_image` returns it; ValueError where its mode has no range."""
+    """An opened image as `decode_image` returns it; ValueError where its mode has no range."""
     turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
     rgb = _to_rgb(image)
     return np.array(rgb if turn is None else rgb.transpose(turn))

@@ -61,7 +61,7 @@ class File(NamedTuple):
             return open(self.path, "rb")
 
 
-def look(path: str) -> File:
+def stat_file(path: str) -> File:
     """The file at ``path``, which exists.
 
     Raises:

@@ -8,12 +8,12 @@ import numpy as np
 
 
 class Sample(NamedTuple):
-    """One captioned picture.
+    """One captioned image.
 
     Attributes:
-        key: A name for the picture, unique within its dataset.
+        key: A name for the image, unique within its dataset.
         image: ``uint8 [H, W, 3]`` RGB.
-        captions: At least one description of the picture.
+        captions: At least one description of the image.
     """
 
     key: str

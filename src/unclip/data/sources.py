@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 
 from unclip.common.errors import UserError
-from unclip.data.config import DataConfig
+from unclip.data.config import ReadingConfig
 from unclip.data.decode import Limits
 from unclip.data.keys import held_out
 from unclip.data.readers.opening import open_files
@@ -21,6 +21,7 @@ from unclip.data.scenes.dataset import Scenes
 Split = Literal["train", "held_out", "all"]
 
 T = TypeVar("T")
+C = TypeVar("C", bound=ReadingConfig)
 
 
 class Splits(NamedTuple):
@@ -39,12 +40,12 @@ class SceneSource(Scenes):
         """Any scene is drawn as soon as any other."""
 
     def fingerprint(self) -> str:
-        """A hash of the settings and of the first picture, which tells the renderer's version."""
+        """A hash of the settings and of the first image, which tells the renderer's version."""
         pixels = hashlib.blake2b(self[0].image.tobytes(), digest_size=8).hexdigest()
         return digest((asdict(self.config), self.size, self.start, self.count, pixels))
 
 
-def open_splits(config: DataConfig, *, image_size: int) -> Splits:
+def open_splits(config: ReadingConfig, *, image_size: int) -> Splits:
     """The training and the held-out samples of ``config.source``, opened once.
 
     Args:
@@ -72,7 +73,7 @@ def open_splits(config: DataConfig, *, image_size: int) -> Splits:
 
 
 def open_source(
-    spec: str, config: DataConfig, *, image_size: int, split: Split = "train"
+    spec: str, config: ReadingConfig, *, image_size: int, split: Split = "train"
 ) -> Source:
     """One part of the source ``spec``, or `all` of it (for a set that is for evaluation only).
 
@@ -91,7 +92,7 @@ def open_source(
     return _everything(replace(config, source=spec), image_size=image_size)
 
 
-def _everything(config: DataConfig, *, image_size: int) -> Source:
+def _everything(config: ReadingConfig, *, image_size: int) -> Source:
     if config.source == "mixture":
         parts = _each_part(config, partial(_everything, image_size=image_size))
         return Concat([Named(name, source) for name, source in parts.items()])
@@ -101,8 +102,8 @@ def _everything(config: DataConfig, *, image_size: int) -> Source:
     return _files(config)
 
 
-def _mixed_splits(config: DataConfig, image_size: int) -> Splits:
-    def open_part(part: DataConfig) -> Splits:
+def _mixed_splits(config: ReadingConfig, image_size: int) -> Splits:
+    def open_part(part: ReadingConfig) -> Splits:
         splits = open_splits(part, image_size=image_size)
         if len(splits.train) == 0:
             raise UserError(f"data.source: {part.source} has no sample for training")
@@ -120,7 +121,7 @@ def _mixed_splits(config: DataConfig, image_size: int) -> Splits:
     )
 
 
-def _each_part(config: DataConfig, opened: Callable[[DataConfig], T]) -> dict[str, T]:
+def _each_part(config: C, opened: Callable[[C], T]) -> dict[str, T]:
     """``opened`` of each part of the mixture, by name; its errors name the part's key."""
     parts = {}
     for name, part in config.mixture.items():
@@ -132,17 +133,17 @@ def _each_part(config: DataConfig, opened: Callable[[DataConfig], T]) -> dict[st
     return parts
 
 
-def _files(config: DataConfig) -> Source:
+def _files(config: ReadingConfig) -> Source:
     limits = Limits(config.max_pixels, config.max_aspect)
     return open_files(config.source, on_error=config.on_error, limits=limits)
 
 
-def _held_out_scenes(config: DataConfig) -> int:
+def _held_out_scenes(config: ReadingConfig) -> int:
     """Scenes cost nothing to have, so there are always enough for `val_samples`."""
     if config.held_out == 0:
         return 0
     return max(config.val_samples, round(config.held_out * config.scenes.count))
 
 
-def _scenes(config: DataConfig, image_size: int, *, start: int, count: int) -> SceneSource:
+def _scenes(config: ReadingConfig, image_size: int, *, start: int, count: int) -> SceneSource:
     return SceneSource(config.scenes, size=image_size, start=start, count=count)

@@ -1,4 +1,4 @@
-"""From a decoded picture of any shape to the squares a network trains on.
+"""From a decoded image of any shape to the squares a network trains on.
 
 Every random choice comes from the generator that is passed in, never from a global one.
 """
@@ -22,11 +22,11 @@ Transform = Callable[[np.ndarray, Random], tuple[np.ndarray, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class Square:
-    """The largest square of the picture, at each of ``sizes``."""
+    """The largest square of the image, at each of ``sizes``."""
 
     sizes: tuple[int, ...]  # pixels a side
     random_crop: bool = False  # where on the longer side the square lies; else in the middle
-    flip: bool = False  # mirror half of the pictures
+    flip: bool = False  # mirror half of the images
 
     def __call__(self, image: np.ndarray, rng: Random) -> tuple[np.ndarray, ...]:
         """One square per size, all of the same region."""
@@ -42,9 +42,9 @@ class Square:
 
 @dataclass(frozen=True, kw_only=True)
 class Patch:
-    """A random patch of the picture at full size: its shorter side brought to ``image_size``.
+    """A random patch of the image at full size: its shorter side brought to ``image_size``.
 
-    A picture is never enlarged, because an upsampler would learn to produce the softness that comes
+    An image is never enlarged, because an upsampler would learn to produce the softness that comes
     of it: smaller ones are used as they are, and refused below half the size.
     """
 
@@ -59,7 +59,7 @@ class Patch:
         if min(height, width) < least:
             raise BadSample(f"{width}x{height} pixels are too few, at least {least} a side needed")
         scale = max(1.0, min(height, width) / self.image_size)
-        # The patch lies on the pixel grid of the reduced picture, of which only it is computed.
+        # The patch lies on the pixel grid of the reduced image, of which only it is computed.
         top, left = (
             int(rng.random() * (int(length / scale) - self.side + 1)) * scale
             for length in (height, width)
@@ -77,13 +77,13 @@ def _resize(image: np.ndarray, box: tuple[float, float, float, float], size: int
     left, top, right, bottom = box
     if right - left == size == bottom - top:
         return image[int(top) : int(bottom), int(left) : int(right)]
-    picture = Image.fromarray(np.ascontiguousarray(image))
+    whole = Image.fromarray(np.ascontiguousarray(image))
     # Pillow's bicubic filter widens with the reduction, which is what keeps it free of aliasing.
-    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    return np.asarray(whole.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
 def to_tensor(images: Sequence[np.ndarray]) -> Tensor:
-    """``uint8 [S, S, 3]`` pictures as one float tensor ``[B, 3, S, S]`` in [-1, 1]."""
+    """``uint8 [S, S, 3]`` images as one float tensor ``[B, 3, S, S]`` in [-1, 1]."""
     # In numpy: torch would start threads for this little, which on a busy machine costs far more.
     pixels = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32, order="C")
     pixels /= np.float32(127.5)

@@ -1,4 +1,4 @@
-"""BSR degradation: a small picture as blur, noise, resizing and JPEG in random order leave it.
+"""BSR degradation: a small image as blur, noise, resizing and JPEG in random order leave it.
 
 Zhang et al., arXiv 2103.14006, section 3; see `unclip.degradations.bsr_parameters`.
 """
@@ -32,7 +32,7 @@ _HALVE, _FINAL = SLOTS, SLOTS + 1  # what comes before and after the seven opera
 
 
 def bsr(image: Tensor, *, scale: int, variant: Variant, uniforms: Tensor, noise: Tensor) -> Tensor:
-    """Degraded pictures ``[B, 3, H/scale, W/scale]`` in [-1, 1], in steps of 2/255.
+    """Degraded images ``[B, 3, H/scale, W/scale]`` in [-1, 1], in steps of 2/255.
 
     A sample depends on nothing but its own rows of the arguments. On a CPU that holds bit for bit:
     each is processed alone, at the size it has. On other devices the batch goes as a whole.
@@ -124,7 +124,7 @@ def _plan(p: BsrParameters) -> Iterator[tuple[int, list[int]]]:
 
 
 class _Canvas:
-    """Samples of different sizes, each in the upper left corner of its picture.
+    """Samples of different sizes, each in the upper left corner of its image.
 
     A lone one fills it at any time.
     """

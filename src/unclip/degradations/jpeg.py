@@ -45,7 +45,7 @@ def quantization_tables(quality: Tensor) -> Tensor:
 
 
 class _Constants(NamedTuple):
-    """Float32, on the device of the pictures."""
+    """Float32, on the device of the images."""
 
     dct: Tensor  # [8, 8] of 8 pixels (T.81, A.3.3), times 8 ** 0.5: so rows 0 and 4 are 1 and -1
     twice: Tensor  # [16, 16] of 8 pixels and the next 8: a product with it takes half the time

@@ -1,4 +1,4 @@
-"""What a visitor may send: bounds on numbers and captions, pictures decoded within limits."""
+"""What a visitor may send: bounds on numbers and captions, images decoded within limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class UploadLimits(Limits):
     """In words for somebody who has no configuration file."""
 
     def problem(self, width: int, height: int) -> str | None:
-        """What is wrong with a picture of this size, in pixels."""
+        """What is wrong with an image of this size, in pixels."""
         if super().problem(width, height) is None:
             return None
         return (
@@ -32,7 +32,7 @@ class UploadLimits(Limits):
         )
 
 
-def picture(path: str | None, name: str = "picture") -> Array:
+def image(path: str | None, name: str = "image") -> Array:
     """The uploaded file as ``uint8 [H, W, 3]``, upright; of an animation the first frame.
 
     Raises:
@@ -47,17 +47,17 @@ def picture(path: str | None, name: str = "picture") -> Array:
 
 
 def painted(editor: dict[str, Any] | None) -> tuple[Array, Array]:
-    """A picture ``uint8 [H, W, 3]`` and its mask ``bool [H, W]``, True = not painted over.
+    """An image ``uint8 [H, W, 3]`` and its mask ``bool [H, W]``, True = not painted over.
 
     Args:
         editor: What `gradio.ImageEditor` gives: Pillow's "background" and "layers", of one size.
     """
     if not editor or editor["background"] is None:
-        raise UserError("picture: upload one first, then paint over what is to be drawn anew")
+        raise UserError("image: upload one first, then paint over what is to be drawn anew")
     background = editor["background"]
     problem = UploadLimits(max_pixels=MAX_PIXELS).problem(*background.size)
     if problem is not None:
-        raise UserError(f"picture: {problem}")
+        raise UserError(f"image: {problem}")
     keep = np.ones(background.size[::-1], bool)
     for layer in editor["layers"] or []:
         keep &= _bare(layer, background.size)
@@ -70,7 +70,7 @@ def _bare(layer: Image.Image, size: tuple[int, int]) -> Array:
     """Where nothing is painted on a layer."""
     if layer.size != size:
         raise UserError(
-            f"mask: is {layer.width}x{layer.height} pixels, its picture {size[0]}x{size[1]}"
+            f"mask: is {layer.width}x{layer.height} pixels, its image {size[0]}x{size[1]}"
         )
     return np.array(layer.convert("RGBA").getchannel("A")) == 0
 

@@ -17,7 +17,7 @@ from unclip.common.errors import UserError
 from unclip.common.images import save
 from unclip.demo.desk import Cancelled, Desk
 from unclip.demo.inputs import MAX_CAPTION, MAX_SEED
-from unclip.demo.studio import MAX_PICTURES, Drawn, Knob, Studio
+from unclip.demo.studio import MAX_IMAGES, Knob, LabelledImage, Studio
 from unclip.pipeline.manipulations import DIRECTIONS, NOISES
 
 CAPTIONS = (
@@ -27,7 +27,7 @@ CAPTIONS = (
     "a green cross in the middle of a tan background",
 )
 FEW, MANY = 2, 4  # columns
-LARGE = 256  # pixels: smaller pictures are shown with their pixels as squares
+LARGE = 256  # pixels: smaller images are shown with their pixels as squares
 ONE_AT_A_TIME: dict[str, Any] = {
     "concurrency_limit": 1,
     "concurrency_id": "model",
@@ -40,10 +40,10 @@ AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private"}
 class _Job(NamedTuple):
     """What a tab does, beyond what all have."""
 
-    work: Callable[..., list[Drawn]]
+    work: Callable[..., list[LabelledImage]]
     wanted: list[gr.components.Component]
     knobs: Sequence[Knob]
-    n: int  # pictures at first
+    n: int  # images at first
     least: int = 1
 
 
@@ -52,15 +52,15 @@ class Page:
 
     Args:
         studio: Does the work.
-        folder: Gradio's own, which it serves files from: the pictures go there.
-        pictures: Files to try the tabs with that need a picture.
+        folder: Gradio's own, which it serves files from: the images go there.
+        images: Files to try the tabs with that need an image.
     """
 
-    def __init__(self, studio: Studio, folder: Path, pictures: Sequence[str] = ()):
+    def __init__(self, studio: Studio, folder: Path, images: Sequence[str] = ()):
         self.studio = studio
         self._folder = folder
         self.desk = Desk()
-        self._pictures = list(pictures)
+        self._images = list(images)
 
     def build(self) -> gr.Blocks:
         """All of it."""
@@ -68,27 +68,27 @@ class Page:
         with gr.Blocks(
             title="unclip", analytics_enabled=False, delete_cache=(3600, 86400)
         ) as blocks:
-            gr.Markdown(f"# unclip\nPictures of {size} × {size} pixels, drawn on this machine.")
+            gr.Markdown(f"# unclip\nImages of {size} × {size} pixels, drawn on this machine.")
             with gr.Tabs():
-                self._tab("Draw", "Pictures of a caption.", self._draw, caption=True)
+                self._tab("Draw", "Images of a caption.", self._draw, caption=True)
                 self._tab(
-                    "Vary", "Pictures with the CLIP embedding of yours.", self._vary, caption=False
+                    "Vary", "Images with the CLIP embedding of yours.", self._vary, caption=False
                 )
                 self._tab(
                     "Interpolate",
-                    "Pictures on the way from one of yours to another.",
+                    "Images on the way from one of yours to another.",
                     self._interpolate,
                     caption=False,
                 )
                 self._tab(
                     "Edit",
-                    "Your picture, changed as one caption differs from another.",
+                    "Your image, changed as one caption differs from another.",
                     self._edit,
                     caption=False,
                 )
                 self._tab(
                     "Inpaint",
-                    "A part of your picture, painted over and drawn anew.",
+                    "A part of your image, painted over and drawn anew.",
                     self._inpaint,
                     caption=True,
                 )
@@ -105,7 +105,7 @@ class Page:
             with gr.Row():
                 with gr.Column(scale=2, min_width=320):
                     job = fill()
-                    count = gr.Slider(job.least, MAX_PICTURES, job.n, step=1, label="Pictures")
+                    count = gr.Slider(job.least, MAX_IMAGES, job.n, step=1, label="Images")
                     with gr.Row(elem_classes="even"):
                         seed = gr.Number(
                             0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=120
@@ -130,15 +130,15 @@ class Page:
         return _Job(self.studio.generate, [caption], self.studio.captioned, n=4)
 
     def _vary(self) -> _Job:
-        upload = self._upload("Picture")
+        upload = self._upload("Image")
         eta = gr.Slider(
-            0, 1, 1.0, step=0.05, label="η", info="0 draws the picture again; 1 keeps its content"
+            0, 1, 1.0, step=0.05, label="η", info="0 draws the image again; 1 keeps its content"
         )
         return _Job(self.studio.vary, [upload, eta], self.studio.inverted, n=4)
 
     def _interpolate(self) -> _Job:
         with gr.Row():
-            a, b = self._upload("First picture"), self._upload("Second picture")
+            a, b = self._upload("First image"), self._upload("Second image")
         noise = gr.Radio(
             NOISES, value="slerp", label="Noise", info="slerp: also goes from one to the other"
         )
@@ -146,8 +146,8 @@ class Page:
         return _Job(work, [a, b, noise], self.studio.inverted, n=8, least=2)
 
     def _edit(self) -> _Job:
-        upload = self._upload("Picture")
-        source = _caption("From: what the picture shows", "a red circle")
+        upload = self._upload("Image")
+        source = _caption("From: what the image shows", "a red circle")
         target = _caption("To: what it is to show", "a blue circle")
         direction = gr.Radio(
             list(DIRECTIONS),
@@ -156,7 +156,7 @@ class Page:
             info="text: as in the paper, θ 0.25 to 0.5; prior: by what the prior draws, θ 1",
         )
         theta = gr.Slider(
-            0, 1, DIRECTIONS["text"], step=0.05, label="θ", info="how far the last picture goes"
+            0, 1, DIRECTIONS["text"], step=0.05, label="θ", info="how far the last image goes"
         )
         goes = f"direction => ({json.dumps(DIRECTIONS)})[direction]"
         direction.input(None, direction, theta, js=goes, **AT_ONCE)
@@ -166,7 +166,7 @@ class Page:
     def _inpaint(self) -> _Job:
         editor = gr.ImageEditor(
             type="pil",
-            label="Picture",
+            label="Image",
             sources=("upload", "clipboard"),
             format="png",
             transforms=(),
@@ -177,9 +177,9 @@ class Page:
             height=400,
         )
         _mend(editor)
-        if self._pictures:
-            gr.Examples([[each] for each in self._pictures], editor, label="Examples")
-        caption = _caption("Caption of the whole picture")
+        if self._images:
+            gr.Examples([[each] for each in self._images], editor, label="Examples")
+        caption = _caption("Caption of the whole image")
         return _Job(self.studio.inpaint, [editor, caption], self.studio.inpainted, n=4)
 
     def _upload(self, label: str) -> gr.Image:
@@ -193,13 +193,13 @@ class Page:
                 elem_classes="pixels",
             )
             upload.preprocess = _path  # type: ignore[method-assign]
-            if self._pictures:
-                gr.Examples([[each] for each in self._pictures], upload, label="Examples")
+            if self._images:
+                gr.Examples([[each] for each in self._images], upload, label="Examples")
         return upload
 
     def _gallery(self) -> gr.Gallery:
         return gr.Gallery(
-            label="Pictures",
+            label="Images",
             show_label=False,
             columns=FEW,
             fit_columns=False,
@@ -208,7 +208,7 @@ class Page:
             elem_classes=["drawn", "pixels"] if self.studio.size < LARGE else "drawn",
         )
 
-    def _handler(self, work: Callable[..., list[Drawn]]) -> Callable[..., Any]:
+    def _handler(self, work: Callable[..., list[LabelledImage]]) -> Callable[..., Any]:
         def handle(request: gr.Request, progress: Any = PROGRESS, *values: Any) -> Any:
             def told(done: int, total: int) -> None:
                 progress((done, total), unit="steps")
@@ -229,7 +229,7 @@ class Page:
 
         return handle
 
-    def _files(self, drawn: Sequence[Drawn]) -> list[tuple[str, str]]:
+    def _files(self, drawn: Sequence[LabelledImage]) -> list[tuple[str, str]]:
         """PNG files that say in their names what they are, and their labels."""
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         found = []
@@ -271,6 +271,6 @@ def _mend(editor: gr.ImageEditor) -> None:
         try:
             return own(payload)
         except Exception:
-            raise _said("picture: cannot be read") from None
+            raise _said("image: cannot be read") from None
 
     editor.preprocess = preprocess  # type: ignore[method-assign]

@@ -105,7 +105,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _examples(folder: Path) -> list[str]:
-    """Files of scenes, for who has no picture at hand."""
+    """Files of scenes, for who has no image at hand."""
     from unclip.common.images import save
     from unclip.data.scenes.render import Item, Scene, draw
 

@@ -1,4 +1,4 @@
-"""What the page's buttons do: a visitor's inputs to pictures with their labels. No Gradio here."""
+"""What the page's buttons do: a visitor's inputs to images with their labels. No Gradio here."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from unclip.pipeline.settings import Settings
 
 Array = np.ndarray
 
-MAX_PICTURES = 16  # of one job, which bounds its memory and time
+MAX_IMAGES = 16  # of one job, which bounds its memory and time
 MAX_STEPS = 250
 MAX_GUIDANCE = 10.0
 
 
-class Drawn(NamedTuple):
-    """A picture of a job."""
+class LabelledImage(NamedTuple):
+    """An image of a job."""
 
     image: Array  # uint8 [S, S, 3]
     label: str  # its seed, and where in a row it stands
@@ -69,21 +69,21 @@ class Knob:
 class Studio:
     """A pipeline, as the page uses it.
 
-    Every method returns uint8 pictures of the last stage. All take the first ``seed``, the
+    Every method returns uint8 images of the last stage. All take the first ``seed``, the
     positions of the ``knobs`` that `captioned` or `inverted` list, and whom to tell of the steps;
     all raise `UserError` with one line for the visitor.
     """
 
     def __init__(self, pipeline: Pipeline):
         self.pipeline = pipeline
-        decoder, prior = pipeline.decoder, pipeline.prior
+        decoder, prior = pipeline.cascade.decoder, pipeline.cascade.prior
         own = decoder.sampler
         steps, guidance = sum(section_counts(own.steps)), float(own.guidance)
         self.inverted = (
             Knob("decoder", "guidance", guidance, high=max(MAX_GUIDANCE, guidance)),
-            Knob("decoder", "steps", steps, 2, max(steps, min(MAX_STEPS, decoder.chain.steps))),
+            Knob("decoder", "steps", steps, 2, max(steps, min(MAX_STEPS, decoder.diffusion.steps))),
         )
-        """Where a picture is inverted, by DDIM."""
+        """Where an image is inverted, by DDIM."""
         self.edited = (replace(self.inverted[0], other=1.0), self.inverted[1])
         """The same for edits, which want no guidance (`Settings.unguided`)."""
         given = float(prior.sampler.guidance) if prior else 0.0
@@ -99,14 +99,15 @@ class Studio:
 
     @property
     def size(self) -> int:
-        """Side of the pictures, in pixels."""
-        pipeline = self.pipeline
-        return max(p.net.config.image_size for p in (pipeline.decoder, *pipeline.upsamplers))
+        """Side of the images, in pixels."""
+        cascade = self.pipeline.cascade
+        sizes = [part.net.config.image_size for part in cascade.upsamplers]
+        return max([cascade.decoder.net.config.image_size, *sizes])
 
     def lacks(self, *, caption: bool) -> str | None:
-        """Why pictures cannot be drawn from a caption, or from a picture; None where they can."""
-        takes = self.pipeline.decoder.embedding
-        if caption and takes == "image" and self.pipeline.prior is None:
+        """Why images cannot be drawn from a caption, or from an image; None where they can."""
+        takes = self.pipeline.cascade.decoder.takes
+        if caption and takes == "image" and self.pipeline.cascade.prior is None:
             return (
                 "This needs a prior, and the pipeline's folder has none: "
                 "its decoder takes image embeddings, which a prior draws from a caption."
@@ -114,14 +115,14 @@ class Studio:
         if not caption and takes != "image":
             return (
                 "This needs a decoder that takes image embeddings, and the one in the pipeline's "
-                "folder takes none: it cannot draw what CLIP sees in a picture."
+                "folder takes none: it cannot draw what CLIP sees in an image."
             )
         return None
 
     def generate(
         self, caption: str, n: float, seed: float, *knobs: Any, progress: Progress
-    ) -> list[Drawn]:
-        """``n`` pictures of a caption, one per seed."""
+    ) -> list[LabelledImage]:
+        """``n`` images of a caption, one per seed."""
         text, seeds = self._caption(caption), inputs.seeds(seed, _count(n))
         found = self.pipeline.generate(
             [text] * len(seeds),
@@ -133,11 +134,11 @@ class Studio:
 
     def vary(
         self, upload: str, eta: float, n: float, seed: float, *knobs: Any, progress: Progress
-    ) -> list[Drawn]:
-        """``n`` variations of a picture."""
+    ) -> list[LabelledImage]:
+        """``n`` variations of an image."""
         seeds = inputs.seeds(seed, _count(n))
         found = self.pipeline.vary(
-            inputs.picture(upload),
+            inputs.image(upload),
             inputs.number(eta, "eta", 0, 1),
             seeds,
             settings=_settings(self.inverted, knobs),
@@ -147,11 +148,11 @@ class Studio:
 
     def interpolate(
         self, a: str, b: str, noise: str, n: float, seed: float, *knobs: Any, progress: Progress
-    ) -> list[Drawn]:
-        """``n`` pictures from one picture to another."""
+    ) -> list[LabelledImage]:
+        """``n`` images from one image to another."""
         found = self.pipeline.interpolate(
-            inputs.picture(a, "first picture"),
-            inputs.picture(b, "second picture"),
+            inputs.image(a, "first image"),
+            inputs.image(b, "second image"),
             _count(n),
             noise=noise,
             seed=inputs.seeds(seed, 1)[0],
@@ -171,10 +172,10 @@ class Studio:
         seed: float,
         *knobs: Any,
         progress: Progress,
-    ) -> list[Drawn]:
-        """``n`` pictures from a picture towards what one caption says and another does not."""
+    ) -> list[LabelledImage]:
+        """``n`` images from an image towards what one caption says and another does not."""
         found = self.pipeline.text_diff(
-            inputs.picture(upload),
+            inputs.image(upload),
             self._caption(source, "from"),
             self._caption(target, "to"),
             inputs.number(theta, "theta", 0, 1),
@@ -194,14 +195,14 @@ class Studio:
         seed: float,
         *knobs: Any,
         progress: Progress,
-    ) -> list[Drawn]:
+    ) -> list[LabelledImage]:
         """``n`` ways to fill what is painted over."""
         seeds = inputs.seeds(seed, _count(n))
         text = self._caption(caption)
-        picture, keep = inputs.painted(editor)
+        image, keep = inputs.painted(editor)
         count = len(seeds)
         found = self.pipeline.inpaint(
-            [picture] * count,
+            [image] * count,
             [keep] * count,
             [text] * count,
             seeds,
@@ -213,7 +214,7 @@ class Studio:
     def _caption(self, text: str, name: str = "caption") -> str:
         """A caption that CLIP reads to its end."""
         found = inputs.caption(text, name)
-        tokenizer = Tokenizer(self.pipeline.clip.model.context)
+        tokenizer = Tokenizer(self.pipeline.cascade.clip.model.context)
         count = tokenizer.count(found)
         if count > tokenizer.context:
             raise UserError(
@@ -223,7 +224,7 @@ class Studio:
 
 
 def _count(n: float) -> int:
-    return inputs.whole(n, "pictures", 1, MAX_PICTURES)
+    return inputs.whole(n, "images", 1, MAX_IMAGES)
 
 
 def _settings(knobs: Sequence[Knob], values: Sequence[Any]) -> Settings:
@@ -235,11 +236,13 @@ def _settings(knobs: Sequence[Knob], values: Sequence[Any]) -> Settings:
     return Settings(changes)
 
 
-def _labelled(images: Tensor, labels: Sequence[str]) -> list[Drawn]:
-    return [Drawn(image, label) for image, label in zip(to_uint8(images), labels, strict=True)]
+def _labelled(images: Tensor, labels: Sequence[str]) -> list[LabelledImage]:
+    return [
+        LabelledImage(image, label) for image, label in zip(to_uint8(images), labels, strict=True)
+    ]
 
 
-def _row(images: Tensor, end: float, symbol: str, seed: float) -> list[Drawn]:
-    """Pictures at even steps from 0 to ``end``."""
+def _row(images: Tensor, end: float, symbol: str, seed: float) -> list[LabelledImage]:
+    """Images at even steps from 0 to ``end``."""
     places = np.linspace(0, end, len(images))
     return _labelled(images, [f"{symbol}{place:.2f}, seed {int(seed)}" for place in places])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from unclip.common.errors import UserError
 
@@ -49,6 +50,7 @@ class DiffusionConfig:
         _require(self.logit_std > 0, "diffusion.logit_std", f"{self.logit_std} must be above 0")
 
 
+Clip = Literal["none", "static", "dynamic"]
 SAMPLERS = ("ddpm", "ddim", "analytic", "analytic_ddim", "dpmpp_2m", "heun")
 
 
@@ -61,8 +63,9 @@ class SamplerConfig:
     eta: float = (
         0.0  # ddim and analytic_ddim: 0 is deterministic, 1 is ancestral with the small variance
     )
-    guidance: float = 1.0  # classifier-free guidance scale s; 1 is none
-    clip: str = "none"  # of x0: none | static (clamp to clip_range) | dynamic (Imagen's percentile)
+    clip: Clip = (
+        "none"  # of x0: none | static (clamp to clip_range) | dynamic (Imagen's percentile)
+    )
     clip_range: float = 1.0  # static clamps x0 to [-clip_range, clip_range]
 
     def validate(self) -> None:
@@ -70,9 +73,20 @@ class SamplerConfig:
         _require_one_of(self.sampler, SAMPLERS, "sampler.sampler")
         section_counts(self.steps)
         _require(0 <= self.eta <= 1, "sampler.eta", f"{self.eta} is not in [0, 1]")
-        _require(self.guidance >= 0, "sampler.guidance", "must not be negative")
         _require_one_of(self.clip, ("none", "static", "dynamic"), "sampler.clip")
         _require(self.clip_range > 0, "sampler.clip_range", f"{self.clip_range} must be above 0")
+
+
+@dataclass(kw_only=True)
+class GuidedSamplerConfig(SamplerConfig):
+    """The same for a network whose conditions can be dropped."""
+
+    guidance: float = 1.0  # classifier-free guidance scale s; 1 is none
+
+    def validate(self) -> None:
+        """Raise `UserError` for settings that cannot be sampled with."""
+        super().validate()
+        _require(self.guidance >= 0, "sampler.guidance", "must not be negative")
 
 
 def section_counts(steps: int | str) -> list[int]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unclip.diffusion.config import DiffusionConfig
+from unclip.diffusion.config import Clip, DiffusionConfig
 from unclip.diffusion.schedules import Schedule
 
 DYNAMIC_PERCENTILE = 0.995  # Imagen (arXiv 2205.11487), section 2.3
@@ -78,6 +78,11 @@ def eps_from_v(x_t: Tensor, v: Tensor, alpha_bar: Tensor) -> Tensor:
     return expand((1 - alpha_bar).sqrt(), x_t) * x_t + expand(alpha_bar.sqrt(), x_t) * v
 
 
+def v_from_x0(x_t: Tensor, x0: Tensor, alpha_bar: Tensor) -> Tensor:
+    """The v = √ᾱ ε - √(1-ᾱ) x_0 that is consistent with ``x_t`` and ``x0``."""
+    return training_target("v", x0, eps_from_x0(x_t, x0, alpha_bar), alpha_bar)
+
+
 def training_target(kind: str, x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     """What a network of ``kind`` x0, eps or v should output; v = √ᾱ ε - √(1-ᾱ) x_0."""
     x0, noise = at_least_float32(x0), at_least_float32(noise)
@@ -111,7 +116,7 @@ def predict(
     *,
     schedule: Schedule,
     config: DiffusionConfig,
-    clip: str = "none",
+    clip: Clip = "none",
     clip_range: float = 1.0,
 ) -> Prediction:
     """Read a network's ``output`` ``[B, C or 2C, ...]`` for ``x_t`` ``[B, C, ...]``.
@@ -155,7 +160,7 @@ def learned_log_variance(v: Tensor, *, small: Tensor, large: Tensor) -> Tensor:
     return f * large + (1 - f) * small
 
 
-def clip_x0(x0: Tensor, how: str, limit: float = 1.0) -> Tensor:
+def clip_x0(x0: Tensor, how: Clip, limit: float = 1.0) -> Tensor:
     """``x0`` brought into its range: ``static`` clamps it to [-limit, limit].
 
     ``dynamic`` clamps each sample to its own s = max(1, 99.5th percentile of |x0|), over s.

@@ -1,4 +1,4 @@
-"""Which timesteps training visits: evenly, as in the paper, or most where a picture is decided."""
+"""Which timesteps training visits: evenly, as in the paper, or most where an image is decided."""
 
 from __future__ import annotations
 

@@ -24,11 +24,9 @@ from unclip.common.artifacts import Artifact
 from unclip.common.errors import UserError
 from unclip.common.types import TextFeatures
 from unclip.embeddings.tokens import Tokenizer, token_mask
-from unclip.stages.clip.config import ClipConfig
-from unclip.stages.clip.network import _vector_scale
 
 
-class Embedded(NamedTuple):
+class ClipOutput(NamedTuple):
     """A batch in the shared space."""
 
     z_i: Tensor  # [B, D], unit norm
@@ -54,33 +52,6 @@ class Clip(nn.Module):
         std = getattr(visual, "image_std", None) or OPENAI_DATASET_STD
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-
-    @classmethod
-    def from_config(cls, config: ClipConfig) -> Clip:
-        """A freshly initialised CLIP of our own shape."""
-        resnet = config.vision == "resnet"
-        vision = {
-            "image_size": config.image_size,
-            "patch_size": None if resnet else config.patch_size,
-            "width": config.vision_width,
-            "layers": tuple(config.vision_stages) if resnet else config.vision_layers,
-            "head_width": config.vision_head_width,
-        }
-        text = {
-            "context_length": config.context,
-            "vocab_size": config.vocabulary,
-            "width": config.text_width,
-            "layers": config.text_layers,
-            "heads": config.text_heads,
-        }
-        model: nn.Module = open_clip.CLIP(
-            config.embed_dim,
-            vision_cfg=vision,  # type: ignore[arg-type]
-            text_cfg=text,  # type: ignore[arg-type]
-            nonscalar_logit_scale=True,  # FSDP2 shards no scalars
-        )
-        model.register_load_state_dict_pre_hook(_vector_scale)
-        return cls(model, context=config.context)
 
     @property
     def embed_dim(self) -> int:
@@ -140,9 +111,9 @@ class Clip(nn.Module):
         with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
             return F.normalize(model.encode_text(tokens).float(), dim=-1)
 
-    def forward(self, image: Tensor, tokens: Tensor) -> Embedded:
+    def forward(self, image: Tensor, tokens: Tensor) -> ClipOutput:
         """Both embeddings and the temperature."""
-        return Embedded(self.encode_image(image), self._z_t(tokens), self.scale())
+        return ClipOutput(self.encode_image(image), self._z_t(tokens), self.scale())
 
     def scale(self) -> Tensor:
         """The inverse temperature, a scalar, capped at 100 as in CLIP, section 2.5."""

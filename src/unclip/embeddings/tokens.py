@@ -7,6 +7,7 @@ import functools
 import open_clip
 from torch import Tensor
 
+VOCABULARY = 49408  # of open_clip's byte pairs
 END_OF_TEXT = 49407
 
 

@@ -18,7 +18,14 @@ class SamplingChanges:
     steps: int | str | None = None  # a number, or sections such as "10,10,3,2,2"
     guidance: float | None = None  # classifier-free guidance scale
     eta: float | None = None  # of ddim: 0 is deterministic
-    candidates: int | None = None  # of a prior: drawn per caption, the best is kept
+    clip: str | None = None  # of x0: none | static | dynamic
+    clip_range: float | None = None  # static clamps x0 to [-clip_range, clip_range]
+    candidates: int | None = None  # of a prior: sampled per caption, the best is kept
+    temperature: float | None = None  # of an autoregressive prior, as are the next three
+    top_k: int | None = None
+    top_p: float | None = None
+    dot_percentile: float | None = None
+    noise_level: int | None = None  # of an upsampler
 
     def given(self) -> dict[str, Any]:
         """The settings that are changed."""
@@ -31,8 +38,8 @@ class CascadeEvaluation:
 
     n: int = 64  # captions
     objects: int = 1  # in each: 1 or 2
-    batch: int = 16  # pictures at a time
-    seed: int = 0  # of the captions; picture k has the noise of seed k
+    batch: int = 16  # images at a time
+    seed: int = 0  # of the captions; image k has the noise of seed k
     prior: SamplingChanges = field(default_factory=SamplingChanges)
     decoder: SamplingChanges = field(default_factory=SamplingChanges)
     upsampler: SamplingChanges = field(default_factory=SamplingChanges)

@@ -6,6 +6,7 @@ Defaults are the paper's (arXiv 2204.06125, table 3 and appendix C) unless a com
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from unclip.common.checks import require
 
@@ -28,14 +29,16 @@ class TextEncoderConfig:
 
 
 @dataclass(kw_only=True)
-class UNetConfig:
-    """An ADM U-Net (arXiv 2105.05233): the body shared by decoder and upsamplers."""
+class ConvUNetConfig:
+    """An ADM U-Net (arXiv 2105.05233) without attention: an upsampler's, which runs at any size."""
 
-    channels: int = 512
+    GONE: ClassVar[dict[str, str]] = {
+        name: "an upsampler has no attention" for name in ("attention", "head_channels")
+    }
+
+    channels: int = 320
     blocks: int = 3  # residual blocks per resolution
     multiples: list[int] = field(default_factory=lambda: [1, 2, 3, 4])
-    attention: list[int] = field(default_factory=lambda: [32, 16, 8])  # sides with attention
-    head_channels: int = 64
     dropout: float = 0.1
     norm_groups: int = 32  # of group normalisation; fewer where channels are few
 
@@ -48,6 +51,21 @@ class UNetConfig:
             f"does not divide model.unet.channels={self.channels}",
         )
         require(0 <= self.dropout < 1, "model.unet.dropout", "must be in [0, 1)")
+
+
+@dataclass(kw_only=True)
+class UNetConfig(ConvUNetConfig):
+    """The same with attention at low resolutions: the decoder's."""
+
+    GONE: ClassVar[dict[str, str]] = {}
+
+    channels: int = 512
+    attention: list[int] = field(default_factory=lambda: [32, 16, 8])  # sides with attention
+    head_channels: int = 64
+
+    def validate(self) -> None:
+        """Refuse shapes that no network can have."""
+        super().validate()
         if self.attention:
             require(
                 self.channels % self.head_channels == 0,

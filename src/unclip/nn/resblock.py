@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unclip.nn import strips
+from unclip.nn import chunked_convolution
 from unclip.nn.attention import attend, join_heads, split_heads
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -93,7 +93,7 @@ class ResBlock(nn.Module):
         """
         parts = [x] if beside is None else [x, beside]
         scale, shift = self.time(time)[:, :, None, None].chunk(2, dim=1)
-        if strips.cuts(*parts) and not self.training:
+        if chunked_convolution.cuts(*parts) and not self.training:
             return self._in_strips(parts, scale, shift)
         x = x if beside is None else torch.cat(parts, dim=1)
         h = self.in_conv(self._resampled(F.silu(self.in_norm(x))))
@@ -106,10 +106,13 @@ class ResBlock(nn.Module):
         factor = {"down": 0.5, "up": 2.0, None: 1.0}[self.resample]
         total = int(total * factor)
         widest = max(self.in_conv.in_channels, self.in_conv.out_channels)
-        step = strips.height(batch, widest, int(width * max(1.0, factor)))
-        rows, normalise = strips.rows_of(parts), strips.normaliser(self.in_norm, parts)
+        step = chunked_convolution.height(batch, widest, int(width * max(1.0, factor)))
+        rows, normalise = (
+            chunked_convolution.rows_of(parts),
+            chunked_convolution.normaliser(self.in_norm, parts),
+        )
 
-        def resampled(change: Callable[[Tensor], Tensor]) -> strips.Rows:
+        def resampled(change: Callable[[Tensor], Tensor]) -> chunked_convolution.Rows:
             """Rows a to b after the resampling, of what ``change`` makes of the input."""
 
             def made(a: int, b: int) -> Tensor:
@@ -120,12 +123,15 @@ class ResBlock(nn.Module):
 
             return made
 
-        h = strips.convolved(
+        h = chunked_convolution.convolved(
             self.in_conv, resampled(lambda x: F.silu(normalise(x))), total, step=step
         )
-        again, out = strips.normaliser(self.out_norm, [h]), strips.rows_of([h])
+        again, out = (
+            chunked_convolution.normaliser(self.out_norm, [h]),
+            chunked_convolution.rows_of([h]),
+        )
         plain = resampled(lambda x: x)
-        return strips.convolved(
+        return chunked_convolution.convolved(
             self.out_conv,
             lambda a, b: F.silu(again(out(a, b)) * (1 + scale) + shift),
             total,

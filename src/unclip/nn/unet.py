@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unclip.nn import strips
+from unclip.nn import chunked_convolution
 from unclip.nn.resblock import AttentionBlock, GroupNorm32, ResBlock, zeroed
 from unclip.nn.timestep import TimestepMLP
 
@@ -168,12 +168,15 @@ class UNet(nn.Module):
         return self._output(h).to(x.dtype)
 
     def _output(self, h: Tensor) -> Tensor:
-        if not strips.cuts(h):
+        if not chunked_convolution.cuts(h):
             return self.out(F.silu(self.out_norm(h)))
-        normalise, rows = strips.normaliser(self.out_norm, [h]), strips.rows_of([h])
-        return strips.convolved(
+        normalise, rows = (
+            chunked_convolution.normaliser(self.out_norm, [h]),
+            chunked_convolution.rows_of([h]),
+        )
+        return chunked_convolution.convolved(
             self.out,
             lambda a, b: F.silu(normalise(rows(a, b))),
             h.shape[2],
-            step=strips.height(h.shape[0], h.shape[1], h.shape[3]),
+            step=chunked_convolution.height(h.shape[0], h.shape[1], h.shape[3]),
         )

@@ -1,4 +1,4 @@
-"""Filling a part of a picture anew, by caption; the networks were never trained for it."""
+"""Filling a part of an image anew, by caption; the networks were never trained for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from unclip.common.errors import UserError
 from unclip.data.transforms import Square
 from unclip.diffusion.inpainting import SAMPLERS
-from unclip.pipeline.inputs import Array, Pictures, arrays, squares
+from unclip.pipeline.inputs import Array, Images, arrays, squares
 from unclip.pipeline.sampling import Generated, Sampling
 from unclip.stages.decoder.sampling import Known
 
@@ -24,34 +24,34 @@ Masks = Any
 @torch.no_grad()
 def inpaint(
     sampling: Sampling,
-    pictures: Pictures,
+    images: Images,
     masks: Masks,
     captions: Sequence[str],
     seeds: Sequence[int],
     resample: int,
 ) -> Generated:
     """The work of `Pipeline.inpaint`."""
-    found, kept = arrays(pictures), _masks(masks)
+    found, kept = arrays(images), _masks(masks)
     numbers = {len(found), len(kept), len(captions), len(seeds)}
     if len(numbers) > 1:
         counts = f"{len(kept)} masks, {len(captions)} captions, {len(seeds)} seeds"
-        raise UserError(f"{len(found)} pictures, {counts}: give one of each per picture")
-    for picture, mask in zip(found, kept):
-        if mask.shape != picture.shape[:2]:
-            (h, w), (rows, columns) = picture.shape[:2], mask.shape
-            raise UserError(f"mask: is {columns}x{rows} pixels, its picture {w}x{h}")
+        raise UserError(f"{len(found)} images, {counts}: give one of each per image")
+    for photo, mask in zip(found, kept):
+        if mask.shape != photo.shape[:2]:
+            (h, w), (rows, columns) = photo.shape[:2], mask.shape
+            raise UserError(f"mask: is {columns}x{rows} pixels, its image {w}x{h}")
     if resample < 1:
         raise UserError(f"resample={resample}: must be at least 1")
     kind = sampling.decoder.sampler
     if kind not in SAMPLERS:
         raise UserError(f"decoder sampler={kind}: cannot inpaint; {' and '.join(SAMPLERS)} can")
-    pipeline = sampling.pipeline
+    cascade = sampling.cascade
 
     def at(size: int) -> Known:
-        keep = torch.stack([_keep(mask, size) for mask in kept]).to(pipeline.device)
-        return Known(squares(found, size, pipeline.device), keep[:, None], resample)
+        keep = torch.stack([_keep(mask, size) for mask in kept]).to(cascade.device)
+        return Known(squares(found, size, cascade.device), keep[:, None], resample)
 
-    drawn = sampling.generate(captions, seeds, known=at(pipeline.decoder.net.config.image_size))
+    drawn = sampling.generate(captions, seeds, known=at(cascade.decoder.net.config.image_size))
     whole = at(drawn.image.shape[-1])
     return drawn._replace(image=torch.where(whole.keep, whole.known, drawn.image))
 

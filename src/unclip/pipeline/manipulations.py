@@ -1,6 +1,6 @@
-"""What the bipartite latent (z_i, x_T) of a picture is for (arXiv 2204.06125, section 3).
+"""What the bipartite latent (z_i, x_T) of an image is for (arXiv 2204.06125, section 3).
 
-z_i is what CLIP sees in the picture, x_T all else: the noise from which DDIM draws it again. Each
+z_i is what CLIP sees in the image, x_T all else: the noise from which DDIM draws it again. Each
 function is the work of the `Pipeline`'s method of its name, which says what the arguments are.
 """
 
@@ -15,42 +15,42 @@ from torch import Tensor
 
 from unclip.common.errors import UserError
 from unclip.embeddings.geometry import slerp, text_direction
-from unclip.pipeline.inputs import Pictures, arrays, squares
+from unclip.pipeline.inputs import Images, arrays, squares
 from unclip.pipeline.sampling import Generated, Sampling
 
 NOISES = ("slerp", "fixed")
-"""x_T between two pictures: from one's to the other's, or one random draw all the way."""
+"""x_T between two images: from one's to the other's, or one random draw all the way."""
 
 DIRECTIONS = {"text": 0.4, "prior": 1.0}
 """What a text diff turns z_i towards, and how far it goes where nobody says."""
 
-DRAWS = 32  # of the prior, of which the mean is taken: one caption fits many pictures
+DRAWS = 32  # of the prior, of which the mean is taken: one caption fits many images
 
 
 class Latents(NamedTuple):
-    """Pictures as unCLIP sees them."""
+    """Images as unCLIP sees them."""
 
     z_i: Tensor  # [B, D], CLIP's image embedding, unit norm
     x_T: Tensor  # [B, 3, s, s], about standard normal
 
 
-Given = Pictures | Latents
-"""Pictures, or what `encode` has made of them with the same settings: it takes a while."""
+Given = Images | Latents
+"""Images, or what `encode` has made of them with the same settings: it takes a while."""
 
 
 def embed(sampling: Sampling, given: Given) -> Tensor:
-    """z_i ``[B, D]`` of pictures; a decoder that takes none is refused."""
+    """z_i ``[B, D]`` of images; a decoder that takes none is refused."""
     if isinstance(given, Latents):
         return given.z_i
-    pipeline = sampling.pipeline
-    if pipeline.decoder.embedding != "image":
+    cascade = sampling.cascade
+    if cascade.decoder.takes != "image":
         raise UserError(
-            "decoder: takes no image embeddings, so it cannot draw what CLIP sees in a picture"
+            "decoder: takes no image embeddings, so it cannot draw what CLIP sees in an image"
         )
-    clip, found = pipeline.clip.model, arrays(given)
+    clip, found = cascade.clip.model, arrays(given)
     return sampling.in_batches(
         len(found),
-        lambda at: clip.encode_image(squares(found[at], clip.image_size, pipeline.device)),
+        lambda at: clip.encode_image(squares(found[at], clip.image_size, cascade.device)),
     )
 
 
@@ -65,21 +65,21 @@ def _inversions(given: Given) -> int:
 def _latents(sampling: Sampling, given: Given) -> Latents:
     if isinstance(given, Latents):
         return given
-    pipeline, z_i = sampling.pipeline, embed(sampling, given)
-    side = pipeline.decoder.net.config.image_size
-    return Latents(z_i, sampling.invert(squares(arrays(given), side, pipeline.device), z_i))
+    cascade, z_i = sampling.cascade, embed(sampling, given)
+    side = cascade.decoder.net.config.image_size
+    return Latents(z_i, sampling.invert(squares(arrays(given), side, cascade.device), z_i))
 
 
 @torch.no_grad()
-def encode(sampling: Sampling, pictures: Pictures) -> Latents:
+def encode(sampling: Sampling, images: Images) -> Latents:
     """Both halves of the latent."""
-    sampling.expect(inversions=_count(pictures))
-    return _latents(sampling, pictures)
+    sampling.expect(inversions=_count(images))
+    return _latents(sampling, images)
 
 
 @torch.no_grad()
 def reconstruct(sampling: Sampling, latents: Latents, seed: int) -> Generated:
-    """From both halves back to the picture."""
+    """From both halves back to the image."""
     count = _count(latents)
     sampling.expect(decodings=count)
     return sampling.decode(latents.z_i, [seed] * count, x_T=latents.x_T)
@@ -101,12 +101,12 @@ def interpolate(sampling: Sampling, a: Given, b: Given, n: int, noise: str, seed
     """Section 3.2: great circles between two latents."""
     count = _count(a)
     if _count(b) != count:
-        raise UserError(f"{count} pictures to go from, {_count(b)} to go to")
+        raise UserError(f"{count} images to go from, {_count(b)} to go to")
     if n < 2:
         raise UserError(f"n={n}: an interpolation has two ends, give at least 2")
     if noise not in NOISES:
         raise UserError(f"noise={noise}: is none of {', '.join(NOISES)}")
-    way = torch.linspace(0, 1, n, dtype=torch.float64, device=sampling.pipeline.device)
+    way = torch.linspace(0, 1, n, dtype=torch.float64, device=sampling.cascade.device)
     sampling.expect(decodings=count * n)
     x_T = None
     if noise == "slerp":
@@ -146,7 +146,7 @@ def text_diff(
         raise UserError(f"n={n}: must be at least 1")
     captions = [target] if source is None else [target, source]
     try:
-        aim = text_direction(*sampling.pipeline.embed_captions(captions))
+        aim = text_direction(*sampling.cascade.embed_captions(captions))
     except ValueError:
         raise UserError(
             f"{target!r} and {source!r}: are the same to this CLIP, so there is nothing to change"
@@ -176,10 +176,10 @@ def _moved(sampling: Sampling, z_i: Tensor, captions: Sequence[str], seed: int) 
 
 @torch.no_grad()
 def pca_reconstructions(
-    sampling: Sampling, pictures: Pictures, dims: Sequence[int], seed: int
+    sampling: Sampling, images: Images, dims: Sequence[int], seed: int
 ) -> Generated:
     """Section 3.4 (figure 7): what the first principal components of z_i hold."""
-    codec = sampling.pipeline.codec
+    codec = sampling.cascade.codec
     if codec is None:
         raise UserError(
             "pca: the pipeline has none; make one with `unclip fit-pca` and put its artifact into "
@@ -188,9 +188,9 @@ def pca_reconstructions(
     wrong = [k for k in dims if not 1 <= k <= codec.k]
     if wrong or not dims:
         raise UserError(f"dims={list(dims)}: give numbers in [1, {codec.k}], the pca's components")
-    count, pca = len(arrays(pictures)), codec.pca
+    count, pca = len(arrays(images)), codec.pca
     sampling.expect(decodings=count * len(dims))
-    y = pca.project(embed(sampling, pictures))
+    y = pca.project(embed(sampling, images))
     first = torch.arange(codec.k, device=y.device) < torch.tensor(dims, device=y.device)[:, None]
     z_i = F.normalize(pca.reconstruct(y[:, None] * first), dim=-1).float().flatten(0, 1)
     return sampling.decode(z_i, [seed] * len(z_i)).grouped(len(dims))

@@ -1,4 +1,4 @@
-"""Typographic attacks: a word on the picture of something else (arXiv 2204.06125, figure 6)."""
+"""Typographic attacks: a word on the image of something else (arXiv 2204.06125, figure 6)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from unclip.common.errors import UserError
-from unclip.pipeline.inputs import Array, Pictures, arrays
+from unclip.pipeline.inputs import Array, Images, arrays
 from unclip.pipeline.manipulations import embed, vary
 from unclip.pipeline.sampling import Generated, Sampling
 
@@ -19,16 +19,16 @@ from unclip.pipeline.sampling import Generated, Sampling
 class Attacked(NamedTuple):
     """What a pasted word does to what CLIP says, and to what the decoder draws."""
 
-    pictures: list[Array]  # B pictures with the word, uint8 [H, W, 3]
+    images: list[Array]  # B images with the word, uint8 [H, W, 3]
     before: Tensor  # [B, L], probabilities of the labels without the word
     after: Tensor  # [B, L], with it
-    variations: Generated  # [B, n, ...] of the pictures with the word
+    variations: Generated  # [B, n, ...] of the images with the word
 
 
 @torch.no_grad()
 def typographic(
     sampling: Sampling,
-    pictures: Pictures,
+    images: Images,
     word: str,
     labels: Sequence[str],
     seeds: Sequence[int],
@@ -36,26 +36,26 @@ def typographic(
     """The work of `Pipeline.typographic`."""
     if len(labels) < 2:
         raise UserError("labels: give at least two, to choose between")
-    plain = arrays(pictures)
-    attacked = [paste(picture, word) for picture in plain]
-    z_t = sampling.pipeline.embed_captions(labels)
-    scale = sampling.pipeline.clip.model.scale()
+    plain = arrays(images)
+    attacked = [paste(image, word) for image in plain]
+    z_t = sampling.cascade.embed_captions(labels)
+    scale = sampling.cascade.clip.model.scale()
     before, after = (
         (scale * embed(sampling, each) @ z_t.T).softmax(dim=-1) for each in (plain, attacked)
     )
     return Attacked(attacked, before, after, vary(sampling, attacked, seeds))
 
 
-def paste(picture: Array, word: str) -> Array:
-    """``picture`` ``uint8 [H, W, 3]`` with a white note in its lower half that says ``word``."""
+def paste(image: Array, word: str) -> Array:
+    """``image`` ``uint8 [H, W, 3]`` with a white note in its lower half that says ``word``."""
     if not word.strip():
         raise UserError("word: is empty")
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     side = min(height, width)  # the middle square is what the networks see
     note = (0.8 * side, 0.24 * side)
     font = _fitting(word, 0.9 * note[0], 0.8 * note[1])
     middle = (width / 2, height / 2 + 0.3 * side)
-    sheet = Image.fromarray(picture)
+    sheet = Image.fromarray(image)
     draw = ImageDraw.Draw(sheet)
     (x, y), (w, h) = middle, note
     draw.rectangle((x - w / 2, y - h / 2, x + w / 2, y + h / 2), fill="white")

@@ -58,7 +58,7 @@ class Memory(NamedTuple):
         return sum(self)
 
 
-class Need(NamedTuple):
+class MemoryNeed(NamedTuple):
     """Memory, what its ``other`` is made of, and what lies in the machine's memory instead."""
 
     memory: Memory
@@ -75,7 +75,7 @@ def sizes_of(net: nn.Module, clip: Clip | None, experiment: Any) -> Sizes:
     return Sizes(
         trained=_count(net.parameters()),
         moments=moments,
-        averaged=hasattr(experiment, "ema"),
+        averaged=experiment.averages,
         climbs=experiment.optim.sam_rho > 0,
         blocks=[_count(block.parameters()) for block in blocks_of(net)],
         buffers=_bytes(net.buffers()),
@@ -92,7 +92,7 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def need(layout: Layout, sizes: Sizes, trace: Trace, *, world: int, precision: str) -> Need:
+def need(layout: Layout, sizes: Sizes, trace: Trace, *, world: int, precision: str) -> MemoryNeed:
     """What one of ``world`` processes needs, at the worst moment of the step ``trace``."""
     if layout.strategy == "fsdp":
         return _sharded(layout, sizes, trace, world, HALF if precision != "32" else FLOAT)
@@ -112,10 +112,10 @@ def need(layout: Layout, sizes: Sizes, trace: Trace, *, world: int, precision: s
         activations=activations,
         other=sum(other.values()),
     )
-    return Need(memory, _present(other), 0)
+    return MemoryNeed(memory, _present(other), 0)
 
 
-def _sharded(layout: Layout, sizes: Sizes, trace: Trace, world: int, width: int) -> Need:
+def _sharded(layout: Layout, sizes: Sizes, trace: Trace, world: int, width: int) -> MemoryNeed:
     """FSDP2: a share of the states; the root and two blocks at a time are gathered.
 
     Autograd keeps no bfloat16 copies: a block is gathered once more for its backward pass.
@@ -139,7 +139,7 @@ def _sharded(layout: Layout, sizes: Sizes, trace: Trace, world: int, width: int)
         activations=max(live.activations for live in trace.live),
         other=sum(other.values()),
     )
-    return Need(memory, _present(other), host)
+    return MemoryNeed(memory, _present(other), host)
 
 
 def _present(parts: dict[str, int]) -> dict[str, int]:

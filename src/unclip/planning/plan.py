@@ -12,15 +12,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from unclip.common.errors import UserError
 from unclip.config.load import ResolvedExperiment
 from unclip.data.loader import local_batch_size
-from unclip.embeddings.clip import FrozenClip
 from unclip.nn import attention
 from unclip.planning import devices
 from unclip.planning.devices import Device
 from unclip.planning.kernels import kernels
-from unclip.planning.memory import FLOAT, Layout, Need, Sizes, need, sizes_of
-from unclip.planning.steps import Given, Share
-from unclip.planning.trace import Asked, Trace, ask, trace
-from unclip.runs.parents import build_net, fit_to_clip, frozen_clip
+from unclip.planning.memory import FLOAT, Layout, MemoryNeed, Sizes, need, sizes_of
+from unclip.planning.trace import ClipStep, Trace, ask, trace
+from unclip.runs.parents import build_net, frozen_clip, named_sizes, refuse_fitted
+from unclip.stages.interface import Given, Share
+from unclip.stages.row import CLIP
 from unclip.training.blocks import checkpoint_blocks
 
 HEADROOM = 0.08  # of a device: its context, library workspaces, fragmentation
@@ -30,11 +30,11 @@ CHECKPOINTING = ("none", "selective", "full")
 KEYS = ("trainer.strategy", "trainer.activation_checkpointing", "trainer.cpu_offload")
 
 
-class Row(NamedTuple):
+class PlannedLayout(NamedTuple):
     """One way to share the work, and what it takes."""
 
     layout: Layout
-    need: Need
+    need: MemoryNeed
     flops: int  # of a step on all devices, recomputation included
     seconds: float  # a step
     days: float
@@ -42,7 +42,7 @@ class Row(NamedTuple):
     asked: bool  # whether the experiment says so
 
 
-class Measured(NamedTuple):
+class StepCost(NamedTuple):
     """What does not depend on how processes share the work."""
 
     sizes: Sizes
@@ -61,10 +61,10 @@ class Plan(NamedTuple):
     sizes: Sizes
     flops: int  # of a step on all devices: the network's forward and backward pass
     clip_flops: int  # and the frozen CLIP's forward pass
-    rows: list[Row]
+    rows: list[PlannedLayout]
 
     @property
-    def chosen(self) -> Row:
+    def chosen(self) -> PlannedLayout:
         """The first that fits; if none does, the one that needs least."""
         least = min(self.rows, key=lambda row: row.need.memory.total)
         return next((row for row in self.rows if row.fits), least)
@@ -94,8 +94,7 @@ def plan(resolved: ResolvedExperiment, *, gpus: int, device: str, mfu: float) ->
     Raises:
         UserError: something of this cannot be.
     """
-    if resolved.stage.name == "pca":
-        raise UserError(f"{resolved.name}: is fitted, not trained: there is nothing to plan")
+    refuse_fitted(resolved)
     if gpus < 1:
         raise UserError(f"--gpus={gpus}: must be at least 1")
     if not 0 < mfu <= 1:
@@ -114,7 +113,9 @@ def plan(resolved: ResolvedExperiment, *, gpus: int, device: str, mfu: float) ->
         seconds = flops / (gpus * mfu * found.peak(experiment.trainer.precision))
         days = seconds * experiment.trainer.max_steps / DAY
         fits = needed.memory.total <= (1 - HEADROOM) * found.memory
-        rows.append(Row(layout, needed, flops, seconds, days, fits, said and layout == asked))
+        rows.append(
+            PlannedLayout(layout, needed, flops, seconds, days, fits, said and layout == asked)
+        )
     all_flops, all_clip = (gpus * accumulate * n for n in (traces["none"].flops, clip_flops))
     return Plan(resolved, found, gpus, mfu, batch, sizes, all_flops, all_clip, rows)
 
@@ -138,19 +139,19 @@ def _layouts(asked: Layout, gpus: int, *, offload: bool) -> list[Layout]:
     return layouts if asked in layouts else [*layouts, asked]
 
 
-def measure(resolved: ResolvedExperiment, share: Share, *, gpu: bool) -> Measured:
+def measure(resolved: ResolvedExperiment, share: Share, *, gpu: bool) -> StepCost:
     """A step with each kind of checkpointing, on networks whose tensors hold nothing.
 
     The sizes that the CLIP decides are filled in in ``resolved``.
     """
-    clip, spec = None, getattr(resolved.config, "clip", None)
+    clip, sizes = None, named_sizes(resolved)
     with torch.device("meta"):
-        if spec is not None:
-            clip = frozen_clip(spec)
-            fit_to_clip(resolved.config, FrozenClip(clip, "", spec))
-        nets = {how: build_net(resolved) for how in CHECKPOINTING}
-    sizes = sizes_of(nets["none"], clip, resolved.config)
-    asked = Asked(Given(), Trace([], 0))
+        if CLIP in resolved.stage.parents:
+            clip = frozen_clip(resolved.config.clip)
+        resolved.stage.fill(resolved.config, sizes)
+        nets = {how: build_net(resolved, sizes) for how in CHECKPOINTING}
+    counted = sizes_of(nets["none"], clip, resolved.config)
+    asked = ClipStep(Given(), Trace([], 0))
     traces = {}
     # Of the backends `math` alone keeps the whole matrix of attention.
     chosen = "math" if resolved.config.trainer.attention == "math" else "sdpa"
@@ -158,10 +159,10 @@ def measure(resolved: ResolvedExperiment, share: Share, *, gpu: bool) -> Measure
         if clip is not None:
             with kernels(gpu=gpu, recomputing=False):
                 asked = ask(clip.to_empty(device="cpu"), resolved, share)
-        before = [live._replace(gradients=FLOAT * sizes.trained) for live in asked.trace.live]
+        before = [live._replace(gradients=FLOAT * counted.trained) for live in asked.trace.live]
         for how, net in nets.items():
             checkpoint_blocks(net.to_empty(device="cpu"), how)
             with kernels(gpu=gpu, recomputing=how != "none"):
                 seen = trace(net, asked.given, resolved, share)
             traces[how] = seen._replace(live=before + seen.live)
-    return Measured(sizes, asked.trace.flops, traces)
+    return StepCost(counted, asked.trace.flops, traces)

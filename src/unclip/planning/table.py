@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from unclip.planning.memory import Memory
-from unclip.planning.plan import HEADROOM, Plan, Row
+from unclip.planning.plan import HEADROOM, Plan, PlannedLayout
 
 BYTES = ("B", "KiB", "MiB", "GiB")
 FLOPS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP")
@@ -144,7 +144,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _row(plan: Plan, row: Row) -> dict[str, Any]:
+def _row(plan: Plan, row: PlannedLayout) -> dict[str, Any]:
     return {
         **row.layout._asdict(),
         "fits": row.fits,

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import flop_registry
 
 from unclip.config.load import ResolvedExperiment
 from unclip.embeddings.clip import Clip
-from unclip.planning.steps import Given, Share, given_by, loss
+from unclip.stages.interface import Given, Share, some_tokens
 
 _ATEN = torch.ops.aten
 _CAST = _ATEN._to_copy.default
@@ -117,19 +117,19 @@ def _key(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-class Asked(NamedTuple):
+class ClipStep(NamedTuple):
     """The frozen CLIP's part of a step, and its answer."""
 
     given: Given
     trace: Trace
 
 
-def ask(clip: Clip, resolved: ResolvedExperiment, share: Share) -> Asked:
+def ask(clip: Clip, resolved: ResolvedExperiment, share: Share) -> ClipStep:
     """Run the frozen CLIP; arguments as of `trace`."""
     watch = Watch([*clip.parameters(), *clip.buffers()])
     with watch, _autocast(resolved):
         given = given_by(clip, resolved, share.batch)
-    return Asked(given, Trace(watch.live, watch.flops))
+    return ClipStep(given, Trace(watch.live, watch.flops))
 
 
 def trace(net: nn.Module, given: Given, resolved: ResolvedExperiment, share: Share) -> Trace:
@@ -158,6 +158,27 @@ def trace(net: nn.Module, given: Given, resolved: ResolvedExperiment, share: Sha
             net.zero_grad()
         value.backward()
     return Trace(watch.live, watch.flops)
+
+
+@torch.no_grad()
+def given_by(clip: Clip | None, resolved: ResolvedExperiment, batch: int) -> Given:
+    """The frozen CLIP's part of a step of ``batch`` samples."""
+    needs = resolved.stage.needs(resolved.config)
+    if clip is None:
+        return Given()
+    side = clip.image_size
+    text = clip.encode_text(some_tokens(batch, clip.context)) if needs.text else None
+    z_i = clip.encode_image(torch.zeros(batch, 3, side, side)) if needs.image else None
+    return Given(z_i, text)
+
+
+def loss(net: nn.Module, resolved: ResolvedExperiment, given: Given, share: Share) -> Tensor:
+    """A scalar to be differentiated: the mean square of the output.
+
+    What the real losses keep besides is small, a few images against many feature maps.
+    """
+    output = resolved.stage.dry_step(net, resolved.config, given, share)
+    return output.float().square().mean()
 
 
 def _autocast(resolved: ResolvedExperiment) -> torch.autocast:

@@ -25,14 +25,14 @@ from tqdm import tqdm
 from unclip.common.errors import Interrupted, UserError
 from unclip.common.progress import bar_interval
 from unclip.data.config import EmbedConfig
-from unclip.data.embedding_store.writer import Shard, Writer, joined
+from unclip.data.embedding_store.writer import EmbeddingShard, Writer, concatenated
 from unclip.data.readers.source import Source
 from unclip.data.sources import open_source
 from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.tokens import Tokenizer
 from unclip.runs.embed_data import EmbedBatch, embed_loader
-from unclip.stages.clip.part import load_clip
-from unclip.training.guard import STOPPING
+from unclip.stages.clip.part import load as load_clip
+from unclip.training.checkpoint_callback import STOPPING
 from unclip.training.strategies import processes_started, world_of
 from unclip.training.trainer import quiet
 from unclip.training.world import World
@@ -49,7 +49,7 @@ def embed(
 
     Args:
         config: What and how.
-        clip: As of `artifacts.load_clip`.
+        clip: As of `unclip.stages.clip.part.load`.
         out: The folder; one of another run is refused.
         force: Replace what another run has written.
 
@@ -185,7 +185,7 @@ class _Job:
 
     def encoded(
         self, numbers: list[int], fabric: Fabric, stop_if_told: Callable[[], None]
-    ) -> Iterator[tuple[int, Shard]]:
+    ) -> Iterator[tuple[int, EmbeddingShard]]:
         """The shards of ``numbers``; one loader for all of them, so that its workers never idle.
 
         Raises:
@@ -213,7 +213,7 @@ class _Job:
             delay=1,
         ) as bar:
             for number in numbers:
-                parts: list[Shard] = []
+                parts: list[EmbeddingShard] = []
                 for span in spans[number]:
                     stop_if_told()
                     batch = next(loaded)
@@ -222,17 +222,17 @@ class _Job:
                         skipped = sum(part.skipped for part in parts)
                         self._judge(batch.problems, skipped, sum(map(len, spans[number])))
                     bar.update(len(span))
-                yield number, joined(parts)
+                yield number, concatenated(parts)
 
     @torch.no_grad()
-    def _part(self, batch: EmbedBatch, fabric: Fabric) -> Shard:
+    def _part(self, batch: EmbedBatch, fabric: Fabric) -> EmbeddingShard:
         """What a batch adds to its shard."""
         model, dtype = self.clip.model, self.config.dtype
         z_i = z_t = torch.empty(0, model.embed_dim)
         if batch.images is not None:
             tokens = batch.clip_tokens.to(fabric.device).split(self.config.data.batch_size)
             with fabric.autocast():
-                z_i = model.encode_image(batch.images.to(fabric.device)).cpu()[batch.picture]
+                z_i = model.encode_image(batch.images.to(fabric.device)).cpu()[batch.image]
                 z_t = torch.cat([model.encode_text(some).z_t for some in tokens]).cpu()
         fine = z_i.isfinite().all(dim=1) & z_t.isfinite().all(dim=1)
         if not fine.all():
@@ -242,7 +242,7 @@ class _Job:
                 f"{len(fine)} in a batch ({', '.join(keys[:3])}, ...); look at these, or try "
                 "--precision 32"
             )
-        return Shard(
+        return EmbeddingShard(
             z_i=z_i.numpy().astype(dtype),
             z_t=z_t.numpy().astype(dtype),
             tokens=batch.tokens,

@@ -22,20 +22,20 @@ from unclip.data.transforms import Transform, to_tensor
 
 
 class EmbedBatch(NamedTuple):
-    """B pictures and their R captions, and what is wrong with the other samples."""
+    """B images and their R captions, and what is wrong with the other samples."""
 
     images: Tensor | None  # [B, 3, S, S] in [-1, 1], at the CLIP's size; None without a good one
-    picture: Tensor  # [R] in [0, B), of each caption
+    image: Tensor  # [R] in [0, B), of each caption
     clip_tokens: Tensor  # [R, L] by the CLIP's tokenizer
     tokens: np.ndarray  # uint16 [R, L] by that of priors and decoders
-    keys: list[str]  # R, of the pictures
+    keys: list[str]  # R, of the images
     captions: list[str]  # R
     problems: list[str]
 
 
 @dataclass(frozen=True)
 class _Samples(Dataset[Sample | str]):
-    """Sample n with its picture as the CLIP takes it, or what is wrong with it."""
+    """Sample n with its image as the CLIP takes it, or what is wrong with it."""
 
     source: Source
     transform: Transform
@@ -61,13 +61,13 @@ class _Collate:
     def __call__(self, samples: Sequence[Sample | str]) -> EmbedBatch:
         good = [sample for sample in samples if not isinstance(sample, str)]
         captions = [caption for sample in good for caption in sample.captions]
-        pictures = [k for k, sample in enumerate(good) for _ in sample.captions]
+        owners = [k for k, sample in enumerate(good) for _ in sample.captions]
         return EmbedBatch(
             images=to_tensor([sample.image for sample in good]) if good else None,
-            picture=torch.tensor(pictures, dtype=torch.int64),
+            image=torch.tensor(owners, dtype=torch.int64),
             clip_tokens=self.clip_tokenize(captions),
             tokens=self.tokenize(captions).numpy().astype(np.uint16),
-            keys=[good[k].key for k in pictures],
+            keys=[good[k].key for k in owners],
             captions=captions,
             problems=[sample for sample in samples if isinstance(sample, str)],
         )

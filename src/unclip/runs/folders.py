@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unclip.common import yaml_text
-from unclip.common.atomic import replacing
+from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
+from unclip.common.gone import without_gone
 from unclip.config.files import find_experiment
 from unclip.config.load import ResolvedExperiment, read_yaml
 from unclip.tracking import log, provenance, status
@@ -72,16 +73,16 @@ def where_it_stopped(resolved: ResolvedExperiment) -> Start:
     return Start(resume, force=not resume and (folder / EXPERIMENT).is_file())
 
 
-class Run:
+class RunFolder:
     """The folder of a run that this process has for itself."""
 
-    def __init__(self, folder: Path, held: status.Held, *, resume: bool):
+    def __init__(self, folder: Path, held: status.RunLock, *, resume: bool):
         self.folder = folder
         self.resume = resume
         self._held = held
 
     @contextmanager
-    def begun(self, resolved: ResolvedExperiment, origin: dict[str, Any]) -> Iterator[None]:
+    def start(self, resolved: ResolvedExperiment, origin: dict[str, Any]) -> Iterator[None]:
         """From here on the run is the new one: what was there goes, unless it is continued.
 
         ``origin`` is what `unclip.tracking.provenance.collect` has found.
@@ -91,15 +92,15 @@ class Run:
             _empty(self.folder)
         self._held.begin()
         text = yaml_text.document(resolved.as_dict())
-        with replacing(self.folder / EXPERIMENT) as scratch:
+        with atomic_write(self.folder / EXPERIMENT) as scratch:
             scratch.write_text(text)
         (provenance.resume if self.resume else provenance.begin)(self.folder, origin)
-        with log.kept(self.folder, origin["command"]):
+        with log.tee_log(self.folder, origin["command"]):
             yield
 
 
 @contextmanager
-def taken(resolved: ResolvedExperiment, *, resume: bool, force: bool) -> Iterator[Run]:
+def acquire_run(resolved: ResolvedExperiment, *, resume: bool, force: bool) -> Iterator[RunFolder]:
     """Take the folder of a new run, or of the one to continue, while the block lasts.
 
     Nothing in it is touched before the run has begun; of a run that never begins nothing is left.
@@ -108,11 +109,11 @@ def taken(resolved: ResolvedExperiment, *, resume: bool, force: bool) -> Iterato
         UserError: it is in use, by another run or by something else, or there is none to continue.
     """
     folder = _to_continue(resolved) if resume else _new(resolved)
-    with status.held(folder) as held:
+    with status.run_lock(folder) as held:
         try:
             if not resume:
                 _refuse_used(folder, force=force)
-            yield Run(folder, held, resume=resume)
+            yield RunFolder(folder, held, resume=resume)
         finally:
             if not _contents(folder):
                 (folder / status.FILE).unlink()
@@ -177,7 +178,7 @@ def _empty(folder: Path) -> None:
 
 def same_model(folder: Path, experiment: Any) -> None:
     """A run can be continued longer or elsewhere, but not as another model."""
-    before = read_yaml(folder / EXPERIMENT)
+    before = without_gone(type(experiment), read_yaml(folder / EXPERIMENT))
     now = dataclasses.asdict(experiment)
     for section in ("stage", "model", "diffusion"):
         if before.get(section) != now.get(section):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unclip.common import yaml_text
-from unclip.common.atomic import replacing
+from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 from unclip.config.files import experiment_roots, yaml_files
 from unclip.config.load import FILE, OVERRIDE, ResolvedExperiment, leaves, load_experiment
@@ -42,10 +42,9 @@ def write(name: str, parent: str, overrides: list[str], root: Path, *, force: bo
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         findable = root.resolve() in [r.resolve() for r in experiment_roots()]
-        verb = "fit-pca" if child.stage.name == "pca" else "train"
         given = f"{child.stage.kind}/{stem}" if findable else shlex.quote(str(path))
-        written = Written(path, f"unclip {verb} {given}")
-        with replacing(path) as scratch:
+        written = Written(path, f"unclip {child.stage.verb} {given}")
+        with atomic_write(path) as scratch:
             text = _text(written, parent, source, child, count)
             scratch.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -7,7 +7,6 @@ that one would type, in a process of its own.
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import threading
@@ -20,9 +19,11 @@ from typing import Any
 from unclip.common import artifacts
 from unclip.common.checks import nearest
 from unclip.common.errors import UserError
+from unclip.common.gone import without_gone
 from unclip.common.processes import environment, interruptible, stop
 from unclip.config.files import find_experiment
 from unclip.config.load import ResolvedExperiment, leaves, load_experiment, read_yaml
+from unclip.stages.row import KINDS, PCA
 from unclip.tracking.report import Finished
 from unclip.training.checkpoint_folders import newest_checkpoint
 
@@ -37,7 +38,7 @@ class Recipe:
     prior: str = "prior/tiny"
     decoder: str = "decoder/tiny"
     upsamplers: list[str] = field(default_factory=list)
-    pca: str = ""  # fitted to the CLIP's z_i at the end, for pictures of its components
+    pca: str = ""  # fitted to the CLIP's z_i at the end, for images of its components
     overrides: list[str] = field(default_factory=list)  # key=value for every stage
     together: bool = False  # upsamplers beside the CLIP, prior beside decoder, sharing the cores
     prompts: int = 64  # held-out single-object captions that are drawn and read by the oracle
@@ -67,7 +68,7 @@ def load(name: str) -> Recipe:
     return Recipe(**content)
 
 
-def cook(recipe: Recipe, overrides: list[str]) -> Path:
+def run_recipe(recipe: Recipe, overrides: list[str]) -> Path:
     """Train what is not trained yet, then draw and write the page; returns the page."""
     began = time.perf_counter()
     root = Path(recipe.dir)
@@ -78,9 +79,8 @@ def cook(recipe: Recipe, overrides: list[str]) -> Path:
     from unclip.evaluation.protocols.scenes import report
     from unclip.tracking.wandb import tracked
 
-    order = ("clip", "prior", "decoder", "upsampler")
-    stages = [task for tasks in waves for task in tasks if task.part != "pca"]
-    stages.sort(key=lambda task: order.index(task.part.split("_")[0]))
+    stages = [task for tasks in waves for task in tasks if task.part != PCA]
+    stages.sort(key=lambda task: KINDS.index(task.part.split("_")[0]))
     finished = [Finished.load(task.folder) for task in stages]
     first = load_experiment(stages[0].name, stages[0].overrides).config
     shapes, seconds = first.data.scenes.shapes, time.perf_counter() - began
@@ -100,9 +100,9 @@ def plan(recipe: Recipe, overrides: Sequence[str]) -> list[list[Task]]:
 
     def task(part: str, name: str, *more: str) -> Task:
         given = [*recipe.overrides, *overrides]
-        if part == "pca":  # which has no optimizer, no network and no diffusion
-            sections = vars(load_experiment(name).config)
-            given = [o for o in given if re.split("[.=]", o)[0] in sections]
+        if part == PCA:  # which is not trained: what is said of training is not for it
+            known = dict(leaves(load_experiment(name).as_dict()))
+            given = [o for o in given if o.partition("=")[0] in known]
         given.append(f"run.dir={root / part}")
         load_experiment(name, [*given, *more])
         return Task(part, name, [*given, *more], root / part)
@@ -121,8 +121,8 @@ def plan(recipe: Recipe, overrides: Sequence[str]) -> list[list[Task]]:
 
 def _command(task: Task) -> list[str] | None:
     """What trains the task, or None: a finished run of the same experiment is kept."""
-    how = "fit-pca" if task.part == "pca" else "train"
-    words = [sys.executable, "-m", "unclip", how, task.name, *task.overrides]
+    verb = load_experiment(task.name).stage.verb
+    words = [sys.executable, "-m", "unclip", verb, task.name, *task.overrides]
     if (task.folder / "artifact" / "artifact.json").is_file():
         before = artifacts.describe(task.folder).config
         if not _same(before, load_experiment(task.name, task.overrides)):
@@ -196,10 +196,9 @@ def _same(before: dict[str, Any], now: ResolvedExperiment) -> bool:
     default.
     """
     defaults = leaves(asdict(type(now.config)()))
+    before = without_gone(type(now.config), before)
     a, b = dict([*defaults, *leaves(before)]), dict(leaves(now.as_dict()))
-    by_itself = ("model.embed_dim", "model.clip_text_width", "trainer.threads")
-    filled = {k for k in by_itself if b.get(k) is None}
-    if now.stage.name == "diffusion_prior" and b["model.caption"] == "clip":
-        filled.add("model.context")
+    by_itself = (*now.stage.filled(now.config), "trainer.threads")
+    filled = {k for k in by_itself if b.get(k) is None or k == "model.context"}
     filled |= {k for k in (*a, *b) if k.startswith("tracking.")}
     return all(a.get(k) == b.get(k) for k in {*a, *b} - filled)

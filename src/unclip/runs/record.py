@@ -17,7 +17,7 @@ from unclip.training.strategies import processes_started
 
 
 def tracked_run(
-    resolved: ResolvedExperiment, leans_on: Parents, folder: Path | None
+    resolved: ResolvedExperiment, depends_on: Parents, folder: Path | None
 ) -> AbstractContextManager[Tracker | None]:
     """The run on W&B, if the experiment wants one; the first process alone has a ``folder``."""
     if folder is None:
@@ -28,22 +28,22 @@ def tracked_run(
         name=resolved.name,
         kind=resolved.stage.kind,
         experiment=resolved.as_dict(),
-        parents=leans_on._asdict(),
+        parents=depends_on._asdict(),
     )
 
 
 def origin_of_run(
-    resolved: ResolvedExperiment, leans_on: Parents, clip: FrozenClip | None, data: StageData
+    resolved: ResolvedExperiment, depends_on: Parents, clip: FrozenClip | None, data: StageData
 ) -> dict[str, Any]:
     """How the run comes to be, for its provenance.json."""
     trainer = resolved.config.trainer
     fingerprints = {} if clip is None else {"clip": clip.fingerprint}
-    if leans_on.pca is not None:
-        fingerprints["pca"] = artifacts.describe(leans_on.pca, key="pca").sha256
+    if depends_on.pca is not None:
+        fingerprints["pca"] = artifacts.describe(depends_on.pca, key="pca").sha256
     return provenance.collect(
         experiment=resolved.name,
         seed=trainer.seed,
-        processes=processes_started() or trainer.devices * trainer.nodes,
+        processes=processes_started() or trainer.processes,
         data_fingerprint=data.splits.train.fingerprint(),
         parents=fingerprints,
     )

@@ -15,24 +15,20 @@ from torch import Tensor
 from data_modules.base import StageData
 from unclip.common import artifacts
 from unclip.config.load import ResolvedExperiment
-from unclip.embeddings.clip import FrozenClip
 from unclip.nn import attention
-from unclip.runs.fit import fit_pca
-from unclip.runs.folders import same_model, shared, shared_folder, taken
-from unclip.runs.parents import Parents, build_data, build_stage, fit_to_clip, fit_to_codec, parents
+from unclip.runs.fit import fit
+from unclip.runs.folders import acquire_run, same_model, shared, shared_folder
+from unclip.runs.parents import Parents, load_parents, parents
 from unclip.runs.record import origin_of_run, tracked_run
-from unclip.stages.clip.part import load_clip
-from unclip.stages.diffusion_prior.fits import fit_standardisation
-from unclip.stages.pca.part import load_codec
 from unclip.tracking.files import PROVENANCE, SUMMARY, read_json
 from unclip.tracking.local import JsonlLogger
 from unclip.tracking.report import Finished
 from unclip.tracking.tracker import Tracker
 from unclip.training import determinism
 from unclip.training.callbacks import Samples, Throughput, peak_memory_bytes
+from unclip.training.checkpoint_callback import CheckpointCallback
 from unclip.training.checkpoint_folders import newest_checkpoint, newest_whole, step_of
 from unclip.training.ema import EmaCallback
-from unclip.training.guard import Guard
 from unclip.training.stage import Stage
 from unclip.training.trainer import build, quiet
 from unclip.training.world import World, device_of
@@ -47,24 +43,28 @@ def train(
 ) -> Finished:
     """Train ``resolved`` (or continue it) and export its artifact.
 
-    ``with_parents`` first trains the experiments it leans on that have no finished run.
+    ``with_parents`` first trains the experiments it depends on that have no finished run.
     """
-    leans_on = parents(resolved, make=make_parent if with_parents else None)
+    depends_on = parents(resolved, make=make_parent if with_parents else None)
     trainer = resolved.config.trainer
     determinism.pin_threads(trainer)
     with ExitStack() as stack:
         along = shared_folder(resolved)
-        own = None if along else stack.enter_context(taken(resolved, resume=resume, force=force))
+        own = (
+            None
+            if along
+            else stack.enter_context(acquire_run(resolved, resume=resume, force=force))
+        )
         folder = along or own.folder  # type: ignore[union-attr]
         stack.enter_context(shared(folder))  # Lightning's further processes run the same command
         checkpoint = None
         if resume:
             checkpoint = newest_checkpoint(folder) if along else newest_whole(folder)
         stack.enter_context(determinism.applied(trainer))
-        data, stage = assemble(resolved, leans_on, resumed=folder if checkpoint else None)
+        data, stage = assemble(resolved, depends_on, resumed=folder if checkpoint else None)
         if own:
             stack.enter_context(
-                own.begun(resolved, origin_of_run(resolved, leans_on, stage.__dict__["clip"], data))
+                own.start(resolved, origin_of_run(resolved, depends_on, stage.clip, data))
             )
             resuming = f", resuming {checkpoint.name}" if checkpoint else ""
             print(f"{resolved.name}: {folder}{resuming}", flush=True)
@@ -72,12 +72,14 @@ def train(
                 hint = "tracking.wandb=true sends metrics to W&B too (docs/wandb.md)"
                 print(hint, file=sys.stderr)
         stack.enter_context(attention.backend(trainer.attention))
-        tracker = stack.enter_context(tracked_run(resolved, leans_on, own.folder if own else None))
+        tracker = stack.enter_context(
+            tracked_run(resolved, depends_on, own.folder if own else None)
+        )
         return _fit(resolved, stage, data, folder, checkpoint, tracker)
 
 
 def assemble(
-    resolved: ResolvedExperiment, leans_on: Parents, *, resumed: Path | None = None
+    resolved: ResolvedExperiment, depends_on: Parents, *, resumed: Path | None = None
 ) -> tuple[StageData, Stage]:
     """Data and stage of an experiment; sizes that its parents decide are filled in.
 
@@ -86,22 +88,15 @@ def assemble(
     experiment = resolved.config
     quiet()
     L.seed_everything(experiment.trainer.seed, workers=True, verbose=False)
-    clip = load_clip(leans_on.clip) if leans_on.clip else None
-    if clip is not None:
-        experiment.clip = leans_on.clip
-        fit_to_clip(experiment, clip)
-    if clip is not None and leans_on.pca is not None:
-        experiment.pca = leans_on.pca
-        fit_to_codec(experiment, load_codec(leans_on.pca, clip))
-    data = build_data(resolved.stage, experiment, clip)
+    loaded = load_parents(experiment, depends_on)
+    resolved.stage.fill(experiment, loaded.sizes())
+    data = resolved.stage.data_module(experiment, loaded.clip)
     data.setup()
     if resumed is not None:
         same_model(resumed, experiment)
-    stage = build_stage(resolved.stage, experiment, clip)
-    if resumed is None and getattr(experiment.model, "standardise", False):
-        assert clip is not None
-        device = device_of(experiment.trainer.accelerator)
-        fit_standardisation([stage.net, stage.ema], clip, data, device)  # type: ignore[arg-type]
+    stage = resolved.stage.build_stage(experiment, loaded)
+    if resumed is None:
+        stage.prepare(data, device_of(experiment.trainer.accelerator))
     return data, stage
 
 
@@ -128,7 +123,7 @@ def _fit(
     callbacks: list[L.Callback] = [throughput, samples]
     if stage.ema is not None:
         callbacks.insert(0, EmaCallback(experiment.ema))
-    callbacks.append(Guard(folder, experiment.trainer, stage.quality))
+    callbacks.append(CheckpointCallback(folder, experiment.trainer, stage.monitor))
     trainer = build(experiment.trainer, folder=folder, callbacks=callbacks, loggers=loggers)
     began = time.perf_counter()
     trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -148,7 +143,7 @@ def _fit(
         "experiment": resolved.name,
         "steps": trainer.global_step,
         "loss": metrics.get("val/loss", metrics.get("train/loss")),
-        "quality": {"name": stage.quality.name, "value": metrics.get(stage.quality.name)},
+        "quality": {"name": stage.monitor.name, "value": metrics.get(stage.monitor.name)},
         "samples_per_second": throughput.samples_per_second,
         "data_wait": throughput.waited / throughput.seconds if throughput.seconds else 0.0,
         "data_skipped": skipped,
@@ -171,23 +166,17 @@ def _export(
     folder: Path,
     metrics: dict[str, float],
 ) -> artifacts.Artifact:
-    clip: FrozenClip | None = stage.__dict__["clip"]
-    experiment = resolved.config
-    embed_dim = experiment.model.embed_dim if hasattr(experiment.model, "embed_dim") else None
-    uses_clip = clip is not None and getattr(experiment.model, "use_z_i", True)
     return artifacts.export(
         folder / "artifact",
         stage=resolved.stage.name,
         weights=weights,
         config=resolved.as_dict(),
         provenance={**read_json(folder / PROVENANCE), "metrics": metrics},
-        embed_dim=embed_dim,
-        clip_fingerprint=clip.fingerprint if clip is not None and uses_clip else None,
+        embed_dim=stage.embed_dim,
+        clip_fingerprint=stage.frozen_clip.fingerprint if stage.uses_embeddings else None,
     )
 
 
 def make_parent(resolved: ResolvedExperiment) -> Path:
     """Train or fit an experiment that another one depends on; its artifact."""
-    if resolved.stage.name == "pca":
-        return fit_pca(resolved)
-    return train(resolved).artifact
+    return train(resolved).artifact if resolved.stage.trains else fit(resolved)

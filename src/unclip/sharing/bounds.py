@@ -54,7 +54,7 @@ def check_numbers(experiment: dict[str, Any]) -> None:
 
 
 def check_memory(resolved: ResolvedExperiment) -> None:
-    """Refuse what cannot fit into this machine: weights and optimizer, and one batch of pictures.
+    """Refuse what cannot fit into this machine: weights and optimizer, and one batch of images.
 
     The network is built on the meta device, which takes no memory.
 
@@ -66,8 +66,8 @@ def check_memory(resolved: ResolvedExperiment) -> None:
     model, data = getattr(resolved.config, "model", None), resolved.config.data
     parameters = count_parameters(resolved)
     pixels = getattr(model, "image_size", 1) ** 2
-    pictures = data.batch_size // resolved.config.trainer.accumulate * 3 * pixels * 4
-    needed, there = parameters * _BYTES + pictures, _memory()
+    images = data.batch_size // resolved.config.trainer.accumulate * 3 * pixels * 4
+    needed, there = parameters * _BYTES + images, _memory()
     if needed > there:
         raise UserError(
             f"{resolved.files[0].name}: {parameters:,} parameters and {data.batch_size:,} samples "

@@ -35,7 +35,7 @@ MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
-class Part:
+class BundleEntry:
     """The shared run, or a parent of it."""
 
     name: str  # run, clip or pca
@@ -67,10 +67,10 @@ class Bundle:
 
     folder: Path
     manifest: Manifest
-    parts: dict[str, Part]
+    parts: dict[str, BundleEntry]
 
     @property
-    def run(self) -> Part:
+    def run(self) -> BundleEntry:
         """The shared run."""
         return self.parts[RUN]
 
@@ -93,14 +93,14 @@ def read(folder: Path, manifest: Manifest, bundle: str) -> Bundle:
     for name in PARENTS:
         if (prefix(name).rstrip("/") in leant_on) != (name in parts):
             raise Refused(bundle, prefix(name) + EXPERIMENT, "is missing, or no run leans on it")
-    if parts[RUN].experiment.stage.name != "pca":
+    if parts[RUN].experiment.stage.trains:
         for name in (METRICS, SUMMARY):
             if name not in manifest.files:
                 raise Refused(bundle, name, "is missing from the bundle")
     return Bundle(folder, manifest, parts)
 
 
-def _part(name: str, folder: Path, manifest: Manifest, bundle: str) -> Part:
+def _part(name: str, folder: Path, manifest: Manifest, bundle: str) -> BundleEntry:
     begin = prefix(name)
     file = folder / begin / EXPERIMENT
     with _refusing(bundle, begin + EXPERIMENT):
@@ -126,7 +126,7 @@ def _part(name: str, folder: Path, manifest: Manifest, bundle: str) -> Part:
         with _refusing(bundle, begin + WEIGHTS), safe_open(folder / begin / WEIGHTS, "np"):
             pass
     sha256 = manifest.weights[name]
-    return Part(name, folder / begin, experiment, provenance, sha256, has_weights)
+    return BundleEntry(name, folder / begin, experiment, provenance, sha256, has_weights)
 
 
 def _check_places(content: dict[str, Any]) -> None:
@@ -146,8 +146,6 @@ def _check_settings(name: str, experiment: ResolvedExperiment) -> None:
     stage, settings = experiment.stage.name, experiment.config
     if name != RUN and stage != name:
         raise ValueError(f"stage: is a {stage}, a {name} is needed")
-    if settings.check != "none":
-        raise ValueError("check: must be none")
     for parent in PARENTS:
         inside = prefix(parent).rstrip("/")
         spec = getattr(settings, parent, inside)  # a section of that name is none

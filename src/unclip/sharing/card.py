@@ -11,15 +11,8 @@ from unclip.common import tables
 from unclip.common.errors import UserError
 from unclip.sharing.compare import TIMED
 from unclip.stages import registry
+from unclip.stages.row import Row
 
-USES = {
-    "clip": "Gives images and captions a shared space, for the other stages of unCLIP.",
-    "pca": "Turns image embeddings of its CLIP into codes, for an autoregressive prior.",
-    "ar_prior": "Draws image embeddings of its CLIP from captions, for an unCLIP decoder.",
-    "diffusion_prior": "Draws image embeddings of its CLIP from captions, for an unCLIP decoder.",
-    "decoder": "Draws small pictures from image embeddings of its CLIP and captions.",
-    "upsampler": "Enlarges pictures of the kind that it was trained on.",
-}
 LIMITS = """\
 - It knows only what is in its training data, and repeats what these show and omit.
 - Metrics are those of its own held-out samples, of this one run; other data were not tried.
@@ -56,7 +49,7 @@ def card(
         provenance: Of the artifact, with its metrics.
         parents: ``clip`` or ``pca`` -> what is said of it.
         weights: Whether they are inside.
-        samples: Members that are pictures.
+        samples: Members that are images.
         licence: Its identifier.
     """
     stage = registry.STAGES[experiment["stage"]]
@@ -65,12 +58,12 @@ def card(
     about = " ".join(str(experiment.get("about", "")).split())
     sections = [
         "---\n" + yaml.safe_dump(head, sort_keys=False) + "---\n",
-        f"# {name}\n\n{about or stage.about}\n\n{USES[stage.name]}\n",
+        f"# {name}\n\n{about or stage.about}\n\n{stage.use}\n",
         *(f"![held-out samples, drawn at the end]({file})\n" for file in samples[-1:]),
         f"## Data\n\n{_data(experiment['data'], provenance)}\n",
         f"## Metrics\n\n{_metrics(provenance['metrics'])}",
         f"## Training\n\n{_training(experiment, provenance, parents)}",
-        f"## Use\n\n{_use(stage.name, weights)}",
+        f"## Use\n\n{_use(stage, weights)}",
         f"## Limits\n\n{LIMITS}",
     ]
     return "\n".join(sections)
@@ -105,7 +98,7 @@ def _training(
         ["code", _revision(provenance)],
         *([key, what] for key, what in parents.items()),
     ]
-    if experiment["stage"] != "pca":
+    if registry.STAGES[experiment["stage"]].trains:
         facts.insert(0, ["optimizer steps", f"{trainer['max_steps']:,}"])
     return tables.markdown([["", ""], *facts])
 
@@ -118,16 +111,15 @@ def _revision(provenance: dict[str, Any]) -> str:
     return f"revision {revision}" + ", with changes that are not in this bundle" * bool(changed)
 
 
-def _use(stage: str, weights: bool) -> str:
+def _use(stage: Row, weights: bool) -> str:
     load = "The weights are not in this bundle: run it again to have them.\n"
     if weights:
         load = (
-            "In Python, `unclip.artifacts.describe(FOLDER)` describes what is in the unpacked "
-            "bundle, and its `weights()` are the tensors."
+            "In Python, `unclip.common.artifacts.describe(FOLDER)` describes what is in the "
+            "unpacked bundle, and its `weights()` are the tensors."
         )
-        part = "clip" if stage == "clip" else stage.rpartition("_")[2]
-        if part in ("clip", "prior", "decoder", "upsampler"):
-            load += f" `unclip sample --{part} FOLDER` draws with it.\n"
+        if stage.trains:
+            load += f" `unclip sample --{stage.kind} FOLDER` samples with it.\n"
         else:
             load += " `pca=FOLDER` trains an autoregressive prior with it.\n"
     return (

@@ -18,7 +18,7 @@ TIMED = ("samples_per_second", "data_wait", "peak_memory_gib", "seconds", "time"
 Series = dict[int, float]  # step -> value
 
 
-class Row(NamedTuple):
+class MetricRow(NamedTuple):
     """How alike two runs are in one thing."""
 
     name: str
@@ -41,14 +41,14 @@ def series_of(rows: Iterable[dict[str, Any]]) -> dict[str, Series]:
 
 def compare_series(
     then: dict[str, Series], now: dict[str, Series], *, rtol: float = RTOL
-) -> list[Row]:
+) -> list[MetricRow]:
     """A row for each metric that either run has."""
     return [_row(name, then.get(name, {}), now.get(name, {}), rtol) for name in then | now]
 
 
 def compare_values(
     then: dict[str, float], now: dict[str, float], *, rtol: float = RTOL
-) -> list[Row]:
+) -> list[MetricRow]:
     """A row for each number that either run has; those of the machine are left out."""
     one, two = (series_of([{"step": 0, **values}]) for values in (then, now))
     return [row._replace(first=None) for row in compare_series(one, two, rtol=rtol)]
@@ -61,24 +61,24 @@ def compare_weights(
     *,
     same: bool,
     rtol: float = RTOL,
-) -> Row:
+) -> MetricRow:
     """The row ``name`` of weights: ``same`` by their checksum, else by their distance.
 
     The distance is |now - then| / |then| over all numbers together; `UNKNOWN` without ``then``.
     """
     if same:
-        return Row(name, None, None, 0.0, None, IDENTICAL)
+        return MetricRow(name, None, None, 0.0, None, IDENTICAL)
     if then is None:
-        return Row(name, None, None, None, None, UNKNOWN)
+        return MetricRow(name, None, None, None, None, UNKNOWN)
     if {n: t.shape for n, t in then.items()} != {n: t.shape for n, t in now.items()}:
-        return Row(name, None, None, None, None, DIFFERENT)
+        return MetricRow(name, None, None, None, None, DIFFERENT)
     apart = math.sqrt(sum(_square(now[key].double() - t.double()) for key, t in then.items()))
     whole = math.sqrt(sum(_square(t.double()) for t in then.values()))
     distance = apart / whole if whole else float(apart > 0)
-    return Row(name, None, None, distance, None, _verdict(distance, rtol))
+    return MetricRow(name, None, None, distance, None, _verdict(distance, rtol))
 
 
-def overall(rows: Iterable[Row]) -> str:
+def overall(rows: Iterable[MetricRow]) -> str:
     """The worst verdict; what cannot be compared does not count."""
     verdicts = {row.verdict for row in rows}
     return next((v for v in (DIFFERENT, CLOSE) if v in verdicts), _best(verdicts))
@@ -88,14 +88,14 @@ def _best(verdicts: set[str]) -> str:
     return CLOSE if UNKNOWN in verdicts else IDENTICAL
 
 
-def _row(name: str, then: Series, now: Series, rtol: float) -> Row:
+def _row(name: str, then: Series, now: Series, rtol: float) -> MetricRow:
     last = [values[max(values)] if values else None for values in (then, now)]
     differing = sorted(s for s in then.keys() | now.keys() if then.get(s) != now.get(s))
     first = differing[0] if differing else None
     if then.keys() != now.keys():
-        return Row(name, last[0], last[1], None, first, DIFFERENT)
+        return MetricRow(name, last[0], last[1], None, first, DIFFERENT)
     distance = max((_relative(then[s], now[s]) for s in then), default=0.0)
-    return Row(name, last[0], last[1], distance, first, _verdict(distance, rtol))
+    return MetricRow(name, last[0], last[1], distance, first, _verdict(distance, rtol))
 
 
 def _relative(a: float, b: float) -> float:

@@ -10,8 +10,9 @@ import torch
 from unclip.common.errors import UserError
 from unclip.config.load import ResolvedExperiment, leaves
 from unclip.embeddings.clip import FrozenClip
-from unclip.runs.parents import build_data, frozen_clip
-from unclip.sharing.bundle import THREADS, Part
+from unclip.runs.parents import frozen_clip
+from unclip.sharing.bundle import THREADS, BundleEntry
+from unclip.stages.row import CLIP
 from unclip.tracking.provenance import collect
 
 _OF_THE_RUN = (
@@ -28,7 +29,7 @@ class Difference(NamedTuple):
     now: str
 
 
-def differences(part: Part, now: ResolvedExperiment) -> list[Difference]:
+def differences(part: BundleEntry, now: ResolvedExperiment) -> list[Difference]:
     """Facts of ``part``'s provenance that this machine would write differently.
 
     Args:
@@ -43,7 +44,7 @@ def differences(part: Part, now: ResolvedExperiment) -> list[Difference]:
     here = collect(
         experiment=now.name,
         seed=trainer.seed,
-        processes=trainer.devices * trainer.nodes,
+        processes=trainer.processes,
         data_fingerprint=fingerprint,
         parents={},
     )
@@ -59,16 +60,17 @@ def _facts(provenance: dict[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in leaves(kept)}
 
 
-def _data_fingerprint(part: Part, now: ResolvedExperiment) -> str:
+def _data_fingerprint(part: BundleEntry, now: ResolvedExperiment) -> str:
     """Of the training samples that ``now`` names, as its run would find them."""
     experiment = copy.deepcopy(now.config)
     clip = None
-    if spec := getattr(experiment, "clip", None):
+    if CLIP in now.stage.parents:
+        spec = experiment.clip
         with torch.device("meta"):
             model = frozen_clip(spec)
         clip = FrozenClip(model, str(part.provenance["parents"].get("clip")), spec)
     try:
-        return build_data(now.stage, experiment, clip).splits.train.fingerprint()
+        return now.stage.data_module(experiment, clip).splits.train.fingerprint()
     except UserError as error:
         data = experiment.data
         key = "embeddings" if getattr(data, "embeddings", None) else "source"

@@ -32,7 +32,8 @@ from unclip.sharing.layout import (
 )
 from unclip.sharing.privacy import public_command, public_tree
 from unclip.sharing.writing import Content, fill, sha256_of, size_of
-from unclip.stages.clip.part import load_clip
+from unclip.stages import registry
+from unclip.stages.clip.part import load as load_clip
 from unclip.tracking.config import TrackingConfig
 from unclip.tracking.files import read_metrics
 from unclip.training.config import RunConfig
@@ -57,7 +58,7 @@ def gather(run: str, *, weights: bool, licence: str = "unknown") -> Content:
     for name, part in {RUN: artifact, **parents}.items():
         content |= _part(name, part, weights=weights)
     summary = _summary(folder)
-    if artifact.stage != "pca" and summary is None:
+    if registry.STAGES[artifact.stage].trains and summary is None:
         raise UserError(f"RUN={run}: no {SUMMARY} in {folder}; share the folder of a finished run")
     if summary is not None:
         content[SUMMARY] = _json(public_tree(_finite(summary), names=True))
@@ -120,8 +121,8 @@ def _part(name: str, artifact: artifacts.Artifact, *, weights: bool) -> Content:
             "artifact/artifact.json": artifact.path / "artifact.json",
             "artifact/weights.safetensors": artifact.path / "weights.safetensors",
         }
-        if (artifact.path / artifacts.ERRORS).is_file():
-            own[f"artifact/{artifacts.ERRORS}"] = artifact.path / artifacts.ERRORS
+        if (artifact.path / artifacts.X0_ERRORS).is_file():
+            own[f"artifact/{artifacts.X0_ERRORS}"] = artifact.path / artifacts.X0_ERRORS
     return {begin + file: what for file, what in own.items()}
 
 

@@ -38,7 +38,7 @@ MAX_BYTES = {
     ".png": 32 << 20,
     ".safetensors": 64 << 30,
 }
-_ARTIFACT = "|".join(re.escape(name) for name in (*artifacts.FILES, artifacts.ERRORS))
+_ARTIFACT = "|".join(re.escape(name) for name in (*artifacts.FILES, artifacts.X0_ERRORS))
 _PART = rf"{re.escape(EXPERIMENT)}|{re.escape(PROVENANCE)}|artifact/(?:{_ARTIFACT})"
 _MEMBER = re.compile(
     rf"{re.escape(MANIFEST)}|{re.escape(CARD)}|{re.escape(METRICS)}|{re.escape(SUMMARY)}"

@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from unclip.common import artifacts
-from unclip.common.atomic import replacing
+from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 from unclip.common.hashing import file_sha256
 from unclip.sharing import bundle as bundles
 from unclip.sharing import compare
-from unclip.sharing.compare import Row
+from unclip.sharing.compare import MetricRow
 from unclip.sharing.environment import Difference, differences
 from unclip.sharing.fetch import fetch
 from unclip.sharing.layout import MANIFEST, METRICS, PARENTS, RUN
 from unclip.sharing.reading import Refused, metric_rows
 from unclip.sharing.rerun import Again, Command
-from unclip.stages.clip.part import load_clip
+from unclip.stages.clip.part import load as load_clip
 from unclip.tracking.files import read_metrics
 
 REPORT = "report.json"
@@ -40,9 +40,9 @@ class Report:
     rtol: float
     changed: dict[str, tuple[Any, Any]]  # by the user: key -> (then, now)
     environment: list[Difference]
-    parents: list[Row] = field(default_factory=list)
-    metrics: list[Row] = field(default_factory=list)
-    weights: list[Row] = field(default_factory=list)  # one, in the end
+    parents: list[MetricRow] = field(default_factory=list)
+    metrics: list[MetricRow] = field(default_factory=list)
+    weights: list[MetricRow] = field(default_factory=list)  # one, in the end
 
     @property
     def verdict(self) -> str:
@@ -105,7 +105,7 @@ def check(again: Again, place: str, *, rtol: float = compare.RTOL) -> Report:
     return Report(place, rtol, again.changed(), found)
 
 
-def settle(again: Again, place: str) -> Again:
+def place(again: Again, place: str) -> Again:
     """Put the unpacked bundle into the folder, where the runs will be.
 
     A folder that has begun to reproduce the same bundle with the same overrides is gone on with.
@@ -122,7 +122,7 @@ def settle(again: Again, place: str) -> Again:
         raise UserError(
             f"--dir {folder}: holds something else than the same reproduction; name another folder"
         )
-    with replacing(before) as scratch:
+    with atomic_write(before) as scratch:
         scratch.write_text(state)
     shutil.rmtree(folder / _BUNDLE, ignore_errors=True)
     os.replace(bundle.folder, folder / _BUNDLE)
@@ -152,11 +152,11 @@ def run(again: Again, report: Report, command: Command) -> None:
     report.weights = [
         compare.compare_weights("weights", theirs, artifact.weights(), same=same, rtol=rtol)
     ]
-    with replacing(again.folder / REPORT) as scratch:
+    with atomic_write(again.folder / REPORT) as scratch:
         scratch.write_text(json.dumps(report.as_json(), indent=2) + "\n")
 
 
-def _parent_row(again: Again, name: str) -> Row:
+def _parent_row(again: Again, name: str) -> MetricRow:
     """Whether a parent is the one that the run was trained with."""
     spec, run_ = again.spec(name), again.bundle.run
     if name == "clip":
@@ -165,4 +165,4 @@ def _parent_row(again: Again, name: str) -> Row:
         found = artifacts.describe(spec, key=name).sha256
         same = found == again.bundle.manifest.weights.get(name)
     verdict = compare.IDENTICAL if same else compare.DIFFERENT
-    return Row(name, None, None, None, None, verdict)
+    return MetricRow(name, None, None, None, None, verdict)

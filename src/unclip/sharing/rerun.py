@@ -11,14 +11,14 @@ from unclip.common.errors import UserError
 from unclip.config.load import ResolvedExperiment, leaves, load_experiment, parse_override
 from unclip.runs.recipe import run_together
 from unclip.sharing import bounds
-from unclip.sharing.bundle import Bundle, Part
+from unclip.sharing.bundle import Bundle, BundleEntry
 from unclip.sharing.layout import PARENTS, RUN
 
 Command = Callable[[list[str], Mapping[str, str]], None]
 """Runs `unclip` with these words and environment variables; raises `UserError` if it fails."""
 
 _PLACES = ("clip", "pca", "data.source", "data.embeddings")
-_OURS = ("run", "tracking", "check", "stage", "about")
+_OURS = ("run", "tracking", "stage", "about")
 
 
 def in_a_process(words: list[str], variables: Mapping[str, str]) -> None:
@@ -62,8 +62,8 @@ class Again:
         if not (folder / "artifact" / "artifact.json").is_file():
             words = [*self._overrides(part), f"run.dir={folder}"]
             words += [f"{p}={self.spec(p)}" for p in self._leans_on(part)]
-            how = ["fit-pca", "--force"] if part.experiment.stage.name == "pca" else ["train"]
-            how += ["--continue"] * (how == ["train"])
+            row = part.experiment.stage
+            how = [row.verb, "--continue" if row.trains else "--force"]
             threads = {"OMP_NUM_THREADS": str(part.threads)} if part.threads else {}
             command([how[0], str(part.file), *words, *how[1:]], threads)
         return artifacts.describe(folder)
@@ -83,10 +83,10 @@ class Again:
             return str(self.bundle.parts[name].folder)
         if name in self.bundle.parts:
             return str(self.folder / name)
-        found = getattr(self.bundle.run.experiment.config, name, "")
-        return found if isinstance(found, str) else ""  # a section of that name is none
+        run = self.bundle.run.experiment
+        return getattr(run.config, name) if name in run.stage.parents else ""
 
-    def _overrides(self, part: Part) -> list[str]:
+    def _overrides(self, part: BundleEntry) -> list[str]:
         """All of the user's for the run; for parents, where the data are that they share."""
         if part.name == RUN:
             return self.overrides
@@ -95,15 +95,14 @@ class Again:
         return [item for item in self.overrides if item.partition("=")[0] in same]
 
     @staticmethod
-    def _of(part: Part, key: str) -> object:
+    def _of(part: BundleEntry, key: str) -> object:
         return dict(leaves(part.experiment.as_dict())).get(key)
 
-    def _leans_on(self, part: Part) -> list[str]:
+    def _leans_on(self, part: BundleEntry) -> list[str]:
         """Parents of ``part`` that are inside and that the user has not replaced."""
-        settings = part.experiment.config
-        named = [p for p in PARENTS if isinstance(getattr(settings, p, None), str)]
+        named = part.experiment.stage.parents
         return [p for p in named if p in self.bundle.parts and p not in self.given]
 
-    def _planned(self, part: Part) -> list[str]:
+    def _planned(self, part: BundleEntry) -> list[str]:
         """Parents by their experiments, which is enough to know sizes by."""
         return [f"{p}={self.bundle.parts[p].file}" for p in self._leans_on(part)]

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-from unclip.common.atomic import replacing
+from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 from unclip.common.hashing import file_sha256
 from unclip.sharing.layout import MANIFEST
@@ -42,7 +42,7 @@ def write_zip(content: Content, path: Path, *, force: bool) -> None:
     if path.exists() and not force:
         raise UserError(f"--to {path}: exists; name another file, or add --force to replace it")
     try:
-        with replacing(path) as scratch, zipfile.ZipFile(scratch, "w") as archive:
+        with atomic_write(path) as scratch, zipfile.ZipFile(scratch, "w") as archive:
             for name in sorted(content):
                 info = zipfile.ZipInfo(name, _EPOCH)
                 info.create_system, info.external_attr = 3, 0o100644 << 16

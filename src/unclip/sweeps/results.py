@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from unclip.common import atomic, tables
 from unclip.common.errors import UserError
-from unclip.sweeps import picture
+from unclip.sweeps import figure
 from unclip.sweeps.spec import Sweep
 from unclip.sweeps.trials import FAILED, FINISHED, Trial, Trials
 
@@ -28,7 +28,7 @@ def report(sweep: Sweep, trials: Trials, overrides: Sequence[str]) -> None:
     """
     rows = ranked(sweep, trials)
     with (
-        atomic.replacing(trials.dir / "results.csv") as scratch,
+        atomic.atomic_write(trials.dir / "results.csv") as scratch,
         scratch.open("w", newline="", encoding="utf-8") as file,
     ):
         csv.writer(file).writerows(_cells(sweep, trials, rows, exact=True))
@@ -37,7 +37,7 @@ def report(sweep: Sweep, trials: Trials, overrides: Sequence[str]) -> None:
         raise UserError(
             f"all {len(rows)} trials failed; the first one's log: {trials.log(rows[0])}"
         )
-    drawn = picture.draw(sweep, rows, trials.dir / "sweep.png")
+    drawn = figure.draw(sweep, rows, trials.dir / "sweep.png")
     if rows and rows[0].state == FINISHED:
         best = rows[0]
         command = ["unclip", *sweep.command(best.parameters, overrides)]

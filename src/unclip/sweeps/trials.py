@@ -63,12 +63,12 @@ class Trials:
     def save(self) -> None:
         """Write the file."""
         content = {**self.settings, "trials": [asdict(trial) for trial in self.all]}
-        with atomic.replacing(self.dir / FILE) as scratch:
+        with atomic.atomic_write(self.dir / FILE) as scratch:
             scratch.write_text(json.dumps(content, indent=2) + "\n")
 
 
 @contextmanager
-def held(dir: Path, *, force: bool = False) -> Iterator[int]:
+def sweep_lock(dir: Path, *, force: bool = False) -> Iterator[int]:
     """Hold the folder of a sweep, made if need be; its trials inherit the lock that is given.
 
     Those of a sweep that was killed save themselves first, then let go of it. ``force`` empties

@@ -14,11 +14,11 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from unclip.common.atomic import replacing
+from unclip.common.atomic import atomic_write
 from unclip.common.html import STYLE, embedded, table
 from unclip.common.tables import Lines
 from unclip.tracking.files import METRICS, Curve, curves, read_metrics, shown
-from unclip.tracking.index import Run
+from unclip.tracking.index import RunRecord
 
 # What is of one run alone, and so differs always.
 _OWN = ("run.", "created", "command", "resumed", "experiment", "code_diff", "metrics.")
@@ -29,18 +29,20 @@ class Compared:
     """A run, with what its files say in dotted keys."""
 
     label: str
-    run: Run
+    run: RunRecord
     fields: dict[str, Any]  # of its experiment
     origin: dict[str, Any]  # of its provenance
     curves: dict[str, Curve]
 
     @classmethod
-    def load(cls, run: Run, label: str, fields: dict[str, Any], origin: dict[str, Any]) -> Compared:
+    def load(
+        cls, run: RunRecord, label: str, fields: dict[str, Any], origin: dict[str, Any]
+    ) -> Compared:
         """With the curves of its metrics."""
         return cls(label, run, fields, origin, curves(read_metrics(run.folder / METRICS)))
 
 
-def labels(runs: Sequence[Run]) -> list[str]:
+def labels(runs: Sequence[RunRecord]) -> list[str]:
     """The end of each run's folder, as long as it takes to tell them apart."""
     parts = [run.folder.resolve().parts for run in runs]
     for count in range(1, max(map(len, parts)) + 1):
@@ -84,10 +86,10 @@ def _plain(value: Any) -> str:
 
 def write_comparison(folder: Path, runs: Sequence[Compared], found: dict[str, Lines]) -> Path:
     """Draw ``compare.png`` and write ``compare.html``, which needs no other file; the page."""
-    with replacing(folder / "compare.png") as scratch:
+    with atomic_write(folder / "compare.png") as scratch:
         _draw(runs, scratch)
     page = folder / "compare.html"
-    with replacing(page) as scratch:
+    with atomic_write(page) as scratch:
         scratch.write_text(_page(runs, found, folder / "compare.png"), encoding="utf-8")
     return page
 
@@ -126,8 +128,8 @@ def _draw(runs: Sequence[Compared], path: Path) -> None:
     plt.close(figure)
 
 
-def _page(runs: Sequence[Compared], found: dict[str, Lines], picture: Path) -> str:
-    parts = [f"<h2>Curves</h2>{embedded(picture, 'loss and metric curves')}"]
+def _page(runs: Sequence[Compared], found: dict[str, Lines], image: Path) -> str:
+    parts = [f"<h2>Curves</h2>{embedded(image, 'loss and metric curves')}"]
     sheets = [(each, sorted((each.run.folder / "samples").glob("*.png"))) for each in runs]
     if any(files for _, files in sheets):
         parts.append("<h2>Newest samples</h2>" + _side_by_side(sheets))

@@ -27,7 +27,7 @@ _TAIL = 2**16  # bytes of the metrics that a listing reads
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """A line of a listing; None where nothing is known."""
 
     folder: Path
@@ -46,7 +46,7 @@ class Run:
         return {**asdict(self), "folder": str(self.folder)}
 
 
-def find(root: Path) -> list[Run]:
+def find(root: Path) -> list[RunRecord]:
     """Every run anywhere under ``root``, the newest first.
 
     Raises:
@@ -63,7 +63,7 @@ def find(root: Path) -> list[Run]:
     return sorted(found, key=lambda run: (run.started, str(run.folder)), reverse=True)
 
 
-def describe(folder: Path) -> Run:
+def describe(folder: Path) -> RunRecord:
     """The run in ``folder``, from its small files alone; damaged ones say nothing."""
     origin = origin_of(folder)
     summary = read_json(folder / SUMMARY)
@@ -75,7 +75,7 @@ def describe(folder: Path) -> Run:
     last = max((row["step"] or 0 for row in rows), default=None)
     losses = found.get("val/loss") or found.get("train/loss") or []
     steps = summary.get("steps")
-    return Run(
+    return RunRecord(
         folder=folder,
         experiment=named if isinstance(named, str) else "/".join(folder.parts[-3:-1]),
         status=how.state,
@@ -89,7 +89,7 @@ def describe(folder: Path) -> Run:
     )
 
 
-def choose(word: str, root: Path) -> Run:
+def choose(word: str, root: Path) -> RunRecord:
     """The run that ``word`` names: a folder, an experiment (its newest run), a part of one folder.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from unclip.common.atomic import replacing
+from unclip.common.atomic import atomic_write
 from unclip.tracking.files import METRICS, read_metrics
 
 
@@ -54,7 +54,7 @@ class JsonlLogger(Logger):
             next_one = any(name.startswith(("train/", "lr-")) for name in row)
             if (row["step"] or 0) + next_one <= step:
                 kept.append(json.dumps(row) + "\n")
-        with replacing(self.path) as scratch:
+        with atomic_write(self.path) as scratch:
             scratch.write_text("".join(kept))
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:

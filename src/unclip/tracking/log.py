@@ -19,7 +19,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 @contextmanager
-def kept(folder: Path, headline: str) -> Iterator[None]:
+def tee_log(folder: Path, headline: str) -> Iterator[None]:
     """Append what this process prints, and how the block ends, to the log in ``folder``.
 
     Whole lines without control characters; of a bar that redraws itself only its last state.

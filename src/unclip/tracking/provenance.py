@@ -17,7 +17,7 @@ import psutil
 import torch
 
 import unclip
-from unclip.common.atomic import replacing
+from unclip.common.atomic import atomic_write
 from unclip.tracking.files import PROVENANCE, read_json
 
 DIFF = "code.diff"
@@ -101,7 +101,7 @@ def command() -> str:
 
 
 def _write(folder: Path, provenance: dict[str, Any]) -> None:
-    with replacing(folder / PROVENANCE) as scratch:
+    with atomic_write(folder / PROVENANCE) as scratch:
         scratch.write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
 
 

@@ -66,7 +66,7 @@ def status_of(folder: Path) -> Status:
     return Status(state if state in ENDED else "stopped", why, content.get("since"))
 
 
-class Held:
+class RunLock:
     """A run that this process has for itself."""
 
     def __init__(self, descriptor: int):
@@ -102,7 +102,7 @@ class Held:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[Held]:
+def run_lock(folder: Path) -> Iterator[RunLock]:
     """Keep other processes from training in ``folder`` while the block lasts.
 
     On a file system without locks nobody is kept out.
@@ -113,7 +113,7 @@ def held(folder: Path) -> Iterator[Held]:
     descriptor = _lock(folder)
     _locked.add(descriptor)
     try:
-        run = Held(descriptor)
+        run = RunLock(descriptor)
         try:
             yield run
         except BaseException as error:

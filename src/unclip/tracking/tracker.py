@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from unclip.common.artifacts import FILES, Artifact
 from unclip.common.errors import Interrupted
-from unclip.common.images import Picture
+from unclip.common.images import CaptionedImage
 from unclip.tracking.connection import first_line, remark
 from unclip.tracking.files import BEST
 
@@ -46,7 +46,7 @@ WEIGHTS = "weights.safetensors"
 
 
 class Tracker(WandbLogger):
-    """Sends metrics, pictures and results; no failure of W&B ends a training."""
+    """Sends metrics, images and results; no failure of W&B ends a training."""
 
     def __init__(self, run: Any, folder: Path, weights: bool, sent: dict[str, int]):
         """``sent``: name -> the last step that the run on W&B has already."""
@@ -82,16 +82,16 @@ class Tracker(WandbLogger):
             if fresh:
                 super().log_metrics(fresh, step)
 
-    def publish(self, pictures: list[Picture], step: int) -> None:
-        """Sample pictures: a gallery, and a table that has their steps and seeds too."""
+    def publish(self, images: list[CaptionedImage], step: int) -> None:
+        """Sample images: a gallery, and a table that has their steps and seeds too."""
         import wandb
 
         if self._failed:  # without a network W&B would wait at each table, and training for it
             return
         with self._forgiving():
-            gallery = [wandb.Image(p.image, caption=p.caption) for p in pictures]
-            rows = [[step, p.caption, wandb.Image(p.image), p.seed] for p in pictures]
-            table = wandb.Table(columns=["step", "caption", "picture", "seed"], data=rows)
+            gallery = [wandb.Image(p.image, caption=p.caption) for p in images]
+            rows = [[step, p.caption, wandb.Image(p.image), p.seed] for p in images]
+            table = wandb.Table(columns=["step", "caption", "image", "seed"], data=rows)
             self.log_metrics({"samples": gallery, "samples_table": table}, step)
 
     def finished(self, summary: dict[str, Any], artifact: Artifact, *, kind: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.common import artifacts
-from unclip.common.atomic import replacing
+from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 from unclip.tracking.config import TrackingConfig
 from unclip.tracking.connection import first_line, remark, why_offline
@@ -75,7 +75,7 @@ def tracked(
                 "parents": {key: artifact.sha256 for key, artifact in found.items()},
             },
         )
-        with replacing(folder / STATE) as scratch:
+        with atomic_write(folder / STATE) as scratch:
             scratch.write_text(json.dumps({"id": run.id, "project": run.project}) + "\n")
         tracker = Tracker(run, folder, config.log_weights, _sent(run, folder) if known else {})
         tracker.lean_on(list(found.values()))

@@ -15,7 +15,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from unclip.nn.cached import ContextBlock
+from unclip.nn.context_attention import ContextBlock
 from unclip.nn.transformer import TransformerBlock
 from unclip.nn.unet import Layer
 

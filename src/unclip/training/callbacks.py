@@ -1,4 +1,4 @@
-"""What happens around the training steps: pictures, progress lines, throughput, memory."""
+"""What happens around the training steps: images, progress lines, throughput, memory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import lightning as L
 import torch
 
-from unclip.common.images import Picture, grid, save
+from unclip.common.images import CaptionedImage, grid, save
 from unclip.training.stage import Stage
-from unclip.training.strategies import gathered
+from unclip.training.strategies import full_parameters
 from unclip.training.world import World
 
 
@@ -26,13 +26,13 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 class Samples(L.Callback):
-    """Draws sample pictures at intervals and at the end; saves them and logs their metrics."""
+    """Draws sample images at intervals and at the end; saves them and logs their metrics."""
 
     def __init__(
         self,
         folder: Path,
         every: int,
-        publish: Callable[[list[Picture], int], None] | None = None,
+        publish: Callable[[list[CaptionedImage], int], None] | None = None,
     ):
         self.folder = folder
         self.every = every
@@ -59,7 +59,7 @@ class Samples(L.Callback):
         self.draw(trainer, pl_module)
 
     def draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Pictures and metrics of the first validation batch."""
+        """Images and metrics of the first validation batch."""
         stage: Any = pl_module
         batch = _first_batch(trainer, stage)
         if batch is None:
@@ -67,19 +67,19 @@ class Samples(L.Callback):
         was_training = stage.training
         stage.eval()
         precision = trainer.precision_plugin.forward_context()
-        with torch.no_grad(), precision, gathered(stage.sampling_net):
-            look = stage.look(batch)
+        with torch.no_grad(), precision, full_parameters(stage.sampling_net):
+            look = stage.preview(batch)
         stage.train(was_training)
         self.metrics = {f"val/{k}": v for k, v in look.metrics.items()}
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.log_metrics(self.metrics, step=trainer.global_step)
-            if not look.pictures:
+            if not look.images:
                 return
-            sheet = grid([p.image for p in look.pictures], [p.caption for p in look.pictures])
+            sheet = grid([p.image for p in look.images], [p.caption for p in look.images])
             save(sheet, self.folder / f"step_{trainer.global_step:07d}.png")
             if self.publish is not None:
-                self.publish(look.pictures, trainer.global_step)
+                self.publish(look.images, trainer.global_step)
 
 
 def _first_batch(trainer: L.Trainer, stage: Stage) -> Any:
@@ -91,7 +91,7 @@ def _first_batch(trainer: L.Trainer, stage: Stage) -> Any:
 
 
 class Throughput(L.Callback):
-    """Samples per second over the optimizer steps, validation and pictures left out.
+    """Samples per second over the optimizer steps, validation and images left out.
 
     ``skipped`` tells how many bad samples this process has left out; their sum is logged.
     """

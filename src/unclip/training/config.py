@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import ClassVar
 
 from unclip.common.checks import require
 
@@ -68,7 +69,7 @@ class TrainerConfig:
     max_steps: int = 1000  # optimizer steps
     checkpoint_every: int = 1000  # steps; one is always written at the end
     val_every: int = 500  # steps; 0 = only at the end
-    sample_every: int = 500  # steps between sample pictures; 0 = only at the end
+    sample_every: int = 500  # steps between sample images; 0 = only at the end
     log_every: int = 20  # steps
     seed: int = 0
     precision: str = "bf16-mixed"  # bf16-mixed | 32
@@ -85,6 +86,11 @@ class TrainerConfig:
     keep_checkpoints: int = 2  # newest ones, besides the best
     deterministic: str = "fast"  # fast | strict: the same bits on a machine of the same kind
     threads: int | None = None  # of torch on a CPU; null: as many as it has cores
+
+    @property
+    def processes(self) -> int:
+        """On all machines."""
+        return self.devices * self.nodes
 
     def validate(self) -> None:
         """Refuse values out of range."""
@@ -110,6 +116,37 @@ class TrainerConfig:
             self.deterministic == "fast" or self.attention != "xformers",
             "trainer.attention",
             "must be sdpa or math with trainer.deterministic=strict",
+        )
+
+
+@dataclass(kw_only=True)
+class FitConfig:
+    """How a stage without a network to train is fitted: the ``trainer`` section of a PCA."""
+
+    GONE: ClassVar[dict[str, str]] = {
+        f.name: "nothing is trained here"
+        for f in fields(TrainerConfig)
+        if f.name not in ("seed", "accelerator", "deterministic", "threads")
+    }
+    accumulate: ClassVar[int] = 1
+    processes: ClassVar[int] = 1
+
+    seed: int = 0
+    accelerator: str = "auto"  # auto | cpu | gpu
+    deterministic: str = "fast"  # fast | strict: the same bits on a machine of the same kind
+    threads: int | None = None  # of torch on a CPU; null: as many as it has cores
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        for name in ("accelerator", "deterministic"):
+            known = CHOICES[name]
+            value = getattr(self, name)
+            require(value in known, f"trainer.{name}", f"must be one of {', '.join(known)}")
+        require(self.seed >= 0, "trainer.seed", "must not be negative")
+        require(
+            self.threads is None or self.threads >= 1,
+            "trainer.threads",
+            "must be at least 1, or null for as many as there are cores",
         )
 
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from tqdm import tqdm
 
-from data_modules.prior import PriorData
 from unclip.common.progress import bar_interval
 from unclip.data.batches import DecoderBatch, PriorBatch
 from unclip.embeddings.clip import Clip
 from unclip.training.world import rank_and_world
+
+
+class OnePass(Protocol):
+    """A data module that can be read once, in order (`data_modules.prior.PriorData`)."""
+
+    config: Any
+
+    def one_pass(self, split: str, *, limit: int | None, rank: int, world: int) -> Any:
+        """Batches `PriorBatch` of one process's share of the first ``limit`` samples."""
+        ...
 
 
 class EmbeddedBatch(NamedTuple):
@@ -28,7 +37,7 @@ class EmbeddedBatch(NamedTuple):
 
 def embedded_batches(
     clip: Clip,
-    data: PriorData,
+    data: OnePass,
     *,
     device: torch.device,
     limit: int | None = None,
@@ -57,7 +66,7 @@ def unit(z: Tensor) -> Tensor:
 
 
 def z_i_of(clip: Clip, batch: PriorBatch | DecoderBatch) -> Tensor:
-    """z_i ``[B, D]`` of a batch: what it has from disk, else what ``clip`` says of its pictures."""
+    """z_i ``[B, D]`` of a batch: what it has from disk, else what ``clip`` says of its images."""
     if batch.z_i is not None:
         return unit(batch.z_i)
     assert batch.clip_image is not None

@@ -75,7 +75,7 @@ class MuonAdamW(torch.optim.Optimizer):
         return loss
 
 
-def rate(step: int, config: OptimConfig, max_steps: int) -> float:
+def lr_factor(step: int, config: OptimConfig, max_steps: int) -> float:
     """Factor on ``config.lr`` at optimizer step ``step``: linear warm-up, then the schedule."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps

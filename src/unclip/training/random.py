@@ -15,7 +15,7 @@ from unclip.common.seeding import generator
 class StepRandom:
     """Draws of one micro-batch: made for the whole batch of all processes, then this one's rows.
 
-    Row i of process r is sample ``i * world + r`` of the global batch, as `data_modules.order`
+    Row i of process r is sample ``i * world + r`` of the global batch, as `unclip.data.order`
     deals them out.
     """
 

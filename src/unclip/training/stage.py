@@ -1,4 +1,4 @@
-"""What every stage's LightningModule shares: network and EMA, optimizer, draws, summary."""
+"""What every stage's LightningModule shares: network and EMA, optimizer, rng, summary."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
-from unclip.common.images import Picture
+from unclip.common.images import CaptionedImage
 from unclip.common.seeding import derive_seed
 from unclip.embeddings.clip import FrozenClip
 from unclip.training import strategies
 from unclip.training.blocks import checkpoint_blocks, compile_blocks
 from unclip.training.config import OptimConfig
-from unclip.training.optim import build_optimizer, rate
+from unclip.training.optim import build_optimizer, lr_factor
 from unclip.training.random import StepRandom
 from unclip.training.world import World
 
 
-class Look(NamedTuple):
+class Preview(NamedTuple):
     """Samples of a validation batch, and what can be measured on them."""
 
-    pictures: list[Picture]
+    images: list[CaptionedImage]
     metrics: dict[str, float]  # logged as val/NAME
 
 
@@ -36,7 +36,7 @@ class Score(NamedTuple):
     bound: float  # what a sound stage reaches
 
 
-class Quality(NamedTuple):
+class Monitor(NamedTuple):
     """The figure by which a stage's result is judged."""
 
     name: str  # as logged, for example val/retrieval
@@ -46,10 +46,10 @@ class Quality(NamedTuple):
 class Stage(L.LightningModule):
     """A network that trains, its average, and the frozen CLIP it may lean on.
 
-    A subclass gives `training_step`, `validation_step`, `look` and `quality`.
+    A subclass gives `training_step`, `validation_step`, `preview` and `monitor`.
     """
 
-    quality: ClassVar[Quality]
+    monitor: ClassVar[Monitor]
     net: nn.Module
     ema: nn.Module | None
 
@@ -58,10 +58,9 @@ class Stage(L.LightningModule):
         self.experiment = experiment
         self.net = net
         self.ema = None
-        if hasattr(experiment, "ema"):
+        if experiment.averages:
             self.ema = copy.deepcopy(net).requires_grad_(False).eval()
-        # Outside nn.Module's books: a frozen CLIP belongs neither in checkpoints nor in DDP.
-        self.__dict__["clip"] = clip
+        self.clip = clip  # not a submodule: it belongs neither in checkpoints nor in DDP
         self.grad_norm: Tensor | None = None  # of the newest optimizer step, before clipping
         self._configured = False
 
@@ -96,8 +95,8 @@ class Stage(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Bring the frozen CLIP to the device."""
-        if self.__dict__["clip"] is not None:
-            self.__dict__["clip"].model.to(self.device)
+        if self.clip is not None:
+            self.clip.model.to(self.device)
 
     def _micro_batch(self, batch_idx: int) -> int:
         """Number of this micro-batch, the same after a resume."""
@@ -111,7 +110,7 @@ class Stage(L.LightningModule):
             derive_seed("dropout", seed, self._micro_batch(batch_idx), self.global_rank)
         )
 
-    def draws(self, batch_idx: int) -> StepRandom:
+    def rng(self, batch_idx: int) -> StepRandom:
         """The random draws of this micro-batch."""
         return StepRandom(
             self.experiment.trainer.seed,
@@ -121,7 +120,7 @@ class Stage(L.LightningModule):
             self.device,
         )
 
-    def validation_draws(self, batch_idx: int) -> StepRandom:
+    def validation_rng(self, batch_idx: int) -> StepRandom:
         """The same draws at every validation, so that the curve shows the model alone.
 
         And on every process: each validates on all held-out samples, and what one logs the others
@@ -135,7 +134,7 @@ class Stage(L.LightningModule):
         optimizer = build_optimizer(self.net, config)
         max_steps = self.experiment.trainer.max_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: rate(step, config, max_steps)
+            optimizer, lambda step: lr_factor(step, config, max_steps)
         )
         return {
             "optimizer": optimizer,
@@ -185,7 +184,7 @@ class Stage(L.LightningModule):
                 sync_dist=split != "train",
             )
 
-    def look(self, batch: Any) -> Look:
+    def preview(self, batch: Any) -> Preview:
         """Samples drawn with the averaged weights for a validation batch."""
         raise NotImplementedError
 
@@ -207,10 +206,22 @@ class Stage(L.LightningModule):
     @property
     def frozen_clip(self) -> FrozenClip:
         """The CLIP this stage leans on."""
-        clip = self.__dict__["clip"]
-        if clip is None:
+        if self.clip is None:
             raise RuntimeError(f"{type(self).__name__} was built without a CLIP")
-        return clip
+        return self.clip
+
+    @property
+    def embed_dim(self) -> int | None:
+        """D of the embeddings it was trained on, or makes; None of a stage without."""
+        return getattr(self.experiment.model, "embed_dim", None)
+
+    @property
+    def uses_embeddings(self) -> bool:
+        """Whether the network takes or makes embeddings of the frozen CLIP."""
+        return self.clip is not None
+
+    def prepare(self, data: Any, device: torch.device) -> None:
+        """Fit what must be known before training starts; most stages have nothing of the kind."""
 
 
 def own_nearest(found: Tensor, true: Tensor) -> Score:

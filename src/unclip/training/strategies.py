@@ -191,7 +191,7 @@ def reshard(net: nn.Module) -> None:
 
 
 @contextmanager
-def gathered(net: nn.Module) -> Iterator[None]:
+def full_parameters(net: nn.Module) -> Iterator[None]:
     """While it lasts every process has all weights of ``net``, so that any method of it works.
 
     FSDP2 gathers weights for `forward` alone, and anew at every step of a sampling.

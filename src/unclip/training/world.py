@@ -54,6 +54,7 @@ def join_processes() -> int:
 
 
 def rank_and_world() -> tuple[int, int]:
+    """Rank and number of the processes that torchrun or Lightning started, or (0, 1)."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1

@@ -1,4 +1,4 @@
-"""Pictures of a source with their z_i from an embeddings folder, joined by key."""
+"""Images of a source with their z_i from an embeddings folder, joined by key."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRIED = 1000  # keys of which at least one must have an embedding
 
 
 class ByKey:
-    """z_i by key; of several rows of one key, which are of one picture, the first.
+    """z_i by key; of several rows of one key, which are of one image, the first.
 
     Args:
         folder: The embeddings.
@@ -32,7 +32,7 @@ class ByKey:
     def __init__(self, folder: EmbeddingSource):
         if not folder.has_keys:
             raise UserError(
-                f"data.embeddings: {folder.path} has no keys to find pictures by "
+                f"data.embeddings: {folder.path} has no keys to find images by "
                 "(metadata/metadata_0.parquet with a column of text called image_path or key)"
             )
         self.folder = folder
@@ -88,7 +88,7 @@ class Joined:
         return self._source.key(index)
 
     def shards(self) -> np.ndarray | None:
-        """Those of the pictures; embeddings cost the same in any order."""
+        """Those of the images; embeddings cost the same in any order."""
         return self._source.shards()
 
     def fingerprint(self) -> str:

@@ -1,6 +1,6 @@
 """The files of an embeddings folder, which are those of clip-retrieval and a few of our own.
 
-``KIND/KIND_N`` holds shard N of one kind of data, a row per caption of a picture.
+``KIND/KIND_N`` holds shard N of one kind of data, a row per caption of an image.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from unclip.common.atomic import replacing
+from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 
 FORMAT_VERSION = 1
@@ -61,13 +61,13 @@ def files_of(folder: Path, kind: str) -> list[Path]:
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write a .npy, all at once."""
-    with replacing(path) as part, part.open("wb") as file:
+    with atomic_write(path) as part, part.open("wb") as file:
         np.save(file, array, allow_pickle=False)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a .json, all at once."""
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         part.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -21,11 +21,11 @@ from unclip.embeddings.tokens import END_OF_TEXT
 _ATTEMPTS = 50  # at a stand-in for a row that cannot be used
 
 
-class Part(Subset):
-    """Some rows of a folder, ascending; a `Source` but for pictures, of which it has none."""
+class RowSubset(Subset):
+    """Some rows of a folder, ascending; a `Source` but for images, of which it has none."""
 
     def __init__(self, folder: EmbeddingSource, rows: np.ndarray):
-        super().__init__(folder, rows)  # type: ignore[arg-type]  # it has no pictures
+        super().__init__(folder, rows)  # type: ignore[arg-type]  # it has no images
         self.folder = folder
         self.rows = rows
 
@@ -44,7 +44,7 @@ class PriorRows(Dataset[Reported]):
 
     def __init__(
         self,
-        part: Part,
+        part: RowSubset,
         *,
         contexts: tuple[int, int] | None,
         captions: bool,

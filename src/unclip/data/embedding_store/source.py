@@ -42,7 +42,7 @@ class Place(NamedTuple):
 
 
 class EmbeddingSource:
-    """Row n is one caption of one picture; the rows of all shards are counted through.
+    """Row n is one caption of one image; the rows of all shards are counted through.
 
     Args:
         path: A folder of `unclip embed`, or of clip-retrieval, which has no manifest and perhaps
@@ -122,7 +122,7 @@ class EmbeddingSource:
         return self.z_i[0].shape[1]
 
     def key(self, index: int) -> str:
-        """The key of row ``index``; the captions of one picture share it."""
+        """The key of row ``index``; the captions of one image share it."""
         if self._metadata.key is None:
             return str(index)
         shard, row = self._within(np.array([index]))

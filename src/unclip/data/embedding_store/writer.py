@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from unclip.common.atomic import PART, remove_parts, replacing
+from unclip.common.atomic import PART, atomic_write, remove_parts
 from unclip.common.errors import UserError
 from unclip.common.hashing import file_sha256
 from unclip.data.embedding_store import layout
@@ -22,7 +22,7 @@ from unclip.data.keys import key_hashes
 RECORDS = "shards"  # N.json says of finished shard N what is in it
 
 
-class Shard(NamedTuple):
+class EmbeddingShard(NamedTuple):
     """What a shard holds, or a part of one: a row for each caption."""
 
     z_i: np.ndarray  # [N, D]
@@ -33,9 +33,9 @@ class Shard(NamedTuple):
     skipped: int  # samples that have no row, because they are bad
 
 
-def joined(parts: list[Shard]) -> Shard:
+def concatenated(parts: list[EmbeddingShard]) -> EmbeddingShard:
     """The shard of which ``parts`` are all parts in order."""
-    return Shard(
+    return EmbeddingShard(
         z_i=np.concatenate([part.z_i for part in parts]),
         z_t=np.concatenate([part.z_t for part in parts]),
         tokens=np.concatenate([part.tokens for part in parts]),
@@ -113,7 +113,7 @@ class Writer:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
-    def write(self, number: int, shard: Shard) -> None:
+    def write(self, number: int, shard: EmbeddingShard) -> None:
         """Write shard ``number``; its record comes last."""
         arrays = {
             layout.IMAGES: shard.z_i,
@@ -126,7 +126,7 @@ class Writer:
             for kind, name in zip(layout.KINDS, self._names(number)):
                 path = self._out / name
                 if kind == layout.METADATA:
-                    with replacing(path) as part:
+                    with atomic_write(path) as part:
                         pq.write_table(_table(shard), part)
                 else:
                     layout.write_array(path, arrays[kind])
@@ -184,7 +184,7 @@ def verify(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _table(shard: Shard) -> pa.Table:
+def _table(shard: EmbeddingShard) -> pa.Table:
     columns = {"image_path": shard.keys, "caption": shard.captions}
     return pa.table({name: pa.array(texts, pa.string()) for name, texts in columns.items()})
 

@@ -37,7 +37,7 @@ def inspect(
     scanned = scan_source(source, indices, tokenizer=Tokenizer(context), workers=workers)
     found = suspects(scanned)
     sheets = {
-        "contact_sheet.png": contact_sheet(source, scanned.pictures["index"]),
+        "contact_sheet.png": contact_sheet(source, scanned.images["index"]),
         "suspects.png": suspects_sheet(source, found, scanned.problems),
     }
     report = as_report(source, scanned, found, name=name, held_out=held_out, context=context)

@@ -33,15 +33,15 @@ class Suspects(NamedTuple):
 
 
 def suspects(scanned: Scanned) -> Suspects:
-    """Near-blank pictures, and those that look the same."""
-    blank = scanned.pictures["contrast"] < BLANK
-    index, hashes = scanned.pictures["index"][~blank], scanned.pictures["hash"][~blank]
+    """Near-blank images, and those that look the same."""
+    blank = scanned.images["contrast"] < BLANK
+    index, hashes = scanned.images["index"][~blank], scanned.images["hash"][~blank]
     groups = [index[group] for group in equal_groups(hashes)]
     different, first = np.unique(hashes, return_index=True)
     near = None
     if len(different) <= NEAR_LIMIT:
         near = np.unique(np.sort(index[first][near_pairs(different)], axis=1), axis=0)
-    return Suspects(scanned.pictures["index"][blank], groups, near)
+    return Suspects(scanned.images["index"][blank], groups, near)
 
 
 def as_report(
@@ -57,20 +57,20 @@ def as_report(
         held_out: Samples of the whole source that are kept for validation.
         context: Tokens that the CLIP reads.
     """
-    pictures = scanned.pictures
+    images = scanned.images
     unreadable = sum(kind.count for kind in scanned.problems.values())
-    formats, counts = np.unique(pictures["format"], return_counts=True)
+    formats, counts = np.unique(images["format"], return_counts=True)
     return {
         "source": name,
         "fingerprint": source.fingerprint(),
         "samples": len(source),
         "held_out": held_out,
-        "looked_at": len(pictures) + unreadable,
-        "readable": len(pictures),
+        "looked_at": len(images) + unreadable,
+        "readable": len(images),
         "unreadable": {"count": unreadable, "kinds": _kinds(scanned)},
         "formats": {kind.decode(): int(count) for kind, count in zip(formats, counts)},
-        "size": _size(pictures) if len(pictures) else None,
-        "captions": _captions(source, scanned, context) if len(pictures) else None,
+        "size": _size(images) if len(images) else None,
+        "captions": _captions(source, scanned, context) if len(images) else None,
         "blank": {"count": len(found.blank), "keys": _keys(source, found.blank[:FEW])},
         "duplicates": _duplicates(source, found),
     }
@@ -95,8 +95,8 @@ def _quantiles(values: np.ndarray) -> Report:
     return dict(zip(names, found.tolist()))
 
 
-def _size(pictures: np.ndarray) -> Report:
-    width, height = pictures["width"].astype(np.int64), pictures["height"].astype(np.int64)
+def _size(images: np.ndarray) -> Report:
+    width, height = images["width"].astype(np.int64), images["height"].astype(np.int64)
     shorter, longer = np.minimum(width, height), np.maximum(width, height)
     return {
         "width": _quantiles(width),
@@ -118,7 +118,7 @@ def _captions(source: Source, scanned: Scanned, context: int) -> Report:
         commonest.append({"caption": text, "count": int(counts[which])})
     return {
         "count": len(captions),
-        "per_picture": _quantiles(scanned.pictures["captions"]),
+        "per_image": _quantiles(scanned.images["captions"]),
         "characters": _quantiles(captions["characters"]),
         "tokens": _quantiles(captions["tokens"]),
         "context": context,

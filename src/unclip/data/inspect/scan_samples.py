@@ -49,12 +49,12 @@ class Scanned(NamedTuple):
     """A source in numbers.
 
     Attributes:
-        pictures: A record per readable sample (fields of ``_PICTURE``).
+        images: A record per readable sample (fields of ``_PICTURE``).
         captions: A record per caption of these.
         problems: What is wrong with the others.
     """
 
-    pictures: np.ndarray
+    images: np.ndarray
     captions: np.ndarray
     problems: dict[str, Kind]
 
@@ -66,12 +66,12 @@ class _Problem(NamedTuple):
 
 
 class _Measured(NamedTuple):
-    picture: tuple
+    image: tuple
     captions: list[tuple]
 
 
 class _Chunk(NamedTuple):
-    pictures: np.ndarray
+    images: np.ndarray
     captions: np.ndarray
     problems: list[_Problem]
 
@@ -80,18 +80,18 @@ def scan_source(
     source: Source, indices: np.ndarray, *, tokenizer: Tokenizer, workers: int
 ) -> Scanned:
     """Measure the samples ``indices`` in ``workers`` processes; some 70 bytes of each are kept."""
-    pictures, captions = [np.empty(0, dtype=_PICTURE)], [np.empty(0, dtype=_CAPTION)]
+    images, captions = [np.empty(0, dtype=_PICTURE)], [np.empty(0, dtype=_CAPTION)]
     problems: dict[str, Kind] = {}
     measure = _Measure(source, tokenizer)
     for chunk in scan(measure, indices, collate=_collate, workers=workers, title="inspecting"):
-        pictures.append(chunk.pictures)
+        images.append(chunk.images)
         captions.append(chunk.captions)
         for problem in chunk.problems:
             kind = problems.setdefault(problem.kind, Kind(example=problem.message))
             kind.count += 1
             if len(kind.keys) < FEW:
                 kind.keys.append(problem.key)
-    return Scanned(np.concatenate(pictures), np.concatenate(captions), problems)
+    return Scanned(np.concatenate(images), np.concatenate(captions), problems)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class _Measure:
             return _Problem(key, kind_of(str(problem)), str(problem))
         height, width = sample.image.shape[:2]
         image = Image.fromarray(sample.image)
-        picture = (
+        pixels = (
             index,
             width,
             height,
@@ -119,7 +119,7 @@ class _Measure:
             int.from_bytes(np.packbits(imagehash.phash(image).hash).tobytes(), "big"),
         )
         return _Measured(
-            picture,
+            pixels,
             [
                 (index, number, len(caption), self.tokenizer.count(caption), key_hash(caption))
                 for number, caption in enumerate(sample.captions)
@@ -130,7 +130,7 @@ class _Measure:
 def _collate(results: list[_Measured | _Problem]) -> _Chunk:
     measured = [result for result in results if isinstance(result, _Measured)]
     return _Chunk(
-        np.array([each.picture for each in measured], dtype=_PICTURE),
+        np.array([each.image for each in measured], dtype=_PICTURE),
         np.array([row for each in measured for row in each.captions], dtype=_CAPTION),
         [result for result in results if isinstance(result, _Problem)],
     )

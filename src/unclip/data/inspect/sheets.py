@@ -1,4 +1,4 @@
-"""Sheets of a source's pictures: some of all, and those that one should look at."""
+"""Sheets of a source's images: some of all, and those that one should look at."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Tile(NamedTuple):
 def contact_sheet(source: Source, readable: np.ndarray) -> Image.Image | None:
     """Up to 40 of the samples ``readable``, evenly spread, with a caption; None if there is none.
 
-    Pictures are whole, on white where they are not square.
+    Images are whole, on white where they are not square.
     """
     tiles = []
     for index in readable[evenly(len(readable), TILES)]:
@@ -71,7 +71,7 @@ def _tile(source: Source, index: np.int64, what: str) -> _Tile:
 
 
 def _whole(image: np.ndarray) -> np.ndarray:
-    """The picture on a white square of up to `SIDE` pixels."""
+    """The image on a white square of up to `SIDE` pixels."""
     side = min(SIDE, max(image.shape[:2]))
     return np.asarray(ImageOps.pad(Image.fromarray(image), (side, side), color="white"))
 

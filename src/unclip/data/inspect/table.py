@@ -42,7 +42,7 @@ def advice(found: Report) -> Iterator[str]:
         )
     if share := captions["repeated"]["share"]:
         yield (
-            f"{_percent(share)} of captions occur more than once: CLIP learns to tell pictures "
+            f"{_percent(share)} of captions occur more than once: CLIP learns to tell images "
             "apart by their captions, and those it cannot"
         )
     if blank := found["blank"]["count"]:
@@ -74,7 +74,7 @@ def _lines(found: Report) -> Iterator[list[str]]:
     for side in ("width", "height"):
         yield [f"{side}, pixels", _five(size[side])]
     yield ["width / height", _five(size["width_over_height"])]
-    yield ["captions a picture", _five(captions["per_picture"])]
+    yield ["captions an image", _five(captions["per_image"])]
     yield ["characters a caption", _five(captions["characters"])]
     yield ["tokens a caption", _five(captions["tokens"])]
     cut = captions["cut"]
@@ -87,16 +87,16 @@ def _lines(found: Report) -> Iterator[list[str]]:
     for each in repeated["commonest"]:
         yield ["", f"{each['count']:,} x {_short(each['caption'])}"]
     blank = found["blank"]
-    yield ["near-blank pictures", f"{blank['count']:,} {_few(blank['keys'], blank['count'])}"]
+    yield ["near-blank images", f"{blank['count']:,} {_few(blank['keys'], blank['count'])}"]
     yield from _duplicate_lines(found["duplicates"])
 
 
 def _duplicate_lines(found: Report) -> Iterator[list[str]]:
-    yield ["look like an earlier picture", f"{found['copies']:,}, in {found['groups']:,} groups"]
+    yield ["look like an earlier image", f"{found['copies']:,}, in {found['groups']:,} groups"]
     for keys in found["keys"]:
         yield ["", " = ".join(keys)]
     near = found["near_pairs"]
-    missing = f"not looked for beyond {NEAR_LIMIT:,} different pictures"
+    missing = f"not looked for beyond {NEAR_LIMIT:,} different images"
     yield [f"pairs within {NEAR} bits of 64", missing if near is None else f"{near:,}"]
     for keys in found["near_keys"]:
         yield ["", " ~ ".join(keys)]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unclip.common.atomic import remove_parts, replacing
+from unclip.common.atomic import atomic_write, remove_parts
 from unclip.common.checks import require
 from unclip.common.errors import UserError
 from unclip.data.readers.source import Source
@@ -24,8 +24,8 @@ class Packing:
 
     format: str = "tar"  # tar | parquet
     shard_size: int = 10_000  # samples of the source per shard, skipped ones included
-    max_side: int | None = None  # pixels to which the longer side of larger pictures is reduced
-    quality: int = 95  # of JPEG and WebP files written for reduced pictures
+    max_side: int | None = None  # pixels to which the longer side of larger images is reduced
+    quality: int = 95  # of JPEG and WebP files written for reduced images
     limit: int | None = None  # only the first so many samples
 
     def validate(self) -> None:
@@ -38,7 +38,7 @@ class Packing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shard:
+class PackedShard:
     """A finished shard."""
 
     number: int
@@ -56,7 +56,7 @@ class Manifest:
 
     settings: dict[str, Any]
     lists: bool = False  # parquet: captions are lists
-    shards: list[Shard] = field(default_factory=list)
+    shards: list[PackedShard] = field(default_factory=list)
     finished: bool = False
 
     @property
@@ -67,7 +67,7 @@ class Manifest:
     def save(self, out: Path) -> None:
         """Replace the folder's manifest."""
         content = {"format_version": FORMAT_VERSION, "count": self.count, **asdict(self)}
-        with replacing(out / MANIFEST) as scratch:
+        with atomic_write(out / MANIFEST) as scratch:
             scratch.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -116,13 +116,13 @@ def _read(path: Path) -> Manifest | None:
         return Manifest(
             settings=dict(content["settings"]),
             lists=bool(content["lists"]),
-            shards=[Shard(**shard) for shard in content["shards"]],
+            shards=[PackedShard(**shard) for shard in content["shards"]],
         )
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 
 
-def _is_there(out: Path, shard: Shard) -> bool:
+def _is_there(out: Path, shard: PackedShard) -> bool:
     if shard.file is None:
         return True
     path = out / Path(shard.file).name

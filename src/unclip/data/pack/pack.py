@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from unclip.common.atomic import replacing
+from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 from unclip.common.hashing import file_sha256
 from unclip.data.decode import BadSample
-from unclip.data.pack.manifest import Manifest, Packing, Shard, begin
-from unclip.data.pack.shards import Row, SeveralCaptions, safe_name, write_parquet, write_tar
+from unclip.data.pack.manifest import Manifest, PackedShard, Packing, begin
+from unclip.data.pack.shards import SampleRow, SeveralCaptions, safe_name, write_parquet, write_tar
 from unclip.data.readers.source import Source, raw_of
 from unclip.data.readers.tar_index import write_beside
 from unclip.data.scan import image_format, scan
@@ -84,7 +84,9 @@ def _write_missing(prepare: _Prepare, out: Path, manifest: Manifest, *, workers:
     manifest.save(out)
 
 
-def _write_shard(path: Path, number: int, results: Iterable[_Result], *, lists: bool) -> Shard:
+def _write_shard(
+    path: Path, number: int, results: Iterable[_Result], *, lists: bool
+) -> PackedShard:
     """One shard, whole or not at all; none if all its samples are skipped."""
     skipped: list[tuple[str, str]] = []
     renamed: dict[str, str] = {}
@@ -93,7 +95,7 @@ def _write_shard(path: Path, number: int, results: Iterable[_Result], *, lists: 
     file, count, size, sha256 = None, 0, 0, None
     if first is not None:
         rows = itertools.chain([first], rows)
-        with replacing(path) as scratch:
+        with atomic_write(path) as scratch:
             if path.suffix == ".tar":
                 count = write_tar(scratch, rows)
             else:
@@ -101,7 +103,7 @@ def _write_shard(path: Path, number: int, results: Iterable[_Result], *, lists: 
         if path.suffix == ".tar":
             write_beside(path)
         file, size, sha256 = path.name, path.stat().st_size, file_sha256(path)
-    return Shard(
+    return PackedShard(
         number=number,
         file=file,
         count=count,
@@ -114,7 +116,7 @@ def _write_shard(path: Path, number: int, results: Iterable[_Result], *, lists: 
 
 def _rows(
     results: Iterable[_Result], skipped: list[tuple[str, str]], renamed: dict[str, str]
-) -> Iterator[Row]:
+) -> Iterator[SampleRow]:
     """Readable samples under names that differ; notes the others, and names that are not keys."""
     used: set[str] = set()
     for result in results:
@@ -133,7 +135,7 @@ def _rows(
 class _Result(NamedTuple):
     number: int  # of the sample
     key: str
-    row: Row | None  # None if it is skipped
+    row: SampleRow | None  # None if it is skipped
     problem: str = ""
 
 
@@ -156,7 +158,7 @@ class _Prepare:
             key = self.source.key(index)
             return _Result(index, key, None, kind_of(str(problem)))
         ending, image = self._file(sample.image, stored)
-        return _Result(index, sample.key, Row(sample.key, ending, image, sample.captions))
+        return _Result(index, sample.key, SampleRow(sample.key, ending, image, sample.captions))
 
     def _file(self, pixels: np.ndarray, stored: bytes | None) -> tuple[str, bytes]:
         """Ending and content of the image file."""
@@ -165,9 +167,9 @@ class _Prepare:
         reduced = max(pixels.shape[:2]) > side
         if ending and stored and not reduced:
             return ending, stored
-        picture, file = Image.fromarray(pixels), io.BytesIO()
+        image, file = Image.fromarray(pixels), io.BytesIO()
         if reduced:
-            picture.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=None)
+            image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=None)
         ending = ending or "png"
-        picture.save(file, _WRITTEN[ending], quality=self.packing.quality)
+        image.save(file, _WRITTEN[ending], quality=self.packing.quality)
         return ending, file.getvalue()

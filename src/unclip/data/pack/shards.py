@@ -21,7 +21,7 @@ _TEXT = {"dtype": "string", "_type": "Value"}
 _TEXTS = {"feature": _TEXT, "_type": "Sequence"}
 
 
-class Row(NamedTuple):
+class SampleRow(NamedTuple):
     """A sample as it is stored."""
 
     name: str  # a `safe_name`, unique in its shard
@@ -50,7 +50,7 @@ def safe_name(key: str) -> str:
     return quote(key, safe="").replace(".", "%2E")
 
 
-def write_tar(path: Path, rows: Iterable[Row]) -> int:
+def write_tar(path: Path, rows: Iterable[SampleRow]) -> int:
     """NAME.jpg with NAME.txt, or NAME.json {"caption": [...]} for several; how many rows."""
     count = 0
     with tarfile.open(path, "w") as archive:
@@ -71,7 +71,7 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     archive.addfile(member, io.BytesIO(data))
 
 
-def write_parquet(path: Path, rows: Iterable[Row], *, lists: bool) -> int:
+def write_parquet(path: Path, rows: Iterable[SampleRow], *, lists: bool) -> int:
     """Columns image {bytes, path} and caption; how many rows.
 
     Args:
@@ -91,7 +91,7 @@ def write_parquet(path: Path, rows: Iterable[Row], *, lists: bool) -> int:
         metadata={"huggingface": json.dumps({"info": {"features": features}})},
     )
     rows, count = iter(rows), 0
-    # Pictures are compressed already, and none occurs twice.
+    # Images are compressed already, and none occurs twice.
     with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
         while group := list(itertools.islice(rows, _ROW_GROUP)):
             if not lists and any(len(row.captions) > 1 for row in group):

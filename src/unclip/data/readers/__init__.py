@@ -1,1 +1,1 @@
-"""Random access to captioned pictures on disk, one reader per file format."""
+"""Random access to captioned images on disk, one reader per file format."""

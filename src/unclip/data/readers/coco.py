@@ -23,7 +23,7 @@ class CocoSource(FileSource):
     Args:
         path: The captions file, a local path or a URL.
         images: Where its images are; without it they are looked for in the usual places.
-        limits: Which pictures are refused.
+        limits: Which images are refused.
 
     Raises:
         UserError: The file is not of COCO's form, or no image of it is found.

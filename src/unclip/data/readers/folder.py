@@ -25,7 +25,7 @@ class FileSource(Reader):
     Args:
         folder: Where the images are, a local path or a URL.
         listing: Their names and captions.
-        limits: Which pictures are refused.
+        limits: Which images are refused.
     """
 
     def __init__(self, folder: str, listing: Listing, limits: Limits):
@@ -67,7 +67,7 @@ class FolderSource(FileSource):
 
     Args:
         folder: A local path or a URL; images may lie in folders below it.
-        limits: Which pictures are refused.
+        limits: Which images are refused.
 
     Raises:
         UserError: The listing cannot be used; the message names the line.

@@ -21,7 +21,7 @@ class HubSource(Reader):
     Args:
         spec: `NAME[:CONFIG][@SPLIT]` of a dataset on the hub, or a local folder as NAME; the split
             is `train` unless another is given.
-        limits: Which pictures are refused.
+        limits: Which images are refused.
 
     Raises:
         UserError: `datasets` is not installed or cannot load it, or it lacks a column.

@@ -27,7 +27,7 @@ def open_files(spec: str, *, on_error: str = "error", limits: Limits = LIMITS) -
     Args:
         spec: What `data.source` may be, except `scenes` and `mixture`.
         on_error: What a damaged tar does, see `TarSource`.
-        limits: Which pictures are refused.
+        limits: Which images are refused.
 
     Raises:
         UserError: It does not exist, is damaged or holds no samples.

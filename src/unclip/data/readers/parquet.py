@@ -31,7 +31,7 @@ class ParquetSource(Reader):
     Args:
         path: The parquet file, a local path or a URL.
         cache_bytes: Memory for row groups; at least one is kept.
-        limits: Which pictures are refused.
+        limits: Which images are refused.
 
     Raises:
         UserError: The file is no parquet, or lacks a column.
@@ -40,7 +40,7 @@ class ParquetSource(Reader):
     def __init__(
         self, path: str | Path, *, cache_bytes: int = CACHE_BYTES, limits: Limits = LIMITS
     ):
-        self._file = files.look(str(path))
+        self._file = files.stat_file(str(path))
         self._cache_bytes = cache_bytes
         self._groups: OrderedDict[int, pa.Table] = OrderedDict()
         try:

@@ -76,7 +76,7 @@ class Reader(ABC):
 
     Args:
         keys: A name for each sample.
-        limits: Which pictures are refused.
+        limits: Which images are refused.
     """
 
     def __init__(self, keys: Strings, limits: Limits):

@@ -28,14 +28,14 @@ class TarSource(Reader):
     Args:
         path: The tar, a local path or a URL.
         on_error: What a cut-off or damaged tar does: `error` stops, `skip` uses its whole members.
-        limits: Which pictures are refused.
+        limits: Which images are refused.
 
     Raises:
         UserError: It is no tar, holds no image, or is damaged and ``on_error`` is `error`.
     """
 
     def __init__(self, path: str | Path, *, on_error: str = "error", limits: Limits = LIMITS):
-        self._file = files.look(str(path))
+        self._file = files.stat_file(str(path))
         self._index = tar_index(self._file)
         super().__init__(self._index.keys, limits)
         if self._index.damaged:

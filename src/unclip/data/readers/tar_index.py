@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unclip.common.atomic import replacing
+from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 from unclip.data import files
 from unclip.data.files import File
@@ -66,7 +66,7 @@ def write_beside(tar_path: str | Path) -> None:
         UserError: It is no uncompressed tar.
         OSError: The folder cannot be written.
     """
-    tar = files.look(str(tar_path))
+    tar = files.stat_file(str(tar_path))
     # The tar's own folder may be copied, which gives it another modification time.
     _write(Path(tar.path + _BESIDE), _scan(tar), tar.size, stamp="")
 
@@ -98,7 +98,7 @@ def _warn_unwritable(folder: str, reason: str) -> None:
 
 def _write(path: Path, index: TarIndex, size: int, stamp: str) -> None:
     """An .npz at ``path``, whole or not at all."""
-    with replacing(path) as scratch, scratch.open("wb") as file:
+    with atomic_write(path) as scratch, scratch.open("wb") as file:
         np.savez(
             file,
             about=np.array([_FORMAT, size, index.members, index.damaged], dtype=np.int64),

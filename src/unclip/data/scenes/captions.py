@@ -36,7 +36,7 @@ class Phrase(NamedTuple):
 
     Attributes:
         text: The caption.
-        stated: Which of `STATED` a picture needs in order to agree with it; empty for a word.
+        stated: Which of `STATED` an image needs in order to agree with it; empty for a word.
     """
 
     text: str
@@ -132,7 +132,7 @@ def _order(scene: Scene, rng: Random) -> _Ordered:
 
 
 def _apart(first: Item, second: Item) -> bool:
-    """Whether the two lie on opposite sides of the picture, not only of each other."""
+    """Whether the two lie on opposite sides of the image, not only of each other."""
     along = (first.x, second.x) if abs(first.x - second.x) > abs(first.y - second.y) else None
     low, high = sorted(along or (first.y, second.y))
     return low < 0.4 and high > 0.6

@@ -1,6 +1,6 @@
 """The built-in dataset: procedural scenes with captions, a function of (seed, index) alone.
 
-``data_modules.scene_render`` says what a scene is and draws it, ``data_modules.scene_captions``
+``unclip.data.scenes.render`` says what a scene is and draws it, ``unclip.data.scenes.captions``
 describes it; here scenes are drawn at random and served.
 """
 
@@ -51,7 +51,7 @@ class Scenes:
 
     Args:
         config: Kinds of scenes and the seed (its ``count`` is the caller's to use).
-        size: Side of the pictures, in pixels.
+        size: Side of the images, in pixels.
         start: Index of the first scene.
         count: Number of scenes.
     """
@@ -97,7 +97,7 @@ class Prompt(NamedTuple):
     Attributes:
         caption: The text.
         scene: The truth to compare with.
-        stated: What the caption says (of `data_modules.scene_captions.STATED`): judge only this.
+        stated: What the caption says (of `unclip.data.scenes.captions.STATED`): judge only this.
     """
 
     caption: str

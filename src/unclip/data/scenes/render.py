@@ -1,7 +1,7 @@
-"""What a scene can hold, and its picture: shapes as distance functions, drawn anti-aliased.
+"""What a scene can hold, and its image: shapes as distance functions, drawn anti-aliased.
 
-Geometry is in fractions of the picture's side, x to the right and y down, so that a scene is the
-same picture at every size.
+Geometry is in fractions of the image's side, x to the right and y down, so that a scene is the
+same image at every size.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Item:
     """One object of a scene.
 
     Attributes:
-        shape: One of `data_modules.configs.SHAPES`.
+        shape: One of `unclip.data.config.SHAPES`.
         colour: A key of `COLOURS`.
         size: A key of `RADII`.
         x: Centre, fraction of the side from the left.
         y: Centre, fraction of the side from the top.
-        radius: Half the side of the square it lies in, fraction of the picture's side.
+        radius: Half the side of the square it lies in, fraction of the image's side.
         angle: Rotation in radians, a few degrees at most.
         tint: Added to each colour channel, in levels of 255.
     """
@@ -68,7 +68,7 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Word:
-    """A printed word, centred at (x, y), ``width`` of the picture's side long."""
+    """A printed word, centred at (x, y), ``width`` of the image's side long."""
 
     text: str
     colour: str
@@ -79,7 +79,7 @@ class Word:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """The truth behind a picture: one or two items, or a word, on a background."""
+    """The truth behind an image: one or two items, or a word, on a background."""
 
     background: str
     items: tuple[Item, ...] = ()
@@ -103,7 +103,7 @@ def relation(dx: float, dy: float) -> str:
 
 
 def place(x: float, y: float) -> str:
-    """The name of the ninth of the picture that holds (x, y), such as ``top left``."""
+    """The name of the ninth of the image that holds (x, y), such as ``top left``."""
     across = "left" if x < 0.4 else "right" if x > 0.6 else ""
     down = "top" if y < 0.4 else "bottom" if y > 0.6 else ""
     return f"{down} {across}".strip() or "middle"
@@ -154,7 +154,7 @@ _DISTANCES: dict[str, Callable[[Array, Array], Array]] = {
 
 
 class Patch(NamedTuple):
-    """The part of a picture that one shape touches."""
+    """The part of an image that one shape touches."""
 
     rows: slice
     columns: slice
@@ -162,7 +162,7 @@ class Patch(NamedTuple):
 
 
 def patch(shape: str, *, x: float, y: float, radius: float, angle: float, size: int) -> Patch:
-    """Rasterise a shape in a picture of ``size`` pixels a side (arguments as in `Item`)."""
+    """Rasterise a shape in an image of ``size`` pixels a side (arguments as in `Item`)."""
     reach = radius * 1.15 + 1 / size  # a rotated corner and the soft edge
     left, right = _span(x - reach, x + reach, size)
     top, bottom = _span(y - reach, y + reach, size)
@@ -179,7 +179,7 @@ def _span(low: float, high: float, size: int) -> tuple[int, int]:
 
 
 def draw(scene: Scene, size: int) -> Array:
-    """The picture of ``scene``, ``uint8 [size, size, 3]`` RGB."""
+    """The image of ``scene``, ``uint8 [size, size, 3]`` RGB."""
     canvas = np.empty((size, size, 3), np.uint8)
     canvas[:] = _tinted(BACKGROUNDS[scene.background], scene.tint)
     for item in scene.items:

@@ -20,16 +20,16 @@ from unclip.evaluation.probes.guidance import probe_guidance
 from unclip.evaluation.probes.latents import originals, probe_pca, probe_typographic
 from unclip.evaluation.probes.pairs import binding_outcomes, binding_records, probe_pairs
 from unclip.evaluation.probes.probe import Probe
-from unclip.evaluation.probes.prompts import attack, binding_prompts, pictures_of, stacked_prompts
+from unclip.evaluation.probes.prompts import attack, binding_prompts, images_of, stacked_prompts
 from unclip.pipeline.manipulations import Latents, embed
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.sampling import Generated, Sampling
 from unclip.pipeline.settings import Settings
-from unclip.stages._part import Part
+from unclip.stages.ar_prior.part import ArPriorPart
 
 # The commands of `unclip.evaluation.paper_figures` name the same numbers.
-VARIATIONS = 6  # of each picture
-WAY = 7  # pictures from one to the other
+VARIATIONS = 6  # of each image
+WAY = 7  # images from one to the other
 THETAS, THETA_MAX = 5, 0.4
 CAPTIONS = 8
 SCALES = (1.0, 2.0, 3.0, 4.0)  # of the decoder's guidance, the paper's
@@ -37,25 +37,25 @@ SAMPLES = 16  # of one caption
 
 
 @dataclass(frozen=True)
-class Studio:
+class FigureInputs:
     """A cascade, and what it draws from.
 
-    ``scenes`` are those of ``pictures``; none if the pictures are somebody's own.
+    ``scenes`` are those of ``images``; none if the images are somebody's own.
     """
 
     pipeline: Pipeline
-    pictures: list[Array]
+    images: list[Array]
     scenes: list[Scene]
     shapes: Sequence[str]  # of the scenes the cascade was trained on
-    ar_prior: Part | None = None
+    ar_prior: ArPriorPart | None = None
     seed: int = 0
     settings: Settings | None = None
     progress: Progress | None = None
 
     @cached_property
     def latents(self) -> Latents:
-        """Of ``pictures``, inverted once for all figures."""
-        return self.pipeline.encode(self.pictures, **self.how)
+        """Of ``images``, inverted once for all figures."""
+        return self.pipeline.encode(self.images, **self.how)
 
     def seeds(self, n: int) -> list[int]:
         """``n`` seeds from ``seed`` on."""
@@ -67,16 +67,16 @@ class Studio:
         return {"settings": self.settings, "progress": self.progress}
 
 
-def variations(studio: Studio) -> Probe:
+def variations(studio: FigureInputs) -> Probe:
     """Figure 3: η = 1."""
     seeds = studio.seeds(VARIATIONS)
     found = studio.pipeline.vary(studio.latents, 1.0, seeds, **studio.how)
-    return _beside(studio.pictures, found, [f"seed {seed}" for seed in seeds])
+    return _beside(studio.images, found, [f"seed {seed}" for seed in seeds])
 
 
-def interpolations(studio: Studio) -> Probe:
+def interpolations(studio: FigureInputs) -> Probe:
     """Figure 4: two pairs, x_T between the two inversions, then one draw."""
-    pairs = [(k, k + 1) for k in range(0, min(4, len(studio.pictures)) - 1, 2)]
+    pairs = [(k, k + 1) for k in range(0, min(4, len(studio.images)) - 1, 2)]
     if not pairs:
         raise UserError("--images: an interpolation needs two")
     first, second = (Latents(*(part[list(end)] for part in studio.latents)) for end in zip(*pairs))
@@ -86,24 +86,24 @@ def interpolations(studio: Studio) -> Probe:
             first, second, WAY, noise=noise, seed=studio.seed, **studio.how
         )
         for pair, drawn in zip(pairs, to_uint8(found.image)):
-            a, b = originals([studio.pictures[k] for k in pair], len(drawn[0]))
+            a, b = originals([studio.images[k] for k in pair], len(drawn[0]))
             cells.append([a, *drawn, b])
             rows.append(f"x_T {noise}" + (f" (seed {studio.seed})" if noise == "fixed" else ""))
     columns = ["from", *(f"{k / (WAY - 1):.2f}" for k in range(WAY)), "to"]
     return Probe(table(cells, rows=rows, columns=columns), [])
 
 
-def text_diffs(studio: Studio) -> Probe:
+def text_diffs(studio: FigureInputs) -> Probe:
     """Figure 5: each scene towards another colour."""
     rows, cells = [], []
     how = studio.how | {"settings": (studio.settings or Settings()).unguided()}
     for k, scene in enumerate(_own(studio, "unclip edit")):
         source, target = edit_captions(scene)
         found = studio.pipeline.text_diff(
-            studio.pictures[k], source, target, THETA_MAX, THETAS, seed=studio.seed, **how
+            studio.images[k], source, target, THETA_MAX, THETAS, seed=studio.seed, **how
         )
         drawn = to_uint8(found.image[0])
-        cells.append([*originals([studio.pictures[k]], len(drawn[0])), *drawn])
+        cells.append([*originals([studio.images[k]], len(drawn[0])), *drawn])
         rows.append(f"{source} to {target}")
     columns = ["original", *(f"theta {THETA_MAX * k / (THETAS - 1):.2f}" for k in range(THETAS))]
     return Probe(table(cells, rows=rows, columns=columns), [])
@@ -117,27 +117,27 @@ def edit_captions(scene: Scene) -> tuple[str, str]:
     return noun(item), noun(replace(item, colour=following))
 
 
-def typographic(studio: Studio) -> Probe:
+def typographic(studio: FigureInputs) -> Probe:
     """Figure 6: a scene with the names of other shapes."""
     scene, words, labels = attack(_own(studio, "unclip probe typographic")[0], studio.shapes)
-    (picture,) = pictures_of([scene])
+    (image,) = images_of([scene])
     return probe_typographic(
-        studio.pipeline, picture, words, labels, seeds=studio.seeds(4), **studio.how
+        studio.pipeline, image, words, labels, seeds=studio.seeds(4), **studio.how
     )
 
 
-def _own(studio: Studio, command: str) -> list[Scene]:
+def _own(studio: FigureInputs, command: str) -> list[Scene]:
     if not studio.scenes:
         raise UserError(f"captions of --images are not known; use `{command}`")
     return studio.scenes
 
 
-def components(studio: Studio) -> Probe:
+def components(studio: FigureInputs) -> Probe:
     """Figure 7."""
-    return probe_pca(studio.pipeline, studio.pictures, seed=studio.seed, **studio.how)
+    return probe_pca(studio.pipeline, studio.images, seed=studio.seed, **studio.how)
 
 
-def signals(studio: Studio) -> Probe:
+def signals(studio: FigureInputs) -> Probe:
     """Figure 8: captions of held-out scenes."""
     prompts = single_object_prompts(CAPTIONS, studio.seed, studio.shapes)
     return probe_conditioning(
@@ -150,7 +150,7 @@ def signals(studio: Studio) -> Probe:
     )
 
 
-def guidance(studio: Studio) -> Probe:
+def guidance(studio: FigureInputs) -> Probe:
     """Figure 9: one caption, a seed per column."""
     prompt = prompt_of(studio)
     return probe_guidance(
@@ -163,37 +163,37 @@ def guidance(studio: Studio) -> Probe:
     )
 
 
-def prompt_of(studio: Studio) -> Prompt:
+def prompt_of(studio: FigureInputs) -> Prompt:
     """The caption of `guidance`."""
     return single_object_prompts(1, studio.seed, studio.shapes)[0]
 
 
-def stacked(studio: Studio) -> Probe:
+def stacked(studio: FigureInputs) -> Probe:
     """Figure 14: sixteen samples of one caption."""
     prompts = stacked_prompts(SAMPLES, studio.shapes)
     return probe_pairs(studio.pipeline, prompts, studio.seeds(SAMPLES), studio.shapes, **studio.how)
 
 
 @torch.no_grad()
-def rebuilt(studio: Studio) -> Probe:
-    """Figure 15: pictures of two objects from their z_i alone."""
+def rebuilt(studio: FigureInputs) -> Probe:
+    """Figure 15: images of two objects from their z_i alone."""
     prompts = binding_prompts(4, studio.seed, studio.shapes)
-    pictures = pictures_of([prompt.scene for prompt in prompts])
-    sampling = Sampling(studio.pipeline, studio.settings, studio.progress)
+    images = images_of([prompt.scene for prompt in prompts])
+    sampling = Sampling(studio.pipeline.cascade, studio.settings, studio.progress)
     seeds = studio.seeds(VARIATIONS)
-    sampling.expect(decodings=len(pictures) * len(seeds))
-    z_i = embed(sampling, pictures).repeat_interleave(len(seeds), dim=0)
-    found = sampling.decode(z_i, seeds * len(pictures))
+    sampling.expect(decodings=len(images) * len(seeds))
+    z_i = embed(sampling, images).repeat_interleave(len(seeds), dim=0)
+    found = sampling.decode(z_i, seeds * len(images))
     repeated = [prompt for prompt in prompts for _ in seeds]
     outcomes = binding_outcomes(repeated, list(to_uint8(found.image)))
     records = binding_records(repeated, outcomes, studio.shapes)
-    sheet = _beside(pictures, found.grouped(len(seeds)), [f"seed {seed}" for seed in seeds]).sheet
+    sheet = _beside(images, found.grouped(len(seeds)), [f"seed {seed}" for seed in seeds]).sheet
     return Probe(sheet, records)
 
 
-def _beside(pictures: Sequence[Array], found: Generated, columns: Sequence[str]) -> Probe:
-    """Pictures, each with those ``[B, n, ...]`` that came of it."""
+def _beside(images: Sequence[Array], found: Generated, columns: Sequence[str]) -> Probe:
+    """Images, each with those ``[B, n, ...]`` that came of it."""
     drawn = to_uint8(found.image)
-    left = originals(pictures, drawn.shape[-2])
-    cells = [[picture, *row] for picture, row in zip(left, drawn)]
+    left = originals(images, drawn.shape[-2])
+    cells = [[original, *row] for original, row in zip(left, drawn)]
     return Probe(table(cells, rows=[""] * len(cells), columns=["original", *columns]), [])

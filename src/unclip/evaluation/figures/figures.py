@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unclip.evaluation.figures.drawings import (
-    Studio,
+    FigureInputs,
     components,
     edit_captions,
     guidance,
@@ -34,13 +34,13 @@ class Figure:
     shows: str  # in the paper
     look: str  # for what, in the counterpart
     command: str  # that draws it alone, to be filled in by `fields`; some have none
-    draw: Callable[[Studio], Probe]
+    draw: Callable[[FigureInputs], Probe]
 
 
-def fields(studio: Studio, files: Sequence[Path], common: str) -> dict[str, str]:
+def fields(studio: FigureInputs, files: Sequence[Path], common: str) -> dict[str, str]:
     """What the commands of `FIGURES` speak of, quoted for a shell.
 
-    ``files`` are those of the pictures, ``common`` the options of all commands.
+    ``files`` are those of the images, ``common`` the options of all commands.
     """
     paths = [shlex.quote(str(file)) for file in files]
     source, target = edit_captions(studio.scenes[0]) if studio.scenes else ("FROM", "TO")
@@ -73,7 +73,7 @@ FIGURES = (
         "Ways from one image to another by spherical interpolation of z_i, the decoder's noise "
         "fixed along each row.",
         "One object should turn into the other by steps. With x_T slerp the ends are the "
-        "pictures, as well as the inversion goes; with fixed noise only z_i moves.",
+        "images, as well as the inversion goes; with fixed noise only z_i moves.",
         "unclip interpolate {pair} --n 7 --noise slerp {common}",
         interpolations,
     ),
@@ -104,7 +104,7 @@ FIGURES = (
         "Images decoded from the first 20 to 320 of 1024 principal components of z_i on one "
         "seed, the source at the far right: coarse meaning first, details of form later.",
         "From left to right: what comes first, background, colour, place or shape, and from how "
-        "many components on the picture is that of the whole z_i.",
+        "many components on the image is that of the whole z_i.",
         "unclip probe pca {all} {common}",
         components,
     ),
@@ -112,7 +112,7 @@ FIGURES = (
         8,
         "Conditioning signals",
         "One decoder given the caption alone (z_i zero), the caption and z_t in the place of "
-        "z_i, or the caption and a prior's z_i. z_t gives fair pictures, a prior's z_i the best. "
+        "z_i, or the caption and a prior's z_i. z_t gives fair images, a prior's z_i the best. "
         "There the prior is the autoregressive one.",
         "How much of each caption every way gets right, counted in the table.",
         "unclip probe conditioning --n 8 {common}",
@@ -122,7 +122,7 @@ FIGURES = (
         9,
         "Guidance",
         "One caption at growing guidance scales, for unCLIP with the prior's z_i fixed and for "
-        "GLIDE, a seed per column. unCLIP's pictures become better and keep their content; "
+        "GLIDE, a seed per column. unCLIP's images become better and keep their content; "
         "GLIDE's converge to one camera angle, colour and size.",
         "Down a column the content should stay and edges sharpen. The GLIDE half needs a decoder "
         "without z_i: give one to `unclip probe guidance --decoder`.",
@@ -134,7 +134,7 @@ FIGURES = (
         "Attribute binding",
         'Samples for "a red cube on top of a blue cube": unCLIP confuses which cube has which '
         "colour more often than GLIDE does.",
-        "How many pictures show both objects with the colours in their places; the oracle's "
+        "How many images show both objects with the colours in their places; the oracle's "
         "verdict stands under each. The counted tests are `unclip probe binding` and `unclip "
         "probe relations`.",
         "unclip sample {stacked} --n 16 {common}",
@@ -143,7 +143,7 @@ FIGURES = (
     Figure(
         15,
         "Reconstructions of two objects",
-        "What explains figure 14: pictures of two objects, encoded by CLIP and decoded, come back "
+        "What explains figure 14: images of two objects, encoded by CLIP and decoded, come back "
         "with colours or sizes mixed up. z_i itself does not bind them.",
         "Whether the two colours stay on their own shapes; the table counts them.",
         "",

@@ -11,20 +11,22 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from unclip.common.atomic import replacing
+from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 from unclip.common.html import STYLE, embedded, table
 from unclip.common.progress import bar_interval
-from unclip.evaluation.figures.drawings import Studio
+from unclip.evaluation.figures.drawings import FigureInputs
 from unclip.evaluation.figures.figures import FIGURES, Figure, fields
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
+from unclip.stages._part import Part
+from unclip.stages.row import DECODER, PRIOR, UPSAMPLER
 
 
 def write_figures(
-    studio: Studio, out: Path, *, command: str, common: str, notes: Sequence[str]
+    studio: FigureInputs, out: Path, *, command: str, common: str, notes: Sequence[str]
 ) -> Path:
-    """Draw `FIGURES` and write ``out/index.html``, a PNG of each and the pictures they start from.
+    """Draw `FIGURES` and write ``out/index.html``, a PNG of each and the images they start from.
 
     A figure that a missing part prevents says so on the page instead.
 
@@ -38,24 +40,24 @@ def write_figures(
     Returns:
         The page.
     """
-    sources = [out / "pictures" / f"{k}.png" for k in range(len(studio.pictures))]
-    for picture, path in zip(studio.pictures, sources):
-        with replacing(path) as scratch:
-            Image.fromarray(picture).save(scratch, "png")
+    sources = [out / "images" / f"{k}.png" for k in range(len(studio.images))]
+    for image, path in zip(studio.images, sources):
+        with atomic_write(path) as scratch:
+            Image.fromarray(image).save(scratch, "png")
     named = fields(studio, sources, common)
     sections = []
     for figure in tqdm(FIGURES, desc="figures", unit="figure", mininterval=bar_interval()):
         drawn = _drawn(figure, studio, out)
         sections.append(_section(figure, drawn, figure.command.format(**named)))
     page = out / "index.html"
-    with replacing(page) as scratch:
+    with atomic_write(page) as scratch:
         text = _page(sections, studio, command=command, notes=notes)
         scratch.write_text(text, encoding="utf-8")
     return page
 
 
-def _drawn(figure: Figure, studio: Studio, out: Path) -> str:
-    """The figure's picture, table and notes as HTML; of one that cannot be, why."""
+def _drawn(figure: Figure, studio: FigureInputs, out: Path) -> str:
+    """The figure's image, table and notes as HTML; of one that cannot be, why."""
     try:
         probe = figure.draw(studio)
     except UserError as error:
@@ -85,9 +87,11 @@ def _section(figure: Figure, drawn: str, command: str) -> str:
 def sampling_table(pipeline: Pipeline, settings: Settings | None) -> list[list[str]]:
     """How each stage samples: its name, parameters and settings, titles first."""
     settings = settings or Settings()
-    parts = [("prior", p) for p in [pipeline.prior] if p] + [("decoder", pipeline.decoder)]
+    cascade = pipeline.cascade
+    parts: list[tuple[str, Part]] = [(PRIOR, cascade.prior)] if cascade.prior else []
+    parts += [(DECODER, cascade.decoder), *((UPSAMPLER, part) for part in cascade.upsamplers)]
     rows = [["stage", "parameters", "sampling"]]
-    for stage, part in [*parts, *(("upsampler", part) for part in pipeline.upsamplers)]:
+    for stage, part in parts:
         chosen = asdict(settings.apply(stage, part.sampler))
         rows.append(
             [
@@ -99,7 +103,9 @@ def sampling_table(pipeline: Pipeline, settings: Settings | None) -> list[list[s
     return rows
 
 
-def _page(sections: Sequence[str], studio: Studio, *, command: str, notes: Sequence[str]) -> str:
+def _page(
+    sections: Sequence[str], studio: FigureInputs, *, command: str, notes: Sequence[str]
+) -> str:
     remarks = "".join(f"<p><strong>Note:</strong> {html.escape(note)}.</p>" for note in notes)
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -115,8 +121,8 @@ the 95 % Wilson interval.</p>
 <p>Made by <code>{html.escape(command)}</code></p>
 {remarks}
 <div class="scroll">{table(sampling_table(studio.pipeline, studio.settings))}</div>
-<p>Manipulations of pictures decode with DDIM in the decoder's steps and guidance, after
+<p>Manipulations of images decode with DDIM in the decoder's steps and guidance, after
 an inversion with the same; they take no caption. The same cascade and command give the same
-pictures, byte for byte, on the same machine.</p>
+images, byte for byte, on the same machine.</p>
 {"".join(sections)}</html>
 """

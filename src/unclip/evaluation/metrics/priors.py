@@ -17,8 +17,7 @@ from unclip.common import tables
 from unclip.common.seeding import SampleNoise, derive_seed
 from unclip.embeddings.clip import Clip
 from unclip.embeddings.metrics import PriorMetrics, prior_metrics
-from unclip.stages._part import Part
-from unclip.stages._prior.sampling import prior_caption
+from unclip.stages._prior.part import PriorPart
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Evaluated:
 
 
 def evaluate(
-    part: Part,
+    part: PriorPart,
     clip: Clip,
     pairs: Iterable[tuple[list[str], Tensor, Tensor]],
     *,
@@ -58,22 +57,13 @@ def evaluate(
     return metrics, seconds / done
 
 
-def training_flops(part: Part, clip: Clip, *, samples: int) -> float:
+def training_flops(part: PriorPart, clip: Clip, *, samples: int) -> float:
     """Multiply-adds, counted as two, of training on ``samples``: three times the forward pass."""
-    net, device = part.net, next(part.net.parameters()).device
-    tokens = part.tokens(["a"], device)
-    text = clip.encode_text(clip.tokenize(["a"]).to(device))
     with (
-        torch.no_grad(),
         sdpa_kernel(SDPBackend.MATH),  # the counter knows matrix products
         FlopCounterMode(display=False) as counter,
     ):
-        caption = prior_caption(net, text, tokens)
-        zero = torch.zeros(1, dtype=torch.long, device=device)
-        if part.diffusion is None:
-            net(zero.expand(1, net.codes), dot=zero, z_t=text.z_t, caption=caption)
-        else:
-            net(torch.zeros_like(text.z_t), zero, z_t=text.z_t, caption=caption)
+        part.forward_once(clip)
     return 3.0 * counter.get_total_flops() * samples
 
 

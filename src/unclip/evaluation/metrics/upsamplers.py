@@ -1,4 +1,4 @@
-"""What an upsampler is worth: error and sharpness on whole pictures, beside plain resizing.
+"""What an upsampler is worth: error and sharpness on whole images, beside plain resizing.
 
 Images are ``[B, 3, S, S]`` in [-1, 1], small ones ``[B, 3, s, s]``.
 """
@@ -21,22 +21,21 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from unclip.common import tables
 from unclip.common.images import Array, grid, to_uint8
 from unclip.common.seeding import SampleNoise, derive_seed
-from unclip.degradations.low import resize
-from unclip.stages._part import Part
-from unclip.stages.upsampler.sampling import upsample
+from unclip.degradations.downsample import resize
+from unclip.stages.upsampler.sampling import UpsamplerPart
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
-SHOWN = 4  # pictures of which a side-by-side row is kept
-ACROSS = 4  # a detail is so many times smaller than its picture
+SHOWN = 4  # images of which a side-by-side row is kept
+ACROSS = 4  # a detail is so many times smaller than its image
 
 
 @dataclass(frozen=True)
 class Scores:
     """How near to the originals one way of enlarging comes."""
 
-    psnr: float  # dB, of the squared error over all pictures
-    psnr_mean: float  # dB, mean over pictures; ruled by those that are nearly blank
-    ssim: float  # mean over pictures; 1 is identical
+    psnr: float  # dB, of the squared error over all images
+    psnr_mean: float  # dB, mean over images; ruled by those that are nearly blank
+    ssim: float  # mean over images; 1 is identical
     gradient: float  # energy of the gradients over the originals'; below 1 is softer
 
 
@@ -47,16 +46,16 @@ class EvaluatedUpsampler:
     name: str
     low_size: int
     image_size: int
-    corruption: str  # of the small pictures, every one of them
+    corruption: str  # of the small images, every one of them
     n: int
-    skipped: int  # held-out pictures that are too small, or cannot be read
+    skipped: int  # held-out images that are too small, or cannot be read
     parameters: int
-    milliseconds: float  # per picture
+    milliseconds: float  # per image
     scores: dict[str, Scores]  # bicubic, lanczos, ours
 
 
-class Row(NamedTuple):
-    """One picture in four versions, uint8 ``[H, W, 3]``, and where its detail is."""
+class Comparison(NamedTuple):
+    """One image in four versions, uint8 ``[H, W, 3]``, and where its detail is."""
 
     low: Array
     bicubic: Array
@@ -65,13 +64,13 @@ class Row(NamedTuple):
     corner: tuple[int, int]  # top, left of the detail in the original
 
 
-class Measured(NamedTuple):
+class MeasuredUpsampler(NamedTuple):
     """The result of `measure`."""
 
     scores: dict[str, Scores]
-    seconds: float  # of sampling, all pictures
+    seconds: float  # of sampling, all images
     n: int
-    rows: list[Row]
+    rows: list[Comparison]
 
 
 def gradients(image: Tensor) -> Tensor:
@@ -98,7 +97,7 @@ def decibels(error: Tensor) -> Tensor:
 
 
 class Tally:
-    """Per-picture figures of one way of enlarging, batch by batch."""
+    """Per-image figures of one way of enlarging, batch by batch."""
 
     def __init__(self) -> None:
         self._error: list[Tensor] = []
@@ -129,32 +128,26 @@ class Tally:
 
 
 def measure(
-    part: Part,
-    pictures: Iterable[Tensor],
+    part: UpsamplerPart,
+    images: Iterable[Tensor],
     degrade: Callable[[Tensor, Sequence[int]], Tensor],
     *,
     seed: int,
-) -> Measured:
-    """Scores over batches of ``pictures``, of which picture k has the noise of (seed, k).
+) -> MeasuredUpsampler:
+    """Scores over batches of ``images``, of which image k has the noise of (seed, k).
 
-    ``degrade`` makes the small pictures of a batch and its numbers.
+    ``degrade`` makes the small images of a batch and its numbers.
     """
     tallies = {method: Tally() for method in ("bicubic", "lanczos", "ours")}
-    rows: list[Row] = []
+    rows: list[Comparison] = []
     seconds, done = 0.0, 0
-    for image in pictures:
+    for image in images:
         numbers = range(done, done + len(image))
         side = image.shape[-1]
         low = degrade(image, numbers)
         began = time.perf_counter()
-        ours = upsample(
-            part.net,
-            low,
-            size=side,
-            diffusion=part.chain,
-            sampler=part.sampler,
-            noise=SampleNoise([derive_seed("evaluate", seed, k) for k in numbers]),
-        )
+        noise = SampleNoise([derive_seed("evaluate", seed, k) for k in numbers])
+        ours = part.draw(low, noise, size=side)
         ours[0].sum().item()  # waits for a GPU
         seconds += time.perf_counter() - began
         found = {"bicubic": resize(low, side), "lanczos": lanczos(low, side), "ours": ours}
@@ -164,14 +157,14 @@ def measure(
         for k in range(min(len(image), SHOWN - len(rows))):
             low_k, bicubic_k, ours_k, image_k = (to_uint8(version[k]) for version in four)
             corner = busiest(image[k], low.shape[-1])
-            rows.append(Row(low_k, bicubic_k, ours_k, image_k, corner))
+            rows.append(Comparison(low_k, bicubic_k, ours_k, image_k, corner))
         done += len(image)
     scores = {method: tally.scores() for method, tally in tallies.items()} if done else {}
-    return Measured(scores, seconds, done, rows)
+    return MeasuredUpsampler(scores, seconds, done, rows)
 
 
 def _detail(side: int, low: int) -> int:
-    """Pixels a side of a detail: a part of the picture that is whole pixels of the small one."""
+    """Pixels a side of a detail: a part of the image that is whole pixels of the small one."""
     scale = side // low
     return max(1, low // ACROSS) * scale
 
@@ -186,7 +179,7 @@ def busiest(image: Tensor, low: int) -> tuple[int, int]:
     return top * scale, left * scale
 
 
-def sheet(rows: Sequence[Row]) -> Image.Image:
+def sheet(rows: Sequence[Comparison]) -> Image.Image:
     """Each row's four versions, then the same detail of each."""
     images, captions = [], []
     for row in rows:
@@ -219,9 +212,9 @@ def _cells(results: Sequence[EvaluatedUpsampler]) -> list[list[str]]:
     facts = {
         "size": lambda r: f"{r.low_size} to {r.image_size} px",
         "corruption": lambda r: r.corruption,
-        "held-out pictures": lambda r: f"{r.n}" + f", {r.skipped} skipped" * (r.skipped > 0),
+        "held-out images": lambda r: f"{r.n}" + f", {r.skipped} skipped" * (r.skipped > 0),
         "parameters": lambda r: f"{r.parameters:,}",
-        "ms per picture": lambda r: f"{r.milliseconds:.3g}",
+        "ms per image": lambda r: f"{r.milliseconds:.3g}",
     }
     for title, fact in facts.items():
         cells.append([title, *(text for r in results for text in ("", "", fact(r)))])

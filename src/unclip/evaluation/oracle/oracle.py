@@ -1,6 +1,6 @@
-"""Reads pictures of scenes without learning: which shape, of which colour and size, lies where.
+"""Reads images of scenes without learning: which shape, of which colour and size, lies where.
 
-Made for generated pictures of ``data_modules.scenes``: soft edges, noise and wrong tints are
+Made for generated images of ``unclip.data.scenes``: soft edges, noise and wrong tints are
 tolerated, whatever is no clear shape is not reported. Printed words are not read. Two touching
 objects are told apart by their colours; two of the same colour are read as one thing, or nothing.
 """
@@ -27,7 +27,7 @@ from unclip.evaluation.oracle.vision import (
 )
 
 THRESHOLD = 0.65
-"""Confidence under which a thing is not reported, as measured on pictures of 64 pixels.
+"""Confidence under which a thing is not reported, as measured on images of 64 pixels.
 
 Drawn shapes read at 0.9 or more. Blurred by a Gaussian of 1 pixel, with noise of 5 levels, they
 read at 0.67 or more; at 1.5 pixels nearly all still pass, and what is taken for another shape stays
@@ -40,11 +40,11 @@ _SURE = 0.85  # confidence from which a region is not tried as several objects t
 
 @dataclass(frozen=True)
 class Verdict:
-    """In which respects a picture shows a scene.
+    """In which respects an image shows a scene.
 
     Seen objects are paired with the scene's so that most agrees; each field holds if it does for
     every object of the scene. ``colour`` and ``shape`` together therefore also mean that each
-    colour is on its own shape. ``position`` compares ninths of the picture (`place`).
+    colour is on its own shape. ``position`` compares ninths of the image (`place`).
     """
 
     colour: bool

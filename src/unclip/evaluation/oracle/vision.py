@@ -1,6 +1,6 @@
 """The oracle's eyes: colours in CIELAB, connected regions, and the shape that fits a region best.
 
-Pictures are ``uint8 [S, S, 3]`` RGB, masks ``bool [S, S]``, coverages ``float [S, S]`` in [0, 1].
+Images are ``uint8 [S, S, 3]`` RGB, masks ``bool [S, S]``, coverages ``float [S, S]`` in [0, 1].
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from unclip.data.scenes.render import BACKGROUNDS, COLOURS, RADII, Array, patch
 
 PALETTE = {**BACKGROUNDS, **COLOURS}  # a grey thing is called grey, though no object should be
 
-_SIDE = 128  # larger pictures are reduced to about this: nothing finer matters here
-_SMALLEST, _LARGEST = 0.008, 0.3  # area of an object, as a share of the picture's
+_SIDE = 128  # larger images are reduced to about this: nothing finer matters here
+_SMALLEST, _LARGEST = 0.008, 0.3  # area of an object, as a share of the image's
 _ANGLES = (-0.12, -0.06, 0.0, 0.06, 0.12)  # radians, the range of rotations of scenes
 
 
 class Detection(NamedTuple):
-    """One object seen in a picture.
+    """One object seen in an image.
 
     Attributes:
         colour: The nearest name of the scenes' palette (also of backgrounds: a grey object).
@@ -44,9 +44,9 @@ class Detection(NamedTuple):
 
 
 def reduced(image: Array) -> Array:
-    """The picture at no more than twice the side that matters."""
+    """The image at no more than twice the side that matters."""
     if image.ndim != 3 or image.shape[2] != 3 or image.shape[0] != image.shape[1]:
-        raise ValueError(f"a square picture [S, S, 3] is needed, not {list(image.shape)}")
+        raise ValueError(f"a square image [S, S, 3] is needed, not {list(image.shape)}")
     factor = image.shape[0] // _SIDE
     return np.asarray(Image.fromarray(image).reduce(factor)) if factor > 1 else image
 

@@ -1,1 +1,1 @@
-"""What a trained cascade makes of its latents: the paper's probes, as pictures and as tables."""
+"""What a trained cascade makes of its latents: the paper's probes, as images and as tables."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.common.images import table, to_uint8
 from unclip.common.types import Progress
@@ -18,7 +18,8 @@ from unclip.evaluation.probes.probe import Probe, count_right
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.sampling import Generated, Sampling
 from unclip.pipeline.settings import Settings
-from unclip.stages._part import Part, load_prior
+from unclip.stages._prior.part import PriorPart
+from unclip.stages.ar_prior.part import NAME, ArPriorPart, load
 
 SHOWN = 8  # captions on the sheet
 
@@ -36,7 +37,7 @@ def draw_modes(
     captions: Sequence[str],
     seeds: Sequence[int],
     *,
-    ar_prior: Part | None = None,
+    ar_prior: PriorPart | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Modes:
@@ -45,41 +46,38 @@ def draw_modes(
     All four have the decoder's caption and noise in common. ``ar_prior`` stands beside the
     pipeline's own prior.
     """
-    if pipeline.decoder.embedding != "image":
+    if pipeline.cascade.decoder.takes != "image":
         raise UserError("decoder: takes no image embeddings, so there is one way to condition it")
-    sampling, many, notes = Sampling(pipeline, settings, progress), len(captions), []
+    sampling, many, notes = Sampling(pipeline.cascade, settings, progress), len(captions), []
     drawn = {}
-    if pipeline.decoder.net.config.use_caption:
+    if pipeline.cascade.decoder.net.config.use_caption:
         sampling.expect(decodings=many)
         drawn["caption only"] = sampling.decode(None, seeds, captions=captions)
     else:
         notes.append("caption only: left out, this decoder reads no captions")
     sampling.expect(decodings=many)
-    z_t = pipeline.embed_captions(captions)
+    z_t = pipeline.cascade.embed_captions(captions)
     drawn["z_t in place of z_i"] = sampling.decode(z_t, seeds, captions=captions)
-    for name, prior in _priors(pipeline.prior, ar_prior).items():
+    for name, prior in _priors(pipeline.cascade.prior, ar_prior).items():
         if prior is None:
             notes.append(f"{name}: left out, there is none")
             continue
-        other = Pipeline(
-            pipeline.clip, prior, pipeline.decoder, pipeline.upsamplers, pipeline.device
-        )
+        other = Pipeline(replace(pipeline.cascade, prior=prior))
         drawn[name] = other.generate(captions, seeds, settings=settings, progress=progress)
     return Modes(drawn, notes)
 
 
-def find_ar_prior(folder: Path, given: Path | None, pipeline: Pipeline) -> Part | None:
+def find_ar_prior(folder: Path, given: Path | None, pipeline: Pipeline) -> ArPriorPart | None:
     """The autoregressive prior at ``given``, or else in ``folder``'s ``ar_prior``, if any."""
-    inside = folder / "ar_prior"
+    inside = folder / NAME
     path = given or (inside if inside.is_dir() else None)
     if path is None:
         return None
-    artifacts.expect(artifacts.describe(path, key="ar_prior"), ("ar_prior",), key="ar_prior")
-    return load_prior(path, pipeline.clip)
+    return load(path, pipeline.cascade.clip, key=NAME)
 
 
-def _priors(own: Part | None, ar_prior: Part | None) -> dict[str, Part | None]:
-    autoregressive = own is not None and own.diffusion is None
+def _priors(own: PriorPart | None, ar_prior: PriorPart | None) -> dict[str, PriorPart | None]:
+    autoregressive = isinstance(own, ArPriorPart)
     return {
         "AR prior": ar_prior or (own if autoregressive else None),
         "diffusion prior": None if autoregressive else own,
@@ -92,7 +90,7 @@ def probe_conditioning(
     seeds: Sequence[int],
     *,
     scenes: Sequence[Scene] | None = None,
-    ar_prior: Part | None = None,
+    ar_prior: PriorPart | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Probe:

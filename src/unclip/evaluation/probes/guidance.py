@@ -18,7 +18,7 @@ from unclip.evaluation.probes.probe import Probe, count_right
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 
-SHOWN = 8  # pictures a row where the decoder's scale alone changes
+SHOWN = 8  # images a row where the decoder's scale alone changes
 
 
 def probe_guidance(

@@ -1,4 +1,4 @@
-"""What z_i of a picture holds: its principal components, and words on the picture.
+"""What z_i of an image holds: its principal components, and words on the image.
 
 arXiv 2204.06125, figures 7 and 6.
 """
@@ -31,30 +31,30 @@ def dims_of(components: int) -> list[int]:
 @torch.no_grad()
 def probe_pca(
     pipeline: Pipeline,
-    pictures: Sequence[Array],
+    images: Sequence[Array],
     *,
     dims: Sequence[int] = (),
     seed: int = 0,
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Probe:
-    """A row per picture: decoded from ever more components (`dims_of`), from z_i, the picture.
+    """A row per image: decoded from ever more components (`dims_of`), from z_i, the image.
 
     All are drawn from the one x_T of ``seed``. The table holds the mean cosine of what is left of
     z_i and z_i.
     """
-    dims = list(dims) or (dims_of(pipeline.codec.k) if pipeline.codec else [1])
+    dims = list(dims) or (dims_of(pipeline.cascade.codec.k) if pipeline.cascade.codec else [1])
     found = pipeline.pca_reconstructions(
-        pictures, dims, seed=seed, settings=settings, progress=progress
+        images, dims, seed=seed, settings=settings, progress=progress
     )
-    sampling = Sampling(pipeline, settings, progress, 0.0)
-    sampling.expect(decodings=len(pictures))
-    z_i = embed(sampling, pictures)
-    whole = to_uint8(sampling.decode(z_i, [seed] * len(pictures)).image)
+    sampling = Sampling(pipeline.cascade, settings, progress, 0.0)
+    sampling.expect(decodings=len(images))
+    z_i = embed(sampling, images)
+    whole = to_uint8(sampling.decode(z_i, [seed] * len(images)).image)
     cells = [
         [*few, all_of_it, original]
         for few, all_of_it, original in zip(
-            to_uint8(found.image), whole, originals(pictures, len(whole[0]))
+            to_uint8(found.image), whole, originals(images, len(whole[0]))
         )
     ]
     assert found.z_i is not None
@@ -66,7 +66,7 @@ def probe_pca(
 
 def probe_typographic(
     pipeline: Pipeline,
-    picture: Array,
+    photo: Array,
     words: Sequence[str],
     labels: Sequence[str],
     *,
@@ -74,7 +74,7 @@ def probe_typographic(
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Probe:
-    """A row for the picture and for it with each word on it: itself, then its variations (η = 1).
+    """A row for the image and for it with each word on it: itself, then its variations (η = 1).
 
     The table holds CLIP's probability of each label, in each row.
     """
@@ -84,24 +84,24 @@ def probe_typographic(
         drawn = to_uint8(variations)
         rows.append([*originals([shown], len(drawn[0])), *drawn])
         shares = {label: float(p) for label, p in zip(labels, probabilities)}
-        records.append({"on the picture": name, **shares})
+        records.append({"on the image": name, **shares})
 
     for number, word in enumerate(words):
         found = pipeline.typographic(
-            [picture], word, labels, seeds=seeds, settings=settings, progress=progress
+            [photo], word, labels, seeds=seeds, settings=settings, progress=progress
         )
         if number == 0:
-            plain = pipeline.vary([picture], 1.0, seeds, settings=settings, progress=progress)
-            add("nothing", picture, plain.image[0], found.before[0])
-        add(f'"{word}"', found.pictures[0], found.variations.image[0], found.after[0])
+            plain = pipeline.vary([photo], 1.0, seeds, settings=settings, progress=progress)
+            add("nothing", photo, plain.image[0], found.before[0])
+        add(f'"{word}"', found.images[0], found.variations.image[0], found.after[0])
     sheet = table(
         rows,
         rows=[" ".join(f"{k}: {v:.0%}," for k, v in list(r.items())[1:])[:-1] for r in records],
-        columns=["picture", *(f"seed {seed}" for seed in seeds)],
+        columns=["image", *(f"seed {seed}" for seed in seeds)],
     )
     return Probe(sheet, records)
 
 
-def originals(pictures: Sequence[Array], size: int) -> list[Array]:
-    """The middle squares of pictures, as the networks see them: ``uint8 [size, size, 3]``."""
-    return list(to_uint8(squares(pictures, size, "cpu")))
+def originals(images: Sequence[Array], size: int) -> list[Array]:
+    """The middle squares of images, as the networks see them: ``uint8 [size, size, 3]``."""
+    return list(to_uint8(squares(images, size, "cpu")))

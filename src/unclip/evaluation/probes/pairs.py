@@ -19,7 +19,7 @@ from unclip.pipeline.settings import Settings
 
 OBJECTS = ("colour", "shape", "count")
 """The two objects asked for, each in its colour, and no third."""
-SHOWN = 16  # pictures on the sheet
+SHOWN = 16  # images on the sheet
 
 
 def probe_pairs(
@@ -33,7 +33,7 @@ def probe_pairs(
 ) -> Probe:
     """Draw two-object ``prompts`` and count: relations where they state one, else binding.
 
-    ``shapes`` are all that a picture could have shown, which decides what chance would give.
+    ``shapes`` are all that an image could have shown, which decides what chance would give.
     """
     captions = [prompt.caption for prompt in prompts]
     found = pipeline.generate(captions, seeds, settings=settings, progress=progress)
@@ -46,7 +46,7 @@ def probe_pairs(
 
 
 def binding_outcomes(prompts: Sequence[Prompt], images: Sequence[Array]) -> list[str]:
-    """Of each picture (``uint8 [S, S, 3]``): right | exchanged | neither.
+    """Of each image (``uint8 [S, S, 3]``): right | exchanged | neither.
 
     Right is each colour on its own shape, exchanged on the other's, and no third object.
     """
@@ -63,16 +63,16 @@ def binding_records(
 ) -> list[dict[str, Any]]:
     """The table of `binding_outcomes`.
 
-    Chance, of all pictures: two objects drawn as the scenes' are, whatever the caption. Of those
+    Chance, of all images: two objects drawn as the scenes' are, whatever the caption. Of those
     with both colours and both shapes: a colour falls on either shape.
     """
     n, guess = len(prompts), _guess(shapes)
     right, wrong = outcomes.count("right"), outcomes.count("exchanged")
     return [
-        {"pictures": "colours on their own shapes", **score(right, n), "chance": guess},
-        {"pictures": "colours exchanged", **score(wrong, n), "chance": guess},
+        {"images": "colours on their own shapes", **score(right, n), "chance": guess},
+        {"images": "colours exchanged", **score(wrong, n), "chance": guess},
         {
-            "pictures": "own shapes, of those with both colours and both shapes",
+            "images": "own shapes, of those with both colours and both shapes",
             **score(right, right + wrong),
             "chance": 0.5,
         },
@@ -80,7 +80,7 @@ def binding_records(
 
 
 def relation_outcomes(prompts: Sequence[Prompt], images: Sequence[Array]) -> list[str]:
-    """Of each picture (``uint8 [S, S, 3]``): right | elsewhere | other objects."""
+    """Of each image (``uint8 [S, S, 3]``): right | elsewhere | other objects."""
     outcomes = []
     for prompt, seen in zip(prompts, map(read, images)):
         verdict = judge(seen, prompt.scene)
@@ -106,13 +106,13 @@ def relation_records(
     if len(groups) > 1:
         groups["all"] = list(outcomes)
     records = [
-        {"pictures": name, **score(of.count("right"), len(of)), "chance": _guess(shapes) / 4}
+        {"images": name, **score(of.count("right"), len(of)), "chance": _guess(shapes) / 4}
         for name, of in groups.items()
     ]
     right = outcomes.count("right")
     objects = right + outcomes.count("elsewhere")
     title = "related as asked, of those with the right objects"
-    return [*records, {"pictures": title, **score(right, objects), "chance": 0.25}]
+    return [*records, {"images": title, **score(right, objects), "chance": 0.25}]
 
 
 def _guess(shapes: Sequence[str]) -> float:

@@ -1,4 +1,4 @@
-"""What comes of a probe: a sheet of pictures, a table, and what has to be said of them."""
+"""What comes of a probe: a sheet of images, a table, and what has to be said of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from unclip.common import tables
-from unclip.common.atomic import replacing
+from unclip.common.atomic import atomic_write
 from unclip.common.images import Array
 from unclip.data.scenes.render import Scene
 from unclip.evaluation.oracle.oracle import check
@@ -21,7 +21,7 @@ from unclip.evaluation.oracle.oracle import check
 
 @dataclass(frozen=True)
 class Probe:
-    """A sheet of pictures with what was counted in them."""
+    """A sheet of images with what was counted in them."""
 
     sheet: Image.Image
     records: list[dict[str, Any]]  # the lines of a table, all with the same keys; may be none
@@ -50,9 +50,9 @@ class Probe:
                 "md": tables.markdown(self.lines),
             }
             for suffix, text in texts.items():
-                with replacing(folder / f"{name}.{suffix}") as scratch:
+                with atomic_write(folder / f"{name}.{suffix}") as scratch:
                     scratch.write_text(text, encoding="utf-8")
-        with replacing(folder / f"{name}.png") as scratch:
+        with atomic_write(folder / f"{name}.png") as scratch:
             self.sheet.save(scratch, "png")
         return folder / f"{name}.png"
 
@@ -64,5 +64,5 @@ def _cell(value: Any) -> str:
 
 
 def count_right(images: Sequence[Array], scenes: Sequence[Scene]) -> int:
-    """How many pictures (``uint8 [S, S, 3]``) show the colours and shapes of their scenes."""
+    """How many images (``uint8 [S, S, 3]``) show the colours and shapes of their scenes."""
     return sum(check(image, s).shows(("colour", "shape")) for image, s in zip(images, scenes))

@@ -1,4 +1,4 @@
-"""Captions and pictures that probes start from: held-out scenes, whose truth the oracle knows."""
+"""Captions and images that probes start from: held-out scenes, whose truth the oracle knows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unclip.data.config import ScenesConfig
 from unclip.data.scenes.captions import noun
 from unclip.data.scenes.dataset import Prompt, Scenes
 from unclip.data.scenes.render import BACKGROUNDS, COLOURS, RADII, Array, Item, Scene, draw
-from unclip.stages.decoder.part import describe_decoder
+from unclip.stages.decoder.part import describe
 
 SIZE = 128
 """Pixels a side at which scenes are drawn, to be shown and to be encoded."""
@@ -24,15 +24,15 @@ _PLACES = ((0.27, 0.5), (0.73, 0.5)), ((0.5, 0.27), (0.5, 0.73))
 
 
 class Attack(NamedTuple):
-    """A picture to write words on."""
+    """An image to write words on."""
 
     scene: Scene
     words: list[str]
     labels: list[str]
 
 
-def pictures_of(scenes: Sequence[Scene]) -> list[Array]:
-    """Pictures of scenes as probes start from them, ``uint8 [128, 128, 3]``."""
+def images_of(scenes: Sequence[Scene]) -> list[Array]:
+    """Images of scenes as probes start from them, ``uint8 [128, 128, 3]``."""
     return [draw(scene, SIZE) for scene in scenes]
 
 
@@ -42,7 +42,7 @@ def trained_scenes(decoder: Path | str) -> ScenesConfig:
     Whether it was trained on them is another matter: see `warnings`. ``decoder`` is an artifact, or
     the folder of a run.
     """
-    artifact = describe_decoder(decoder)
+    artifact = describe(decoder)
     try:
         data = artifact.config.get("data", {})
         scenes = artifacts.typed(ScenesConfig, data.get("scenes", {}))
@@ -54,11 +54,11 @@ def trained_scenes(decoder: Path | str) -> ScenesConfig:
 
 def warnings(decoder: Path | str) -> list[str]:
     """What makes scenes, or scenes of two objects, hard for a decoder."""
-    source = describe_decoder(decoder).config.get("data", {}).get("source")
+    source = describe(decoder).config.get("data", {}).get("source")
     if source != "scenes":
         return [f"the decoder was trained on {source}: the oracle's scenes are new to it"]
     if trained_scenes(decoder).max_objects == 1:
-        return ["the decoder was trained on single objects: pictures of two are new to it"]
+        return ["the decoder was trained on single objects: images of two are new to it"]
     return []
 
 

@@ -14,7 +14,7 @@ from unclip.common.errors import UserError
 from unclip.common.images import save
 from unclip.data.scenes.dataset import single_object_prompts, two_object_prompts
 from unclip.evaluation.config import CascadeEvaluation
-from unclip.evaluation.protocols.scenes import Drawn, draw, share, sheet
+from unclip.evaluation.protocols.scenes import OracleReading, draw, share, sheet
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import STAGES, Settings
 from unclip.stages.decoder.config import DecoderExperiment
@@ -26,17 +26,17 @@ RESPECTS = ("colour", "shape", "size", "position", "background", "relation")
 
 @dataclass(frozen=True)
 class EvaluatedCascade:
-    """Shares of pictures that are right, by metric, and what was drawn."""
+    """Shares of images that are right, by metric, and what was drawn."""
 
     metrics: dict[str, float]
-    drawn: list[Drawn]
+    drawn: list[OracleReading]
 
 
 def evaluate_cascade(folder: str, wanted: CascadeEvaluation) -> EvaluatedCascade:
-    """Draw and judge; with ``wanted.run.dir`` also write the figures and the pictures there.
+    """Draw and judge; with ``wanted.run.dir`` also write the figures and the images there.
 
     That folder gets ``metrics.jsonl`` and ``summary.json``, as one of a training has them, and
-    ``pictures.png``.
+    ``images.png``.
 
     Raises:
         UserError: the cascade was not trained on scenes, or cannot be sampled so.
@@ -60,7 +60,7 @@ def evaluate_cascade(folder: str, wanted: CascadeEvaluation) -> EvaluatedCascade
     shares = {"colour_and_shape": share(drawn, "colour", "shape")}
     shares |= {what: share(drawn, what) for what in RESPECTS}
     metrics = {f"oracle/{k}": v for k, v in shares.items() if not math.isnan(v)}
-    metrics["seconds_per_picture"] = seconds / len(drawn)
+    metrics["seconds_per_image"] = seconds / len(drawn)
     found = EvaluatedCascade(metrics, drawn)
     if wanted.run.dir:
         _write(Path(wanted.run.dir), root, wanted, found)
@@ -68,7 +68,7 @@ def evaluate_cascade(folder: str, wanted: CascadeEvaluation) -> EvaluatedCascade
 
 
 def _write(folder: Path, root: Path, wanted: CascadeEvaluation, found: EvaluatedCascade) -> None:
-    save(sheet(found.drawn), folder / "pictures.png")
+    save(sheet(found.drawn), folder / "images.png")
     row = {"step": 0, "time": round(time.time(), 3), **found.metrics}
     summary: dict[str, Any] = {
         "evaluated": str(root),
@@ -77,7 +77,7 @@ def _write(folder: Path, root: Path, wanted: CascadeEvaluation, found: Evaluated
     }
     files = {"metrics.jsonl": json.dumps(row), "summary.json": json.dumps(summary, indent=2)}
     for name, text in files.items():
-        with atomic.replacing(folder / name) as scratch:
+        with atomic.atomic_write(folder / name) as scratch:
             scratch.write_text(text + "\n")
     parts = [path for path in root.iterdir() if (path / "artifact").is_dir()]
     with wandb.tracked(

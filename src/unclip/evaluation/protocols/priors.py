@@ -1,7 +1,8 @@
-"""What is done with a trained prior besides sampling: fitting its variances, and judging it."""
+"""Evaluates trained priors, and fits the x0_errors that Analytic-DPM samples with."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +12,13 @@ from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.embeddings.clip import FrozenClip
 from unclip.evaluation.metrics.priors import Evaluated, evaluate, training_flops
-from unclip.runs.folders import trained
-from unclip.runs.parents import build_data
+from unclip.pipeline.settings import Settings
 from unclip.stages import registry
-from unclip.stages._part import PRIORS, Part, load_prior
-from unclip.stages.clip.part import load_clip
-from unclip.stages.diffusion_prior.fits import fit_errors
+from unclip.stages._prior.part import PriorPart
+from unclip.stages.diffusion_prior.fits import fit_x0_errors
+from unclip.stages.diffusion_prior.part import DiffusionPriorPart
+from unclip.stages.diffusion_prior.x0_errors import write_x0_errors
+from unclip.stages.row import CLIP, PRIOR
 from unclip.training.one_pass import embedded_batches
 from unclip.training.world import device_of
 
@@ -24,51 +26,57 @@ from unclip.training.world import device_of
 def fit_variance(
     path: Path, *, steps: list[str] | None, samples: int, clip: str | None, source: str | None
 ) -> list[str]:
-    """Fit Analytic-DPM's errors to a diffusion prior and keep them in its artifact."""
+    """Fit Analytic-DPM's x0_errors to a diffusion prior and add them to its artifact."""
     opened = _open_prior(path, clip=clip, source=source)
-    if opened.part.diffusion is None:
+    part = opened.part
+    if not isinstance(part, DiffusionPriorPart):
         raise UserError(f"prior={path}: is autoregressive; Analytic-DPM is for diffusion priors")
     lines = []
-    errors = dict(opened.part.errors)
-    for wanted in steps or [str(opened.part.sampler.steps)]:
-        found = fit_errors(
-            opened.part, opened.clip, opened.data, opened.device, steps=wanted, samples=samples
+    x0_errors = dict(part.x0_errors)
+    for wanted in steps or [str(part.sampler.steps)]:
+        found = fit_x0_errors(
+            part.net,
+            opened.clip,
+            opened.data,
+            opened.device,
+            diffusion=part.diffusion,
+            sampler=part.sampler,
+            steps=wanted,
+            samples=samples,
         )
-        errors[str(wanted)] = found
+        x0_errors[str(wanted)] = found
         lines.append(f"steps {wanted}: error of x0 from {found[0]:.3g} (t=0) to {found[-1]:.3g}")
-    opened.artifact.keep_errors(errors)
-    return [*lines, f"kept in {opened.artifact.path / artifacts.ERRORS}"]
+    return [*lines, f"kept in {write_x0_errors(opened.artifact, x0_errors)}"]
 
 
 def evaluate_prior(
-    name: str,
+    path: Path,
     *,
+    title: str,
     n: int,
     batch: int,
     seed: int,
-    steps: str | None,
+    settings: Settings,
     clip: str | None,
     source: str | None,
 ) -> Evaluated:
-    """Metrics of a trained prior on ``n`` held-out samples, its size and its cost."""
-    opened = _open_prior(trained(name), clip=clip, source=source, n=n, batch=batch)
+    """Metrics of the prior at ``path`` on ``n`` held-out samples, its size and its cost."""
+    opened = _open_prior(path, clip=clip, source=source, n=n, batch=batch)
     if len(opened.data.splits.held_out) < 2:
-        raise UserError(f"{name}: fewer than 2 held-out samples in its data; raise data.held_out")
-    part = opened.part
-    if steps is not None and part.diffusion is not None:
-        part = part.with_steps(steps)
+        raise UserError(f"{title}: fewer than 2 held-out samples in its data; raise data.held_out")
+    part = replace(opened.part, sampler=settings.apply(PRIOR, opened.part.sampler))
     held_out = embedded_batches(
-        opened.clip.model, opened.data, device=opened.device, split="held_out", title=name
+        opened.clip.model, opened.data, device=opened.device, split="held_out", title=title
     )
     pairs = ((some.batch.captions, some.z_i, some.z_t) for some in held_out)
     metrics, seconds = evaluate(part, opened.clip.model, pairs, seed=seed)
     stored = opened.artifact.config
     trained_on = stored["trainer"]["max_steps"] * stored["data"]["batch_size"]
     return Evaluated(
-        name=name,
+        name=title,
         kind=opened.artifact.stage,
-        parameters=sum(p.numel() for p in opened.part.net.parameters()),
-        training_flops=training_flops(opened.part, opened.clip.model, samples=trained_on),
+        parameters=sum(p.numel() for p in part.net.parameters()),
+        training_flops=training_flops(part, opened.clip.model, samples=trained_on),
         milliseconds=1000 * seconds,
         metrics=metrics._asdict(),
     )
@@ -78,7 +86,7 @@ class _Opened(NamedTuple):
     """A trained prior with what it was trained with."""
 
     artifact: artifacts.Artifact
-    part: Part
+    part: PriorPart
     clip: FrozenClip
     data: Any  # PriorData
     device: torch.device
@@ -87,18 +95,19 @@ class _Opened(NamedTuple):
 def _open_prior(
     path: Path, *, clip: str | None, source: str | None, n: int | None = None, batch: int = 100
 ) -> _Opened:
-    artifact = artifacts.expect(artifacts.describe(path, key="prior"), PRIORS, key="prior")
-    entry = registry.stage(artifact.stage, str(artifact.path))
-    experiment = artifacts.typed(entry.config(), artifact.config)
-    frozen = load_clip(clip or experiment.clip)  # type: ignore[attr-defined]
-    part = load_prior(path, frozen)
-    data = experiment.data  # type: ignore[attr-defined]
+    artifact = artifacts.describe(path, key=PRIOR)
+    artifacts.expect(artifact, registry.of_kind(PRIOR), key=PRIOR)
+    row = registry.STAGES[artifact.stage]
+    experiment: Any = artifacts.typed(row.experiment, artifact.config)
+    frozen = registry.STAGES[CLIP].load(clip or experiment.clip)
+    part = row.load(path, frozen)
+    data = experiment.data
     if source is not None:
         data.source, data.embeddings = source, None
     data.batch_size = batch
     if n is not None:
         data.val_samples = n
-    module = build_data(entry, experiment, frozen)
+    module = row.data_module(experiment, frozen)
     module.setup()
     device = device_of(experiment.trainer.accelerator)
     part.net.to(device)

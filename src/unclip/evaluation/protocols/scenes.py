@@ -1,4 +1,4 @@
-"""One HTML page of a cascade trained on scenes: pictures, the oracle's reading, curves."""
+"""One HTML page of a cascade trained on scenes: images, the oracle's reading, curves."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from unclip.tracking.report import Finished
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A prompt, its picture and what the oracle says of it."""
+class OracleReading:
+    """A prompt, its image and what the oracle says of it."""
 
     prompt: Prompt
     small: Array  # the decoder's
@@ -47,20 +47,20 @@ def draw(
     *,
     batch: int = 16,
     settings: Settings | None = None,
-) -> list[Drawn]:
-    """One picture per prompt, seed k for prompt k, read by the oracle."""
+) -> list[OracleReading]:
+    """One image per prompt, seed k for prompt k, read by the oracle."""
     drawn = []
     for first in tqdm(range(0, len(prompts), batch), desc="drawing", unit="batch"):
         chunk = prompts[first : first + batch]
         seeds = list(range(first, first + len(chunk)))
         found = pipeline.generate([p.caption for p in chunk], seeds, settings=settings)
         for prompt, small, image in zip(chunk, to_uint8(found.small), to_uint8(found.image)):
-            drawn.append(Drawn(prompt, small, image, check(image, prompt.scene)))
+            drawn.append(OracleReading(prompt, small, image, check(image, prompt.scene)))
     return drawn
 
 
-def share(drawn: Sequence[Drawn], *what: str) -> float:
-    """Share of pictures that hold in all of ``what``, where the caption states it."""
+def share(drawn: Sequence[OracleReading], *what: str) -> float:
+    """Share of images that hold in all of ``what``, where the caption states it."""
     judged = [d for d in drawn if all(w in ("count", *d.prompt.stated) for w in what)]
     return sum(d.verdict.shows(what) for d in judged) / len(judged) if judged else float("nan")
 
@@ -111,14 +111,14 @@ def report(
     return page
 
 
-def sheet(drawn: Sequence[Drawn]) -> Image.Image:
-    """The pictures, each with whether it is right and its caption."""
+def sheet(drawn: Sequence[OracleReading]) -> Image.Image:
+    """The images, each with whether it is right and its caption."""
     # Words, for the font that comes with Pillow has no ticks.
     marks = [("right: " if d.right else "wrong: ") + d.prompt.caption for d in drawn]
     return grid([d.image for d in drawn], marks, columns=8)
 
 
-def _cascade(drawn: Sequence[Drawn]) -> Image.Image:
+def _cascade(drawn: Sequence[OracleReading]) -> Image.Image:
     images = [d.small for d in drawn] + [d.image for d in drawn]
     sizes = [f"decoder, {d.small.shape[0]} px" for d in drawn]
     captions = [*sizes, *(f"{d.image.shape[0]} px: {d.prompt.caption}" for d in drawn)]
@@ -168,10 +168,10 @@ def _page(runs: Sequence[Finished], figures: dict, sheets: dict[str, Path]) -> s
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>unclip: a cascade trained on scenes</title><style>{STYLE}</style>
-<h1>A picture from a caption</h1>
+<h1>An image from a caption</h1>
 <p>CLIP, prior, decoder and upsampler, trained from nothing on the built-in scenes in
-{figures["seconds"]:.0f} s. Every picture below is drawn from a caption alone; "right" and
-"wrong" say whether the oracle, which reads a picture without learning, finds the colour and the
+{figures["seconds"]:.0f} s. Every image below is drawn from a caption alone; "right" and
+"wrong" say whether the oracle, which reads an image without learning, finds the colour and the
 shape asked for.</p>
 <p>Draw your own: <code>unclip sample "a large red heart on a white background" --n 8
 --pipeline {html.escape(str(sheets["single"].parent))}</code></p>

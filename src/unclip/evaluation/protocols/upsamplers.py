@@ -1,9 +1,10 @@
-"""Judging trained upsamplers on held-out pictures, and which evaluation a trained stage is for."""
+"""Judging trained upsamplers on held-out images, and which evaluation a trained stage is for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
@@ -21,49 +22,50 @@ from unclip.data.readers.source import Source
 from unclip.data.sources import open_splits
 from unclip.data.transforms import Square, to_tensor
 from unclip.degradations.bsr_parameters import UNIFORMS
-from unclip.degradations.low import degraded
-from unclip.evaluation.metrics.upsamplers import EvaluatedUpsampler, Row, measure
-from unclip.runs.folders import trained
-from unclip.stages._part import PRIORS
+from unclip.degradations.downsample import degraded
+from unclip.evaluation.metrics.upsamplers import Comparison, EvaluatedUpsampler, measure
+from unclip.pipeline.settings import Settings
 from unclip.stages.upsampler.config import UpsamplerExperiment
-from unclip.stages.upsampler.part import load_upsampler
+from unclip.stages.upsampler.part import load
 from unclip.training.world import device_of
 
 
-class Judged(NamedTuple):
-    """What was measured, and the pictures to look at."""
+class UpsamplerEvaluation(NamedTuple):
+    """What was measured, and the images to look at."""
 
     result: EvaluatedUpsampler
-    rows: list[Row]
+    rows: list[Comparison]
 
 
 def evaluate_upsampler(
-    name: str,
+    path: Path,
     *,
+    title: str,
     n: int,
     batch: int,
     seed: int,
-    steps: str | None,
+    settings: Settings,
     source: str | None,
     kind: str | None,
-) -> Judged:
-    """Scores of a trained upsampler on ``n`` whole held-out pictures, ``batch`` at a time.
+) -> UpsamplerEvaluation:
+    """Scores of the upsampler at ``path`` on ``n`` whole held-out images, ``batch`` at a time.
 
-    Every small picture is corrupted as training does, or as ``kind`` says.
+    Every small image is corrupted as training does, or as ``kind`` says.
     """
-    artifact = artifacts.expect(artifact_of(name), ("upsampler",), key="upsampler")
+    artifact = artifacts.expect(
+        artifacts.describe(path, key="upsampler"), ("upsampler",), key="upsampler"
+    )
     experiment = artifacts.typed(UpsamplerExperiment, artifact.config)
     corruption = replace(experiment.corruption, kind=kind or experiment.corruption.kind)
     corruption.validate()
-    part = load_upsampler(artifact.path)
-    if steps is not None:
-        part = part.with_steps(steps)
+    part = load(artifact.path)
+    part = replace(part, sampler=settings.apply("upsampler", part.sampler))
     device = device_of(experiment.trainer.accelerator)
     part.net.to(device)
     model, data = experiment.model, experiment.data
     data = replace(data, source=source or data.source, val_samples=n)
     held_out = open_splits(data, image_size=model.image_size).held_out
-    pictures = Pictures(held_out, side=model.image_size, n=n, batch=batch, device=device)
+    images = HeldOutImages(held_out, side=model.image_size, n=n, batch=batch, device=device)
 
     def degrade(image: Tensor, numbers: Sequence[int]) -> Tensor:
         seeds = [derive_seed("corruption", seed, k) for k in numbers]
@@ -72,31 +74,31 @@ def evaluate_upsampler(
         noise = draws(image.shape, image.device)
         return degraded(image, model.low_size, corruption, uniforms=uniforms, noise=noise)
 
-    bar = tqdm(pictures, desc=name, unit="batch", mininterval=bar_interval())
+    bar = tqdm(images, desc=title, unit="batch", mininterval=bar_interval())
     measured = measure(part, bar, degrade, seed=seed)
     if not measured.n:
         raise UserError(
-            f"data.source={data.source}: no held-out picture of {model.image_size} pixels a side or"
-            f" more ({pictures.skipped} skipped); give --data another source"
+            f"data.source={data.source}: no held-out image of {model.image_size} pixels a side or"
+            f" more ({images.skipped} skipped); give --data another source"
         )
     result = EvaluatedUpsampler(
-        name=name,
+        name=title,
         low_size=model.low_size,
         image_size=model.image_size,
         corruption=corruption.kind,
         n=measured.n,
-        skipped=pictures.skipped,
+        skipped=images.skipped,
         parameters=sum(p.numel() for p in part.net.parameters()),
         milliseconds=1000 * measured.seconds / measured.n,
         scores=measured.scores,
     )
-    return Judged(result, measured.rows)
+    return UpsamplerEvaluation(result, measured.rows)
 
 
-class Pictures:
-    """The first ``n`` pictures of a source as squares ``[B, 3, side, side]`` in [-1, 1].
+class HeldOutImages:
+    """The first ``n`` images of a source as squares ``[B, 3, side, side]`` in [-1, 1].
 
-    Cropped in the middle and reduced. A picture is never enlarged: what is smaller, or cannot be
+    Cropped in the middle and reduced. An image is never enlarged: what is smaller, or cannot be
     read, is counted in ``skipped``.
     """
 
@@ -134,25 +136,3 @@ class Pictures:
                 squares = []
         if squares:
             yield to_tensor(squares).to(self._device)
-
-
-def artifact_of(name: str) -> artifacts.Artifact:
-    """The artifact of ``name``: an experiment with a finished run, a run, or an artifact."""
-    return artifacts.describe(trained(name), key="evaluate")
-
-
-def kind_of(names: Sequence[str]) -> str:
-    """`priors` or `upsamplers`: what all of ``names`` are.
-
-    Raises:
-        UserError: one of them is neither, or they are not of one kind.
-    """
-    stages = {name: artifact_of(name).stage for name in names}
-    for name, stage in stages.items():
-        if stage not in (*PRIORS, "upsampler"):
-            raise UserError(f"{name}: is a {stage}; priors and upsamplers can be evaluated")
-    kinds = {"upsamplers" if stage == "upsampler" else "priors" for stage in stages.values()}
-    if len(kinds) > 1:
-        listed = ", ".join(f"{name} is a {stage}" for name, stage in stages.items())
-        raise UserError(f"evaluate: priors and upsamplers are measured apart: {listed}")
-    return kinds.pop()

@@ -45,10 +45,10 @@ class DiffusionStage(Stage):
         super().on_fit_start()
         self.schedule = self.schedule.to(self.device)
 
-    def noised(self, x0: Tensor, draws: StepRandom, *, training: bool) -> Noised:
+    def noised(self, x0: Tensor, rng: StepRandom, *, training: bool) -> Noised:
         """``x0`` at drawn timesteps; validation draws them evenly, whatever training does."""
-        t, weight = self._timesteps(draws.uniform("t", len(x0)), training=training)
-        noise = draws.normal("noise", x0.shape)
+        t, weight = self._timesteps(rng.uniform("t", len(x0)), training=training)
+        noise = rng.normal("noise", x0.shape)
         return Noised(x0, noise, t, q_sample(x0, noise, t, schedule=self.schedule), weight)
 
     def _timesteps(self, u: Tensor, *, training: bool) -> tuple[Tensor, Tensor | None]:

@@ -1,23 +1,24 @@
-"""Drawing from each trained network: the conditioning and guidance around the samplers.
-
-Used alike by training (sample pictures, metrics) and by the pipeline. Noise comes from one stream
-per sample (`SampleNoise`), so a sample does not depend on the batch it is drawn in.
-"""
+"""What sampling from the two priors shares: captions in batches, and the best of several."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from unclip.common.types import Caption, TextFeatures
 from unclip.embeddings.tokens import token_mask
-from unclip.stages.ar_prior.network import ArPrior
-from unclip.stages.diffusion_prior.network import DiffusionPrior
 
 
-def prior_caption(net: DiffusionPrior | ArPrior, text: TextFeatures, tokens: Tensor) -> Caption:
+class ReadsCaptions(Protocol):
+    """A prior's network: ``config.caption`` says what it reads."""
+
+    config: Any
+
+
+def prior_caption(net: ReadsCaptions, text: TextFeatures, tokens: Tensor) -> Caption:
     """The caption as ``net`` reads it: its own tokens, or the frozen CLIP's token features."""
     if net.config.caption == "clip":
         return Caption(None, text.tokens, text.mask)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from unclip.common.images import Picture, to_uint8
+from unclip.common.images import CaptionedImage, to_uint8
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Caption
 from unclip.data.batches import PriorBatch
@@ -16,7 +16,7 @@ from unclip.embeddings.metrics import prior_metrics
 from unclip.embeddings.tokens import token_mask
 from unclip.training.one_pass import unit, z_i_of, z_t_of
 from unclip.training.random import StepRandom
-from unclip.training.stage import Look, Quality, Score, Stage, own_nearest
+from unclip.training.stage import Monitor, Preview, Score, Stage, own_nearest
 
 
 class Pair(NamedTuple):
@@ -41,29 +41,29 @@ def encode(clip: Clip, batch: PriorBatch, *, features: bool) -> Pair:
     return Pair(z_i, z_t, Caption(None, text.tokens, text.mask))
 
 
-def judge(found: Tensor, pair: Pair, batch: PriorBatch) -> Look:
-    """Metrics of sampled embeddings ``[B, D]``, and the picture nearest to each of the first 16.
+def judge(found: Tensor, pair: Pair, batch: PriorBatch) -> Preview:
+    """Metrics of sampled embeddings ``[B, D]``, and the image nearest to each of the first 16.
 
-    A batch without pictures has metrics alone.
+    A batch without images has metrics alone.
     """
     metrics = prior_metrics(found, pair.z_i, pair.z_t)._asdict() if len(found) > 1 else {}
     if batch.clip_image is None:
-        return Look([], metrics)
+        return Preview([], metrics)
     similar = found @ pair.z_i.T
     cosine = (found * pair.z_i).sum(dim=1)
-    pictures = [
-        Picture(to_uint8(batch.clip_image[best]), f"{caption} ({cosine[k]:.2f})", k)
+    images = [
+        CaptionedImage(to_uint8(batch.clip_image[best]), f"{caption} ({cosine[k]:.2f})", k)
         for k, (best, caption) in enumerate(zip(similar.argmax(dim=1).tolist(), batch.captions))
     ]
-    return Look(pictures[:16], metrics)
+    return Preview(images[:16], metrics)
 
 
 class PriorStage(Stage):
     """A `Stage` whose network draws z_i; a subclass gives `loss` and `draw`."""
 
-    quality: ClassVar[Quality] = Quality("val/cosine", "higher")
+    monitor: ClassVar[Monitor] = Monitor("val/cosine", "higher")
 
-    def loss(self, net: Any, pair: Pair, draws: StepRandom, *, training: bool) -> dict[str, Tensor]:
+    def loss(self, net: Any, pair: Pair, rng: StepRandom, *, training: bool) -> dict[str, Tensor]:
         """``loss`` and what is logged beside it; text is dropped in training alone."""
         raise NotImplementedError
 
@@ -83,18 +83,18 @@ class PriorStage(Stage):
     def training_step(self, batch: PriorBatch, batch_idx: int) -> Tensor:
         """One micro-batch."""
         pair = self.encode(batch)
-        values = self.loss(self.net, pair, self.draws(batch_idx), training=True)
+        values = self.loss(self.net, pair, self.rng(batch_idx), training=True)
         self.log_loss("train", values, len(pair.z_i))
         return values["loss"]
 
     def validation_step(self, batch: PriorBatch, batch_idx: int) -> None:
         """The same loss with the averaged weights, nothing dropped, the same draws every time."""
         pair = self.encode(batch)
-        draws = self.validation_draws(batch_idx)
-        values = self.loss(self.sampling_net, pair, draws, training=False)
+        rng = self.validation_rng(batch_idx)
+        values = self.loss(self.sampling_net, pair, rng, training=False)
         self.log_loss("val", values, len(pair.z_i))
 
-    def look(self, batch: PriorBatch) -> Look:
+    def preview(self, batch: PriorBatch) -> Preview:
         """Sampled embeddings against the true ones."""
         pair = self.encode(batch)
         return judge(self.draw(pair, SampleNoise(range(len(pair.z_t)))), pair, batch)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from unclip.common.checks import require
 from unclip.data.config import EmbeddedDataConfig
 from unclip.nn.config import TextEncoderConfig
-from unclip.stages.experiment import Experiment, require_probability
+from unclip.stages._prior.config import fill_from_clip
+from unclip.stages.experiment import Experiment, ParentSizes, fill_size, require_probability
 from unclip.training.config import EmaConfig
 
 
@@ -65,6 +67,8 @@ class ArSamplerConfig:
 class ArPriorExperiment(Experiment):
     """The autoregressive prior P(z_i | y) over PCA codes."""
 
+    averages: ClassVar[bool] = True
+
     clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
     pca: str = "pca/tiny"  # experiment | artifact folder
     model: ArPriorConfig = field(default_factory=ArPriorConfig)
@@ -73,7 +77,30 @@ class ArPriorExperiment(Experiment):
     ema: EmaConfig = field(default_factory=EmaConfig)
     drop_text: float = 0.1  # share of samples trained without caption and z_t
 
+    def without_noise(self, *, steps: int) -> None:
+        """See `Experiment.without_noise`."""
+        self.drop_text = self.model.dropout = 0.0
+        self.sampler.temperature, self.sampler.guidance, self.sampler.candidates = 0.0, 1.0, 1
+
     def validate(self) -> None:
         """Refuse values out of range."""
         super().validate()
         require_probability(self.drop_text, "drop_text")
+
+
+EXPERIMENT, SAMPLER = ArPriorExperiment, ArSamplerConfig
+
+
+def fill(experiment: ArPriorExperiment, sizes: ParentSizes) -> None:
+    """Set what the CLIP and the PCA decide."""
+    model = experiment.model
+    fill_from_clip(model, sizes)
+    if sizes.codes is not None:
+        fill_size(model, "codes", sizes.codes, parent=sizes.pca)
+        fill_size(model, "buckets", sizes.buckets, parent=sizes.pca)
+    model.validate()
+
+
+def filled(experiment: ArPriorExperiment) -> tuple[str, ...]:
+    """The keys that `fill` sets."""
+    return ("model.embed_dim", "model.clip_text_width", "model.codes", "model.buckets")

@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 from unclip.common.types import Caption
 from unclip.embeddings.codec import Codec
-from unclip.nn.cached import ContextBlock, LayerCache
 from unclip.nn.caption import CaptionEncoder
+from unclip.nn.context_attention import ContextBlock, LayerCache
 from unclip.nn.transformer import init_linear
-from unclip.stages.ar_prior.config import ArPriorConfig
+from unclip.stages._prior.dry_step import some_caption
+from unclip.stages.ar_prior.config import ArPriorConfig, ArPriorExperiment
+from unclip.stages.experiment import ParentSizes
+from unclip.stages.interface import Given, Needs, Share, all_kept, some_timesteps, some_tokens
 
 PREFIX = 2  # z_t and the dot product
 
@@ -85,6 +88,11 @@ class ArPrior(nn.Module):
         """What turns z_i into codes and back, with this network's buffers."""
         names = {k: v for k, v in self.named_buffers() if k.startswith("codec_")}
         return Codec.from_tensors({k.removeprefix("codec_"): v for k, v in names.items()})
+
+    def load_codec(self, codec: Codec) -> None:
+        """Take over the tensors of ``codec``, which has this network's sizes."""
+        for name, tensor in codec.tensors().items():
+            self.register_buffer(f"codec_{name}", tensor)
 
     def encode_caption(self, caption: Caption, keep: Tensor | None = None) -> Context:
         """The caption as every layer sees it; ``keep`` ``[B]`` False drops it.
@@ -164,3 +172,33 @@ class ArPrior(nn.Module):
         for block, cache in zip(self.blocks, caches):
             x = block.step(x, cache, slot, seen)  # type: ignore[operator]
         return self.out(self.norm(x[:, 0]))
+
+
+def build_network(experiment: ArPriorExperiment, sizes: ParentSizes) -> ArPrior:
+    """See `unclip.stages.row.Row`; its codec is empty until `ArPrior.load_codec`."""
+    model = experiment.model
+    embed_dim = model.embed_dim or sizes.embed_dim
+    codes, buckets = model.codes or sizes.codes, model.buckets or sizes.buckets
+    assert embed_dim is not None
+    assert codes is not None
+    assert buckets is not None
+    codec = Codec.empty(embed_dim, codes, buckets)
+    return ArPrior(model, codec, model.clip_text_width or sizes.text_width)
+
+
+def needs(experiment: ArPriorExperiment) -> Needs:
+    """Both embeddings."""
+    return Needs(image=True, text=True)
+
+
+def dry_step(net: ArPrior, experiment: ArPriorExperiment, given: Given, share: Share) -> Tensor:
+    """Logits of all codes at once."""
+    assert given.text is not None
+    model = experiment.model
+    return net(
+        some_tokens(share.batch, net.codes),
+        dot=some_timesteps(share.batch),
+        z_t=given.text.z_t,
+        caption=some_caption(model.caption, model.text.context, given, share),
+        keep=all_kept(share.batch),
+    )

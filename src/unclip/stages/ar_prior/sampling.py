@@ -33,16 +33,16 @@ def sample_ar_prior(
     """
     many = sampler.candidates
     z_t_many = z_t.repeat_interleave(many, dim=0)
-    draws = noise.uniform((len(z_t), many, 1 + net.codes), z_t.device).flatten(0, 1)
+    uniforms = noise.uniform((len(z_t), many, 1 + net.codes), z_t.device).flatten(0, 1)
     codec = net.codec
-    dot = codec.encode_dot(codec.dot_at(draws[:, 0], sampler.dot_percentile))
+    dot = codec.encode_dot(codec.dot_at(uniforms[:, 0], sampler.dot_percentile))
     codes = sample_codes(
         net,
         dot=dot,
         z_t=z_t_many,
         caption=repeated(caption, many),
         sampler=sampler,
-        draws=draws[:, 1:],
+        uniforms=uniforms[:, 1:],
         progress=progress,
     )
     return best_of(codec.decode(codes), z_t, many)
@@ -56,10 +56,10 @@ def sample_codes(
     z_t: Tensor,
     caption: Caption,
     sampler: ArSamplerConfig,
-    draws: Tensor,
+    uniforms: Tensor,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Codes ``[B, K]``, each from its own uniform number of ``draws`` ``[B, K]`` in [0, 1).
+    """Codes ``[B, K]``, each from its own uniform number of ``uniforms`` ``[B, K]`` in [0, 1).
 
     Other arguments as of `ArPrior.forward`. With guidance s the logits are those without the text,
     plus s times what the text changes.
@@ -81,7 +81,7 @@ def sample_codes(
         if guided:
             cond, uncond = logits.chunk(2)
             logits = torch.lerp(uncond, cond, sampler.guidance)
-        codes.append(pick(logits, draws[:, k], sampler))
+        codes.append(pick(logits, uniforms[:, k], sampler))
         x = net.code_table(torch.cat([codes[-1]] * 2) if guided else codes[-1])
         if progress is not None:
             progress(k + 1, net.codes)

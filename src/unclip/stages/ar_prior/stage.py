@@ -6,13 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data_modules.prior import PriorData
 from unclip.common.seeding import SampleNoise
 from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.codec import Codec
+from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._prior.stage import Pair, PriorStage
 from unclip.stages.ar_prior.config import ArPriorExperiment
-from unclip.stages.ar_prior.network import ArPrior
+from unclip.stages.ar_prior.network import ArPrior, build_network
 from unclip.stages.ar_prior.sampling import sample_ar_prior, sample_codes
+from unclip.stages.interface import LoadedParents
 from unclip.training.random import StepRandom
 
 
@@ -20,11 +23,12 @@ class ArPriorStage(PriorStage):
     """Trains an `ArPrior` on the codes of a frozen CLIP's image embeddings."""
 
     def __init__(self, experiment: ArPriorExperiment, clip: FrozenClip, codec: Codec):
-        net = ArPrior(experiment.model, codec, clip.model.text_width)
+        net = build_network(experiment, LoadedParents(clip, codec).sizes())
+        net.load_codec(codec)
         super().__init__(experiment, net, clip)
 
     def loss(
-        self, net: ArPrior, pair: Pair, draws: StepRandom, *, training: bool
+        self, net: ArPrior, pair: Pair, rng: StepRandom, *, training: bool
     ) -> dict[str, Tensor]:
         """Cross-entropy per code in nats: of all, and of each quarter of the positions.
 
@@ -38,7 +42,7 @@ class ArPriorStage(PriorStage):
             dot=dot,
             z_t=pair.z_t,
             caption=pair.caption,
-            keep=draws.keep("drop_text", len(codes), self.experiment.drop_text if training else 0),
+            keep=rng.keep("drop_text", len(codes), self.experiment.drop_text if training else 0),
         )
         each = F.cross_entropy(logits.float().transpose(1, 2), codes, reduction="none").mean(dim=0)
         parts = each.detach().tensor_split(4)
@@ -58,7 +62,7 @@ class ArPriorStage(PriorStage):
             z_t=pair.z_t,
             caption=pair.caption,
             sampler=self.experiment.sampler,
-            draws=noise.uniform((len(pair.z_t), net.codes), pair.z_t.device),
+            uniforms=noise.uniform((len(pair.z_t), net.codes), pair.z_t.device),
         )
         return net.codec.decode(codes)
 
@@ -71,3 +75,15 @@ class ArPriorStage(PriorStage):
             sampler=self.experiment.sampler,
             noise=noise,
         )
+
+
+def build_stage(experiment: ArPriorExperiment, parents: LoadedParents) -> ArPriorStage:
+    """See `unclip.stages.row.Row`."""
+    assert parents.clip is not None
+    assert parents.codec is not None
+    return ArPriorStage(experiment, parents.clip, parents.codec)
+
+
+def data_module(experiment: ArPriorExperiment, clip: FrozenClip) -> PriorData:
+    """See `unclip.stages.row.Row`."""
+    return PriorData.of(experiment, clip, tokenize=Tokenizer(experiment.model.text.context))

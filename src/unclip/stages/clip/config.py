@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from unclip.common.checks import require
 from unclip.data.config import DataConfig
-from unclip.stages.experiment import Experiment
+from unclip.stages.experiment import Experiment, ParentSizes
 
 
 @dataclass(kw_only=True)
 class ClipConfig:
     """A CLIP of our own, built as an open_clip model."""
+
+    GONE: ClassVar[dict[str, str]] = {"vocabulary": "it is the tokenizer's"}
 
     embed_dim: int = 1024  # D
     image_size: int = 256  # pixels a side
@@ -22,7 +25,6 @@ class ClipConfig:
     vision_layers: int = 32
     vision_head_width: int = 80  # channels per attention head
     context: int = 77  # tokens, start and end included
-    vocabulary: int = 49408  # open_clip's byte-pair vocabulary
     text_width: int = 1024
     text_layers: int = 24
     text_heads: int = 16
@@ -53,12 +55,25 @@ class ClipConfig:
             "model.text_heads",
             f"does not divide model.text_width={self.text_width}",
         )
-        require(self.vocabulary == 49408, "model.vocabulary", "must be 49408, the tokenizer's size")
 
 
 @dataclass(kw_only=True)
 class ClipExperiment(Experiment):
     """Contrastive training of a CLIP."""
 
+    trains_with_sam: ClassVar[bool] = True
+
     model: ClipConfig = field(default_factory=ClipConfig)
     data: DataConfig = field(default_factory=DataConfig)
+
+
+EXPERIMENT, SAMPLER = ClipExperiment, None
+
+
+def fill(experiment: ClipExperiment, sizes: ParentSizes) -> None:
+    """It has no parents."""
+
+
+def filled(experiment: ClipExperiment) -> tuple[str, ...]:
+    """None."""
+    return ()

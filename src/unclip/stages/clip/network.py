@@ -1,10 +1,45 @@
-"""A CLIP of our own shape, built as an open_clip model."""
+"""A CLIP of our own shape, built as an open_clip model (arXiv 2103.00020)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from unclip.embeddings.clip import Clip
+from unclip.embeddings.tokens import VOCABULARY
+from unclip.stages.clip.config import ClipConfig, ClipExperiment
+from unclip.stages.experiment import ParentSizes
+from unclip.stages.interface import Given, Needs, Share, some_tokens
+
+
+def build_clip(config: ClipConfig) -> Clip:
+    """A freshly initialised CLIP."""
+    resnet = config.vision == "resnet"
+    vision = {
+        "image_size": config.image_size,
+        "patch_size": None if resnet else config.patch_size,
+        "width": config.vision_width,
+        "layers": tuple(config.vision_stages) if resnet else config.vision_layers,
+        "head_width": config.vision_head_width,
+    }
+    text = {
+        "context_length": config.context,
+        "vocab_size": VOCABULARY,
+        "width": config.text_width,
+        "layers": config.text_layers,
+        "heads": config.text_heads,
+    }
+    model: nn.Module = open_clip.CLIP(
+        config.embed_dim,
+        vision_cfg=vision,  # type: ignore[arg-type]
+        text_cfg=text,  # type: ignore[arg-type]
+        nonscalar_logit_scale=True,  # FSDP2 shards no scalars
+    )
+    model.register_load_state_dict_pre_hook(_vector_scale)
+    return Clip(model, context=config.context)
 
 
 def _vector_scale(model: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -12,3 +47,22 @@ def _vector_scale(model: nn.Module, state: dict[str, Any], prefix: str, *rest: A
     name = f"{prefix}logit_scale"
     if name in state:
         state[name] = state[name].reshape(1)
+
+
+def build_network(experiment: ClipExperiment, sizes: ParentSizes) -> Clip:
+    """See `unclip.stages.row.Row`."""
+    return build_clip(experiment.model)
+
+
+def needs(experiment: ClipExperiment) -> Needs:
+    """Nothing: it has no parent."""
+    return Needs()
+
+
+def dry_step(net: Clip, experiment: ClipExperiment, given: Given, share: Share) -> Tensor:
+    """Each process compares its rows with those of all (`unclip.stages.clip.stage`)."""
+    model = experiment.model
+    images = torch.zeros(share.batch, 3, model.image_size, model.image_size)
+    z_i, z_t = net(images, some_tokens(share.batch, model.context))[:2]
+    by_image, by_text = z_i @ z_t.repeat(share.world, 1).T, z_t @ z_i.repeat(share.world, 1).T
+    return torch.cat([by_image, by_text])

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from unclip.common.artifacts import describe, expect
-from unclip.embeddings.clip import Clip, FrozenClip, load_open_clip
+from unclip.embeddings.clip import FrozenClip, load_open_clip
 from unclip.stages.clip.config import ClipConfig
+from unclip.stages.clip.network import build_clip
 
 
-def load_clip(spec: str, *, key: str = "clip") -> FrozenClip:
-    """The frozen CLIP that ``spec`` names: an artifact folder or ``open_clip:ARCH/TAG``."""
-    if spec.startswith("open_clip:"):
-        model = load_open_clip(spec)
+def load(path: str, clip: Any = None, *, key: str = "clip") -> FrozenClip:
+    """The frozen CLIP that ``path`` names: an artifact folder or ``open_clip:ARCH/TAG``.
+
+    ``clip`` plays no part; the parts of other stages need one.
+    """
+    if str(path).startswith("open_clip:"):
+        model = load_open_clip(path)
     else:
-        artifact = expect(describe(spec, key=key), ("clip",), key=key)
-        model = Clip.from_config(artifact.section("model", ClipConfig))
+        artifact = expect(describe(path, key=key), ("clip",), key=key)
+        model = build_clip(artifact.section("model", ClipConfig))
         artifact.load_into(model.model)
     model.eval().requires_grad_(False)
-    return FrozenClip(model, model.fingerprint(), spec)
+    return FrozenClip(model, model.fingerprint(), str(path))

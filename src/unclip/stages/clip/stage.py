@@ -8,12 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed
 
-from unclip.common.images import Picture, to_uint8
+from data_modules.clip import ClipData
+from unclip.common.images import CaptionedImage, to_uint8
 from unclip.data.batches import ClipBatch
-from unclip.embeddings.clip import Clip, Embedded
+from unclip.embeddings.clip import ClipOutput
+from unclip.embeddings.tokens import Tokenizer
 from unclip.stages.clip.config import ClipExperiment
+from unclip.stages.clip.network import build_network
+from unclip.stages.experiment import ParentSizes
+from unclip.stages.interface import LoadedParents
 from unclip.training.sam import Climb, climb
-from unclip.training.stage import Look, Quality, Score, Stage
+from unclip.training.stage import Monitor, Preview, Score, Stage
 from unclip.training.world import World
 
 ALONE = World(0, 1)
@@ -66,10 +71,10 @@ def retrieval(z_i: Tensor, z_t: Tensor, captions: list[str]) -> float:
 class ClipStage(Stage):
     """Trains a `Clip` of our own shape."""
 
-    quality: ClassVar[Quality] = Quality("val/retrieval", "higher")
+    monitor: ClassVar[Monitor] = Monitor("val/retrieval", "higher")
 
-    def __init__(self, experiment: ClipExperiment, clip: None = None):
-        super().__init__(experiment, Clip.from_config(experiment.model))
+    def __init__(self, experiment: ClipExperiment):
+        super().__init__(experiment, build_network(experiment, ParentSizes()))
         self._seen: list[tuple[Tensor, Tensor, list[str]]] = []
         self._climb: Climb | None = None
 
@@ -81,9 +86,9 @@ class ClipStage(Stage):
         """Torch's own choice again."""
         torch.backends.cuda.enable_flash_sdp(True)
 
-    def embed(self, batch: ClipBatch) -> Embedded:
+    def embed(self, batch: ClipBatch) -> ClipOutput:
         """Both embeddings and the temperature."""
-        embedded: Embedded = self.net(batch.image, batch.tokens)
+        embedded: ClipOutput = self.net(batch.image, batch.tokens)
         return embedded
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
@@ -119,26 +124,42 @@ class ClipStage(Stage):
             self.log("val/retrieval", retrieval(z_i, z_t, captions), sync_dist=True)
         self._seen.clear()
 
-    def look(self, batch: ClipBatch) -> Look:
+    def preview(self, batch: ClipBatch) -> Preview:
         """Each image with the caption of the batch that CLIP finds nearest."""
         with torch.no_grad():
             z_i, z_t, _ = self.embed(batch)
-        pictures = []
+        images = []
         for k, best in enumerate((z_i @ z_t.T).argmax(dim=1).tolist()[:16]):
             right = batch.captions[best] == batch.captions[k]
             note = "" if right else " [wrong]"
-            pictures.append(Picture(to_uint8(batch.image[k]), batch.captions[best] + note))
-        return Look(pictures, {})
+            images.append(CaptionedImage(to_uint8(batch.image[k]), batch.captions[best] + note))
+        return Preview(images, {})
 
     def overfit_scores(self, batch: ClipBatch) -> list[Score]:
-        """Every caption finds its picture, and every picture its caption."""
+        """Every caption finds its image, and every image its caption."""
         z_i, z_t, _ = self.embed(batch)
         return [
-            Score("captions that find their picture", retrieval(z_t, z_i, batch.captions), 1.0),
-            Score("pictures that find their caption", retrieval(z_i, z_t, batch.captions), 1.0),
+            Score("captions that find their image", retrieval(z_t, z_i, batch.captions), 1.0),
+            Score("images that find their caption", retrieval(z_i, z_t, batch.captions), 1.0),
         ]
 
     def weights(self) -> dict[str, Any]:
         """The open_clip model's own names and shapes."""
         weights = {name.removeprefix("model."): t for name, t in super().weights().items()}
         return {**weights, "logit_scale": weights["logit_scale"].reshape(())}
+
+
+def build_stage(experiment: ClipExperiment, parents: LoadedParents) -> ClipStage:
+    """See `unclip.stages.row.Row`."""
+    return ClipStage(experiment)
+
+
+def data_module(experiment: ClipExperiment, clip: None = None) -> ClipData:
+    """See `unclip.stages.row.Row`."""
+    return ClipData(
+        experiment.data,
+        image_size=experiment.model.image_size,
+        tokenize=Tokenizer(experiment.model.context),
+        seed=experiment.trainer.seed,
+        accumulate=experiment.trainer.accumulate,
+    )

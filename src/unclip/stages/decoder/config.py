@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from unclip.common.checks import require
 from unclip.data.config import EmbeddedDataConfig
-from unclip.diffusion.config import DiffusionConfig, SamplerConfig
+from unclip.diffusion.config import DiffusionConfig, GuidedSamplerConfig
 from unclip.nn.config import TextEncoderConfig, UNetConfig
-from unclip.stages.experiment import Experiment, require_probability, require_steps_fit
+from unclip.stages.experiment import (
+    Experiment,
+    ParentSizes,
+    fill_size,
+    require_probability,
+    require_steps_fit,
+    sample_plainly,
+)
 from unclip.training.config import EmaConfig
 
 
@@ -46,18 +54,26 @@ class DecoderConfig:
 class DecoderExperiment(Experiment):
     """The diffusion decoder P(x | z_i, y)."""
 
+    averages: ClassVar[bool] = True
+
     clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
     model: DecoderConfig = field(default_factory=DecoderConfig)
     diffusion: DiffusionConfig = field(
         default_factory=lambda: DiffusionConfig(prediction="eps", variance="learned_range")
     )
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    sampler: GuidedSamplerConfig = field(default_factory=GuidedSamplerConfig)
     data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     embedding: str = "image"  # image (z_i) | text (z_t of the caption in the place of z_i)
     drop_z_i: float = 0.1  # share of samples whose z_i is dropped
     drop_caption: float = 0.5  # share of samples whose caption is dropped, independently
     noise_z_i: float = 0.0  # length of the noise added to z_i in training, 0 is the paper's
+
+    def without_noise(self, *, steps: int) -> None:
+        """See `Experiment.without_noise`."""
+        self.drop_z_i = self.drop_caption = self.model.unet.dropout = 0.0
+        self.sampler.guidance = 1.0
+        sample_plainly(self.sampler, self.diffusion, steps=steps)
 
     def validate(self) -> None:
         """Refuse values out of range."""
@@ -77,3 +93,16 @@ class DecoderExperiment(Experiment):
             "diffusion.variance",
             "must be learned_range: the decoder outputs its variance",
         )
+
+
+EXPERIMENT, SAMPLER = DecoderExperiment, GuidedSamplerConfig
+
+
+def fill(experiment: DecoderExperiment, sizes: ParentSizes) -> None:
+    """Set D, which the CLIP decides."""
+    fill_size(experiment.model, "embed_dim", sizes.embed_dim, parent=f"the CLIP {sizes.clip}")
+
+
+def filled(experiment: DecoderExperiment) -> tuple[str, ...]:
+    """The keys that `fill` sets."""
+    return ("model.embed_dim",)

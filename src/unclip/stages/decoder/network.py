@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from unclip.nn.caption import CaptionEncoder
 from unclip.nn.unet import UNet
-from unclip.stages.decoder.config import DecoderConfig
+from unclip.stages.decoder.config import DecoderConfig, DecoderExperiment
+from unclip.stages.experiment import ParentSizes
+from unclip.stages.interface import Given, Needs, Share, all_kept, some_timesteps, some_tokens
 
 
 class Conditioning(NamedTuple):
@@ -138,3 +140,33 @@ class Decoder(nn.Module):
             z_i=z_i, tokens=tokens, mask=mask, keep_z_i=keep_z_i, keep_text=keep_text
         )
         return self.denoise(x_t, t, conditioning)
+
+
+def build_network(experiment: DecoderExperiment, sizes: ParentSizes) -> Decoder:
+    """See `unclip.stages.row.Row`."""
+    embed_dim = experiment.model.embed_dim or sizes.embed_dim
+    assert embed_dim is not None
+    return Decoder(experiment.model, embed_dim)
+
+
+def needs(experiment: DecoderExperiment) -> Needs:
+    """The embedding that it is given, if any."""
+    if not experiment.model.use_z_i:
+        return Needs()
+    text = experiment.embedding == "text"
+    return Needs(image=not text, text=text)
+
+
+def dry_step(net: Decoder, experiment: DecoderExperiment, given: Given, share: Share) -> Tensor:
+    """One prediction of a whole image."""
+    model = experiment.model
+    length = model.text.context
+    return net(
+        torch.zeros(share.batch, 3, model.image_size, model.image_size),
+        some_timesteps(share.batch),
+        z_i=given.z_i if given.text is None else given.text.z_t,
+        tokens=some_tokens(share.batch, length),
+        mask=all_kept(share.batch, length),
+        keep_z_i=all_kept(share.batch),
+        keep_text=all_kept(share.batch),
+    )

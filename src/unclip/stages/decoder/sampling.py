@@ -1,23 +1,141 @@
-"""Sampling images from the decoder."""
+"""Sampling images from the decoder, and inverting images to the noise that draws them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Denoiser, Progress
-from unclip.diffusion.config import DiffusionConfig, SamplerConfig
+from unclip.diffusion.config import DiffusionConfig, GuidedSamplerConfig, section_counts
 from unclip.diffusion.guidance import guided
 from unclip.diffusion.inpainting import inpaint
+from unclip.diffusion.inversion import invert
+from unclip.diffusion.predictor import Predictor, build_predictor
 from unclip.diffusion.samplers import sample
-from unclip.diffusion.schedules import sampling_schedule
-from unclip.embeddings.tokens import token_mask
+from unclip.embeddings.tokens import Tokenizer, token_mask
+from unclip.stages._part import Part
 from unclip.stages.decoder.network import Conditioning, Decoder
+
+Takes = Literal["image", "text", "none"]
+"""What a decoder takes besides the caption: z_i, z_t in its place, or nothing (GLIDE)."""
+
+
+class Known(NamedTuple):
+    """What an image to be drawn must show."""
+
+    known: Tensor  # [B, 3, S, S] in [-1, 1]
+    keep: Tensor  # [B, 1, S, S] boolean, True = known
+    resample: int  # times that each noise level is gone through
+
+
+@dataclass(frozen=True)
+class DecoderPart(Part):
+    """A decoder ready to sample."""
+
+    net: Decoder
+    sampler: GuidedSamplerConfig
+    diffusion: DiffusionConfig
+    tokenize: Tokenizer
+    takes: Takes = "image"
+
+    def steps(self, sampler: GuidedSamplerConfig) -> int:
+        """One for each step of the chain."""
+        return sum(section_counts(sampler.steps))
+
+    @torch.no_grad()
+    def draw(
+        self,
+        z: Tensor | None,
+        captions: Sequence[str] | None,
+        noise: SampleNoise,
+        *,
+        sampler: GuidedSamplerConfig | None = None,
+        x_T: Tensor | None = None,
+        known: Known | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Images ``[B, 3, S, S]`` in [-1, 1].
+
+        A condition that is None is dropped, as in part of the training; one of the two must be
+        there. An empty caption is something else: the decoder has never met one.
+
+        Args:
+            z: ``[B, D]``, unit norm, z_i or what `takes` says.
+            captions: B texts.
+            noise: One stream per image.
+            sampler: None for the decoder's own.
+            x_T: Start from this noise ``[B, 3, S, S]`` instead of ``noise``.
+            known: Fill in the rest of what is known (`unclip.diffusion.inpainting.inpaint`).
+            progress: Called after each sampling step.
+        """
+        sampler = sampler or self.sampler
+        predictor = self.predictor(z, captions, sampler)
+        if x_T is None:
+            side = self.net.config.image_size
+            x_T = noise((_count(z, captions), 3, side, side), self.device)
+        if known is None:
+            found = sample(predictor, x_T, sampler, noise=noise, progress=progress)
+        else:
+            found = inpaint(
+                predictor, x_T, sampler, noise=noise, progress=progress, **known._asdict()
+            )
+        return found.clamp(-1, 1)
+
+    @torch.no_grad()
+    def invert(
+        self,
+        image: Tensor,
+        z: Tensor | None,
+        captions: Sequence[str] | None = None,
+        *,
+        sampler: GuidedSamplerConfig | None = None,
+        convention: str = "fixed_point",
+        iterations: int = 4,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """x_T ``[B, 3, S, S]`` from which DDIM draws ``image`` ``[B, 3, S, S]`` again.
+
+        Conditions as in `draw`; ``convention`` and ``iterations`` as in
+        `unclip.diffusion.inversion.invert`.
+        """
+        predictor = self.predictor(z, captions, sampler or self.sampler)
+        return invert(
+            predictor, image, convention=convention, iterations=iterations, progress=progress
+        )
+
+    def predictor(
+        self, z: Tensor | None, captions: Sequence[str] | None, sampler: GuidedSamplerConfig
+    ) -> Predictor:
+        """The network with its conditions, guidance and clipping."""
+        count = _count(z, captions)
+        nothing = torch.zeros(count, dtype=torch.bool, device=self.device)
+        keep_z_i = keep_text = None
+        if z is None and self.net.config.use_z_i:
+            z, keep_z_i = torch.zeros(count, self.net.embed_dim, device=self.device), nothing
+        if captions is None:
+            captions, keep_text = [""] * count, nothing
+        denoise = decoder_denoiser(
+            self.net,
+            z_i=z,
+            tokens=self.tokenize(list(captions)).to(self.device),
+            guidance=sampler.guidance,
+            keep_z_i=keep_z_i,
+            keep_text=keep_text,
+        )
+        return build_predictor(
+            denoise, diffusion=self.diffusion, sampler=sampler, device=self.device
+        )
+
+
+def _count(z: Tensor | None, captions: Sequence[str] | None) -> int:
+    if z is None and captions is None:
+        raise ValueError("a decoder needs embeddings or captions")
+    return len(captions if z is None else z)  # type: ignore[arg-type]
 
 
 def decoder_denoiser(
@@ -45,56 +163,3 @@ def decoder_denoiser(
         return net.denoise(x_t, t, given)
 
     return guided(model, guidance, 3)
-
-
-class Known(NamedTuple):
-    """What an image to be drawn must show."""
-
-    known: Tensor  # [B, 3, S, S] in [-1, 1]
-    keep: Tensor  # [B, 1, S, S] boolean, True = known
-    resample: int  # times that each noise level is gone through
-
-
-@torch.no_grad()
-def sample_decoder(
-    net: Decoder,
-    *,
-    z_i: Tensor | None,
-    tokens: Tensor,
-    diffusion: DiffusionConfig,
-    sampler: SamplerConfig,
-    noise: SampleNoise,
-    keep_z_i: Tensor | None = None,
-    keep_text: Tensor | None = None,
-    x_T: Tensor | None = None,
-    known: Known | None = None,
-    progress: Progress | None = None,
-) -> Tensor:
-    """Images ``[B, 3, S, S]`` in [-1, 1], conditioned as in `decoder_denoiser`.
-
-    They start from ``x_T`` ``[B, 3, S, S]``, or where it is not given from ``noise``. What is
-    ``known`` of them is filled up by `unclip.diffusion.inpainting.inpaint`.
-    """
-    side = net.config.image_size
-    denoise = decoder_denoiser(
-        net,
-        z_i=z_i,
-        tokens=tokens,
-        guidance=sampler.guidance,
-        keep_z_i=keep_z_i,
-        keep_text=keep_text,
-    )
-    if x_T is None:
-        x_T = noise((len(tokens), 3, side, side), tokens.device)
-    draw: Callable[..., Tensor] = sample
-    if known is not None:
-        draw = partial(inpaint, **known._asdict())
-    return draw(
-        denoise,
-        x_T,
-        schedule=sampling_schedule(diffusion, sampler.steps),
-        diffusion=diffusion,
-        sampler=sampler,
-        noise=noise,
-        progress=progress,
-    ).clamp(-1, 1)

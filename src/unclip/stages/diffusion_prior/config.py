@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from unclip.common.checks import require
 from unclip.data.config import EmbeddedDataConfig
-from unclip.diffusion.config import DiffusionConfig, SamplerConfig
-from unclip.stages.experiment import Experiment, require_probability, require_steps_fit
+from unclip.diffusion.config import DiffusionConfig, GuidedSamplerConfig
+from unclip.stages._prior.config import fill_from_clip
+from unclip.stages.experiment import (
+    Experiment,
+    ParentSizes,
+    require_probability,
+    require_steps_fit,
+    sample_plainly,
+)
 from unclip.training.config import EmaConfig
 
 
@@ -34,7 +42,7 @@ class DiffusionPriorConfig:
 
 
 @dataclass(kw_only=True)
-class PriorSamplerConfig(SamplerConfig):
+class PriorSamplerConfig(GuidedSamplerConfig):
     """How embeddings are drawn from a prior."""
 
     candidates: int = 2  # drawn per caption; the one with the highest z_i . z_t is kept
@@ -49,6 +57,8 @@ class PriorSamplerConfig(SamplerConfig):
 class DiffusionPriorExperiment(Experiment):
     """The x0-predicting diffusion prior P(z_i | y)."""
 
+    averages: ClassVar[bool] = True
+
     clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
     model: DiffusionPriorConfig = field(default_factory=DiffusionPriorConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -56,6 +66,12 @@ class DiffusionPriorExperiment(Experiment):
     data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     drop_text: float = 0.1  # share of samples trained without caption and z_t
+
+    def without_noise(self, *, steps: int) -> None:
+        """See `Experiment.without_noise`."""
+        self.drop_text = self.model.dropout = 0.0
+        self.sampler.guidance, self.sampler.candidates = 1.0, 1
+        sample_plainly(self.sampler, self.diffusion, steps=steps)
 
     def validate(self) -> None:
         """Refuse values out of range."""
@@ -67,3 +83,20 @@ class DiffusionPriorExperiment(Experiment):
             "diffusion.variance",
             "learned_range needs a network that outputs it; the prior's does not",
         )
+
+
+EXPERIMENT, SAMPLER = DiffusionPriorExperiment, PriorSamplerConfig
+
+
+def fill(experiment: DiffusionPriorExperiment, sizes: ParentSizes) -> None:
+    """Set what the CLIP decides: D, and with caption=clip the width and length of its text."""
+    model = experiment.model
+    fill_from_clip(model, sizes)
+    if model.caption == "clip" and sizes.context is not None:
+        model.context = sizes.context
+
+
+def filled(experiment: DiffusionPriorExperiment) -> tuple[str, ...]:
+    """The keys that `fill` sets."""
+    names = ("model.embed_dim", "model.clip_text_width")
+    return (*names, "model.context") if experiment.model.caption == "clip" else names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor
 from data_modules.prior import PriorData
 from unclip.common.seeding import generator
 from unclip.diffusion.analytic import x0_error
-from unclip.diffusion.schedules import sampling_schedule
+from unclip.diffusion.config import DiffusionConfig, SamplerConfig
+from unclip.diffusion.predictor import build_predictor
+from unclip.diffusion.schedules import sampling_timesteps
 from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.moments import Moments
-from unclip.stages._part import Part
 from unclip.stages._prior.sampling import prior_caption
+from unclip.stages.diffusion_prior.network import DiffusionPrior
 from unclip.training.one_pass import embedded_batches
 
 STANDARDISING_SAMPLES = 10_000
@@ -36,12 +39,14 @@ def fit_standardisation(
         net.std.copy_(moments.covariance.diagonal().clamp(min=1e-12).sqrt())
 
 
-def fit_errors(
-    prior: Part,
+def fit_x0_errors(
+    net: DiffusionPrior,
     clip: FrozenClip,
     data: PriorData,
     device: torch.device,
     *,
+    diffusion: DiffusionConfig,
+    sampler: SamplerConfig,
     steps: int | str,
     samples: int,
 ) -> list[float]:
@@ -50,10 +55,10 @@ def fit_errors(
     Clipped to [0, tr Cov(x_0) / D], which no denoiser worth its name exceeds (reference:
     arXiv 2201.06503, corollary 1).
     """
-    assert prior.diffusion is not None
-    schedule = sampling_schedule(prior.diffusion, steps).to(device)
-    net = prior.net.to(device)
-    total = torch.zeros(len(schedule), dtype=torch.float64, device=device)
+    sampler = replace(sampler, steps=steps)
+    net = net.to(device)
+    count = len(sampling_timesteps(steps, diffusion.steps))
+    total = torch.zeros(count, dtype=torch.float64, device=device)
     moments = Moments(clip.model.embed_dim)
     for k, part in enumerate(
         embedded_batches(clip.model, data, device=device, limit=samples, title="fitting errors")
@@ -68,14 +73,8 @@ def fit_errors(
             return net(x_t, t, z_t=z_t, caption=caption)
 
         noise = torch.randn(x0.shape, generator=generator("fit errors", k)).to(device)
-        total += len(x0) * x0_error(
-            denoise,
-            x0,
-            noise,
-            schedule=schedule,
-            diffusion=prior.diffusion,
-            sampler=prior.sampler,
-        )
+        predictor = build_predictor(denoise, diffusion=diffusion, sampler=sampler, device=device)
+        total += len(x0) * x0_error(predictor, x0, noise)
         moments.update(x0.cpu())
     most = float(moments.covariance.trace()) / clip.model.embed_dim
     return (total / moments.count).clamp(0, most).tolist()

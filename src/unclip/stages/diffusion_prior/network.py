@@ -8,6 +8,7 @@ and a learned query, whose output is the prediction.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,10 @@ from torch import Tensor, nn
 from unclip.common.types import Caption
 from unclip.nn.timestep import TimestepMLP
 from unclip.nn.transformer import Transformer, init_linear
-from unclip.stages.diffusion_prior.config import DiffusionPriorConfig
+from unclip.stages._prior.dry_step import some_caption
+from unclip.stages.diffusion_prior.config import DiffusionPriorConfig, DiffusionPriorExperiment
+from unclip.stages.experiment import ParentSizes
+from unclip.stages.interface import Given, Needs, Share, all_kept, some_timesteps
 
 PIXEL_VARIANCE = 0.28890625  # of ImageNet pixels in [-1, 1]; 17.2² / 1024
 AFTER_CAPTION = 4  # z_t, timestep, noised z_i, query
@@ -165,3 +169,34 @@ class DiffusionPrior(nn.Module):
         if kind == "clip":
             return self.features_in(source.to(self.features_in.weight.dtype))
         return torch.where(mask[:, :, None], self.table(source), self.padding)
+
+
+def build_network(experiment: DiffusionPriorExperiment, sizes: ParentSizes) -> DiffusionPrior:
+    """See `unclip.stages.row.Row`."""
+    model = experiment.model
+    if model.caption == "clip" and sizes.context not in (None, model.context):
+        model = replace(model, context=sizes.context)
+    embed_dim = model.embed_dim or sizes.embed_dim
+    assert embed_dim is not None
+    return DiffusionPrior(model, embed_dim, model.clip_text_width or sizes.text_width)
+
+
+def needs(experiment: DiffusionPriorExperiment) -> Needs:
+    """Both embeddings."""
+    return Needs(image=True, text=True)
+
+
+def dry_step(
+    net: DiffusionPrior, experiment: DiffusionPriorExperiment, given: Given, share: Share
+) -> Tensor:
+    """One prediction of x_0."""
+    assert given.z_i is not None
+    assert given.text is not None
+    model = experiment.model
+    return net(
+        torch.zeros_like(given.z_i),
+        some_timesteps(share.batch),
+        z_t=given.text.z_t,
+        caption=some_caption(model.caption, model.context, given, share),
+        keep=all_kept(share.batch),
+    )

@@ -11,8 +11,8 @@ from unclip.common.seeding import SampleNoise
 from unclip.common.types import Caption, Progress
 from unclip.diffusion.config import DiffusionConfig
 from unclip.diffusion.guidance import guided
+from unclip.diffusion.predictor import build_predictor
 from unclip.diffusion.samplers import sample
-from unclip.diffusion.schedules import sampling_schedule
 from unclip.stages._prior.sampling import best_of, doubled, repeated
 from unclip.stages.diffusion_prior.config import PriorSamplerConfig
 from unclip.stages.diffusion_prior.network import DiffusionPrior
@@ -27,13 +27,13 @@ def sample_prior(
     diffusion: DiffusionConfig,
     sampler: PriorSamplerConfig,
     noise: SampleNoise,
-    error: Tensor | None = None,
+    x0_errors: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """z_i ``[B, D]``, L2-normalised, for captions with text embeddings z_t ``[B, D]``.
 
-    ``sampler.candidates`` are drawn per caption, and `best_of` them kept. ``error`` is for the
-    analytic samplers (see `unclip.diffusion.samplers.sample`).
+    ``sampler.candidates`` are drawn per caption, and `best_of` them kept. ``x0_errors`` is for
+    the analytic samplers (see `unclip.diffusion.samplers.sample`).
     """
     (batch, dim), many = z_t.shape, sampler.candidates
     captions, texts = repeated(caption, many), z_t.repeat_interleave(many, dim=0)
@@ -47,14 +47,12 @@ def sample_prior(
         # Each caption has one stream; its candidates take successive parts of it.
         return noise((batch, many, *shape[1:]), device).flatten(0, 1)
 
-    found = sample(
+    predictor = build_predictor(
         guided(model, sampler.guidance, dim),
-        draw((batch * many, dim), z_t.device),
-        schedule=sampling_schedule(diffusion, sampler.steps),
         diffusion=diffusion,
         sampler=sampler,
-        noise=draw,
-        error=error,
-        progress=progress,
+        device=z_t.device,
     )
+    x_T = draw((batch * many, dim), z_t.device)
+    found = sample(predictor, x_T, sampler, noise=draw, x0_errors=x0_errors, progress=progress)
     return best_of(net.from_x0(found), z_t, many)

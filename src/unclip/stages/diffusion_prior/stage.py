@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
+from data_modules.prior import PriorData
 from unclip.common.seeding import SampleNoise
 from unclip.diffusion.samplers import ANALYTIC
 from unclip.embeddings.clip import FrozenClip
+from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._diffusion.stage import DiffusionStage
 from unclip.stages._prior.stage import Pair, PriorStage
 from unclip.stages.diffusion_prior.config import DiffusionPriorExperiment, PriorSamplerConfig
-from unclip.stages.diffusion_prior.network import DiffusionPrior
+from unclip.stages.diffusion_prior.fits import fit_standardisation
+from unclip.stages.diffusion_prior.network import DiffusionPrior, build_network
 from unclip.stages.diffusion_prior.sampling import sample_prior
+from unclip.stages.interface import LoadedParents
 from unclip.training.random import StepRandom
 
 
@@ -21,18 +26,23 @@ class DiffusionPriorStage(PriorStage, DiffusionStage):
     """Trains a `DiffusionPrior` on the embeddings of a frozen CLIP."""
 
     def __init__(self, experiment: DiffusionPriorExperiment, clip: FrozenClip):
-        net = DiffusionPrior(experiment.model, clip.model.embed_dim, clip.model.text_width)
+        net = build_network(experiment, LoadedParents(clip).sizes())
         super().__init__(experiment, net, clip)
 
+    def prepare(self, data: PriorData, device: torch.device) -> None:
+        """With ``model.standardise`` fit mean and deviation of z_i."""
+        if self.experiment.model.standardise:
+            fit_standardisation([self.net, self.ema], self.frozen_clip, data, device)
+
     def loss(
-        self, net: DiffusionPrior, pair: Pair, draws: StepRandom, *, training: bool
+        self, net: DiffusionPrior, pair: Pair, rng: StepRandom, *, training: bool
     ) -> dict[str, Tensor]:
         """MSE between predicted and true x0, whole and by timestep quartile.
 
         Caption and z_t are dropped together; the noised embedding never is.
         """
-        at = self.noised(net.to_x0(pair.z_i), draws, training=training)
-        keep = draws.keep("drop_text", len(at.t), self.experiment.drop_text if training else 0.0)
+        at = self.noised(net.to_x0(pair.z_i), rng, training=training)
+        keep = rng.keep("drop_text", len(at.t), self.experiment.drop_text if training else 0.0)
         output = net(at.x_t, at.t, z_t=pair.z_t, caption=pair.caption, keep=keep)
         return self.losses(output, at)
 
@@ -53,3 +63,16 @@ class DiffusionPriorStage(PriorStage, DiffusionStage):
         if sampler.sampler not in ANALYTIC:
             return sampler
         return replace(sampler, sampler="ddpm" if sampler.sampler == "analytic" else "ddim")
+
+
+def build_stage(
+    experiment: DiffusionPriorExperiment, parents: LoadedParents
+) -> DiffusionPriorStage:
+    """See `unclip.stages.row.Row`."""
+    assert parents.clip is not None
+    return DiffusionPriorStage(experiment, parents.clip)
+
+
+def data_module(experiment: DiffusionPriorExperiment, clip: FrozenClip) -> PriorData:
+    """See `unclip.stages.row.Row`."""
+    return PriorData.of(experiment, clip, tokenize=Tokenizer(experiment.model.context))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from unclip.common.checks import require
-from unclip.data.config import EmbeddedDataConfig
-from unclip.stages.experiment import Experiment
+from unclip.data.config import PassDataConfig
+from unclip.stages.experiment import BaseExperiment, ParentSizes
+from unclip.training.config import FitConfig
 
 
 @dataclass(kw_only=True)
@@ -37,14 +39,24 @@ class PcaConfig:
 
 
 @dataclass(kw_only=True)
-class PcaExperiment(Experiment):
+class PcaExperiment(BaseExperiment):
     """Principal components of a CLIP's image embeddings, and their buckets; nothing is trained."""
+
+    GONE: ClassVar[dict[str, str]] = {**BaseExperiment.GONE, "optim": "nothing is trained here"}
 
     clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
     pca: PcaConfig = field(default_factory=PcaConfig)
-    data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
+    data: PassDataConfig = field(default_factory=PassDataConfig)
+    trainer: FitConfig = field(default_factory=FitConfig)
 
-    def validate(self) -> None:
-        """Refuse a check of training."""
-        super().validate()
-        require(self.check == "none", "check", "must be none, nothing is trained here")
+
+EXPERIMENT, SAMPLER = PcaExperiment, None
+
+
+def fill(experiment: PcaExperiment, sizes: ParentSizes) -> None:
+    """Its components are chosen when it is fitted."""
+
+
+def filled(experiment: PcaExperiment) -> tuple[str, ...]:
+    """None."""
+    return ()

@@ -1,8 +1,10 @@
-"""What is fitted to data and not trained: PCA codecs, standardisation, Analytic-DPM's errors."""
+"""Fits the PCA codec to the image embeddings of a CLIP."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,19 +12,12 @@ from torch import Tensor
 from data_modules.prior import PriorData
 from unclip.common.errors import UserError
 from unclip.embeddings.clip import FrozenClip
-from unclip.embeddings.codec import Codec, CodecSummary, fit_codec
+from unclip.embeddings.codec import fit_codec
 from unclip.embeddings.moments import Moments, Reservoir
-from unclip.stages.pca.config import PcaConfig
+from unclip.stages.pca import spectrum
+from unclip.stages.pca.config import PcaConfig, PcaExperiment
+from unclip.stages.pca.spectrum import FittedPca
 from unclip.training.one_pass import embedded_batches
-
-
-class FittedPca(NamedTuple):
-    """A codec and how well it does."""
-
-    codec: Codec
-    lost: Tensor  # [D + 1]: share of variance lost with k = 0 ... D components
-    summary: CodecSummary
-    samples: int
 
 
 def fit_pca_codec(
@@ -68,3 +63,33 @@ def fit_pca_codec(
         raise UserError(f"pca: {error}") from None
     summary = codec.summary(rows[:, :dim])
     return FittedPca(codec, codec.pca.lost_variance(), summary, int(moments.count))
+
+
+class Fitted(NamedTuple):
+    """What a fit leaves behind."""
+
+    weights: dict[str, Tensor]
+    embed_dim: int
+    summary: dict[str, Any]
+    report: str  # lines for the terminal
+    write_report: Callable[[Path], object]  # figures and tables, into a run's folder
+
+
+def data_module(experiment: PcaExperiment, clip: FrozenClip) -> PriorData:
+    """See `unclip.stages.row.Row`; nothing but embeddings is wanted of a batch."""
+    return PriorData.of(experiment, clip, tokenize=None)
+
+
+def fit(
+    experiment: PcaExperiment, clip: FrozenClip, data: PriorData, device: torch.device
+) -> Fitted:
+    """See `unclip.stages.row.Row`."""
+    fitted = fit_pca_codec(experiment.pca, clip, data, device)
+    summary = {**fitted.summary._asdict(), "components": fitted.codec.k, "samples": fitted.samples}
+    return Fitted(
+        fitted.codec.tensors(),
+        fitted.codec.dim,
+        summary,
+        spectrum.text(fitted),
+        lambda folder: spectrum.write(folder, fitted),
+    )

@@ -1,4 +1,4 @@
-"""The fitted PCA as the autoregressive prior uses it."""
+"""The fitted PCA, from its artifact."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from unclip.embeddings.clip import FrozenClip, check_embedding
 from unclip.embeddings.codec import Codec
 
 
-def load_codec(path: Path | str, clip: FrozenClip) -> Codec:
-    """The PCA codec of an artifact; one fitted to another CLIP's embeddings is refused."""
-    artifact = expect(describe(path, key="pca"), ("pca",), key="pca")
-    check_embedding(artifact, clip, key="pca")
+def load(path: Path | str, clip: FrozenClip, *, key: str = "pca") -> Codec:
+    """The codec; one fitted to another CLIP's embeddings is refused."""
+    artifact = expect(describe(path, key=key), ("pca",), key=key)
+    check_embedding(artifact, clip, key=key)
     try:
         return Codec.from_tensors(artifact.weights())
     except ValueError as error:
-        raise UserError(f"pca={path}: damaged artifact: {error}") from None
+        raise UserError(f"{key}={path}: damaged artifact: {error}") from None

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from torch import Tensor
 
-from unclip.stages.pca.fit import FittedPca
+from unclip.embeddings.codec import Codec, CodecSummary
+
+
+class FittedPca(NamedTuple):
+    """A codec and how well it does."""
+
+    codec: Codec
+    lost: Tensor  # [D + 1]: share of variance lost with k = 0 ... D components
+    summary: CodecSummary
+    samples: int
 
 
 def _rows(fitted: FittedPca) -> list[int]:

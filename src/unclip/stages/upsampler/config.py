@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from unclip.common.checks import require
 from unclip.data.config import UpsamplerDataConfig
 from unclip.degradations.config import CorruptionConfig
 from unclip.diffusion.config import DiffusionConfig, SamplerConfig
-from unclip.nn.config import UNetConfig
-from unclip.stages.experiment import Experiment, require_steps_fit
+from unclip.nn.config import ConvUNetConfig
+from unclip.stages.experiment import Experiment, ParentSizes, require_steps_fit, sample_plainly
 from unclip.training.config import EmaConfig
 
 
@@ -20,13 +21,12 @@ class UpsamplerConfig:
     image_size: int = 256  # pixels a side of the result
     low_size: int = 64  # pixels a side of the condition
     noise_levels: int = 0  # noise the condition to a timestep below this and tell it; 0 = never
-    unet: UNetConfig = field(default_factory=lambda: UNetConfig(channels=320, attention=[]))
+    unet: ConvUNetConfig = field(default_factory=ConvUNetConfig)
 
     def validate(self) -> None:
         """Refuse shapes that no network can have."""
         self.unet.validate()
         require(self.noise_levels >= 0, "model.noise_levels", "must not be negative")
-        require(not self.unet.attention, "model.unet.attention", "must be [] in an upsampler")
         require(
             self.image_size % self.low_size == 0 and self.image_size > self.low_size,
             "model.low_size",
@@ -36,20 +36,23 @@ class UpsamplerConfig:
 
 @dataclass(kw_only=True)
 class UpsamplerSamplerConfig(SamplerConfig):
-    """How pictures are drawn from an upsampler."""
+    """How images are sampled from an upsampler: without guidance."""
+
+    GONE: ClassVar[dict[str, str]] = {"guidance": "an upsampler has none"}
 
     noise_level: int = 0  # timestep to which the condition is noised (model.noise_levels)
 
     def validate(self) -> None:
         """Refuse values out of range."""
         super().validate()
-        require(self.guidance == 1, "sampler.guidance", "an upsampler has none, it must be 1")
         require(self.noise_level >= 0, "sampler.noise_level", "must not be negative")
 
 
 @dataclass(kw_only=True)
 class UpsamplerExperiment(Experiment):
     """A diffusion upsampler P(x_high | x_low)."""
+
+    averages: ClassVar[bool] = True
 
     model: UpsamplerConfig = field(default_factory=UpsamplerConfig)
     diffusion: DiffusionConfig = field(
@@ -59,6 +62,12 @@ class UpsamplerExperiment(Experiment):
     data: UpsamplerDataConfig = field(default_factory=UpsamplerDataConfig)
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
+
+    def without_noise(self, *, steps: int) -> None:
+        """See `Experiment.without_noise`."""
+        self.model.unet.dropout = 0.0
+        self.corruption.kind = "none"
+        sample_plainly(self.sampler, self.diffusion, steps=steps)
 
     def validate(self) -> None:
         """Refuse values out of range."""
@@ -84,3 +93,15 @@ class UpsamplerExperiment(Experiment):
             f"the training crop of {crop} px must be a multiple of {factor} "
             "(model.unet.multiples, model.image_size / model.low_size)",
         )
+
+
+EXPERIMENT, SAMPLER = UpsamplerExperiment, UpsamplerSamplerConfig
+
+
+def fill(experiment: UpsamplerExperiment, sizes: ParentSizes) -> None:
+    """It has no parents."""
+
+
+def filled(experiment: UpsamplerExperiment) -> tuple[str, ...]:
+    """None."""
+    return ()

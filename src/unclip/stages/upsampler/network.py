@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from unclip.nn.timestep import TimestepMLP
 from unclip.nn.unet import UNet
-from unclip.stages.upsampler.config import UpsamplerConfig
+from unclip.stages.experiment import ParentSizes
+from unclip.stages.interface import Given, Needs, Share, some_timesteps
+from unclip.stages.upsampler.config import UpsamplerConfig, UpsamplerExperiment
 
 
 class Upsampler(nn.Module):
@@ -66,3 +68,26 @@ class Upsampler(nn.Module):
             low = F.interpolate(low.float(), size=x_t.shape[2:], mode="bicubic", antialias=True)
         both = torch.cat([x_t, low.to(x_t.dtype)], dim=1)
         return self.unet(both, t, time_offset=offset)
+
+
+def build_network(experiment: UpsamplerExperiment, sizes: ParentSizes) -> Upsampler:
+    """See `unclip.stages.row.Row`."""
+    return Upsampler(experiment.model)
+
+
+def needs(experiment: UpsamplerExperiment) -> Needs:
+    """Nothing: it has no parent."""
+    return Needs()
+
+
+def dry_step(net: Upsampler, experiment: UpsamplerExperiment, given: Given, share: Share) -> Tensor:
+    """One prediction of a crop."""
+    model = experiment.model
+    side = round(model.image_size * experiment.data.crop_fraction)
+    low = side * model.low_size // model.image_size
+    return net(
+        torch.zeros(share.batch, 3, side, side),
+        some_timesteps(share.batch),
+        torch.zeros(share.batch, 3, low, low),
+        some_timesteps(share.batch) if model.noise_levels else None,
+    )

@@ -1,25 +1,21 @@
-"""A trained upsampler as the pipeline uses it."""
+"""The trained upsampler, from its artifact."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from unclip.common import artifacts
-from unclip.diffusion.config import DiffusionConfig
-from unclip.stages._part import Part
-from unclip.stages.upsampler.config import UpsamplerConfig, UpsamplerSamplerConfig
-from unclip.stages.upsampler.network import Upsampler
+from unclip.stages.experiment import ParentSizes
+from unclip.stages.upsampler.config import UpsamplerExperiment
+from unclip.stages.upsampler.network import build_network
+from unclip.stages.upsampler.sampling import UpsamplerPart
 
 
-def load_upsampler(path: Path | str) -> Part:
-    """An upsampler; it knows no CLIP."""
-    artifact = artifacts.expect(
-        artifacts.describe(path, key="upsampler"), ("upsampler",), key="upsampler"
-    )
-    net = Upsampler(artifact.section("model", UpsamplerConfig))
+def load(path: Path | str, clip: Any = None, *, key: str = "upsampler") -> UpsamplerPart:
+    """From an artifact; ``clip`` plays no part, since an upsampler knows none."""
+    artifact = artifacts.expect(artifacts.describe(path, key=key), ("upsampler",), key=key)
+    experiment = artifact.experiment(UpsamplerExperiment, "model", "sampler", "diffusion")
+    net = build_network(experiment, ParentSizes())
     artifact.load_into(net)
-    return Part(
-        net,
-        artifact.section("sampler", UpsamplerSamplerConfig),
-        artifact.section("diffusion", DiffusionConfig),
-    )
+    return UpsamplerPart(net, experiment.sampler, experiment.diffusion)

@@ -2,57 +2,79 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from unclip.common.errors import UserError
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Progress
-from unclip.diffusion.config import DiffusionConfig
+from unclip.diffusion.config import DiffusionConfig, section_counts
+from unclip.diffusion.predictor import build_predictor
 from unclip.diffusion.process import q_sample
 from unclip.diffusion.samplers import sample
-from unclip.diffusion.schedules import full_schedule, sampling_schedule
+from unclip.diffusion.schedules import full_schedule
+from unclip.stages._part import Part
 from unclip.stages.upsampler.config import UpsamplerSamplerConfig
 from unclip.stages.upsampler.network import Upsampler
 
 
-@torch.no_grad()
-def upsample(
-    net: Upsampler,
-    low: Tensor,
-    *,
-    size: int,
-    diffusion: DiffusionConfig,
-    sampler: UpsamplerSamplerConfig,
-    noise: SampleNoise,
-    progress: Progress | None = None,
-) -> Tensor:
-    """Images ``[B, 3, size, size]`` in [-1, 1] from ``low`` ``[B, 3, s, s]``; no guidance.
+@dataclass(frozen=True)
+class UpsamplerPart(Part):
+    """An upsampler ready to sample."""
 
-    Raises:
-        UserError: ``sampler.noise_level`` is none of the network's levels.
-    """
-    start = noise((len(low), 3, size, size), low.device)
-    level = None
-    if sampler.noise_level >= max(1, net.config.noise_levels):
-        raise UserError(
-            f"sampler.noise_level={sampler.noise_level}: the network knows levels below "
-            f"{net.config.noise_levels} (model.noise_levels)"
+    net: Upsampler
+    sampler: UpsamplerSamplerConfig
+    diffusion: DiffusionConfig
+
+    def steps(self, sampler: UpsamplerSamplerConfig) -> int:
+        """One for each step of the chain."""
+        return sum(section_counts(sampler.steps))
+
+    def size_from(self, side: int) -> int:
+        """Pixels a side of the result for a small image of ``side``.
+
+        An upsampler given twice enlarges twice: its network knows no size.
+        """
+        config = self.net.config
+        return max(config.image_size, side * config.image_size // config.low_size)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        low: Tensor,
+        noise: SampleNoise,
+        *,
+        size: int | None = None,
+        sampler: UpsamplerSamplerConfig | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Images ``[B, 3, size, size]`` in [-1, 1] from ``low`` ``[B, 3, s, s]``; no guidance.
+
+        ``size`` is `size_from` ``s`` if None, ``sampler`` the upsampler's own.
+
+        Raises:
+            UserError: ``sampler.noise_level`` is none of the network's levels.
+        """
+        net, sampler = self.net, sampler or self.sampler
+        size = size or self.size_from(low.shape[-1])
+        x_T = noise((len(low), 3, size, size), low.device)
+        level = None
+        if sampler.noise_level >= max(1, net.config.noise_levels):
+            raise UserError(
+                f"sampler.noise_level={sampler.noise_level}: the network knows levels below "
+                f"{net.config.noise_levels} (model.noise_levels)"
+            )
+        if net.config.noise_levels:
+            level = torch.full((len(low),), sampler.noise_level, device=low.device)
+            schedule = full_schedule(self.diffusion).to(low.device)
+            low = q_sample(low, noise(low.shape, low.device), level, schedule=schedule)
+
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            return net(x_t, t, low, level)
+
+        predictor = build_predictor(
+            denoise, diffusion=self.diffusion, sampler=sampler, device=low.device
         )
-    if net.config.noise_levels:
-        level = torch.full((len(low),), sampler.noise_level, device=low.device)
-        schedule = full_schedule(diffusion).to(low.device)
-        low = q_sample(low, noise(low.shape, low.device), level, schedule=schedule)
-
-    def model(x_t: Tensor, t: Tensor) -> Tensor:
-        return net(x_t, t, low, level)
-
-    return sample(
-        model,
-        start,
-        schedule=sampling_schedule(diffusion, sampler.steps),
-        diffusion=diffusion,
-        sampler=sampler,
-        noise=noise,
-        progress=progress,
-    ).clamp(-1, 1)
+        return sample(predictor, x_T, sampler, noise=noise, progress=progress).clamp(-1, 1)

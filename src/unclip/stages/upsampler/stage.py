@@ -1,4 +1,4 @@
-"""The upsamplers: a large picture from a small, corrupted one (paper, section 2.1)."""
+"""The upsamplers: a large image from a small, corrupted one (paper, section 2.1)."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unclip.common.images import Picture, to_uint8
+from data_modules.upsampler import UpsamplerData
+from unclip.common.images import CaptionedImage, to_uint8
 from unclip.common.seeding import SampleNoise
 from unclip.data.batches import UpsamplerBatch
 from unclip.degradations.blur import gaussian_blur
 from unclip.degradations.bsr_parameters import UNIFORMS, VARIANTS
-from unclip.degradations.low import degraded, resize
+from unclip.degradations.downsample import degraded, resize
 from unclip.diffusion.process import q_sample
 from unclip.stages._diffusion.stage import DiffusionStage
+from unclip.stages.experiment import ParentSizes
+from unclip.stages.interface import LoadedParents
 from unclip.stages.upsampler.config import UpsamplerExperiment
-from unclip.stages.upsampler.network import Upsampler
-from unclip.stages.upsampler.sampling import upsample
+from unclip.stages.upsampler.network import Upsampler, build_network
+from unclip.stages.upsampler.sampling import UpsamplerPart
 from unclip.training.random import StepRandom
-from unclip.training.stage import Look, Quality, Score
+from unclip.training.stage import Monitor, Preview, Score
 
-LOOK = 8  # validation samples that are upsampled
+PREVIEW = 8  # validation samples that are upsampled
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -37,31 +40,31 @@ def pooled(a: Tensor, b: Tensor) -> float:
 class UpsamplerStage(DiffusionStage):
     """Trains an `Upsampler` on crops whose low-resolution condition is made on the device."""
 
-    quality: ClassVar[Quality] = Quality("val/psnr", "higher")
+    monitor: ClassVar[Monitor] = Monitor("val/psnr", "higher")
 
-    def __init__(self, experiment: UpsamplerExperiment, clip: None = None):
-        super().__init__(experiment, Upsampler(experiment.model))
+    def __init__(self, experiment: UpsamplerExperiment):
+        super().__init__(experiment, build_network(experiment, ParentSizes()))
 
     def low(self, image: Tensor) -> Tensor:
-        """The small picture of a crop ``[B, 3, H, H]``, clean: ``[B, 3, h, h]``."""
+        """The small image of a crop ``[B, 3, H, H]``, clean: ``[B, 3, h, h]``."""
         model = self.experiment.model
         return resize(image, image.shape[-1] * model.low_size // model.image_size)
 
-    def condition(self, image: Tensor, draws: StepRandom) -> Tensor:
-        """The small pictures of crops ``[B, 3, H, H]`` as training shows them to the network."""
+    def condition(self, image: Tensor, rng: StepRandom) -> Tensor:
+        """The small images of crops ``[B, 3, H, H]`` as training shows them to the network."""
         low, corruption = self.low(image), self.experiment.corruption
         if corruption.kind not in VARIANTS:
-            return self.corrupted(low, draws)
-        uniforms = draws.uniform("bsr", len(image), UNIFORMS)
-        noise = draws.normal("bsr_noise", image.shape)
-        clean = draws.keep("corruption", len(image), corruption.probability)
+            return self.corrupted(low, rng)
+        uniforms = rng.uniform("bsr", len(image), UNIFORMS)
+        noise = rng.normal("bsr_noise", image.shape)
+        clean = rng.keep("corruption", len(image), corruption.probability)
         rows = clean.logical_not().nonzero()[:, 0]
         low[rows] = degraded(
             image[rows], low.shape[-1], corruption, uniforms=uniforms[rows], noise=noise[rows]
         )
         return low
 
-    def corrupted(self, low: Tensor, draws: StepRandom) -> Tensor:
+    def corrupted(self, low: Tensor, rng: StepRandom) -> Tensor:
         """``low`` with the blur of ``corruption``, each sample by its own draw.
 
         A network that only ever saw blurred conditions undoes the blur where there is none, and
@@ -71,63 +74,74 @@ class UpsamplerStage(DiffusionStage):
         if corruption.kind == "none":
             return low
         blurred = gaussian_blur(low, kernel=corruption.kernel, sigma=corruption.sigma)
-        clean = draws.keep("corruption", len(low), corruption.probability)
+        clean = rng.keep("corruption", len(low), corruption.probability)
         return torch.where(clean[:, None, None, None], low, blurred)
 
     def loss(
-        self, net: Upsampler, batch: UpsamplerBatch, draws: StepRandom, *, training: bool
+        self, net: Upsampler, batch: UpsamplerBatch, rng: StepRandom, *, training: bool
     ) -> dict[str, Tensor]:
         """Hybrid loss given the corrupted condition."""
-        at = self.noised(batch.image, draws, training=training)
-        low, level = self.noised_low(self.condition(at.x0, draws), draws)
+        at = self.noised(batch.image, rng, training=training)
+        low, level = self.noised_low(self.condition(at.x0, rng), rng)
         return self.losses(net(at.x_t, at.t, low, level), at)
 
-    def noised_low(self, low: Tensor, draws: StepRandom) -> tuple[Tensor, Tensor | None]:
+    def noised_low(self, low: Tensor, rng: StepRandom) -> tuple[Tensor, Tensor | None]:
         """``low`` at drawn noise levels, and these ``[B]``, if the network is told them."""
         levels = self.experiment.model.noise_levels
         if not levels:
             return low, None
-        level = (draws.uniform("noise_level", len(low)) * levels).long()
-        noise = draws.normal("low_noise", low.shape)
+        level = (rng.uniform("noise_level", len(low)) * levels).long()
+        noise = rng.normal("low_noise", low.shape)
         return q_sample(low, noise, level, schedule=self.schedule), level
 
     def training_step(self, batch: UpsamplerBatch, batch_idx: int) -> Tensor:
         """One micro-batch of crops."""
         net: Upsampler = self.net  # type: ignore[assignment]
-        values = self.loss(net, batch, self.draws(batch_idx), training=True)
+        values = self.loss(net, batch, self.rng(batch_idx), training=True)
         self.log_loss("train", values, len(batch.image))
         return values["loss"]
 
     def validation_step(self, batch: UpsamplerBatch, batch_idx: int) -> None:
         """The same loss with the averaged weights and the same noise every time."""
-        draws = self.validation_draws(batch_idx)
-        values = self.loss(self.sampling_net, batch, draws, training=False)
+        rng = self.validation_rng(batch_idx)
+        values = self.loss(self.sampling_net, batch, rng, training=False)
         self.log_loss("val", values, len(batch.image))
 
-    def look(self, batch: UpsamplerBatch) -> Look:
-        """Clean small pictures upsampled, beside bicubic and the truth."""
-        image = batch.image[:LOOK]
+    def preview(self, batch: UpsamplerBatch) -> Preview:
+        """Clean small images upsampled, beside bicubic and the truth."""
+        image = batch.image[:PREVIEW]
         side = image.shape[-1]
         low = self.low(image)
         bicubic = resize(low, side)
-        ours = upsample(
-            self.sampling_net,
-            low,
-            size=side,
-            diffusion=self.experiment.diffusion,
-            sampler=self.experiment.sampler,
-            noise=SampleNoise(range(len(image))),
-        )
+        part = UpsamplerPart(self.sampling_net, self.experiment.sampler, self.experiment.diffusion)
+        ours = part.draw(low, SampleNoise(range(len(image))), size=side)
         found, plain = psnr(ours, image), psnr(bicubic, image)
-        pictures = []
+        images = []
         for k in range(len(image)):
-            pictures.append(Picture(to_uint8(bicubic[k]), f"bicubic {plain[k]:.1f} dB"))
-            pictures.append(Picture(to_uint8(ours[k]), f"ours {found[k]:.1f} dB", k))
-            pictures.append(Picture(to_uint8(image[k]), "real"))
+            images.append(CaptionedImage(to_uint8(bicubic[k]), f"bicubic {plain[k]:.1f} dB"))
+            images.append(CaptionedImage(to_uint8(ours[k]), f"ours {found[k]:.1f} dB", k))
+            images.append(CaptionedImage(to_uint8(image[k]), "real"))
         # Of the pooled error: a mean of decibels is ruled by patches that are blank.
-        return Look(pictures, {"psnr": pooled(ours, image), "psnr_bicubic": pooled(bicubic, image)})
+        return Preview(
+            images, {"psnr": pooled(ours, image), "psnr_bicubic": pooled(bicubic, image)}
+        )
 
     def overfit_scores(self, batch: UpsamplerBatch) -> list[Score]:
         """The crops come out better than by bicubic interpolation."""
-        found = self.look(batch).metrics
+        found = self.preview(batch).metrics
         return [Score("PSNR in dB against bicubic", found["psnr"], found["psnr_bicubic"])]
+
+
+def build_stage(experiment: UpsamplerExperiment, parents: LoadedParents) -> UpsamplerStage:
+    """See `unclip.stages.row.Row`."""
+    return UpsamplerStage(experiment)
+
+
+def data_module(experiment: UpsamplerExperiment, clip: None = None) -> UpsamplerData:
+    """See `unclip.stages.row.Row`."""
+    return UpsamplerData(
+        experiment.data,
+        image_size=experiment.model.image_size,
+        seed=experiment.trainer.seed,
+        accumulate=experiment.trainer.accumulate,
+    )

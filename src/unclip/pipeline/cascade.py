@@ -1,0 +1,146 @@
+"""A cascade: trained stages that fit together. Nothing here samples; see `unclip.pipeline`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unclip.common import artifacts
+from unclip.common.errors import UserError
+from unclip.embeddings.clip import FrozenClip
+from unclip.embeddings.codec import Codec
+from unclip.pipeline.settings import Settings
+from unclip.stages import registry
+from unclip.stages._prior.part import PriorPart
+from unclip.stages.decoder.sampling import DecoderPart
+from unclip.stages.row import CLIP, DECODER, PCA, PRIOR, UPSAMPLER
+from unclip.stages.upsampler.sampling import UpsamplerPart
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Frozen stages on one device; making one moves and freezes their networks.
+
+    Args:
+        clip: Which the other stages were trained with.
+        prior: Needed by what starts from a caption, if the decoder takes image embeddings.
+        decoder: From embedding and caption to a small image.
+        upsamplers: In the order in which they are applied.
+        codec: The PCA, needed by reconstructions from principal components alone.
+        device: Of every network.
+
+    Raises:
+        UserError: a prior for a decoder that takes no image embeddings.
+    """
+
+    clip: FrozenClip
+    prior: PriorPart | None
+    decoder: DecoderPart
+    upsamplers: tuple[UpsamplerPart, ...] = ()
+    codec: Codec | None = None
+    device: torch.device = CPU
+
+    def __post_init__(self) -> None:
+        if self.prior is not None and self.decoder.takes != "image":
+            raise UserError(
+                "prior: the decoder takes no image embeddings, so a prior has no part in it"
+            )
+        for part in (*([self.prior] if self.prior else []), self.decoder, *self.upsamplers):
+            part.net.to(self.device).eval().requires_grad_(False)
+        self.clip.model.to(self.device)
+        if self.codec is not None:
+            object.__setattr__(self, "codec", self.codec.to(self.device))
+
+    @torch.no_grad()
+    def embed_captions(self, captions: Sequence[str]) -> Tensor:
+        """z_t ``[B, D]``, unit norm."""
+        clip = self.clip.model
+        return clip.encode_text(clip.tokenize(list(captions)).to(self.device)).z_t
+
+
+def load_part(kind: str, path: Path | str, clip: FrozenClip | None = None) -> Any:
+    """A trained stage of ``kind`` from its artifact, whichever stage of that kind it is.
+
+    Raises:
+        UserError: the artifact is of another kind, or was trained with another CLIP.
+    """
+    artifact = artifacts.describe(path, key=kind)
+    artifacts.expect(artifact, registry.of_kind(kind), key=kind)
+    return registry.STAGES[artifact.stage].load(path, clip)
+
+
+def load_cascade(
+    *,
+    clip: str,
+    decoder: Path | str,
+    prior: Path | str | None = None,
+    upsamplers: Sequence[Path | str] = (),
+    pca: Path | str | None = None,
+    device: torch.device | str = "cpu",
+) -> Cascade:
+    """From separate artifacts; those of different CLIPs refuse each other.
+
+    ``prior`` is not read where the decoder takes no image embeddings. Upsamplers are applied in
+    the order of their sizes.
+    """
+    frozen = registry.STAGES[CLIP].load(clip)
+    loaded: DecoderPart = load_part(DECODER, decoder, frozen)
+    if loaded.takes != "image":
+        prior = None
+    enlarging = [load_part(UPSAMPLER, path) for path in upsamplers]
+    return Cascade(
+        clip=frozen,
+        prior=None if prior is None else load_part(PRIOR, prior, frozen),
+        decoder=loaded,
+        upsamplers=tuple(sorted(enlarging, key=lambda p: p.net.config.image_size)),
+        codec=None if pca is None else load_part(PCA, pca, frozen),
+        device=torch.device(device),
+    )
+
+
+def open_folder(folder: Path | str, device: torch.device | str = "cpu") -> Cascade:
+    """From a folder with ``clip`` and ``decoder``, any ``upsampler*``, ``prior`` and ``pca``.
+
+    Each is an artifact, or a run's folder with one inside.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"pipeline={folder}: no such folder; `make quickstart` makes one")
+    missing = [name for name in (CLIP, DECODER) if not (root / name).is_dir()]
+    if missing:
+        raise UserError(f"pipeline={folder}: {', '.join(missing)} missing in it")
+    given = {name: root / name for name in (PRIOR, PCA) if (root / name).is_dir()}
+    return load_cascade(
+        clip=str(root / CLIP),
+        decoder=root / DECODER,
+        upsamplers=sorted(p for p in root.glob(f"{UPSAMPLER}*") if p.is_dir()),
+        device=device,
+        **given,
+    )
+
+
+def with_settings(cascade: Cascade, settings: Settings) -> Cascade:
+    """The same stages with other sampler settings of their own.
+
+    Raises:
+        UserError: a setting that a stage does not have, or of a stage that is not there.
+    """
+    there = {PRIOR: cascade.prior, DECODER: cascade.decoder, UPSAMPLER: cascade.upsamplers}
+    settings.check([stage for stage, part in there.items() if part])
+
+    def changed(stage: str, part: Any) -> Any:
+        return part and replace(part, sampler=settings.apply(stage, part.sampler))
+
+    return replace(
+        cascade,
+        prior=changed(PRIOR, cascade.prior),
+        decoder=changed(DECODER, cascade.decoder),
+        upsamplers=tuple(changed(UPSAMPLER, part) for part in cascade.upsamplers),
+    )

@@ -1,0 +1,101 @@
+"""The trained diffusion prior, from its artifact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unclip.common import artifacts
+from unclip.common.errors import UserError
+from unclip.common.seeding import SampleNoise
+from unclip.common.types import Caption, Progress
+from unclip.diffusion.config import DiffusionConfig, section_counts
+from unclip.diffusion.samplers import ANALYTIC
+from unclip.diffusion.schedules import sampling_timesteps
+from unclip.embeddings.clip import Clip, FrozenClip, check_embedding
+from unclip.embeddings.tokens import Tokenizer
+from unclip.stages._prior.part import PriorPart
+from unclip.stages.diffusion_prior.config import DiffusionPriorExperiment, PriorSamplerConfig
+from unclip.stages.diffusion_prior.network import DiffusionPrior, build_network
+from unclip.stages.diffusion_prior.sampling import sample_prior
+from unclip.stages.diffusion_prior.x0_errors import read_x0_errors
+from unclip.stages.interface import LoadedParents
+
+
+@dataclass(frozen=True)
+class DiffusionPriorPart(PriorPart):
+    """A trained diffusion prior."""
+
+    net: DiffusionPrior
+    sampler: PriorSamplerConfig
+    diffusion: DiffusionConfig
+    x0_errors: dict[str, list[float]] = field(default_factory=dict)  # M by sampler.steps
+
+    def steps(self, sampler: PriorSamplerConfig) -> int:
+        """One for each step of the chain."""
+        return sum(section_counts(sampler.steps))
+
+    def sample(
+        self,
+        z_t: Tensor,
+        caption: Caption,
+        noise: SampleNoise,
+        *,
+        sampler: PriorSamplerConfig,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """See `PriorPart.sample`."""
+        return sample_prior(
+            self.net,
+            z_t=z_t,
+            caption=caption,
+            diffusion=self.diffusion,
+            sampler=sampler,
+            noise=noise,
+            x0_errors=self.x0_errors_of(sampler),
+            progress=progress,
+        )
+
+    def x0_errors_of(self, sampler: PriorSamplerConfig) -> Tensor | None:
+        """M ``[N]`` of the sampled steps, float64, for the samplers that need it.
+
+        Raises:
+            UserError: none is fitted for these steps.
+        """
+        if sampler.sampler not in ANALYTIC:
+            return None
+        found = self.x0_errors.get(str(sampler.steps))
+        steps = len(sampling_timesteps(sampler.steps, self.diffusion.steps))
+        if found is None or len(found) != steps:
+            known = ", ".join(self.x0_errors) or "none"
+            raise UserError(
+                f"prior sampler={sampler.sampler}: no errors are fitted for steps={sampler.steps} "
+                f"(fitted: {known}); run `unclip fit-variance` on the prior's artifact"
+            )
+        return torch.tensor(found, dtype=torch.float64)
+
+    @torch.no_grad()
+    def forward_once(self, clip: Clip) -> None:
+        """See `PriorPart.forward_once`."""
+        text, caption = self.read(clip, ["a"])
+        t = torch.zeros(1, dtype=torch.long, device=self.device)
+        self.net(torch.zeros_like(text.z_t), t, z_t=text.z_t, caption=caption)
+
+
+def load(path: Path | str, clip: FrozenClip, *, key: str = "prior") -> DiffusionPriorPart:
+    """From an artifact; one that was trained with another CLIP is refused."""
+    artifact = artifacts.expect(artifacts.describe(path, key=key), ("diffusion_prior",), key=key)
+    check_embedding(artifact, clip, key=key)
+    experiment = artifact.experiment(DiffusionPriorExperiment, "model", "sampler", "diffusion")
+    net = build_network(experiment, LoadedParents(clip).sizes())
+    artifact.load_into(net)
+    return DiffusionPriorPart(
+        net,
+        experiment.sampler,
+        Tokenizer(experiment.model.context),
+        experiment.diffusion,
+        read_x0_errors(artifact),
+    )

@@ -1,0 +1,181 @@
+"""After every step: is the loss a number, is a checkpoint due, was the run told to stop?"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from unclip.common.errors import Interrupted, UserError
+from unclip.tracking.files import BEST
+from unclip.training.checkpoint_folders import MANIFEST, checkpoints, step_name
+from unclip.training.config import TrainerConfig
+from unclip.training.stage import Monitor
+from unclip.training.world import World
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class CheckpointCallback(L.Callback):
+    """Keeps the run's checkpoints and ends it in order. The last of the callbacks.
+
+    Where looking at a number makes processes or a GPU wait, losses and signals are looked at every
+    ``log_every`` steps and before a checkpoint; else after every step.
+    """
+
+    def __init__(self, folder: Path, config: TrainerConfig, monitor: Monitor):
+        self.folder = folder / "checkpoints"
+        self.config = config
+        self.monitor = monitor
+        self._seen = 0
+        self._signal: int | None = None
+        self._ending: BaseException | None = None
+        self._after_validation = False  # a checkpoint is due when the validation is done
+        self._before: dict[int, Any] = {}
+        self._recent: deque[tuple[int, list[str]]] = deque(maxlen=config.log_every + 1)
+        self._bad: Tensor | None = None  # first step whose loss or gradient was no number, or 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen for signals."""
+        self._seen = trainer.global_step
+        self._recent.clear()
+        self._bad = torch.zeros((), dtype=torch.int64, device=pl_module.device)
+        for number in STOPPING:
+            self._before[number] = signal.getsignal(number)
+            signal.signal(number, lambda n, _: self._told(trainer, n))
+
+    def _told(self, trainer: L.Trainer, number: int) -> None:
+        if self._signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # asked twice
+        self._signal = number
+        launcher = trainer.strategy.launcher
+        if launcher is not None and number != signal.SIGINT:  # that one the terminal sends to all
+            launcher.kill(number)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Stop listening."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Note what the step gave; act when it was the optimizer's."""
+        step = trainer.global_step
+        self._note(outputs["loss"], getattr(pl_module, "grad_norm", None), batch, step)
+        if step == self._seen:
+            return
+        self._seen = step
+        due = step % self.config.checkpoint_every == 0
+        cheap = trainer.world_size == 1 and pl_module.device.type == "cpu"
+        if not (cheap or due or step % self.config.log_every == 0):
+            return
+        self._stop_at_nan()
+        told = max((n for n in World.here().gathered(self._signal) if n), default=None)
+        # Saved before a validation of the same step, a run would resume without it.
+        self._after_validation = due and not told and self._validates(trainer, step)
+        if told or (due and not self._after_validation):
+            self.save(trainer)
+        if told:
+            name = signal.Signals(told).name
+            told_so = Interrupted(f"{name} at step {step}: saved; continue with --resume")
+            self._ending = World.here().ending(told_so)
+
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """End the run once what was logged at its last step is written down."""
+        if self._ending is not None:
+            raise self._ending
+
+    def _validates(self, trainer: L.Trainer, step: int) -> bool:
+        every = self.config.val_every or self.config.max_steps
+        return step % every == 0 and sum(trainer.num_val_batches) > 0
+
+    def _note(self, loss: Tensor, norm: Tensor | None, batch: Any, step: int) -> None:
+        assert self._bad is not None
+        self._recent.append((step, list(getattr(batch, "keys", []))))
+        fine = torch.isfinite(loss.detach())
+        if norm is not None:
+            fine = fine & torch.isfinite(norm)
+        # No waiting for the device: the first bad step stays in the tensor until it is looked at.
+        self._bad = torch.where(fine | (self._bad > 0), self._bad, step)
+
+    def _stop_at_nan(self) -> None:
+        assert self._bad is not None
+        own = int(self._bad)
+        first = min((bad for bad in World.here().gathered(own) if bad), default=0)
+        if not first:
+            return
+        keys = [
+            key for step, keys in self._recent if step == first and own == first for key in keys
+        ]
+        named = [key for part in World.here().gathered(keys) for key in part]
+        shown = ", ".join(named[:16]) + (", ..." if len(named) > 16 else "")
+        kept = max(checkpoints(self.folder.parent), default=None)
+        back = f"the checkpoint before it is {kept.name}" if kept else "there is no checkpoint yet"
+        line = (
+            f"step {first}: the loss or its gradient is not a number; samples: {shown}; {back}. "
+            "Look at these samples, or lower optim.lr"
+        )
+        raise World.here().ending(UserError(line))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save when it is due, or when this is the best of the run so far."""
+        if trainer.state.fn != "fit":
+            return
+        if self._after_validation:
+            self.save(trainer)
+        found = trainer.callback_metrics.get(self.monitor.name)
+        name, better = self.monitor.name, self.monitor.better
+        if found is None:
+            found, name, better = trainer.callback_metrics.get("val/loss"), "val/loss", "lower"
+        if found is None or not math.isfinite(value := float(found)):
+            return
+        before = self._best()
+        sign = 1 if better == "higher" else -1
+        if before is None or before["name"] != name or sign * (value - before["value"]) > 0:
+            self.save(trainer, keep=True)
+            if trainer.is_global_zero:
+                best = {"step": trainer.global_step, "name": name, "value": value}
+                (self.folder / BEST).write_text(json.dumps(best) + "\n")
+                self._delete_old()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The last step has a checkpoint."""
+        self.save(trainer)
+
+    def save(self, trainer: L.Trainer, *, keep: bool = False) -> None:
+        """Write this step's checkpoint, unless it is there; then delete what is not to be kept."""
+        path = self.folder / step_name(trainer.global_step)
+        there = (path / MANIFEST).is_file()
+        if not any(World.here().gathered(there)):
+            trainer.save_checkpoint(path)
+        if trainer.is_global_zero and not keep:
+            self._delete_old()
+
+    def _best(self) -> dict[str, Any] | None:
+        file = self.folder / BEST
+        if not file.is_file():
+            return None
+        best: dict[str, Any] = json.loads(file.read_text())
+        return best if (self.folder / step_name(best["step"])).is_dir() else None
+
+    def _delete_old(self) -> None:
+        best = self._best()
+        kept = None if best is None else step_name(best["step"])
+        for path in checkpoints(self.folder.parent)[: -self.config.keep_checkpoints]:
+            if path.name != kept:
+                shutil.rmtree(path)

@@ -1,0 +1,93 @@
+"""Large maps are computed strip by strip, with the result of the whole map."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unclip.nn import chunked_convolution
+from unclip.nn.resblock import ResBlock
+from unclip.nn.unet import UNet
+
+
+def awake(net: nn.Module) -> nn.Module:
+    """Random parameters throughout, also where they start at zero or one."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in net.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+    return net.eval().requires_grad_(False)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most numbers that any operation returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers: list[int] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and not func.is_view:
+            self.numbers.append(out.numel())
+        return out
+
+
+@pytest.mark.parametrize(
+    ("resample", "out_channels"), [(None, 16), (None, 32), ("down", 32), ("up", 32)]
+)
+@pytest.mark.parametrize("beside", [False, True])
+@torch.no_grad()
+def test_a_block_in_strips_is_the_block(resample, out_channels, beside, monkeypatch):
+    torch.manual_seed(1)
+    width = 48 if beside else 32
+    block = awake(
+        ResBlock(width, out_channels, time_width=8, dropout=0.1, groups=8, resample=resample)
+    )
+    # A mean far from zero and rows unlike each other: statistics of one strip would be wrong.
+    x = torch.randn(2, 32, 24, 20) * torch.linspace(0.1, 3, 24)[:, None] + 5
+    more = torch.randn(2, 16, 24, 20) if beside else None
+    time = torch.randn(2, 8)
+    whole = block(x, time, more)
+    monkeypatch.setattr(chunked_convolution, "ELEMENTS", 6000)
+    assert chunked_convolution.cuts(x)
+    torch.testing.assert_close(block(x, time, more), whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (40, 24), (56, 8)])
+@torch.no_grad()
+def test_a_network_in_strips_is_the_network(shape, monkeypatch):
+    net = awake(
+        UNet(in_channels=6, out_channels=6, channels=16, blocks=2, multiples=[1, 2, 3], groups=8)
+    )
+    torch.manual_seed(1)
+    x, t = torch.randn(2, 6, *shape), torch.tensor([3, 700])
+    whole = net(x, t)
+    monkeypatch.setattr(chunked_convolution, "ELEMENTS", 1000)
+    torch.testing.assert_close(net(x, t), whole, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_temporaries_are_of_a_strip(monkeypatch):
+    block = awake(ResBlock(48, 16, time_width=8, dropout=0.0, groups=8))
+    x, more, time = torch.randn(1, 32, 64, 64), torch.randn(1, 16, 64, 64), torch.randn(1, 8)
+    with Largest() as whole:
+        block(x, time, more)
+    monkeypatch.setattr(chunked_convolution, "ELEMENTS", 48 * 64 * 4)
+    with Largest() as cut:
+        block(x, time, more)
+    assert max(whole.numbers) == 48 * 64 * 64
+    # The two results of its convolutions are whole; all else is of 4 rows, 2 of their neighbours
+    # and the padding.
+    large = [n for n in cut.numbers if n > 48 * 66 * 6]
+    assert large == [16 * 64 * 64] * 2
+
+
+def test_nothing_is_cut_while_gradients_are_recorded(monkeypatch):
+    monkeypatch.setattr(chunked_convolution, "ELEMENTS", 10)
+    x = torch.randn(1, 4, 8, 8)
+    assert not chunked_convolution.cuts(x)
+    with torch.no_grad():
+        assert chunked_convolution.cuts(x)
+        assert not chunked_convolution.cuts(x[:, :, :2, :2])

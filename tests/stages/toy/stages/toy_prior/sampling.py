@@ -1,0 +1,17 @@
+"""Sampling from the linear map."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from unclip.stages.toy_prior.config import ToySamplerConfig
+from unclip.stages.toy_prior.network import ToyPrior
+
+from unclip.common.seeding import SampleNoise
+
+
+@torch.no_grad()
+def sample_toy(net: ToyPrior, z_t: Tensor, sampler: ToySamplerConfig, noise: SampleNoise) -> Tensor:
+    """z_i ``[B, D]``, unit norm."""
+    return F.normalize(net(z_t) + sampler.noise * noise(z_t.shape, z_t.device), dim=-1)
