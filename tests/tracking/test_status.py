@@ -16,9 +16,9 @@ from unclip.tracking.status import FILE, run_lock, status_of
 HOLDER = """
 import multiprocessing, sys, time
 from pathlib import Path
-from unclip.tracking.status import held
+from unclip.tracking.status import run_lock
 
-with held(Path(sys.argv[1])) as run:
+with run_lock(Path(sys.argv[1])) as run:
     run.begin()
     multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,)).start()
     print("held", flush=True)

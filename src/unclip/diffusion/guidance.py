@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unclip.common.types import Denoiser
 from unclip.diffusion.process import at_least_float32
 
 
@@ -19,18 +18,3 @@ def guide(cond: Tensor, uncond: Tensor, scale: float, *, channels: int) -> Tenso
     cond, uncond = at_least_float32(cond), at_least_float32(uncond)
     guided = torch.lerp(uncond[:, :channels], cond[:, :channels], scale)
     return torch.cat([guided, cond[:, channels:]], dim=1)
-
-
-def guided(model: object, scale: float, channels: int) -> Denoiser:
-    """``model(x_t, t, keep)`` as a denoiser, both branches in one batch when scale is not 1."""
-
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        keep = torch.ones(len(x_t), dtype=torch.bool, device=x_t.device)
-        if scale == 1:
-            return model(x_t, t, keep)  # type: ignore[operator]
-        keep = torch.cat([keep, ~keep])
-        out = model(torch.cat([x_t, x_t]), torch.cat([t, t]), keep)  # type: ignore[operator]
-        cond, uncond = out.chunk(2)
-        return guide(cond, uncond, scale, channels=channels)
-
-    return denoise

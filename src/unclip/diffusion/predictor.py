@@ -1,18 +1,20 @@
 """What samplers see of a network: a `Predictor`, built once for sampling, inversion and inpainting.
 
-Guidance happens inside the denoiser; samplers take its output as final.
+Guidance happens inside the denoiser (`guided`); samplers take its output as final.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from unclip.common.types import Denoiser, Progress
 from unclip.diffusion.config import Clip, DiffusionConfig, SamplerConfig
+from unclip.diffusion.guidance import guide
 from unclip.diffusion.process import Prediction, predict
 from unclip.diffusion.schedules import Schedule, sampling_schedule
 
@@ -63,6 +65,29 @@ def build_predictor(
         clip=sampler.clip,
         clip_range=sampler.clip_range,
     )
+
+
+class Conditional(Protocol):
+    """A network whose conditions can be dropped sample by sample."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, keep: Tensor) -> Tensor:
+        """As a `Denoiser`; where ``keep`` ``[B]`` is False the conditions are dropped."""
+        ...
+
+
+def guided(model: Conditional, scale: float, channels: int) -> Denoiser:
+    """``model(x_t, t, keep)`` as a denoiser, both branches in one batch when scale is not 1."""
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        keep = torch.ones(len(x_t), dtype=torch.bool, device=x_t.device)
+        if scale == 1:
+            return model(x_t, t, keep)
+        keep = torch.cat([keep, ~keep])
+        out = model(torch.cat([x_t, x_t]), torch.cat([t, t]), keep)
+        cond, uncond = out.chunk(2)
+        return guide(cond, uncond, scale, channels=channels)
+
+    return denoise
 
 
 def with_progress(rows: range, progress: Progress | None) -> Iterator[int]:

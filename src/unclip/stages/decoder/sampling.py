@@ -12,10 +12,9 @@ from torch import Tensor
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Denoiser, Progress
 from unclip.diffusion.config import DiffusionConfig, GuidedSamplerConfig, section_counts
-from unclip.diffusion.guidance import guided
 from unclip.diffusion.inpainting import inpaint
 from unclip.diffusion.inversion import invert
-from unclip.diffusion.predictor import Predictor, build_predictor
+from unclip.diffusion.predictor import Predictor, build_predictor, guided
 from unclip.diffusion.samplers import sample
 from unclip.embeddings.tokens import Tokenizer, token_mask
 from unclip.stages._part import Part

@@ -10,8 +10,7 @@ from torch import Tensor
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Caption, Progress
 from unclip.diffusion.config import DiffusionConfig
-from unclip.diffusion.guidance import guided
-from unclip.diffusion.predictor import build_predictor
+from unclip.diffusion.predictor import build_predictor, guided
 from unclip.diffusion.samplers import sample
 from unclip.stages._prior.sampling import best_of, doubled, repeated
 from unclip.stages.diffusion_prior.config import PriorSamplerConfig
