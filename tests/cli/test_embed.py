@@ -382,7 +382,7 @@ def test_embeddings_that_are_no_numbers_are_named(embed, tmp_path, capsys, monke
         (["--dtype", "int8"], "dtype='int8': must be one of float16, float32"),
         (["--precision", "16"], "precision='16': must be one of 32, bf16"),
         (["--captions", "last"], "captions='last': must be one of all, first"),
-        (["--on-error", "maybe"], "data.on_error='maybe': must be skip or error"),
+        (["--on-error", "maybe"], "data.on_error='maybe': must be one of skip, error"),
         (["--shard-size", "0"], "shard_size=0: must be at least 1"),
         (["--batch-size", "0"], "data.batch_size=0: must be at least 1"),
         (["--limit", "0"], "data.limit=0: must be at least 1"),

@@ -57,7 +57,7 @@ def test_from_the_command_line(cascade, capsys, tmp_path):
     ("words", "message"),
     [
         (["CASCADE", "decoder.steps=1"], "decoder.steps: 1 must be a number of steps"),
-        (["CASCADE", "decoder.sampler=magic"], "decoder.sampler: 'magic' must be one of"),
+        (["CASCADE", "decoder.sampler=magic"], "decoder.sampler='magic': must be one of"),
         (
             ["CASCADE", "upsampler.guidance=2.0"],
             "upsampler.guidance: this upsampler has no such setting",

@@ -14,6 +14,9 @@ from unclip.config.files import experiment_files, find_experiment, shipped_exper
 from unclip.config.load import OVERRIDE, load_experiment, parse_override
 from unclip.config.text import opening
 from unclip.stages import registry
+from unclip.stages.decoder.config import DecoderExperiment
+from unclip.stages.upsampler.config import UpsamplerSamplerConfig
+from unclip.training.config import OptimConfig, TrainerConfig
 
 
 def write(folder, name, text):
@@ -73,6 +76,10 @@ def test_a_cycle_is_named(tmp_path):
         ("", ["nonsense"], "must look like key=value"),
         ("", ["data.source=${oc.env:HOME}"], "interpolation"),
         ("", ["optim.betas=[0.1]"], "two numbers"),
+        ("", ["optim.name=sgd"], f"{OVERRIDE}: optim.name='sgd': must be one of adamw, muon"),
+        ("data: {crop: [a]}", [], "x.yaml: data.crop=['a']: must be one of center, random"),
+        ("", ["trainer.compile=null"], "trainer.compile=None: must be one of auto, none, blocks"),
+        ("", ["trainer.compile=true"], "trainer.compile=True: must be one of auto, none, blocks"),
         ("extends: nowhere", [], "extends"),
         ("model: [1, 2]", [], "is a section"),
         ("optim: {lr: 1, lr: 2}", [], "twice"),
@@ -88,6 +95,26 @@ def test_the_file_that_set_a_bad_value_is_named(tmp_path):
     write(tmp_path, "parent.yaml", "stage: clip\noptim: {lr: -1}\n")
     path = write(tmp_path, "x.yaml", "extends: parent\n")
     assert "parent.yaml: optim.lr=-1" in error(path)
+
+
+def test_a_choice_that_yaml_reads_as_a_number_is_still_that_choice(tmp_path):
+    path = write(tmp_path, "x.yaml", "stage: clip\ntrainer: {precision: 32}\n")
+    assert load_experiment(str(path)).config.trainer.precision == "32"
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (OptimConfig(schedule="linear"), "optim.schedule='linear': must be one of constant, "),
+        (TrainerConfig(precision=32), "trainer.precision=32: must be one of bf16-mixed, 32"),
+        (UpsamplerSamplerConfig(clip="hard"), "sampler.clip='hard': must be one of none, static"),
+        (DecoderExperiment(embedding="both"), "embedding='both': must be one of image, text"),
+    ],
+)
+def test_a_config_made_in_code_refuses_the_same_choices(config, says):
+    with pytest.raises(UserError) as caught:
+        config.validate()
+    assert str(caught.value).startswith(says)
 
 
 def test_an_unknown_stage_lists_the_known_ones(tmp_path):

@@ -207,5 +207,7 @@ def test_a_batch_may_have_no_sample_to_corrupt():
 
 def test_unknown_kinds_are_refused():
     CorruptionConfig(kind="bsr_light").validate()
-    with pytest.raises(UserError, match=r"corruption\.kind: must be none, blur, bsr or bsr_light"):
+    with pytest.raises(
+        UserError, match=r"corruption\.kind=.*: must be one of none, blur, bsr, bsr_light"
+    ):
         CorruptionConfig(kind="bsrgan").validate()

@@ -42,7 +42,7 @@ def test_defaults_are_valid():
     ],
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_key(config, key):
-    with pytest.raises(UserError, match=f"^{key}: "):
+    with pytest.raises(UserError, match=f"^{key}(=.*)?: "):
         config.validate()
 
 

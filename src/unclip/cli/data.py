@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from unclip.data.config import DataConfig
+    from unclip.data.config import DataConfig, OnError
     from unclip.data.readers.source import Source
 
 EXAMPLES = """\
@@ -166,7 +166,7 @@ def pack(args: argparse.Namespace) -> None:
     print(f"{args.out}: samples {done.count:,}, shards {len(done.shards):,}, skipped {skipped:,}")
 
 
-def _open(args: argparse.Namespace, *, on_error: str) -> tuple[DataConfig, Source]:
+def _open(args: argparse.Namespace, *, on_error: OnError) -> tuple[DataConfig, Source]:
     from unclip.data.config import DataConfig
     from unclip.data.sources import open_source
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from typing import Any
+import typing
+from typing import Any, Literal
 
 from unclip.common.errors import UserError
 
@@ -12,6 +14,29 @@ def require(condition: bool, key: str, message: str) -> None:
     """Raise a `UserError` that names ``key`` unless ``condition`` holds."""
     if not condition:
         raise UserError(f"{key}: {message}")
+
+
+def require_choices(config: Any, prefix: str) -> None:
+    """Raise a `UserError` if a `Literal` field of the dataclass ``config`` has another value.
+
+    ``prefix`` is the section's key, such as ``model.unet``; it is empty for a whole experiment.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        choices, value = choices_of(hints[field.name]), getattr(config, field.name)
+        if choices and value not in choices:
+            key = f"{prefix}.{field.name}" if prefix else field.name
+            raise UserError(f"{key}={value!r}: {must_be_one_of(choices)}")
+
+
+def choices_of(hint: Any) -> tuple[str, ...]:
+    """The values of a `Literal` type; none of any other type."""
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+
+
+def must_be_one_of(choices: tuple[str, ...]) -> str:
+    """The end of an error about a value that is none of ``choices``."""
+    return f"must be one of {', '.join(choices)}"
 
 
 def nearest(word: str, valid: object, otherwise: str | None = None) -> str:

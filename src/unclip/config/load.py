@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from unclip.common import yaml_text
-from unclip.common.checks import nearest
+from unclip.common.checks import choices_of, must_be_one_of, nearest
 from unclip.common.errors import UserError
 from unclip.common.gone import gone_from
 from unclip.config.files import find_experiment
@@ -169,8 +169,11 @@ def _build(cls: type, values: dict[str, Any], origins: dict[str, str]) -> Any:
     for key, value in values.items():
         if _is_gone(cls, key, origins[key]):
             continue
-        _check_key(node, cls, key, origins[key])
-        _check_value(key, value, origins[key], OmegaConf.select(node, key))
+        choices = choices_of(_check_key(node, cls, key, origins[key]))
+        if choices:
+            value = _choice(key, value, origins[key], choices)
+        else:
+            _check_value(key, value, origins[key], OmegaConf.select(node, key))
         try:
             OmegaConf.update(node, key, value, merge=False)
         except OmegaConfBaseException as error:
@@ -181,8 +184,8 @@ def _build(cls: type, values: dict[str, Any], origins: dict[str, str]) -> Any:
     return config
 
 
-def _check_key(node: Any, cls: type, key: str, where: str) -> None:
-    """Walk the dataclasses along ``key``; an unknown part is answered with the nearest one.
+def _check_key(node: Any, cls: Any, key: str, where: str) -> Any:
+    """The type of ``key``, by a walk along its dataclasses; names the nearest to an unknown part.
 
     An entry of a section whose names are the user's (`data.mixture`) is made in ``node``.
     """
@@ -201,8 +204,7 @@ def _check_key(node: Any, cls: type, key: str, where: str) -> None:
         if (dataclasses.is_dataclass(cls) or typing.get_origin(cls) is dict) == last:
             what = "is a section, give it keys" if last else f"has no keys below it ({key})"
             raise UserError(f"{where}: {'.'.join(parts[: depth + 1])}: {what}")
-        if last:
-            return
+    return cls
 
 
 def _is_gone(cls: Any, key: str, where: str) -> bool:
@@ -228,6 +230,13 @@ def _note_once(line: str) -> None:
 
 def _section(cls: type, name: str) -> Any:
     return typing.get_type_hints(cls)[name]
+
+
+def _choice(key: str, value: Any, where: str, choices: tuple[str, ...]) -> str:
+    """``value``, which must be one of ``choices``; YAML reads the choice 32 as a number."""
+    if str(value) not in choices:
+        raise UserError(f"{where}: {key}={value!r}: {must_be_one_of(choices)}")
+    return str(value)
 
 
 def _check_value(key: str, value: Any, where: str, default: Any) -> None:

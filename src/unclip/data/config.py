@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from unclip.common.checks import require
+from unclip.common.checks import require, require_choices
 
 SOURCES = (
     "scenes, mixture, a .tar or .parquet file (or many: {000..099}, *), a folder with these or "
@@ -21,6 +21,9 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 
 MAX_PIXELS = 89_478_485  # Pillow's limit; it refuses more than twice as many by itself
 MAX_ASPECT = 20.0
+
+
+OnError = Literal["skip", "error"]
 
 
 @dataclass(kw_only=True)
@@ -68,7 +71,7 @@ class ReadingConfig:
     mixture: dict[str, MixtureConfig] = field(default_factory=dict)  # used by `source: mixture`
     batch_size: int = 64  # samples per optimizer step, over all processes and accumulations
     num_workers: int = 0  # loader processes per training process, at most one per core
-    on_error: str = "skip"  # skip (count and log unreadable samples) | error (stop at the first)
+    on_error: OnError = "skip"  # skip: count and log unreadable samples; error: stop at the first
     max_skipped: float = 0.1  # share of unreadable samples that stops the run even with skip
     held_out: float = 0.02  # share of samples kept for validation, chosen by a hash of the key
     max_pixels: int = MAX_PIXELS  # an image of more is unreadable
@@ -83,7 +86,7 @@ class ReadingConfig:
         self._validate_mixture()
         require(self.batch_size > 0, "data.batch_size", "must be at least 1")
         require(self.num_workers >= 0, "data.num_workers", "must not be negative")
-        require(self.on_error in ("skip", "error"), "data.on_error", "must be skip or error")
+        require_choices(self, "data")
         require(0 <= self.max_skipped <= 1, "data.max_skipped", "must be in [0, 1]")
         require(0 <= self.held_out < 1, "data.held_out", "must be in [0, 1)")
         within = 0 < self.max_pixels <= 2 * MAX_PIXELS
@@ -121,13 +124,7 @@ class TrainingDataConfig(ReadingConfig):
 class DataConfig(TrainingDataConfig):
     """What is trained on as whole squares."""
 
-    crop: str = "center"  # type: ignore[misc]  # center | random: square crop of the resized image
-
-    def validate(self) -> None:
-        """Refuse values out of range."""
-        super().validate()
-        require(self.crop in ("center", "random"), "data.crop", "must be center or random")
-
+    crop: Literal["center", "random"] = "center"  # type: ignore[misc]  # square crop of the resized image
 
 @dataclass(kw_only=True)
 class EmbeddedDataConfig(DataConfig):
@@ -169,10 +166,10 @@ class EmbedConfig:
 
     data: ReadingConfig = field(default_factory=ReadingConfig)  # batch_size: encoded together
     shard_size: int = 100_000  # samples of the source per shard
-    dtype: str = "float16"  # float16 | float32, of the embeddings on disk
-    captions: str = "all"  # all (a row for each caption of an image) | first
-    precision: str = "32"  # bf16 | 32, of the CLIP
-    accelerator: str = "auto"  # auto | cpu | gpu
+    dtype: Literal["float16", "float32"] = "float16"  # of the embeddings on disk
+    captions: Literal["all", "first"] = "all"  # all: a row for each caption of an image
+    precision: Literal["32", "bf16"] = "32"  # of the CLIP
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU if there is one
     devices: int = 1  # processes per machine, a device each
     nodes: int = 1  # machines; more than one are started by torchrun or srun
 
@@ -180,13 +177,7 @@ class EmbedConfig:
         """Refuse values out of range."""
         for name in ("shard_size", "devices", "nodes"):
             require(getattr(self, name) >= 1, name, "must be at least 1")
-        for name, known in (
-            ("dtype", ("float16", "float32")),
-            ("captions", ("all", "first")),
-            ("precision", ("32", "bf16")),
-            ("accelerator", ("auto", "cpu", "gpu")),
-        ):
-            require(getattr(self, name) in known, name, f"must be one of {', '.join(known)}")
+        require_choices(self, "")
 
 
 @dataclass(kw_only=True)

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+from unclip.common.checks import require_choices
 from unclip.common.errors import UserError
 
-KINDS = ("none", "blur", "bsr", "bsr_light")
+CorruptionKind = Literal["none", "blur", "bsr", "bsr_light"]
 
 
 @dataclass(kw_only=True)
 class CorruptionConfig:
     """How the low-resolution condition is corrupted in training."""
 
-    kind: str = "blur"  # none | blur | bsr | bsr_light
+    kind: CorruptionKind = "blur"  # bsr: BSRGAN's; bsr_light: latent diffusion's lighter variant
     kernel: int = 3  # blur: pixels of the low-resolution image; odd
     sigma: float = 0.6  # blur: of the Gaussian, in the same pixels
     probability: float = 1.0  # share of samples that are corrupted, each drawn on its own
 
     def validate(self) -> None:
         """Refuse values out of range."""
-        if self.kind not in KINDS:
-            raise UserError(f"corruption.kind: must be {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+        require_choices(self, "corruption")
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise UserError("corruption.kernel: must be odd and positive")
         if self.sigma <= 0:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from unclip.common.errors import UserError
+from unclip.common.checks import require, require_choices
 
+ScheduleKind = Literal["cosine", "linear"]
+PredictionKind = Literal["x0", "eps", "v"]
+VarianceKind = Literal["fixed_small", "fixed_large", "learned_range"]
+TimestepKind = Literal["uniform", "logit_normal", "importance"]
+SamplerName = Literal["ddpm", "ddim", "analytic", "analytic_ddim", "dpmpp_2m", "heun"]
+Clip = Literal["none", "static", "dynamic"]
 
-def _require(condition: bool, key: str, message: str) -> None:
-    if not condition:
-        raise UserError(f"{key}: {message}")
-
-
-def _require_one_of(value: str, choices: tuple[str, ...], key: str) -> None:
-    _require(value in choices, key, f"{value!r} must be one of {', '.join(choices)}")
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 
 
 @dataclass(kw_only=True)
@@ -22,59 +22,45 @@ class DiffusionConfig:
     """The forward chain and what the network predicts of it."""
 
     steps: int = 1000  # T
-    schedule: str = "cosine"  # cosine | linear
-    prediction: str = "x0"  # x0 | eps | v: what the network's first C channels are
-    variance: str = "fixed_small"  # fixed_small (beta~) | fixed_large (beta) | learned_range
+    schedule: ScheduleKind = "cosine"  # of the betas
+    prediction: PredictionKind = "x0"  # what the network's first C channels are
+    variance: VarianceKind = "fixed_small"  # fixed_small: beta~; fixed_large: beta
     vb_weight: float = 1.0  # lambda of the vb term, which is further scaled by T/1000
-    timesteps: str = "uniform"  # uniform | logit_normal | importance: which t training visits
+    timesteps: TimestepKind = "uniform"  # which t training visits
     logit_mean: float = 0.0  # logit_normal: m of t/T = sigmoid(m + s n), above 0 = more noise
     logit_std: float = 1.0  # logit_normal: s
 
     def validate(self) -> None:
         """Raise `UserError` for a chain that cannot be built."""
-        _require(self.steps >= 2, "diffusion.steps", f"{self.steps} is too few, give 2 or more")
-        _require_one_of(self.schedule, ("cosine", "linear"), "diffusion.schedule")
-        _require(
+        require_choices(self, "diffusion")
+        require(self.steps >= 2, "diffusion.steps", f"{self.steps} is too few, give 2 or more")
+        require(
             self.schedule != "linear" or self.steps > 20,
             "diffusion.steps",
             f"a linear schedule of {self.steps} steps has betas of 1 or more, give 21 or more",
         )
-        _require_one_of(self.prediction, ("x0", "eps", "v"), "diffusion.prediction")
-        _require_one_of(
-            self.variance, ("fixed_small", "fixed_large", "learned_range"), "diffusion.variance"
-        )
-        _require(self.vb_weight >= 0, "diffusion.vb_weight", "must not be negative")
-        _require_one_of(
-            self.timesteps, ("uniform", "logit_normal", "importance"), "diffusion.timesteps"
-        )
-        _require(self.logit_std > 0, "diffusion.logit_std", f"{self.logit_std} must be above 0")
-
-
-Clip = Literal["none", "static", "dynamic"]
-SAMPLERS = ("ddpm", "ddim", "analytic", "analytic_ddim", "dpmpp_2m", "heun")
+        require(self.vb_weight >= 0, "diffusion.vb_weight", "must not be negative")
+        require(self.logit_std > 0, "diffusion.logit_std", f"{self.logit_std} must be above 0")
 
 
 @dataclass(kw_only=True)
 class SamplerConfig:
     """How a sample is drawn from a trained network."""
 
-    sampler: str = "ddim"  # ddpm (ancestral) | ddim | analytic | analytic_ddim | dpmpp_2m | heun
+    sampler: SamplerName = "ddim"  # a function of `unclip.diffusion.samplers`; ddpm is ancestral
     steps: int | str = 64  # strided to N of T, or sections such as "10,10,3,2,2"
     eta: float = (
         0.0  # ddim and analytic_ddim: 0 is deterministic, 1 is ancestral with the small variance
     )
-    clip: Clip = (
-        "none"  # of x0: none | static (clamp to clip_range) | dynamic (Imagen's percentile)
-    )
+    clip: Clip = "none"  # of x0: static clamps to clip_range, dynamic is Imagen's percentile
     clip_range: float = 1.0  # static clamps x0 to [-clip_range, clip_range]
 
     def validate(self) -> None:
         """Raise `UserError` for settings that cannot be sampled with."""
-        _require_one_of(self.sampler, SAMPLERS, "sampler.sampler")
+        require_choices(self, "sampler")
         section_counts(self.steps)
-        _require(0 <= self.eta <= 1, "sampler.eta", f"{self.eta} is not in [0, 1]")
-        _require_one_of(self.clip, ("none", "static", "dynamic"), "sampler.clip")
-        _require(self.clip_range > 0, "sampler.clip_range", f"{self.clip_range} must be above 0")
+        require(0 <= self.eta <= 1, "sampler.eta", f"{self.eta} is not in [0, 1]")
+        require(self.clip_range > 0, "sampler.clip_range", f"{self.clip_range} must be above 0")
 
 
 @dataclass(kw_only=True)
@@ -86,7 +72,7 @@ class GuidedSamplerConfig(SamplerConfig):
     def validate(self) -> None:
         """Raise `UserError` for settings that cannot be sampled with."""
         super().validate()
-        _require(self.guidance >= 0, "sampler.guidance", "must not be negative")
+        require(self.guidance >= 0, "sampler.guidance", "must not be negative")
 
 
 def section_counts(steps: int | str) -> list[int]:
@@ -99,7 +85,7 @@ def section_counts(steps: int | str) -> list[int]:
         counts = [int(part) for part in str(steps).split(",")]
     except ValueError:
         counts = []
-    _require(
+    require(
         len(counts) > 0 and min(counts) >= 1 and counts[-1] >= 2,
         "sampler.steps",
         f"{steps!r} must be a number of steps (2 or more), or counts per section such as"

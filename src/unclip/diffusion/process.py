@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unclip.diffusion.config import Clip, DiffusionConfig
+from unclip.diffusion.config import Clip, DiffusionConfig, PredictionKind
 from unclip.diffusion.schedules import Schedule
 
 DYNAMIC_PERCENTILE = 0.995  # Imagen (arXiv 2205.11487), section 2.3
@@ -83,7 +83,7 @@ def v_from_x0(x_t: Tensor, x0: Tensor, alpha_bar: Tensor) -> Tensor:
     return training_target("v", x0, eps_from_x0(x_t, x0, alpha_bar), alpha_bar)
 
 
-def training_target(kind: str, x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+def training_target(kind: PredictionKind, x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     """What a network of ``kind`` x0, eps or v should output; v = √ᾱ ε - √(1-ᾱ) x_0."""
     x0, noise = at_least_float32(x0), at_least_float32(noise)
     if kind == "x0":

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from unclip.common.checks import require
+from unclip.common.checks import require, require_choices
+
+OptimizerName = Literal["adamw", "muon"]
+LrSchedule = Literal["constant", "cosine"]
 
 
 @dataclass(kw_only=True)
 class OptimConfig:
     """AdamW with decoupled weight decay; steps are optimizer steps."""
 
-    name: str = "adamw"  # adamw (the paper) | muon: Muon for weights, AdamW for biases and tables
+    name: OptimizerName = "adamw"  # muon: Muon for weights, AdamW for biases and tables
     lr: float = 1.2e-4  # peak learning rate
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
     weight_decay: float = 0.0
     warmup_steps: int = 0  # linear warm-up from 0 (not in the paper)
-    schedule: str = "constant"  # constant | cosine (to 0 at trainer.max_steps) after the warm-up
+    schedule: LrSchedule = "constant"  # after the warm-up; cosine: to 0 at trainer.max_steps
     sam_rho: float = 0.0  # radius of SAM's perturbation, 0 = off; stage clip alone has it
 
     def validate(self) -> None:
         """Refuse values out of range."""
-        require(self.name in ("adamw", "muon"), "optim.name", "must be adamw or muon")
+        require_choices(self, "optim")
         require(self.lr > 0, "optim.lr", "must be positive")
         require(
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
@@ -33,9 +36,6 @@ class OptimConfig:
         require(self.eps > 0, "optim.eps", "must be positive")
         require(self.weight_decay >= 0, "optim.weight_decay", "must not be negative")
         require(self.warmup_steps >= 0, "optim.warmup_steps", "must not be negative")
-        require(
-            self.schedule in ("constant", "cosine"), "optim.schedule", "must be constant or cosine"
-        )
         require(self.sam_rho >= 0, "optim.sam_rho", "must not be negative")
 
 
@@ -51,15 +51,13 @@ class EmaConfig:
         require(0 <= self.decay < 1, "ema.decay", "must be in [0, 1)")
 
 
-CHOICES = {
-    "precision": ("bf16-mixed", "32"),
-    "accelerator": ("auto", "cpu", "gpu"),
-    "strategy": ("auto", "ddp", "fsdp"),
-    "activation_checkpointing": ("none", "selective", "full"),
-    "compile": ("auto", "none", "blocks", "model"),
-    "attention": ("auto", "sdpa", "xformers", "math"),
-    "deterministic": ("fast", "strict"),
-}
+Precision = Literal["bf16-mixed", "32"]
+Accelerator = Literal["auto", "cpu", "gpu"]
+Strategy = Literal["auto", "ddp", "fsdp"]
+Checkpointing = Literal["none", "selective", "full"]
+Compile = Literal["auto", "none", "blocks", "model"]
+Attention = Literal["auto", "sdpa", "xformers", "math"]
+Determinism = Literal["fast", "strict"]
 
 
 @dataclass(kw_only=True)
@@ -72,19 +70,19 @@ class TrainerConfig:
     sample_every: int = 500  # steps between sample images; 0 = only at the end
     log_every: int = 20  # steps
     seed: int = 0
-    precision: str = "bf16-mixed"  # bf16-mixed | 32
+    precision: Precision = "bf16-mixed"  # 32: float32 throughout
     accumulate: int = 1  # micro-batches per optimizer step
     grad_clip: float = 1.0  # norm; 0 = off
-    accelerator: str = "auto"  # auto | cpu | gpu
+    accelerator: Accelerator = "auto"  # auto: a GPU if there is one
     devices: int = 1  # processes per machine, a device each
     nodes: int = 1  # machines; more than one are started by torchrun (docs/cluster.md)
-    strategy: str = "auto"  # auto (ddp where there are several processes) | ddp | fsdp (FSDP2)
+    strategy: Strategy = "auto"  # auto: ddp where there are several processes; fsdp: FSDP2
     cpu_offload: bool = False  # fsdp keeps weights and optimizer states in the machine's memory
-    activation_checkpointing: str = "none"  # none | selective (of each block keep products) | full
-    compile: str = "auto"  # none | blocks | model | auto: blocks on a GPU, else none
-    attention: str = "auto"  # sdpa | xformers | math | auto: sdpa
+    activation_checkpointing: Checkpointing = "none"  # selective: keep the products of each block
+    compile: Compile = "auto"  # auto: blocks on a GPU, else none
+    attention: Attention = "auto"  # auto: sdpa
     keep_checkpoints: int = 2  # newest ones, besides the best
-    deterministic: str = "fast"  # fast | strict: the same bits on a machine of the same kind
+    deterministic: Determinism = "fast"  # strict: the same bits on a machine of the same kind
     threads: int | None = None  # of torch on a CPU; null: as many as it has cores
 
     @property
@@ -97,9 +95,7 @@ class TrainerConfig:
         counts = ("max_steps", "checkpoint_every", "log_every", "accumulate", "devices", "nodes")
         for name in (*counts, "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"trainer.{name}", "must be at least 1")
-        for name, known in CHOICES.items():
-            value = getattr(self, name)
-            require(value in known, f"trainer.{name}", f"must be one of {', '.join(known)}")
+        require_choices(self, "trainer")
         for name in ("val_every", "sample_every", "grad_clip", "seed"):
             require(getattr(self, name) >= 0, f"trainer.{name}", "must not be negative")
         require(
@@ -132,16 +128,13 @@ class FitConfig:
     processes: ClassVar[int] = 1
 
     seed: int = 0
-    accelerator: str = "auto"  # auto | cpu | gpu
-    deterministic: str = "fast"  # fast | strict: the same bits on a machine of the same kind
+    accelerator: Accelerator = "auto"  # auto: a GPU if there is one
+    deterministic: Determinism = "fast"  # strict: the same bits on a machine of the same kind
     threads: int | None = None  # of torch on a CPU; null: as many as it has cores
 
     def validate(self) -> None:
         """Refuse values out of range."""
-        for name in ("accelerator", "deterministic"):
-            known = CHOICES[name]
-            value = getattr(self, name)
-            require(value in known, f"trainer.{name}", f"must be one of {', '.join(known)}")
+        require_choices(self, "trainer")
         require(self.seed >= 0, "trainer.seed", "must not be negative")
         require(
             self.threads is None or self.threads >= 1,

@@ -69,7 +69,7 @@ def test_a_look_judges_every_decoder_by_the_real_image(minute_experiment, clip):
 
 def test_an_embedding_needs_the_paths_by_which_it_enters(minute_experiment):
     path = str(minute_experiment("decoder"))
-    with pytest.raises(UserError, match=r"embedding=.*must be image or text"):
+    with pytest.raises(UserError, match=r"embedding=.*must be one of image, text"):
         load_experiment(path, ["embedding=caption"])
     with pytest.raises(UserError, match=r"embedding=.*needs model\.use_z_i"):
         load_experiment(path, ["embedding=text", "model.use_z_i=false"])

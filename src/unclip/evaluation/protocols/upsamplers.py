@@ -22,6 +22,7 @@ from unclip.data.readers.source import Source
 from unclip.data.sources import open_splits
 from unclip.data.transforms import Square, to_tensor
 from unclip.degradations.bsr_parameters import UNIFORMS
+from unclip.degradations.config import CorruptionKind
 from unclip.degradations.downsample import degraded
 from unclip.evaluation.metrics.upsamplers import Comparison, EvaluatedUpsampler, measure
 from unclip.pipeline.settings import Settings
@@ -46,7 +47,7 @@ def evaluate_upsampler(
     seed: int,
     settings: Settings,
     source: str | None,
-    kind: str | None,
+    kind: CorruptionKind | None,
 ) -> UpsamplerEvaluation:
     """Scores of the upsampler at ``path`` on ``n`` whole held-out images, ``batch`` at a time.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from unclip.common.checks import require
+from unclip.common.checks import require, require_choices
 from unclip.data.config import EmbeddedDataConfig
 from unclip.nn.config import TextEncoderConfig
 from unclip.stages._prior.config import fill_from_clip
@@ -18,7 +18,7 @@ class ArPriorConfig:
     """The causal transformer over the PCA codes of the image embedding."""
 
     embed_dim: int | None = None  # D; null takes the PCA's
-    caption: str = "bpe"  # bpe (own encoder, the paper) | clip (frozen CLIP token features)
+    caption: Literal["bpe", "clip"] = "bpe"  # own encoder (the paper) or CLIP's token features
     clip_text_width: int | None = None  # width of CLIP's token features; null takes the CLIP's
     codes: int | None = None  # K, components that are kept; null takes the PCA's
     buckets: int | None = None  # N per component; null takes the PCA's
@@ -32,7 +32,7 @@ class ArPriorConfig:
     def validate(self) -> None:
         """Refuse shapes that no network can have."""
         self.text.validate()
-        require(self.caption in ("bpe", "clip"), "model.caption", "must be bpe or clip")
+        require_choices(self, "model")
         require(self.width % self.heads == 0, "model.heads", f"does not divide width={self.width}")
         require(0 <= self.dropout < 1, "model.dropout", "must be in [0, 1)")
         require(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from unclip.common.checks import require
+from unclip.common.checks import require, require_choices
 from unclip.data.config import DataConfig
 from unclip.stages.experiment import Experiment, ParentSizes
 
@@ -18,7 +18,7 @@ class ClipConfig:
 
     embed_dim: int = 1024  # D
     image_size: int = 256  # pixels a side
-    vision: str = "vit"  # vit (the paper) | resnet (CLIP's, learns faster from little data)
+    vision: Literal["vit", "resnet"] = "vit"  # resnet: CLIP's, learns faster from little data
     patch_size: int = 16  # pixels a side (vit)
     vision_stages: list[int] = field(default_factory=lambda: [3, 4, 6, 3])  # blocks (resnet)
     vision_width: int = 1280
@@ -32,7 +32,7 @@ class ClipConfig:
     def validate(self) -> None:
         """Refuse shapes that no network can have."""
         resnet = self.vision == "resnet"
-        require(self.vision in ("vit", "resnet"), "model.vision", "must be vit or resnet")
+        require_choices(self, "model")
         require(len(self.vision_stages) == 4, "model.vision_stages", "must be four counts")
         require(
             not resnet or self.image_size % 32 == 0,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from unclip.common.checks import require
+from unclip.common.checks import require, require_choices
 from unclip.data.config import EmbeddedDataConfig
 from unclip.diffusion.config import DiffusionConfig, GuidedSamplerConfig
 from unclip.nn.config import TextEncoderConfig, UNetConfig
@@ -29,7 +29,7 @@ class DecoderConfig:
     clip_tokens: int = 4  # extra context tokens made from z_i
     use_z_i: bool = True  # false: GLIDE, caption only
     use_caption: bool = True  # false: no caption transformer
-    null_z_i: str = "zeros"  # zeros | learned: what stands for a dropped z_i
+    null_z_i: Literal["zeros", "learned"] = "zeros"  # what stands for a dropped z_i
     unet: UNetConfig = field(default_factory=UNetConfig)
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
 
@@ -37,7 +37,7 @@ class DecoderConfig:
         """Refuse shapes that no network can have."""
         self.unet.validate()
         self.text.validate()
-        require(self.null_z_i in ("zeros", "learned"), "model.null_z_i", "must be zeros or learned")
+        require_choices(self, "model")
         require(self.use_z_i or self.use_caption, "model.use_caption", "one condition must remain")
         factor = 2 ** (len(self.unet.multiples) - 1)
         require(
@@ -64,7 +64,7 @@ class DecoderExperiment(Experiment):
     sampler: GuidedSamplerConfig = field(default_factory=GuidedSamplerConfig)
     data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
-    embedding: str = "image"  # image (z_i) | text (z_t of the caption in the place of z_i)
+    embedding: Literal["image", "text"] = "image"  # text: z_t of the caption in place of z_i
     drop_z_i: float = 0.1  # share of samples whose z_i is dropped
     drop_caption: float = 0.5  # share of samples whose caption is dropped, independently
     noise_z_i: float = 0.0  # length of the noise added to z_i in training, 0 is the paper's
@@ -82,7 +82,6 @@ class DecoderExperiment(Experiment):
         require_probability(self.drop_z_i, "drop_z_i")
         require_probability(self.drop_caption, "drop_caption")
         require(self.noise_z_i >= 0, "noise_z_i", "must not be negative")
-        require(self.embedding in ("image", "text"), "embedding", "must be image or text")
         require(
             self.embedding == "image" or self.model.use_z_i,
             "embedding",

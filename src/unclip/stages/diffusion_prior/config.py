@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from unclip.common.checks import require
+from unclip.common.checks import require, require_choices
 from unclip.data.config import EmbeddedDataConfig
 from unclip.diffusion.config import DiffusionConfig, GuidedSamplerConfig
 from unclip.stages._prior.config import fill_from_clip
@@ -24,7 +24,7 @@ class DiffusionPriorConfig:
     """The causal transformer that predicts the unnoised image embedding."""
 
     embed_dim: int | None = None  # D; null takes the CLIP's
-    caption: str = "bpe"  # bpe (own token table, the paper) | clip (frozen CLIP token features)
+    caption: Literal["bpe", "clip"] = "bpe"  # own token table (the paper) or CLIP's token features
     clip_text_width: int | None = None  # width of CLIP's token features; null takes the CLIP's
     context: int = 256  # caption tokens; with caption=clip at most the CLIP's own
     vocabulary: int = 49408
@@ -36,7 +36,7 @@ class DiffusionPriorConfig:
 
     def validate(self) -> None:
         """Refuse shapes that no network can have."""
-        require(self.caption in ("bpe", "clip"), "model.caption", "must be bpe or clip")
+        require_choices(self, "model")
         require(self.width % self.heads == 0, "model.heads", f"does not divide width={self.width}")
         require(0 <= self.dropout < 1, "model.dropout", "must be in [0, 1)")
 

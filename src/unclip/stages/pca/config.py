@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from unclip.common.checks import require
+from unclip.common.checks import require, require_choices
 from unclip.data.config import PassDataConfig
 from unclip.stages.experiment import BaseExperiment, ParentSizes
 from unclip.training.config import FitConfig
@@ -18,7 +18,7 @@ class PcaConfig:
     components: int | None = 319  # K (the paper); null chooses it by max_error
     max_error: float | None = None  # share of variance that may be lost, for example 0.01
     buckets: int = 1024  # N per component
-    edges: str = "quantile"  # quantile (equally filled) | uniform (equally wide); paper is silent
+    edges: Literal["quantile", "uniform"] = "quantile"  # equally filled or wide; paper is silent
     samples: int | None = None  # training samples that are used; null = all
     reservoir: int = 65_536  # embeddings kept in memory for the buckets' edges
 
@@ -33,7 +33,7 @@ class PcaConfig:
             self.max_error is None or 0 < self.max_error < 1, "pca.max_error", "must be in (0, 1)"
         )
         require(self.buckets >= 2, "pca.buckets", "must be at least 2")
-        require(self.edges in ("quantile", "uniform"), "pca.edges", "must be quantile or uniform")
+        require_choices(self, "pca")
         require(self.samples is None or self.samples > 0, "pca.samples", "must be positive")
         require(self.reservoir >= 2, "pca.reservoir", "must be at least 2")
 
