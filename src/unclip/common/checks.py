@@ -26,7 +26,7 @@ def require_choices(config: Any, prefix: str) -> None:
         choices, value = choices_of(hints[field.name]), getattr(config, field.name)
         if choices and value not in choices:
             key = f"{prefix}.{field.name}" if prefix else field.name
-            raise UserError(f"{key}={value!r}: {must_be_one_of(choices)}")
+            raise UserError(f"{key}={value!r}: must be one of {', '.join(choices)}")
 
 
 def choices_of(hint: Any) -> tuple[str, ...]:
@@ -34,9 +34,15 @@ def choices_of(hint: Any) -> tuple[str, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
-def must_be_one_of(choices: tuple[str, ...]) -> str:
-    """The end of an error about a value that is none of ``choices``."""
-    return f"must be one of {', '.join(choices)}"
+def as_choice(setting: str, value: object, choices: tuple[str, ...]) -> str:
+    """``value``, which must be one of ``choices``; YAML reads the choice 32 as a number.
+
+    Raises:
+        UserError: it is another one; ``setting`` is how it was given.
+    """
+    if str(value) not in choices:
+        raise UserError(f"{setting}: must be one of {', '.join(choices)}")
+    return str(value)
 
 
 def nearest(word: str, valid: object, otherwise: str | None = None) -> str:
@@ -56,6 +62,8 @@ def typed_value(cls: type, name: str, value: object) -> Any:
     Raises:
         UserError: it cannot be one.
     """
+    if choices := choices_of(typing.get_type_hints(cls)[name]):
+        return as_choice(f"{name}={value!r}", value, choices)
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

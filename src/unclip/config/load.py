@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from unclip.common import yaml_text
-from unclip.common.checks import choices_of, must_be_one_of, nearest
+from unclip.common.checks import as_choice, choices_of, nearest
 from unclip.common.errors import UserError
 from unclip.common.gone import gone_from
 from unclip.config.files import find_experiment
@@ -171,7 +171,7 @@ def _build(cls: type, values: dict[str, Any], origins: dict[str, str]) -> Any:
             continue
         choices = choices_of(_check_key(node, cls, key, origins[key]))
         if choices:
-            value = _choice(key, value, origins[key], choices)
+            value = as_choice(f"{origins[key]}: {key}={value!r}", value, choices)
         else:
             _check_value(key, value, origins[key], OmegaConf.select(node, key))
         try:
@@ -230,13 +230,6 @@ def _note_once(line: str) -> None:
 
 def _section(cls: type, name: str) -> Any:
     return typing.get_type_hints(cls)[name]
-
-
-def _choice(key: str, value: Any, where: str, choices: tuple[str, ...]) -> str:
-    """``value``, which must be one of ``choices``; YAML reads the choice 32 as a number."""
-    if str(value) not in choices:
-        raise UserError(f"{where}: {key}={value!r}: {must_be_one_of(choices)}")
-    return str(value)
 
 
 def _check_value(key: str, value: Any, where: str, default: Any) -> None:

@@ -126,6 +126,7 @@ class DataConfig(TrainingDataConfig):
 
     crop: Literal["center", "random"] = "center"  # type: ignore[misc]  # square crop of the resized image
 
+
 @dataclass(kw_only=True)
 class EmbeddedDataConfig(DataConfig):
     """Data for a stage that depends on a CLIP, whose embeddings may come from disk."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from unclip.common.checks import require
+from unclip.common.checks import require, require_choices
 from unclip.common.errors import UserError
 from unclip.diffusion.config import DiffusionConfig, SamplerConfig, section_counts
 from unclip.tracking.config import TrackingConfig
@@ -65,6 +65,7 @@ class BaseExperiment:
 
     def validate(self) -> None:
         """Refuse what the sections cannot see by themselves."""
+        require_choices(self, "")
 
 
 @dataclass(kw_only=True)
@@ -85,6 +86,7 @@ class Experiment(BaseExperiment):
 
     def validate(self) -> None:
         """Refuse what the sections cannot see by themselves."""
+        super().validate()
         require(
             self.optim.name == "adamw" or self.trainer.strategy != "fsdp",
             "optim.name",
