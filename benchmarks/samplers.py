@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unclip.diffusion.analytic import x0_error
-from unclip.diffusion.config import SAMPLERS, DiffusionConfig, SamplerConfig
+from unclip.diffusion.config import SAMPLERS, DiffusionConfig, ImageDiffusionConfig, SamplerConfig
 from unclip.diffusion.predictor import build_predictor
 from unclip.diffusion.samplers import ANALYTIC, sample
 from unclip.diffusion.schedules import full_schedule
@@ -81,7 +81,7 @@ def distance(samples: Tensor, truth: np.ndarray) -> float:
 
 
 def samples_of(kind: str, variance: str, steps: int) -> Tensor:
-    diffusion = DiffusionConfig(prediction="x0", variance=variance)
+    diffusion = ImageDiffusionConfig(prediction="x0", variance=variance)
     sampler, noise = SamplerConfig(sampler=kind, steps=steps), Draws(0)
     predictor = build_predictor(denoise, diffusion=diffusion, sampler=sampler, device="cpu")
     x0_errors = None

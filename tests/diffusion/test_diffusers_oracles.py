@@ -7,7 +7,7 @@ import pytest
 import torch
 from gaussian_oracle import as_output
 
-from unclip.diffusion.config import DiffusionConfig, SamplerConfig
+from unclip.diffusion.config import DiffusionConfig, ImageDiffusionConfig, SamplerConfig
 from unclip.diffusion.inversion import invert
 from unclip.diffusion.predictor import Predictor
 from unclip.diffusion.samplers import sample
@@ -88,7 +88,7 @@ def test_noise_levels_agree_with_the_schedulers_to_float32(schedule):
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range"])
 @pytest.mark.parametrize("kind", ["x0", "eps", "v"])
 def test_ancestral_sampling_agrees_with_ddpm_scheduler(schedule, variance, kind):
-    config = DiffusionConfig(schedule=schedule, variance=variance, prediction=kind)
+    config = ImageDiffusionConfig(schedule=schedule, variance=variance, prediction=kind)
     oracle = scheduler("DDPMScheduler", config, variance_type=variance)
     x_T = starting_noise().double()
     found = sample(leading(config), x_T, SamplerConfig(sampler="ddpm"), noise=Stream())
@@ -111,7 +111,7 @@ def test_ddim_agrees_with_ddim_scheduler(schedule, eta, kind):
 
 @pytest.mark.parametrize("variance", ["fixed_small", "learned_range"])
 def test_float32_sampling_agrees_with_the_published_scheduler_over_the_full_chain(variance):
-    config = DiffusionConfig(prediction="eps", variance=variance)
+    config = ImageDiffusionConfig(prediction="eps", variance=variance)
     oracle = scheduler("DDPMScheduler", config, own_tables=True, variance_type=variance)
     found = sample(
         Predictor(network(config), full_schedule(config), config),

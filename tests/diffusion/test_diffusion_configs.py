@@ -8,6 +8,7 @@ from unclip.common.errors import UserError
 from unclip.diffusion.config import (
     DiffusionConfig,
     GuidedSamplerConfig,
+    ImageDiffusionConfig,
     SamplerConfig,
     section_counts,
 )
@@ -31,7 +32,7 @@ def test_defaults_are_valid():
         (DiffusionConfig(schedule="sigmoid"), "diffusion.schedule"),
         (DiffusionConfig(prediction="noise"), "diffusion.prediction"),
         (DiffusionConfig(variance="learned"), "diffusion.variance"),
-        (DiffusionConfig(vb_weight=-1), "diffusion.vb_weight"),
+        (ImageDiffusionConfig(vb_weight=-1), "diffusion.vb_weight"),
         (DiffusionConfig(timesteps="cosine"), "diffusion.timesteps"),
         (DiffusionConfig(logit_std=0), "diffusion.logit_std"),
         (SamplerConfig(sampler="plms"), "sampler.sampler"),

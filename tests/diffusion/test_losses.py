@@ -5,7 +5,7 @@ import scipy.stats
 import torch
 from gaussian_oracle import V, as_output, exact_fraction, optimal_mse, optimal_x0
 
-from unclip.diffusion.config import DiffusionConfig
+from unclip.diffusion.config import DiffusionConfig, ImageDiffusionConfig
 from unclip.diffusion.losses import (
     diffusion_loss,
     normal_kl,
@@ -30,7 +30,7 @@ def images(*shape: int) -> torch.Tensor:
 
 
 def learned(kind: str, **settings) -> DiffusionConfig:
-    return DiffusionConfig(prediction=kind, variance="learned_range", **settings)
+    return ImageDiffusionConfig(prediction=kind, variance="learned_range", **settings)
 
 
 @pytest.mark.parametrize("kind", KINDS)

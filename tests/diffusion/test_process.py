@@ -2,7 +2,7 @@ import pytest
 import torch
 from gaussian_oracle import V, as_output, exact_fraction, exact_reverse_variance, optimal_mse
 
-from unclip.diffusion.config import DiffusionConfig
+from unclip.diffusion.config import DiffusionConfig, ImageDiffusionConfig
 from unclip.diffusion.process import (
     clip_x0,
     eps_from_v,
@@ -84,7 +84,7 @@ def test_posterior_of_the_last_step_is_the_clean_sample():
 def test_learned_range_ends_at_the_two_fixed_variances():
     index = torch.tensor([0, 1, 500, 999])
     x_t = draw(4, 3, 2, 2)
-    learned = DiffusionConfig(variance="learned_range")
+    learned = ImageDiffusionConfig(variance="learned_range")
     for end, fixed in ((-1.0, "fixed_small"), (1.0, "fixed_large")):
         output = torch.cat([x_t, torch.full_like(x_t, end)], dim=1)
         found = predict(output, x_t, index, schedule=SCHEDULE, config=learned).log_variance
@@ -114,7 +114,7 @@ def test_exact_reverse_variance_of_gaussian_data_lies_in_the_learned_range():
 def test_half_precision_outputs_are_read_in_float32(kind):
     x_t, t = draw(4, 3, 2, 2).float(), torch.tensor([0, 300, 700, 999])
     output = draw(4, 6, 2, 2, seed=1).bfloat16()
-    config = DiffusionConfig(prediction=kind, variance="learned_range")
+    config = ImageDiffusionConfig(prediction=kind, variance="learned_range")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         read = predict(output, x_t, t, schedule=SCHEDULE, config=config)
     precise = predict(output.double(), x_t.double(), t, schedule=SCHEDULE, config=config)

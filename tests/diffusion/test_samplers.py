@@ -3,7 +3,7 @@ import torch
 from gaussian_oracle import UnitNoise, V, optimal_denoiser
 
 from unclip.common.seeding import SampleNoise
-from unclip.diffusion.config import DiffusionConfig, SamplerConfig
+from unclip.diffusion.config import DiffusionConfig, ImageDiffusionConfig, SamplerConfig
 from unclip.diffusion.inversion import invert
 from unclip.diffusion.predictor import Predictor, build_predictor
 from unclip.diffusion.samplers import sample
@@ -42,7 +42,7 @@ def variance_of_samples(diffusion: DiffusionConfig, sampler: SamplerConfig) -> f
     ],
 )
 def test_gaussian_samples_have_the_variance_of_the_closed_form(kind, variance, sampler, eta, ratio):
-    diffusion = DiffusionConfig(prediction=kind, variance=variance)
+    diffusion = ImageDiffusionConfig(prediction=kind, variance=variance)
     config = SamplerConfig(sampler=sampler, steps=64, eta=eta)
     assert variance_of_samples(diffusion, config) / V == pytest.approx(ratio, abs=1e-6)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from unclip.common.checks import require, require_choices
 
 ScheduleKind = Literal["cosine", "linear"]
 PredictionKind = Literal["x0", "eps", "v"]
+FixedVariance = Literal["fixed_small", "fixed_large"]
 VarianceKind = Literal["fixed_small", "fixed_large", "learned_range"]
 TimestepKind = Literal["uniform", "logit_normal", "importance"]
 SamplerName = Literal["ddpm", "ddim", "analytic", "analytic_ddim", "dpmpp_2m", "heun"]
@@ -21,11 +22,13 @@ SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 class DiffusionConfig:
     """The forward chain and what the network predicts of it."""
 
+    GONE: ClassVar[dict[str, str]] = {"vb_weight": "this network learns no variance"}
+    vb_weight: ClassVar[float] = 1.0
+
     steps: int = 1000  # T
     schedule: ScheduleKind = "cosine"  # of the betas
     prediction: PredictionKind = "x0"  # what the network's first C channels are
-    variance: VarianceKind = "fixed_small"  # fixed_small: beta~; fixed_large: beta
-    vb_weight: float = 1.0  # lambda of the vb term, which is further scaled by T/1000
+    variance: FixedVariance = "fixed_small"  # of a reverse step: fixed_small, beta~; _large, beta
     timesteps: TimestepKind = "uniform"  # which t training visits
     logit_mean: float = 0.0  # logit_normal: m of t/T = sigmoid(m + s n), above 0 = more noise
     logit_std: float = 1.0  # logit_normal: s
@@ -39,8 +42,28 @@ class DiffusionConfig:
             "diffusion.steps",
             f"a linear schedule of {self.steps} steps has betas of 1 or more, give 21 or more",
         )
-        require(self.vb_weight >= 0, "diffusion.vb_weight", "must not be negative")
         require(self.logit_std > 0, "diffusion.logit_std", f"{self.logit_std} must be above 0")
+
+
+@dataclass(kw_only=True)
+class ImageDiffusionConfig(DiffusionConfig):
+    """The same for a network of images, which may learn its variance: it outputs 2C channels."""
+
+    GONE: ClassVar[dict[str, str]] = {}
+
+    prediction: PredictionKind = "eps"
+    variance: VarianceKind = "learned_range"  # type: ignore[assignment]  # arXiv 2102.09672, eq. 15
+    vb_weight: float = 1.0  # type: ignore[misc]  # lambda of the vb term, times T/1000
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the network outputs it."""
+        return self.variance == "learned_range"
+
+    def validate(self) -> None:
+        """Raise `UserError` for a chain that cannot be built."""
+        super().validate()
+        require(self.vb_weight >= 0, "diffusion.vb_weight", "must not be negative")
 
 
 @dataclass(kw_only=True)

@@ -72,7 +72,6 @@ class BaseExperiment:
 class Experiment(BaseExperiment):
     """Fields that every stage that trains has."""
 
-    trains_with_sam: ClassVar[bool] = False
     averages: ClassVar[bool] = False  # whether it has a section `ema`
 
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -91,11 +90,6 @@ class Experiment(BaseExperiment):
             self.optim.name == "adamw" or self.trainer.strategy != "fsdp",
             "optim.name",
             "must be adamw with trainer.strategy=fsdp: Muon needs whole matrices",
-        )
-        require(
-            self.optim.sam_rho == 0 or self.trains_with_sam,
-            "optim.sam_rho",
-            "must be 0, only the stage clip is trained with SAM",
         )
 
 

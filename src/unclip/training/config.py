@@ -15,6 +15,9 @@ LrSchedule = Literal["constant", "cosine"]
 class OptimConfig:
     """AdamW with decoupled weight decay; steps are optimizer steps."""
 
+    GONE: ClassVar[dict[str, str]] = {"sam_rho": "only the stage clip is trained with SAM"}
+    sam_rho: ClassVar[float] = 0.0
+
     name: OptimizerName = "adamw"  # muon: Muon for weights, AdamW for biases and tables
     lr: float = 1.2e-4  # peak learning rate
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
@@ -22,7 +25,6 @@ class OptimConfig:
     weight_decay: float = 0.0
     warmup_steps: int = 0  # linear warm-up from 0 (not in the paper)
     schedule: LrSchedule = "constant"  # after the warm-up; cosine: to 0 at trainer.max_steps
-    sam_rho: float = 0.0  # radius of SAM's perturbation, 0 = off; stage clip alone has it
 
     def validate(self) -> None:
         """Refuse values out of range."""
@@ -36,6 +38,19 @@ class OptimConfig:
         require(self.eps > 0, "optim.eps", "must be positive")
         require(self.weight_decay >= 0, "optim.weight_decay", "must not be negative")
         require(self.warmup_steps >= 0, "optim.warmup_steps", "must not be negative")
+
+
+@dataclass(kw_only=True)
+class SamOptimConfig(OptimConfig):
+    """The same with sharpness-aware minimisation (arXiv 2010.01412), as CLIP is trained."""
+
+    GONE: ClassVar[dict[str, str]] = {}
+
+    sam_rho: float = 0.0  # type: ignore[misc]  # radius of SAM's perturbation, 0 = off
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        super().validate()
         require(self.sam_rho >= 0, "optim.sam_rho", "must not be negative")
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from unclip.common.errors import UserError
 from unclip.common.seeding import SampleNoise
-from unclip.diffusion.config import DiffusionConfig
+from unclip.diffusion.config import ImageDiffusionConfig
 from unclip.diffusion.schedules import full_schedule
 from unclip.nn.config import UNetConfig
 from unclip.nn.resblock import AttentionBlock
@@ -124,7 +124,7 @@ def test_the_level_of_the_conditions_noise_is_told():
 
 def test_sampling_noises_the_condition_to_the_level_asked_for():
     """A network that copies its condition: what comes out is the condition as it was noised."""
-    diffusion = DiffusionConfig(prediction="x0", variance="learned_range")
+    diffusion = ImageDiffusionConfig(prediction="x0", variance="learned_range")
     alpha_bar = full_schedule(diffusion).alpha_bar
     net = small(noise_levels=900)
     low = torch.full((1, 3, 64, 64), 0.25)

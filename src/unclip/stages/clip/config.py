@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from unclip.common.checks import require, require_choices
 from unclip.data.config import DataConfig
 from unclip.stages.experiment import Experiment, ParentSizes
+from unclip.training.config import SamOptimConfig
 
 
 @dataclass(kw_only=True)
@@ -61,9 +62,8 @@ class ClipConfig:
 class ClipExperiment(Experiment):
     """Contrastive training of a CLIP."""
 
-    trains_with_sam: ClassVar[bool] = True
-
     model: ClipConfig = field(default_factory=ClipConfig)
+    optim: SamOptimConfig = field(default_factory=SamOptimConfig)  # type: ignore[assignment]
     data: DataConfig = field(default_factory=DataConfig)
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from unclip.common.checks import require, require_choices
 from unclip.data.config import EmbeddedDataConfig
-from unclip.diffusion.config import DiffusionConfig, GuidedSamplerConfig
+from unclip.diffusion.config import GuidedSamplerConfig, ImageDiffusionConfig
 from unclip.nn.config import TextEncoderConfig, UNetConfig
 from unclip.stages.experiment import (
     Experiment,
@@ -58,9 +58,7 @@ class DecoderExperiment(Experiment):
 
     clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
     model: DecoderConfig = field(default_factory=DecoderConfig)
-    diffusion: DiffusionConfig = field(
-        default_factory=lambda: DiffusionConfig(prediction="eps", variance="learned_range")
-    )
+    diffusion: ImageDiffusionConfig = field(default_factory=ImageDiffusionConfig)
     sampler: GuidedSamplerConfig = field(default_factory=GuidedSamplerConfig)
     data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
@@ -86,11 +84,6 @@ class DecoderExperiment(Experiment):
             self.embedding == "image" or self.model.use_z_i,
             "embedding",
             "text needs model.use_z_i, the paths by which an embedding enters",
-        )
-        require(
-            self.diffusion.variance == "learned_range",
-            "diffusion.variance",
-            "must be learned_range: the decoder outputs its variance",
         )
 
 

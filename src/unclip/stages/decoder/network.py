@@ -35,7 +35,7 @@ class Decoder(nn.Module):
     biases of its two projections act all the same. A dropped caption is all padding.
     """
 
-    def __init__(self, config: DecoderConfig, embed_dim: int):
+    def __init__(self, config: DecoderConfig, embed_dim: int, *, learns_variance: bool = True):
         super().__init__()
         self.config = config
         self.embed_dim = embed_dim
@@ -43,7 +43,7 @@ class Decoder(nn.Module):
         context_width = config.text.width
         self.unet = UNet(
             in_channels=3,
-            out_channels=6,
+            out_channels=6 if learns_variance else 3,
             channels=unet.channels,
             blocks=unet.blocks,
             multiples=unet.multiples,
@@ -146,7 +146,8 @@ def build_network(experiment: DecoderExperiment, sizes: ParentSizes) -> Decoder:
     """See `unclip.stages.row.Row`."""
     embed_dim = experiment.model.embed_dim or sizes.embed_dim
     assert embed_dim is not None
-    return Decoder(experiment.model, embed_dim)
+    learns = experiment.diffusion.learns_variance
+    return Decoder(experiment.model, embed_dim, learns_variance=learns)
 
 
 def needs(experiment: DecoderExperiment) -> Needs:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Denoiser, Progress
-from unclip.diffusion.config import DiffusionConfig, GuidedSamplerConfig, section_counts
+from unclip.diffusion.config import GuidedSamplerConfig, ImageDiffusionConfig, section_counts
 from unclip.diffusion.inpainting import inpaint
 from unclip.diffusion.inversion import invert
 from unclip.diffusion.predictor import Predictor, build_predictor, guided
@@ -38,7 +38,7 @@ class DecoderPart(Part):
 
     net: Decoder
     sampler: GuidedSamplerConfig
-    diffusion: DiffusionConfig
+    diffusion: ImageDiffusionConfig
     tokenize: Tokenizer
     takes: Takes = "image"
 

@@ -78,11 +78,6 @@ class DiffusionPriorExperiment(Experiment):
         super().validate()
         require_steps_fit(self.sampler, self.diffusion)
         require_probability(self.drop_text, "drop_text")
-        require(
-            self.diffusion.variance != "learned_range",
-            "diffusion.variance",
-            "learned_range needs a network that outputs it; the prior's does not",
-        )
 
 
 EXPERIMENT, SAMPLER = DiffusionPriorExperiment, PriorSamplerConfig

@@ -8,7 +8,7 @@ from typing import ClassVar
 from unclip.common.checks import require
 from unclip.data.config import UpsamplerDataConfig
 from unclip.degradations.config import CorruptionConfig
-from unclip.diffusion.config import DiffusionConfig, SamplerConfig
+from unclip.diffusion.config import ImageDiffusionConfig, SamplerConfig
 from unclip.nn.config import ConvUNetConfig
 from unclip.stages.experiment import Experiment, ParentSizes, require_steps_fit, sample_plainly
 from unclip.training.config import EmaConfig
@@ -55,9 +55,7 @@ class UpsamplerExperiment(Experiment):
     averages: ClassVar[bool] = True
 
     model: UpsamplerConfig = field(default_factory=UpsamplerConfig)
-    diffusion: DiffusionConfig = field(
-        default_factory=lambda: DiffusionConfig(prediction="eps", variance="learned_range")
-    )
+    diffusion: ImageDiffusionConfig = field(default_factory=ImageDiffusionConfig)
     sampler: UpsamplerSamplerConfig = field(default_factory=UpsamplerSamplerConfig)
     data: UpsamplerDataConfig = field(default_factory=UpsamplerDataConfig)
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)

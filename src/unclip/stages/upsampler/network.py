@@ -29,13 +29,13 @@ class Upsampler(nn.Module):
     paper).
     """
 
-    def __init__(self, config: UpsamplerConfig):
+    def __init__(self, config: UpsamplerConfig, *, learns_variance: bool = True):
         super().__init__()
         self.config = config
         unet = config.unet
         self.unet = UNet(
             in_channels=6,
-            out_channels=6,
+            out_channels=6 if learns_variance else 3,
             channels=unet.channels,
             blocks=unet.blocks,
             multiples=unet.multiples,
@@ -72,7 +72,7 @@ class Upsampler(nn.Module):
 
 def build_network(experiment: UpsamplerExperiment, sizes: ParentSizes) -> Upsampler:
     """See `unclip.stages.row.Row`."""
-    return Upsampler(experiment.model)
+    return Upsampler(experiment.model, learns_variance=experiment.diffusion.learns_variance)
 
 
 def needs(experiment: UpsamplerExperiment) -> Needs:

@@ -10,7 +10,7 @@ from torch import Tensor
 from unclip.common.errors import UserError
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Progress
-from unclip.diffusion.config import DiffusionConfig, section_counts
+from unclip.diffusion.config import ImageDiffusionConfig, section_counts
 from unclip.diffusion.predictor import build_predictor
 from unclip.diffusion.process import q_sample
 from unclip.diffusion.samplers import sample
@@ -26,7 +26,7 @@ class UpsamplerPart(Part):
 
     net: Upsampler
     sampler: UpsamplerSamplerConfig
-    diffusion: DiffusionConfig
+    diffusion: ImageDiffusionConfig
 
     def steps(self, sampler: UpsamplerSamplerConfig) -> int:
         """One for each step of the chain."""
