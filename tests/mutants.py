@@ -21,6 +21,7 @@ import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -31,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ["torch", "lightning", "open_clip", "pytest"]
 """Imported once, before the processes that run the tests are forked off; nothing of our own."""
 
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "runs", "wandb", "dist", "build")
+LEFT_OUT = ("runs", "wandb", "dist", "build")  # of the root; below it these are names of ours
 LONGEST = 600.0  # seconds after which a test is taken to hang
 KILLED, SURVIVED, UNFIT = "killed", "SURVIVED", "could not apply"
 
@@ -123,6 +124,11 @@ def _pytest(folder: Path, tests: list[str], output: Path) -> None:
     os._exit(code)
 
 
+def _left_out(root: Path, folder: str, names: list[str]) -> set[str]:
+    here = LEFT_OUT if Path(folder) == root else ()
+    return {n for n in names if n.startswith(".") or n == "__pycache__" or n in here}
+
+
 class Workers:
     """Runs tests in copies of the code, as many at a time as there are ``jobs``."""
 
@@ -134,7 +140,7 @@ class Workers:
         self._scratch = scratch
         self._free = [scratch / f"worker_{k}" for k in range(jobs)]
         for folder in self._free:
-            shutil.copytree(root, folder, ignore=LEFT_OUT)
+            shutil.copytree(root, folder, ignore=partial(_left_out, root))
 
     def run(self, work: Sequence[tuple[Mutant | None, list[str]]]) -> Iterator[Result]:
         """A result for each of ``work``, as they come."""

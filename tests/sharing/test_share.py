@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.config.load import load_experiment
 from unclip.sharing.bundle import read
+from unclip.sharing.card import plain_markdown
 from unclip.sharing.layout import read_manifest
 
 
@@ -169,3 +171,27 @@ def test_what_others_could_not_take_is_not_shared(cascade, tmp_path):
     file.write_text(file.read_text().replace("max_steps: 3", "max_steps: 20000000"))
     with pytest.raises(UserError, match=r"max_steps=20000000: the most that a bundle may have"):
         gather(str(tmp_path / "clip"), weights=False)
+
+
+def test_a_fitted_pca_is_shared_and_verified_like_a_trained_stage(cascade, tmp_path, capsys):
+    assert main(["share", str(cascade / "pca"), "--to", str(tmp_path / "b"), "--weights"]) == 0
+    text = (tmp_path / "b" / "README.md").read_text()
+    assert "| explained_variance |" in text
+    assert "optimizer steps" not in text
+    assert main(["reproduce", str(tmp_path / "b"), "--check-only"]) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<script>alert(1)</script>",
+        "![x](https://example.org/x.png)",
+        "[x](javascript:alert(1))",
+        "https://example.org `code` *bold* # head",
+        "&lt;b&gt; | a | b |",
+    ],
+)
+def test_free_text_is_shown_on_the_card_as_it_was_written(text):
+    card = plain_markdown(text)
+    assert not re.search(r"(?<!\\)[<>\[\]()!`*#|&:]", card)
+    assert card.replace("\\", "") == text

@@ -1,34 +1,44 @@
-"""What the project's HTML pages share: their style, embedded images, tables."""
+"""HTML pages from Jinja2 templates: every text is escaped, every image is inside the page."""
 
 from __future__ import annotations
 
 import base64
-import html
-from collections.abc import Sequence
+import re
 from pathlib import Path
+from typing import Any
 
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;color:#222;
-max-width:1100px;margin:2rem auto;padding:0 1rem}
-img{max-width:100%;height:auto} table{border-collapse:collapse;margin:1rem 0}
-td,th{border-bottom:1px solid #ddd;padding:.25rem .8rem;text-align:left;
-font-variant-numeric:tabular-nums}
-h1{font-size:1.6rem} h2{font-size:1.2rem;margin-top:2.2rem}
-code{background:#f4f4f4;padding:0 .3em}
-.scroll{overflow-x:auto}
-"""
+import jinja2
+from markupsafe import Markup, escape
+
+SHARED = Path(__file__).parent / "templates"
 
 
-def embedded(path: Path, alt: str) -> str:
-    """A PNG as an element that needs no file beside the page."""
-    code = base64.b64encode(path.read_bytes()).decode()
-    source = f"data:image/png;base64,{code}"
-    return f'<div class="scroll"><img alt="{html.escape(alt)}" src="{source}"></div>'
+def render(template: Path, **context: Any) -> str:
+    """The page that a template file makes of ``context``.
+
+    Templates extend ``base.html``. Whatever is put into one is escaped; a name that is missing
+    from ``context`` is an error.
+
+    Args:
+        template: The file; templates beside it and the shared ones can be included.
+        context: What the template names.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([template.parent, SHARED]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"data_uri": data_uri, "code": with_code}
+    return environment.get_template(template.name).render(**context)
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text, the first one the titles."""
-    head, *body = rows
-    cells = "".join(f"<th>{html.escape(c)}</th>" for c in head)
-    lines = ["<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in body]
-    return f"<table><tr>{cells}</tr>{''.join(lines)}</table>"
+def data_uri(path: Path) -> str:
+    """A PNG file as the address of an image."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def with_code(text: str) -> Markup:
+    """``text`` escaped, with what stands in backticks as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import yaml
-
 from unclip.common import tables
 from unclip.common.errors import UserError
 from unclip.sharing.compare import TIMED
@@ -52,12 +50,14 @@ def card(
         samples: Members that are images.
         licence: Its identifier.
     """
+    from huggingface_hub import ModelCard, ModelCardData
+
     stage = registry.STAGES[experiment["stage"]]
     tags = ["unclip", "dall-e-2", stage.name.replace("_", "-")]
-    head = {"license": licence, "library_name": "unclip", "tags": tags}
-    about = " ".join(str(experiment.get("about", "")).split())
+    head = ModelCardData(license=licence, library_name="unclip", tags=tags)
+    about = plain_markdown(str(experiment.get("about", "")))
     sections = [
-        "---\n" + yaml.safe_dump(head, sort_keys=False) + "---\n",
+        f"---\n{head.to_yaml()}\n---\n",
         f"# {name}\n\n{about or stage.about}\n\n{stage.use}\n",
         *(f"![held-out samples, drawn at the end]({file})\n" for file in samples[-1:]),
         f"## Data\n\n{_data(experiment['data'], provenance)}\n",
@@ -66,7 +66,12 @@ def card(
         f"## Use\n\n{_use(stage, weights)}",
         f"## Limits\n\n{LIMITS}",
     ]
-    return "\n".join(sections)
+    return str(ModelCard("\n".join(sections)))
+
+
+def plain_markdown(text: str) -> str:
+    """Free text as one line of Markdown that shows its characters: no HTML, link or image in it."""
+    return re.sub(r"([\\`*_{}\[\]<>()#!|~:@&])", r"\\\1", " ".join(text.split()))
 
 
 def _data(data: dict[str, Any], provenance: dict[str, Any]) -> str:
@@ -91,15 +96,17 @@ def _training(
     trainer, versions = experiment["trainer"], provenance.get("packages", {})
     facts = [
         ["seed", str(trainer["seed"])],
-        ["samples a step", str(experiment["data"]["batch_size"])],
-        ["precision", trainer["precision"]],
         ["machine", str(provenance.get("machine"))],
         ["software", ", ".join(f"{n} {v}" for n, v in versions.items())],
         ["code", _revision(provenance)],
         *([key, what] for key, what in parents.items()),
     ]
     if registry.STAGES[experiment["stage"]].trains:
-        facts.insert(0, ["optimizer steps", f"{trainer['max_steps']:,}"])
+        facts[:0] = [
+            ["optimizer steps", f"{trainer['max_steps']:,}"],
+            ["samples per step", str(experiment["data"]["batch_size"])],
+            ["precision", trainer["precision"]],
+        ]
     return tables.markdown([["", ""], *facts])
 
 

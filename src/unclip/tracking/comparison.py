@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -15,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from unclip.common.atomic import atomic_write
-from unclip.common.html import STYLE, embedded, table
+from unclip.common.html import render
 from unclip.common.tables import Lines
 from unclip.tracking.files import METRICS, Curve, curves, read_metrics, shown
 from unclip.tracking.index import RunRecord
@@ -128,29 +127,17 @@ def _draw(runs: Sequence[Compared], path: Path) -> None:
     plt.close(figure)
 
 
-def _page(runs: Sequence[Compared], found: dict[str, Lines], image: Path) -> str:
-    parts = [f"<h2>Curves</h2>{embedded(image, 'loss and metric curves')}"]
-    sheets = [(each, sorted((each.run.folder / "samples").glob("*.png"))) for each in runs]
-    if any(files for _, files in sheets):
-        parts.append("<h2>Newest samples</h2>" + _side_by_side(sheets))
-    for title, lines in found.items():
-        body = table(lines) if len(lines) > 1 else "<p>Nothing.</p>"
-        parts.append(f'<h2>{html.escape(title)}</h2><div class="scroll">{body}</div>')
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>unclip: runs compared</title><style>{STYLE}</style>
-<h1>Runs compared</h1>
-{"".join(parts)}
-</html>
-"""
+class NewestSamples(NamedTuple):
+    """The newest sheet of samples of a run, if it has one."""
+
+    label: str
+    path: Path | None
 
 
-def _side_by_side(sheets: Sequence[tuple[Compared, list[Path]]]) -> str:
-    cells = []
-    for each, files in sheets:
-        body = embedded(files[-1], f"samples of {each.label}") if files else "<p>None.</p>"
-        name = f", {files[-1].stem}" if files else ""
-        cells.append(f"<div><p>{html.escape(each.label + name)}</p>{body}</div>")
-    columns = f"repeat({len(cells)},minmax(20rem,1fr))"
-    style = f"display:grid;gap:1rem;grid-template-columns:{columns}"
-    return f'<div class="scroll"><div style="{style}">{"".join(cells)}</div></div>'
+def _page(runs: Sequence[Compared], found: dict[str, Lines], curves: Path) -> str:
+    newest = []
+    for each in runs:
+        sheets = sorted((each.run.folder / "samples").glob("*.png"))
+        newest.append(NewestSamples(each.label, sheets[-1] if sheets else None))
+    template = Path(__file__).parent / "templates" / "comparison.html"
+    return render(template, curves=curves, samples=newest, tables=found)

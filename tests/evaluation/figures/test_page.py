@@ -77,8 +77,8 @@ def test_commands_of_single_figures_can_be_copied(pages):
     page, folder = pages[0]
     source, target = edit_captions(SCENES[0])
     assert (
-        f"<code>unclip edit {folder / 'images' / '0.png'} --from &#x27;{source}&#x27; "
-        f"--to &#x27;{target}&#x27; --theta 0.4 --n 5 --seed 0</code>" in page
+        f"<code>unclip edit {folder / 'images' / '0.png'} --from &#39;{source}&#39; "
+        f"--to &#39;{target}&#39; --theta 0.4 --n 5 --seed 0</code>" in page
     )
     assert (folder / "images" / "1.png").is_file()
 

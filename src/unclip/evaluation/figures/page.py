@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 from tqdm import tqdm
 
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
-from unclip.common.html import STYLE, embedded, table
+from unclip.common.html import render
 from unclip.common.progress import bar_interval
 from unclip.evaluation.figures.drawings import FigureInputs
 from unclip.evaluation.figures.figures import FIGURES, Figure, fields
@@ -47,41 +46,38 @@ def write_figures(
     named = fields(studio, sources, common)
     sections = []
     for figure in tqdm(FIGURES, desc="figures", unit="figure", mininterval=bar_interval()):
-        drawn = _drawn(figure, studio, out)
-        sections.append(_section(figure, drawn, figure.command.format(**named)))
+        sections.append(_section(figure, figure.command.format(**named), studio, out))
     page = out / "index.html"
     with atomic_write(page) as scratch:
-        text = _page(sections, studio, command=command, notes=notes)
+        text = render(
+            Path(__file__).parent / "templates" / "figures.html",
+            sections=sections,
+            sampling=sampling_table(studio.pipeline, studio.settings),
+            command=command,
+            notes=notes,
+        )
         scratch.write_text(text, encoding="utf-8")
     return page
 
 
-def _drawn(figure: Figure, studio: FigureInputs, out: Path) -> str:
-    """The figure's image, table and notes as HTML; of one that cannot be, why."""
+class Section(NamedTuple):
+    """A figure on the page, or why it is missing."""
+
+    figure: Figure
+    command: str  # that draws it alone; empty if there is none
+    path: Path | None = None
+    lines: Sequence[Sequence[str]] = ()  # a table, titles first
+    notes: Sequence[str] = ()
+    missing: str = ""
+
+
+def _section(figure: Figure, command: str, studio: FigureInputs, out: Path) -> Section:
     try:
         probe = figure.draw(studio)
     except UserError as error:
-        return f"<p><strong>Left out:</strong> {_text(str(error))}</p>"
+        return Section(figure, command, missing=str(error))
     path = probe.save(out, f"figure_{figure.number:02d}")
-    lines = f'<div class="scroll">{table(probe.lines)}</div>' if probe.records else ""
-    notes = "".join(f"<p>{_text(note)}</p>" for note in probe.notes)
-    return embedded(path, figure.title) + lines + notes
-
-
-def _text(text: str) -> str:
-    """Escaped, with what stands in backticks as code."""
-    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
-
-
-def _section(figure: Figure, drawn: str, command: str) -> str:
-    title = f"Figure {figure.number}. {figure.title}"
-    alone = f"<p>By itself: <code>{html.escape(command)}</code></p>" if command else ""
-    return f"""<h2>{title}</h2>
-<p><strong>In the paper:</strong> {_text(figure.shows)}</p>
-<p><strong>Look for:</strong> {_text(figure.look)}</p>
-{drawn}
-{alone}
-"""
+    return Section(figure, command, path, probe.lines if probe.records else (), probe.notes)
 
 
 def sampling_table(pipeline: Pipeline, settings: Settings | None) -> list[list[str]]:
@@ -101,28 +97,3 @@ def sampling_table(pipeline: Pipeline, settings: Settings | None) -> list[list[s
             ]
         )
     return rows
-
-
-def _page(
-    sections: Sequence[str], studio: FigureInputs, *, command: str, notes: Sequence[str]
-) -> str:
-    remarks = "".join(f"<p><strong>Note:</strong> {html.escape(note)}.</p>" for note in notes)
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>unclip: the paper's figures</title><style>{STYLE}
-code{{overflow-wrap:anywhere}} .scroll td,.scroll th{{white-space:nowrap}}
-@media(max-width:760px){{.scroll img{{max-width:none}}}}</style>
-<h1>The paper's figures, from this cascade</h1>
-<p>The counterparts of figures 3 to 9, 14 and 15 of
-“Hierarchical Text-Conditional Image Generation with CLIP Latents” (arXiv 2204.06125). They show
-what a small model makes of each idea; they are not the paper's results.
-"Right" is the verdict of an oracle that reads scenes without learning; low and high are the ends of
-the 95 % Wilson interval.</p>
-<p>Made by <code>{html.escape(command)}</code></p>
-{remarks}
-<div class="scroll">{table(sampling_table(studio.pipeline, studio.settings))}</div>
-<p>Manipulations of images decode with DDIM in the decoder's steps and guidance, after
-an inversion with the same; they take no caption. The same cascade and command give the same
-images, byte for byte, on the same machine.</p>
-{"".join(sections)}</html>
-"""

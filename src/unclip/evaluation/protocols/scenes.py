@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ import matplotlib.pyplot as plt
 from PIL import Image
 from tqdm import tqdm
 
-from unclip.common.html import STYLE, embedded, table
+from unclip.common.atomic import atomic_write
+from unclip.common.html import render
 from unclip.common.images import Array, grid, save, to_uint8
 from unclip.data.scenes.dataset import Prompt, single_object_prompts, two_object_prompts
 from unclip.evaluation.oracle.oracle import Verdict, check
@@ -102,7 +102,8 @@ def report(
         "curves": _curves(runs, root / "curves.png"),
     }
     page = root / "index.html"
-    page.write_text(_page(runs, figures, sheets), encoding="utf-8")
+    with atomic_write(page) as scratch:
+        scratch.write_text(_page(runs, figures, sheets), encoding="utf-8")
     one = figures["single_object"]
     print(
         f"single objects: colour and shape right in {one['colour_and_shape']:.0%} of {len(single)}"
@@ -165,21 +166,13 @@ def _page(runs: Sequence[Finished], figures: dict, sheets: dict[str, Path]) -> s
     single += [[k.replace("_", " "), f"{one[k]:.0%}"] for k in list(one)[1:]]
     pairs = [["two objects", "right"]]
     pairs += [[k.replace("_", " "), f"{two[k]:.0%}"] for k in list(two)[1:]]
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>unclip: a cascade trained on scenes</title><style>{STYLE}</style>
-<h1>An image from a caption</h1>
-<p>CLIP, prior, decoder and upsampler, trained from nothing on the built-in scenes in
-{figures["seconds"]:.0f} s. Every image below is drawn from a caption alone; "right" and
-"wrong" say whether the oracle, which reads an image without learning, finds the colour and the
-shape asked for.</p>
-<p>Draw your own: <code>unclip sample "a large red heart on a white background" --n 8
---pipeline {html.escape(str(sheets["single"].parent))}</code></p>
-<h2>From a held-out caption: decoder, then upsampler</h2>{embedded(sheets["cascade"], "cascade")}
-<h2>{one["prompts"]} single objects</h2>{table(single)}{embedded(sheets["single"], "samples")}
-<h2>Two objects and their relation (harder; the paper's own weakness)</h2>{table(pairs)}
-{embedded(sheets["pairs"], "two objects")}
-<h2>How it was trained</h2><div class="scroll">{table(stages)}</div>
-{embedded(sheets["curves"], "loss curves")}
-</html>
-"""
+    return render(
+        Path(__file__).parent / "templates" / "scenes.html",
+        seconds=figures["seconds"],
+        folder=str(sheets["single"].parent),
+        sheets=sheets,
+        prompts=one["prompts"],
+        single=single,
+        pairs=pairs,
+        stages=stages,
+    )
