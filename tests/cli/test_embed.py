@@ -200,8 +200,8 @@ def test_told_to_stop_it_says_so_in_a_line_and_keeps_what_is_finished(
     assert process.exitcode == 75
     lines = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
     assert lines == [
-        f"unclip: error: {number.name}: finished shards are kept; the same command goes on with "
-        "the others"
+        f"unclip: error: {number.name}: finished shards are kept; run the same command to "
+        "make the others"
     ]
     assert sorted(p.name for p in out.glob("shards/*")) == ["0.json", "1.json"]
     assert main(embed(out)) == 0

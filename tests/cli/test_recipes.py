@@ -103,5 +103,5 @@ def test_told_to_stop_a_recipe_stops_what_it_has_started():
         time.sleep(0.05)
     recipe.terminate()
     _, said = recipe.communicate()
-    assert "SIGTERM: what had begun is saved" in said
+    assert "SIGTERM: progress is saved" in said
     assert not any(process.is_running() for process in started)

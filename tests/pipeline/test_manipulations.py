@@ -242,7 +242,7 @@ def test_any_size_and_form_of_image_is_the_same_image(pipeline):
         (torch.zeros(8, 8), r"tensor float32 \[8, 8\]: an image is a float tensor"),
         (torch.full((3, 8, 8), 255.0), r"not in \[-1, 1\]"),
         (torch.full((3, 8, 8), float("nan")), r"not in \[-1, 1\]"),
-        ("photo.png", "str: is no image"),
+        ("photo.png", "str: is not an image"),
     ],
 )
 def test_what_is_no_image_is_refused(pipeline, picture, message):

@@ -109,7 +109,7 @@ def test_to_the_hub_and_back(cascade, tmp_path, monkeypatch, capsys):
     assert hub.asked[-1] == ("me/tiny", {"delete_patterns": "*"})
     (tmp_path / "hub" / "run.py").write_text("evil")
     message = error(capsys, "reproduce", "hf://me/tiny", "--dir", tmp_path / "out")
-    assert "hf://me/tiny: run.py: is no file of a bundle" in message
+    assert "hf://me/tiny: run.py: is not a file of a bundle" in message
 
 
 def test_the_hub_without_credentials_or_network(cascade, tmp_path, monkeypatch, capsys):

@@ -121,7 +121,7 @@ def test_what_differs_from_then_is_said(packed, tmp_path, elsewhere, capsys):
 def test_another_clip_of_the_bundle_is_refused(packed, tmp_path, elsewhere, capsys):
     members = recorded(packed(), parents={"clip": "0" * 64})
     message = error(capsys, "reproduce", bundle(members, tmp_path), "--dir", "out")
-    assert "parents/clip: is not the clip that the run leans on" in message
+    assert "parents/clip: is not the clip that the run depends on" in message
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 

@@ -153,7 +153,7 @@ def test_killed_half_way_the_same_command_goes_on_as_if_nothing_had_been(
     parameters = {"x": {"min": 0.0, "max": 1.0}, "sleep": {"value": 0.1}}
     file, folder = sweep_file(parameters=parameters), tmp_path / "s"
     _, said = killed_half_way(file, folder, number)
-    assert ("SIGTERM: what had begun is saved" in said) == (number == signal.SIGTERM)
+    assert ("SIGTERM: progress is saved" in said) == (number == signal.SIGTERM)
     assert [t["state"] for t in stored(folder)] == ["finished", "finished", "running"]
     found = go(file, folder, 4)
     whole = go(sweep_file(parameters=parameters), tmp_path / "whole", 4)

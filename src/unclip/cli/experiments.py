@@ -65,7 +65,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     v = verbs.add_parser(
         "new",
         help="write an experiment that differs from another in a few fields",
-        description="Writes DIR/KIND/NAME.yaml, valid as it stands, and prints what trains it.",
+        description="Writes DIR/KIND/NAME.yaml, valid as it is, and prints the command for it.",
         **how,
     )
     v.add_argument("name", metavar="NAME", help="prior/mine, or mine: the kind is the parent's")

@@ -16,7 +16,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "fit-pca",
-        help="fit the PCA codec that the autoregressive prior speaks",
+        help="fit the PCA codec that the autoregressive prior uses",
         description="One streaming pass over the training samples. Writes an artifact, a plot of "
         "the spectrum and a table of the error against the number of components.",
         epilog=EXAMPLES,

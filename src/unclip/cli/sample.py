@@ -30,7 +30,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "sample",
-        help="make images from captions",
+        help="sample images from captions",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

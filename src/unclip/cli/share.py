@@ -18,7 +18,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "share",
         help="pack a finished run for others: experiment, provenance, metrics, samples, card",
-        description="The runs that it leans on (CLIP, PCA) go in as well. Paths and the names of "
+        description="The runs that it depends on (CLIP, PCA) go in as well. Paths and the names of "
         "machine and user are taken out. A repository that hf:// makes is private at first.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -18,7 +18,7 @@ examples:
   unclip sweep prior_lr --count 20 --jobs 2 trainer.max_steps=100
   unclip sweep mine.yaml --count 20 --wandb
 
-The same command again goes on with what was interrupted; a larger --count goes on further.
+Run the same command again to resume; a larger --count adds trials.
 """
 
 
@@ -35,7 +35,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("sweep", nargs="?", help="name in experiments/sweeps, or a YAML file")
     p.add_argument("overrides", nargs="*", metavar="key=value", help="for every trial")
     p.add_argument("--list", action="store_true", help="the sweeps that can be found")
-    p.add_argument("--count", type=int, help="trials in all, those of former times among them")
+    p.add_argument("--count", type=int, help="trials in all, including earlier ones")
     p.add_argument("--dir", type=Path, help="folder (default runs/sweeps/NAME)")
     p.add_argument("--jobs", type=int, default=1, help="trials side by side (default 1)")
     p.add_argument("--seed", type=int, default=0, help="of the search, not of the trainings")

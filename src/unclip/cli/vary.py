@@ -21,7 +21,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "vary",
-        help="draw variations of images",
+        help="sample variations of images",
         description="Keeps what CLIP sees in an image (z_i) and draws the rest anew, the more "
         "freely the higher --eta is; 0 reconstructs. Writes a PNG per variation and vary.png, "
         "with the originals beside their variations.",

@@ -41,7 +41,7 @@ class Artifact:
     path: Path
     stage: str
     embed_dim: int | None  # D, where the stage has one
-    clip_fingerprint: str | None  # of the CLIP whose embeddings it speaks
+    clip_fingerprint: str | None  # of the CLIP whose embeddings it uses
     sha256: str  # of the weights file
     config: dict[str, Any]
     provenance: dict[str, Any]

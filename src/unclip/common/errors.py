@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that names the place, the problem and the fix.
+    """Something the user can fix: one line that names the place, the problem and the fix.
 
     The command line prints it without a trace and exits with status 2.
     """

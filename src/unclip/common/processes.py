@@ -24,7 +24,7 @@ def interruptible() -> Iterator[None]:
 
 
 def _told_to_stop(number: int, frame: Any) -> None:
-    raise Interrupted("SIGTERM: what had begun is saved; the same command goes on with it")
+    raise Interrupted("SIGTERM: progress is saved; run the same command to resume")
 
 
 def stop(processes: Iterable[subprocess.Popen]) -> None:

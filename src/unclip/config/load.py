@@ -49,7 +49,7 @@ class ResolvedExperiment:
 def load_experiment(name: str, overrides: list[str] | None = None) -> ResolvedExperiment:
     """Resolve experiment ``name`` (``kind/name`` or a path) with dotlist ``overrides``.
 
-    Raises `UserError` naming the file, the key and the mend for anything that is wrong.
+    Raises `UserError` naming the file, the key and the fix for anything that is wrong.
     """
     chain = _chain(name)
     values: dict[str, Any] = {}

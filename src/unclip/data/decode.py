@@ -132,7 +132,7 @@ def _decode_caption(value: Any, *, where: str) -> str:
     if not caption:
         raise BadSample(f"{where}: the caption is empty")
     if "\0" in caption:
-        raise BadSample(f"{where}: the caption has a NUL character, so it is no text")
+        raise BadSample(f"{where}: the caption has a NUL character, so it is not text")
     if len(caption) > _MAX_CAPTION:
         raise BadSample(
             f"{where}: the caption has {len(caption)} characters, more than {_MAX_CAPTION}"

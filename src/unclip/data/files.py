@@ -65,7 +65,7 @@ def stat_file(path: str) -> File:
     """The file at ``path``, which exists.
 
     Raises:
-        Unreadable: It does not, or tells no size.
+        Unreadable: It does not exist, or its size is unknown.
     """
     if not is_url(path):
         with _reasons(path):

@@ -1,4 +1,4 @@
-"""Texts by the million (keys, file names, captions), and the hash that splits samples."""
+"""Compact storage for millions of strings, and the hash that splits samples."""
 
 from __future__ import annotations
 

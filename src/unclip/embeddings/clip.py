@@ -131,7 +131,7 @@ class Clip(nn.Module):
 
 @dataclass(frozen=True)
 class FrozenClip:
-    """A CLIP that other stages lean on."""
+    """A CLIP that other stages depend on."""
 
     model: Clip
     fingerprint: str

@@ -78,7 +78,7 @@ def load_part(kind: str, path: Path | str, clip: FrozenClip | None = None) -> An
 
 def load_cascade(
     *,
-    clip: str,
+    clip: Path | str,
     decoder: Path | str,
     prior: Path | str | None = None,
     upsamplers: Sequence[Path | str] = (),

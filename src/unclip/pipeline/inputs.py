@@ -28,7 +28,7 @@ def arrays(images: Images) -> list[Array]:
     """``images`` as ``uint8 [H, W, 3]``, each of its own size; a single one as a list of one.
 
     Raises:
-        UserError: there is none, or it is no image.
+        UserError: there is none, or it is not an image.
     """
     batched = isinstance(images, (Tensor, np.ndarray)) and images.ndim == 4
     listed = isinstance(images, Sequence) or batched
@@ -51,7 +51,9 @@ def _array(image: Any) -> Array:
         return image
     if isinstance(image, Image.Image):
         return upright_rgb(image)
-    raise UserError(f"{type(image).__name__}: is no image; give one of Pillow, array or tensor")
+    raise UserError(
+        f"{type(image).__name__}: is not an image; give a Pillow image, an array or a tensor"
+    )
 
 
 def _is(x: Any) -> str:

@@ -43,7 +43,7 @@ class Pipeline:
     def from_artifacts(
         cls,
         *,
-        clip: str,
+        clip: Path | str,
         decoder: Path | str,
         prior: Path | str | None = None,
         upsamplers: Sequence[Path | str] = (),

@@ -17,7 +17,7 @@ from unclip.stages.decoder.sampling import Known
 
 
 class Generated(NamedTuple):
-    """Images and what they came of; [...] is [B], or what the method says."""
+    """Images and the embeddings they were generated from; [...] is [B], or what the method says."""
 
     image: Tensor  # [..., 3, S, S] in [-1, 1], of the last stage
     z_i: Tensor | None  # [..., D] that the decoder was given; None of a decoder without

@@ -1,4 +1,4 @@
-"""How a call of the pipeline is to sample, where it should differ from the artifacts."""
+"""Per-call overrides of the artifacts' sampler settings."""
 
 from __future__ import annotations
 

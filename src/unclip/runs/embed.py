@@ -84,7 +84,7 @@ def embed(
 
 
 def _launch(config: EmbedConfig) -> Fabric:
-    """One process of as many as are asked for; the first starts the others, if nobody else did."""
+    """Join the process group; rank 0 spawns the rest unless a launcher did."""
     world = world_of(config.devices, config.nodes, config.accelerator, prefix="--")
     fabric = Fabric(
         accelerator=config.accelerator,
@@ -116,7 +116,7 @@ def _listening(fabric: Fabric) -> Iterator[Callable[[], None]]:
     def stop_if_told() -> None:
         if heard:
             name = signal.Signals(heard[0]).name
-            line = f"{name}: finished shards are kept; the same command goes on with the others"
+            line = f"{name}: finished shards are kept; run the same command to make the others"
             raise World.here().ending(Interrupted(line))
 
     started = processes_started() is None and fabric.global_rank > 0

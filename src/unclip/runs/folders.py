@@ -33,7 +33,9 @@ def shared_folder(resolved: ResolvedExperiment) -> Path | None:
         UserError: torchrun or srun started the processes, and no ``run.dir`` tells them where.
     """
     if processes_started() is None:
-        along = int(os.environ.get("LOCAL_RANK", 0)) > 0  # started by Lightning, by the same words
+        along = (
+            int(os.environ.get("LOCAL_RANK", 0)) > 0
+        )  # spawned by Lightning with the same arguments
         return Path(os.environ[_FOLDER]) if along else None
     if not resolved.config.run.dir:
         raise UserError(

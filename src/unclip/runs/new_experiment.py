@@ -25,7 +25,7 @@ class Written(NamedTuple):
 
 
 def write(name: str, parent: str, overrides: list[str], root: Path, *, force: bool) -> Written:
-    """``root/KIND/NAME.yaml``: ``parent`` with ``overrides``, valid as it stands.
+    """``root/KIND/NAME.yaml``: ``parent`` with ``overrides``, valid as it is.
 
     ``name`` is ``prior/mine`` or ``mine``; the kind is the parent's. ``force`` lets it replace a
     file and hide an experiment of the same name.

@@ -1,8 +1,8 @@
-"""The first check of a stage that does not learn: can it learn one small batch by heart?
+"""The first check of a stage that does not learn: can it memorise one small batch?
 
 A stage with a sound loss, network and optimizer does so in a minute or two, and what it then
-samples for the batch's conditions is the batch. `unclip train NAME check=overfit` says whether; no
-run is written.
+samples for the batch's conditions is the batch. `unclip overfit NAME` says whether; no run
+is written.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def run_recipe(recipe: Recipe, overrides: list[str]) -> Path:
 
 
 def plan(recipe: Recipe, overrides: Sequence[str]) -> list[list[Task]]:
-    """Waves of stages; those of a wave lean on earlier waves only. Everything is validated."""
+    """Waves of stages; those of a wave depend on earlier waves only. Everything is validated."""
     root = Path(recipe.dir)
 
     def task(part: str, name: str, *more: str) -> Task:

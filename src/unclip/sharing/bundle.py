@@ -92,7 +92,7 @@ def read(folder: Path, manifest: Manifest, bundle: str) -> Bundle:
     leant_on = [getattr(part.experiment.config, p, "") for part in parts.values() for p in PARENTS]
     for name in PARENTS:
         if (prefix(name).rstrip("/") in leant_on) != (name in parts):
-            raise Refused(bundle, prefix(name) + EXPERIMENT, "is missing, or no run leans on it")
+            raise Refused(bundle, prefix(name) + EXPERIMENT, "is missing, or no run depends on it")
     if parts[RUN].experiment.stage.trains:
         for name in (METRICS, SUMMARY):
             if name not in manifest.files:

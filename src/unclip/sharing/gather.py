@@ -84,7 +84,7 @@ def gather(run: str, *, weights: bool, licence: str = "unknown") -> Content:
 
 
 def _parents(artifact: artifacts.Artifact) -> dict[str, artifacts.Artifact]:
-    """What ``artifact`` leans on, apart from models of open_clip; refused if it has changed."""
+    """What ``artifact`` depends on, apart from models of open_clip; refused if it has changed."""
     found = {}
     clip = artifact.config.get("clip")
     if isinstance(clip, str):

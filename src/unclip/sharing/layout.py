@@ -56,7 +56,7 @@ def prefix(part: str) -> str:
 def check_name(bundle: str, name: str) -> None:
     """Refuse a member that no bundle has; so nothing can be outside, hidden or code."""
     if not _MEMBER.fullmatch(name):
-        raise Refused(bundle, name, "is no file of a bundle")
+        raise Refused(bundle, name, "is not a file of a bundle")
 
 
 def limit_of(name: str) -> int:

@@ -57,7 +57,9 @@ def opened(path: Path, bundle: str) -> Iterator[Members]:
         try:
             archive = zipfile.ZipFile(file)
         except (*_DAMAGED, ValueError) as error:
-            raise UserError(f"{bundle}: is no whole zip file ({error}); fetch it again") from None
+            raise UserError(
+                f"{bundle}: is not a complete zip file ({error}); fetch it again"
+            ) from None
         with archive:
             yield _Zip(archive, bundle, path.stat().st_size)
 

@@ -109,7 +109,7 @@ def read_untrusted_yaml(file: Path) -> dict[str, Any]:
 
 
 def _no_constant(word: str) -> Any:
-    raise ValueError(f"holds {word}, which is no number")
+    raise ValueError(f"holds {word}, which is not a number")
 
 
 def _integer(digits: str) -> int:

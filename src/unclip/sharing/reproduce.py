@@ -100,7 +100,7 @@ def check(again: Again, place: str, *, rtol: float = compare.RTOL) -> Report:
         raise UserError(f"{place}: {error}") from None
     for name in PARENTS:
         if again.inside(name) and _parent_row(again, name).verdict != compare.IDENTICAL:
-            raise Refused(place, f"parents/{name}", f"is not the {name} that the run leans on")
+            raise Refused(place, f"parents/{name}", f"is not the {name} that the run depends on")
     found = differences(again.bundle.run, parts[RUN])
     return Report(place, rtol, again.changed(), found)
 
@@ -108,7 +108,7 @@ def check(again: Again, place: str, *, rtol: float = compare.RTOL) -> Report:
 def place(again: Again, place: str) -> Again:
     """Put the unpacked bundle into the folder, where the runs will be.
 
-    A folder that has begun to reproduce the same bundle with the same overrides is gone on with.
+    Resumes in a folder that has begun to reproduce the same bundle with the same overrides.
 
     Raises:
         UserError: something else is in the folder.

@@ -74,8 +74,8 @@ class Again:
         return part is not None and part.has_weights and name not in self.given
 
     def spec(self, name: str) -> str:
-        """The parent that the run leans on: the user's, open_clip's, the bundle's or one made
-        again; empty where it leans on none.
+        """The parent that the run depends on: the user's, open_clip's, the bundle's or one made
+        again; empty where it depends on none.
         """
         if name in self.given:
             return str(self.given[name])

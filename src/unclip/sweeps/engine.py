@@ -42,7 +42,7 @@ class _Process:
 def run(
     sweep: Sweep, trials: Trials, lock: int, *, count: int, jobs: int, seed: int, command: Command
 ) -> None:
-    """Go on until ``count`` trials have ended, those of former times among them.
+    """Run until ``count`` trials have ended, including earlier ones.
 
     Trials that a killed sweep has left running are resumed, by the same command, which must write
     ``metrics.jsonl`` and at the end ``summary.json`` into the folder. ``jobs`` run side by side.
@@ -85,7 +85,7 @@ class _Work:
     bar: Any = None
 
     def may_start(self) -> bool:
-        """Whether another trial may start: not while the first makes what all lean on."""
+        """Whether another trial may start: not while the first makes what all depend on."""
         alone = len(self.running) == 1 and "--with-parents" in self.sweep.words
         return not alone or (self.trials.path(self.running[0].trial) / "experiment.yaml").exists()
 

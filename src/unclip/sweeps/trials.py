@@ -129,7 +129,7 @@ def opened(dir: Path, settings: dict[str, Any]) -> Trials:
     for key, now in json.loads(json.dumps(settings, default=str)).items():
         if content.get(key) != now:
             raise UserError(
-                f"{path}: was begun with another {key}; start anew with --force, or give "
+                f"{path}: was started with another {key}; start over with --force, or give "
                 "another --dir"
             )
     return Trials(dir, settings, trials)

@@ -158,5 +158,5 @@ class Tracker(WandbLogger):
 
 
 def _alias(artifact: Artifact) -> str:
-    """How a run finds the artifact that it leans on."""
+    """How a run finds the artifact that it depends on."""
     return artifact.sha256[:12]

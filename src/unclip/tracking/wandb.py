@@ -55,7 +55,7 @@ def tracked(
         name: Of the experiment, ``kind/name``.
         kind: Of the stage, and the type of its artifact.
         experiment: All fields.
-        parents: What it leans on: key (clip, pca) -> artifact folder, or what is not on W&B.
+        parents: What it depends on: key (clip, pca) -> artifact folder, or what is not on W&B.
     """
     if not config.wandb or os.environ.get("WANDB_MODE") == "disabled":
         yield None

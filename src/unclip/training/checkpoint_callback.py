@@ -41,7 +41,7 @@ class CheckpointCallback(L.Callback):
         self._after_validation = False  # a checkpoint is due when the validation is done
         self._before: dict[int, Any] = {}
         self._recent: deque[tuple[int, list[str]]] = deque(maxlen=config.log_every + 1)
-        self._bad: Tensor | None = None  # first step whose loss or gradient was no number, or 0
+        self._bad: Tensor | None = None  # first step with a NaN or infinite loss or gradient, or 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen for signals."""

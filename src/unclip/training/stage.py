@@ -29,7 +29,7 @@ class Preview(NamedTuple):
 
 
 class Score(NamedTuple):
-    """How well samples match the batch that was learned by heart; more is better."""
+    """How well samples match the batch that was memorised; more is better."""
 
     name: str
     value: float
@@ -44,7 +44,7 @@ class Monitor(NamedTuple):
 
 
 class Stage(L.LightningModule):
-    """A network that trains, its average, and the frozen CLIP it may lean on.
+    """A network that trains, its average, and the frozen CLIP it may depend on.
 
     A subclass gives `training_step`, `validation_step`, `preview` and `monitor`.
     """
@@ -205,7 +205,7 @@ class Stage(L.LightningModule):
 
     @property
     def frozen_clip(self) -> FrozenClip:
-        """The CLIP this stage leans on."""
+        """The CLIP this stage depends on."""
         if self.clip is None:
             raise RuntimeError(f"{type(self).__name__} was built without a CLIP")
         return self.clip

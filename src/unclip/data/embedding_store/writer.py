@@ -81,8 +81,8 @@ class Writer:
                     continue
                 if (other := _leaves(before).get(name)) != value:
                     raise UserError(
-                        f"--out {self._out}: was begun with {name} {other}, this is {value}; name "
-                        "another folder, or replace it with --force"
+                        f"--out {self._out}: was started with {name} {other}, this is {value}; "
+                        "name another folder, or replace it with --force"
                     )
 
     def prepare(self, *, force: bool) -> None:

@@ -14,7 +14,7 @@ def show(found: Report) -> None:
     lines = [["source", found["source"]], *_lines(found)]
     tables.show([[_printable(cell) for cell in line] for line in lines])
     print()
-    for line in list(advice(found)) or ["nothing to mend"]:
+    for line in list(advice(found)) or ["nothing to fix"]:
         print(f"- {line}")
 
 
@@ -42,8 +42,8 @@ def advice(found: Report) -> Iterator[str]:
         )
     if share := captions["repeated"]["share"]:
         yield (
-            f"{_percent(share)} of captions occur more than once: CLIP learns to tell images "
-            "apart by their captions, and those it cannot"
+            f"{_percent(share)} of captions occur more than once: CLIP cannot tell "
+            "images with equal captions apart"
         )
     if blank := found["blank"]["count"]:
         yield (

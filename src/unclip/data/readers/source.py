@@ -61,7 +61,7 @@ class Stored(Protocol):
 
 
 def raw_of(source: Source, index: int) -> Raw | None:
-    """Sample ``index`` undecoded; None where it is no file. `BadSample` when it cannot be read."""
+    """Sample ``index`` undecoded; None if it is not a file. `BadSample` if it cannot be read."""
     return source.raw(index) if isinstance(source, Stored) else None
 
 

@@ -1,4 +1,4 @@
-"""What a prior is worth: its metrics on held-out captions, its size and its cost."""
+"""Evaluates a prior: its metrics on held-out captions, its size and its cost."""
 
 from __future__ import annotations
 

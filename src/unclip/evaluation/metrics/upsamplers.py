@@ -1,4 +1,4 @@
-"""What an upsampler is worth: error and sharpness on whole images, beside plain resizing.
+"""Evaluates an upsampler: error and sharpness on whole images, beside plain resizing.
 
 Images are ``[B, 3, S, S]`` in [-1, 1], small ones ``[B, 3, s, s]``.
 """

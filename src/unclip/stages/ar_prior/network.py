@@ -97,8 +97,8 @@ class ArPrior(nn.Module):
     def encode_caption(self, caption: Caption, keep: Tensor | None = None) -> Context:
         """The caption as every layer sees it; ``keep`` ``[B]`` False drops it.
 
-        Own tokens are encoded (dropped: all padding, which is no nothing); CLIP's features are
-        taken as they are, padding masked (dropped: all masked).
+        Own tokens are encoded (dropped: all padding, which still attends, unlike masking). CLIP's
+        features are taken as they are, padding masked (dropped: all masked).
 
         Raises:
             ValueError: the caption is of the other kind, or of another length.
@@ -116,7 +116,7 @@ class ArPrior(nn.Module):
     def prefix(self, z_t: Tensor, dot: Tensor, keep: Tensor | None = None) -> Tensor:
         """Embeddings ``[B, 2, W]`` of z_t ``[B, D]`` (unit norm) and the dot's bucket ``[B]``.
 
-        Where ``keep`` is False z_t is zeros; the dot product stays, it is no text.
+        Where ``keep`` is False z_t is zeros; the dot product stays, since it is not text.
         """
         if keep is not None:
             z_t = torch.where(keep[:, None], z_t, 0)

@@ -54,7 +54,7 @@ class ArPriorStage(PriorStage):
         return self.sampling_net.codec.encode_dot((pair.z_i * pair.z_t).sum(dim=1))
 
     def redraw(self, pair: Pair, noise: SampleNoise) -> Tensor:
-        """With the true dot products: by heart, each sample may be known by its own alone."""
+        """Uses the true dot products: a memorised sample may be recognised by that alone."""
         net = self.sampling_net
         codes = sample_codes(
             net,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from unclip.common.artifacts import describe, expect
@@ -10,13 +11,13 @@ from unclip.stages.clip.config import ClipConfig
 from unclip.stages.clip.network import build_clip
 
 
-def load(path: str, clip: Any = None, *, key: str = "clip") -> FrozenClip:
+def load(path: Path | str, clip: Any = None, *, key: str = "clip") -> FrozenClip:
     """The frozen CLIP that ``path`` names: an artifact folder or ``open_clip:ARCH/TAG``.
 
     ``clip`` plays no part; the parts of other stages need one.
     """
     if str(path).startswith("open_clip:"):
-        model = load_open_clip(path)
+        model = load_open_clip(str(path))
     else:
         artifact = expect(describe(path, key=key), ("clip",), key=key)
         model = build_clip(artifact.section("model", ClipConfig))

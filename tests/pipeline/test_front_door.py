@@ -1,0 +1,28 @@
+"""The ten lines of Python in the README train a cascade and sample from it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_script_of_the_readme_trains_and_samples(minute_experiment, tmp_path, monkeypatch):
+    (script,) = re.findall(
+        r"```python\n(from unclip import Pipeline.*?)```", README.read_text(), re.S
+    )
+    assert len(script.strip().splitlines()) <= 10
+    for kind in ("clip", "prior", "decoder"):  # the same lines with minute experiments
+        script = script.replace(f'"{kind}/tiny"', repr(str(minute_experiment(kind))))
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(script, str(README), "exec"), names)
+    image = names["image"]
+    assert image.shape == (1, 3, 16, 16)
+    assert image.isfinite().all()
+    assert image.abs().max() <= 1
+    again = names["pipeline"].generate(["a red circle"], seeds=[0]).image
+    assert torch.equal(image, again)
