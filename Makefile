@@ -60,7 +60,7 @@ train-upsampler: $(STAMP)  ## train experiments/upsampler/$(EXP).yaml
 sweep: $(STAMP)  ## search for the best settings: make sweep SWEEP=prior_lr COUNT=20
 	$(BIN)/unclip sweep $(or $(SWEEP),--list) $(if $(COUNT),--count $(COUNT)) $(ARGS)
 
-sample: $(STAMP)  ## draw pictures: make sample CAPTION="a red circle above a blue square" ARGS="--n 8"
+sample: $(STAMP)  ## sample images: make sample CAPTION="a red circle above a blue square" ARGS="--n 8"
 	$(BIN)/unclip sample $(if $(CAPTION),"$(CAPTION)") $(ARGS)
 
 figures: $(STAMP)  ## the paper's figures from a cascade, as a page: make figures RUN=runs/quickstart

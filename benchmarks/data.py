@@ -52,14 +52,14 @@ def photograph(seed: int) -> bytes:
         cells = rng.normal(0, 90 / octave**1.3, (2**octave, 2**octave, 3)).clip(-127, 127) + 128
         noise = Image.fromarray(cells.astype(np.uint8)).resize((width, height), Image.BICUBIC)
         image += np.asarray(noise, dtype=np.float32) - 128
-    picture = Image.fromarray(image.clip(0, 255).astype(np.uint8))
-    draw = ImageDraw.Draw(picture)
+    photo = Image.fromarray(image.clip(0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(photo)
     for _ in range(6):
         x, y = rng.uniform(0, width), rng.uniform(0, height)
         side, colour = rng.uniform(10, width / 4), tuple(rng.integers(0, 256, 3).tolist())
         draw.ellipse((x, y, x + side, y + side), fill=colour)
     file = io.BytesIO()
-    picture.save(file, "jpeg", quality=90)
+    photo.save(file, "jpeg", quality=90)
     return file.getvalue()
 
 

@@ -99,7 +99,7 @@ def edits(
             drawn = pipeline.text_diff(
                 one, source, target, most, THETAS, direction=way_of, settings=way
             )
-            per_case.append([check(picture, new) for picture in to_uint8(drawn.image[0])])
+            per_case.append([check(each, new) for each in to_uint8(drawn.image[0])])
         for at, verdicts in enumerate(zip(*per_case)):
             shares = [
                 sum(v.shows(what) for v in verdicts) / count

@@ -57,7 +57,7 @@ class Again:
         return {k: (then.get(k), now.get(k)) for k in sorted(different) if k not in _PLACES}
 
     def make(self, name: str, command: Command) -> artifacts.Artifact:
-        """Train a part, or go on with it; a finished one is kept."""
+        """Train an entry or resume it; a finished one is kept."""
         part, folder = self.bundle.parts[name], self.folder / name
         if not (folder / "artifact" / "artifact.json").is_file():
             words = [*self._overrides(part), f"run.dir={folder}"]

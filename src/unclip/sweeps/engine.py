@@ -110,7 +110,7 @@ class _Work:
         return trial
 
     def start(self, trial: Trial) -> None:
-        """Start its process, or go on with its run; one that is through already is taken down."""
+        """Start its process or resume its run; record it if it has already finished."""
         folder = self.trials.path(trial)
         log = self.trials.log(trial)
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ def concatenated(parts: list[EmbeddingShard]) -> EmbeddingShard:
 
 
 class Writer:
-    """The folder of one run of `unclip embed`, and of those that go on with it.
+    """The folder of one run of `unclip embed`, and of those that resume it.
 
     Args:
         out: The folder.

@@ -18,7 +18,7 @@ from unclip.embeddings.tokens import Tokenizer
 
 FEW = 5  # keys that a report names of a kind
 
-_PICTURE = [
+_IMAGE = [
     ("index", np.int64),
     ("width", np.uint32),
     ("height", np.uint32),
@@ -49,7 +49,7 @@ class Scanned(NamedTuple):
     """A source in numbers.
 
     Attributes:
-        images: A record per readable sample (fields of ``_PICTURE``).
+        images: A record per readable sample (fields of ``_IMAGE``).
         captions: A record per caption of these.
         problems: What is wrong with the others.
     """
@@ -80,7 +80,7 @@ def scan_source(
     source: Source, indices: np.ndarray, *, tokenizer: Tokenizer, workers: int
 ) -> Scanned:
     """Measure the samples ``indices`` in ``workers`` processes; some 70 bytes of each are kept."""
-    images, captions = [np.empty(0, dtype=_PICTURE)], [np.empty(0, dtype=_CAPTION)]
+    images, captions = [np.empty(0, dtype=_IMAGE)], [np.empty(0, dtype=_CAPTION)]
     problems: dict[str, Kind] = {}
     measure = _Measure(source, tokenizer)
     for chunk in scan(measure, indices, collate=_collate, workers=workers, title="inspecting"):
@@ -130,7 +130,7 @@ class _Measure:
 def _collate(results: list[_Measured | _Problem]) -> _Chunk:
     measured = [result for result in results if isinstance(result, _Measured)]
     return _Chunk(
-        np.array([each.image for each in measured], dtype=_PICTURE),
+        np.array([each.image for each in measured], dtype=_IMAGE),
         np.array([row for each in measured for row in each.captions], dtype=_CAPTION),
         [result for result in results if isinstance(result, _Problem)],
     )
