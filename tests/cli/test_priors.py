@@ -102,6 +102,14 @@ def test_evaluate_prints_one_column_per_prior(cascade, tmp_path, capsys):
     assert f"| {rows[0]['metrics']['cosine']:.4g} |" in table  # whatever the batches
 
 
+def test_evaluate_refuses_a_setting_that_neither_prior_has(cascade, capsys):
+    words = [cascade / name for name in ("prior", "ar_prior")]
+    message = error(capsys, "evaluate", *words, "prior.stepz=2")
+    assert "prior.stepz" in message
+    assert "steps" in message
+    assert "top_k" in message
+
+
 def test_fit_variance_makes_analytic_sampling_possible(cascade, tmp_path, capsys):
     prior = tmp_path / "prior"
     shutil.copytree(cascade / "prior", prior)

@@ -9,7 +9,7 @@ from natural import natural
 from unclip.common.errors import UserError
 from unclip.degradations.blur import gaussian_blur
 from unclip.degradations.bsr import apply, bsr
-from unclip.degradations.bsr_parameters import FULL, LIGHT, UNIFORMS, draw_parameters
+from unclip.degradations.bsr_parameters import FULL, LIGHT, NOISE, UNIFORMS, draw_parameters
 from unclip.degradations.config import CorruptionConfig
 from unclip.nn.config import UNetConfig
 from unclip.stages.upsampler.config import UpsamplerExperiment
@@ -103,6 +103,21 @@ def test_a_constant_image_stays_constant_but_for_the_noise(variant):
     found = apply(images, p, noise_like(images), scale=4)
     assert (found - images[..., :16, :12]).abs().max() < 2.1 / 127.5  # of two codecs in a row
     assert (found - found[..., :1, :1]).abs().max() == 0
+
+
+def test_the_noise_is_as_strong_as_its_level_says():
+    images = torch.zeros(1, 3, 256, 256)
+    p = draw_parameters(chance(1), scale=4, variant=FULL)
+    order = [op for op in p.order[0].tolist() if op != NOISE]
+    same = torch.tensor([[[1.0, 0.0, 0.0]] * 3])  # in all channels, so that no codec averages it
+    p = p._replace(
+        order=torch.tensor([[*order, NOISE]]),
+        noise_mix=same.to(p.noise_mix),
+        noise_level=torch.full_like(p.noise_level, 20),
+        final_quality=torch.full_like(p.final_quality, 95),
+    )
+    found = apply(images, p, noise_like(images), scale=4)
+    assert found.std().item() * 127.5 == pytest.approx(20, rel=0.05)
 
 
 @BOTH

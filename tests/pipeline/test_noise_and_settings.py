@@ -13,6 +13,7 @@ from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.sampling import noise_of
 from unclip.pipeline.settings import Settings
 from unclip.stages._prior.sampling import prior_caption
+from unclip.stages.diffusion_prior.config import PriorSamplerConfig
 
 CAPTIONS = ["a red circle", "a blue star"]
 ALONE = Settings(batch=1, iterations=1)
@@ -231,3 +232,10 @@ def test_a_label_is_as_probable_as_its_scaled_similarity_says(pipeline):
         logits = (clip.scale() * (z_i @ z_t.T)).exp()
         expected = logits / logits.sum(dim=1, keepdim=True)
         torch.testing.assert_close(said, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_settings_as_they_are_typed_become_what_the_sampler_has():
+    typed = Settings({"prior": {"candidates": "3", "guidance": "1.5"}})
+    found = typed.apply("prior", PriorSamplerConfig())
+    assert (found.candidates, found.guidance) == (3, 1.5)
+    assert (type(found.candidates), type(found.guidance)) == (int, float)
