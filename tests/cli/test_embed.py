@@ -275,13 +275,13 @@ def test_another_run_s_folder_is_refused_unless_it_is_to_be_replaced(
     assert main(embed(out)) == 0
     before = files(out)
     for more, said in {
-        ("--dtype", "float32"): "was begun with dtype float16, this is float32; name another",
-        ("--limit", "40"): "was begun with data.samples 44, this is 40",
+        ("--dtype", "float32"): "was started with dtype float16, this is float32; name another",
+        ("--limit", "40"): "was started with data.samples 44, this is 40",
         ("--shard-size", "11"): "settings.shard_size 10, this is 11",
         ("--batch-size", "5"): "settings.batch_size 4, this is 5",
         ("--captions", "first"): "settings.captions all, this is first",
         ("--precision", "bf16"): "settings.precision 32, this is bf16",
-        ("data.scenes.seed=1",): "was begun with data.fingerprint",
+        ("data.scenes.seed=1",): "was started with data.fingerprint",
     }.items():
         message = error(capsys, *embed(out), *more)
         assert message.startswith(f"--out {out}: ")

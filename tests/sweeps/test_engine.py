@@ -210,10 +210,10 @@ def test_a_folder_in_use_is_refused(sweep_file, tmp_path, monkeypatch, capfd):
 def test_another_file_or_seed_is_refused_and_so_is_a_damaged_one(sweep_file, tmp_path):
     folder = tmp_path / "s"
     go(sweep_file(), folder, 1)
-    with pytest.raises(UserError, match=r"results\.json: was begun with another seed"):
+    with pytest.raises(UserError, match=r"results\.json: was started with another seed"):
         go(sweep_file(), folder, 1, seed=1)
     changed = sweep_file(parameters={"x": {"min": 0.0, "max": 2.0}})
-    with pytest.raises(UserError, match=r"was begun with another sweep; start anew with --force"):
+    with pytest.raises(UserError, match=r"was started with another sweep; start over with --force"):
         go(changed, folder, 1)
     (folder / FILE).write_text("{")
     with pytest.raises(UserError, match=r"results\.json: is damaged"):
