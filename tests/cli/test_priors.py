@@ -102,6 +102,15 @@ def test_evaluate_prints_one_column_per_prior(cascade, tmp_path, capsys):
     assert f"| {rows[0]['metrics']['cosine']:.4g} |" in table  # whatever the batches
 
 
+def test_evaluate_answers_its_former_options(cascade, tmp_path, capsys):
+    message = error(capsys, "evaluate", cascade / "prior", "--steps", 2)
+    assert "prior.steps=2 or upsampler.steps=2" in message
+    words = ["evaluate", cascade / "upsampler", "--picture", tmp_path / "a.png", "--n", 1]
+    assert main([str(word) for word in words]) == 0
+    assert "--picture: is called --image now" in capsys.readouterr().err
+    assert (tmp_path / "a.png").is_file()
+
+
 def test_evaluate_refuses_a_setting_that_neither_prior_has(cascade, capsys):
     words = [cascade / name for name in ("prior", "ar_prior")]
     message = error(capsys, "evaluate", *words, "prior.stepz=2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -59,6 +60,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--image", type=Path, help="upsamplers: write some side by side as PNG")
     p.add_argument("--json", action="store_true", help="machine-readable")
     p.add_argument("--out", type=Path, help="also write the table as Markdown")
+    p.add_argument("--picture", dest="former_image", type=Path, help=argparse.SUPPRESS)
+    p.add_argument("--steps", help=argparse.SUPPRESS)
     p.set_defaults(run=run)
 
 
@@ -67,6 +70,12 @@ def run(args: argparse.Namespace) -> None:
     from unclip.common.errors import UserError
     from unclip.stages import registry
 
+    if args.steps is not None:
+        new = f"prior.steps={args.steps} or upsampler.steps={args.steps}"
+        raise UserError(f"--steps: is written {new} now")
+    if args.former_image is not None:
+        print("unclip: --picture: is called --image now", file=sys.stderr)
+        args.image = args.former_image
     given = [word for word in (*args.stage, *args.overrides) if "=" in word]
     args.stage = [word for word in args.stage if "=" not in word]
     if any((Path(name) / "decoder").is_dir() for name in args.stage):
