@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP)  ## make .venv with everything in it
 
-quickstart: $(STAMP)  ## train a whole cascade on scenes, on a CPU, and draw from captions (15 min)
+quickstart: $(STAMP)  ## train a whole cascade on scenes, on a CPU, and sample from captions (15 min)
 	$(BIN)/unclip recipe quickstart $(ARGS)
 
 train-clip: $(STAMP)  ## train experiments/clip/$(EXP).yaml

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,18 @@ except AttributeError as error:
     assert "nothing" in str(error)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_the_import_contracts_name_every_stage(row):
+    settings = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text("utf-8"))
+    contracts = {c["name"]: c for c in settings["tool"]["importlinter"]["contracts"]}
+    stage = f"unclip.stages.{row.name}"
+    assert stage in contracts["A stage knows no other stage"]["modules"]
+    inside = contracts["Inside stages: the table, the folders, what folders share"]["layers"]
+    assert [stage in layer.split(" | ") for layer in inside].count(True) == 1
+    assert f"{stage}.config" in contracts["Experiments are read without torch"]["source_modules"]
+    without = contracts["Lightning stays where things are trained"]["source_modules"]
+    files = {path.stem for path in (PACKAGE / "stages" / row.name).glob("*.py")}
+    wanted = {f"{stage}.{file}" for file in files & {"network", "sampling", "part"}}
+    assert wanted <= set(without)
