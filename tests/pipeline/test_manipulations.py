@@ -272,7 +272,7 @@ def test_what_is_no_image_is_refused(pipeline, picture, message):
         (lambda p: p.encode(PICTURES, settings=Settings(iterations=0)), "iterations=0"),
         (
             lambda p: p.encode(PICTURES, settings=Settings({"prior": {"guidance": 2.0}})),
-            "prior.guidance: there is no prior to set it for",
+            "prior.guidance: no prior takes part in this",
         ),
         (
             lambda p: p.encode(PICTURES, settings=Settings({"decoder": {"sampler": "heun"}})),
@@ -293,7 +293,7 @@ def test_what_needs_no_prior_and_no_upsampler_works_without(without_prior):
         without_prior.generate(["a"], [0])
     with pytest.raises(UserError, match="pca: the pipeline has none"):
         without_prior.pca_reconstructions(PICTURES, [1])
-    with pytest.raises(UserError, match=r"upsampler\.steps: there is no upsampler"):
+    with pytest.raises(UserError, match=r"upsampler\.steps: no upsampler takes part"):
         without_prior.vary(PICTURES, 1.0, [0], settings=Settings({"upsampler": {"steps": 2}}))
 
 

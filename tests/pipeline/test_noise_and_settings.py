@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from unclip.common.errors import UserError
 from unclip.embeddings.geometry import slerp
 from unclip.pipeline.manipulations import Latents
 from unclip.pipeline.pipeline import Pipeline
@@ -239,3 +240,19 @@ def test_settings_as_they_are_typed_become_what_the_sampler_has():
     found = typed.apply("prior", PriorSamplerConfig())
     assert (found.candidates, found.guidance) == (3, 1.5)
     assert (type(found.candidates), type(found.guidance)) == (int, float)
+
+
+@pytest.mark.parametrize("stage", ["decoder", "upsampler"])
+@pytest.mark.parametrize("sampler", ["analytic", "analytic_ddim"])
+def test_only_a_prior_samples_with_fitted_errors(pipeline, stage, sampler):
+    settings = Settings({stage: {"sampler": sampler}})
+    with pytest.raises(UserError, match=rf"{stage}\.sampler={sampler}: only a diffusion prior"):
+        pipeline.generate(CAPTIONS[:1], [0], settings=settings)
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-1", "1e400"])
+@pytest.mark.parametrize("stage", ["prior", "decoder"])
+def test_guidance_is_a_finite_number(pipeline, stage, value):
+    settings = Settings({stage: {"guidance": float(value)}})
+    with pytest.raises(UserError, match=rf"{stage}\.guidance.* finite"):
+        pipeline.generate(CAPTIONS[:1], [0], settings=settings)

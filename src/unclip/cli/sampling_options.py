@@ -21,8 +21,8 @@ STAGES = ("prior", "decoder", "upsampler")
 HELP = """\
 Any field of a stage's `sampler` section, where it should differ from what its artifact says:
   decoder.steps=16 decoder.guidance=3 prior.candidates=4 upsampler.steps=10,10,3,2,2
-Diffusion: sampler (ddpm | ddim | analytic | analytic_ddim | dpmpp_2m | heun), steps, eta, guidance,
-clip, clip_range; priors also candidates; an upsampler has noise_level and no guidance.
+Diffusion: sampler (ddpm | ddim | dpmpp_2m | heun; priors also analytic, analytic_ddim), steps,
+eta, guidance, clip, clip_range; priors also candidates; upsamplers noise_level and no guidance.
 Autoregressive prior: temperature, top_k, top_p, guidance, dot_percentile, candidates."""
 WORD = re.compile(rf"({'|'.join(STAGES)})\.(\w+)=(.*)", re.DOTALL)
 FORMER = re.compile(

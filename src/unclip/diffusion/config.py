@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import ClassVar, Literal, get_args
 
 from unclip.common.checks import require, require_choices
@@ -70,6 +71,8 @@ class ImageDiffusionConfig(DiffusionConfig):
 class SamplerConfig:
     """How a sample is drawn from a trained network."""
 
+    HAS_X0_ERRORS: ClassVar[bool] = False  # whether `unclip fit-variance` fits what analytic needs
+
     sampler: SamplerName = "ddim"  # a function of `unclip.diffusion.samplers`; ddpm is ancestral
     steps: int | str = 64  # strided to N of T, or sections such as "10,10,3,2,2"
     eta: float = (
@@ -81,9 +84,15 @@ class SamplerConfig:
     def validate(self) -> None:
         """Raise `UserError` for settings that cannot be sampled with."""
         require_choices(self, "sampler")
+        require(
+            self.HAS_X0_ERRORS or not self.sampler.startswith("analytic"),
+            f"sampler.sampler={self.sampler}",
+            "only a diffusion prior has the fitted errors that it needs",
+        )
         section_counts(self.steps)
         require(0 <= self.eta <= 1, "sampler.eta", f"{self.eta} is not in [0, 1]")
-        require(self.clip_range > 0, "sampler.clip_range", f"{self.clip_range} must be above 0")
+        reach = self.clip_range
+        require(reach > 0 and isfinite(reach), "sampler.clip_range", f"{reach} must be above 0")
 
 
 @dataclass(kw_only=True)
@@ -95,7 +104,11 @@ class GuidedSamplerConfig(SamplerConfig):
     def validate(self) -> None:
         """Raise `UserError` for settings that cannot be sampled with."""
         super().validate()
-        require(self.guidance >= 0, "sampler.guidance", "must not be negative")
+        require(
+            self.guidance >= 0 and isfinite(self.guidance),
+            "sampler.guidance",
+            "must be a finite number, not negative",
+        )
 
 
 def section_counts(steps: int | str) -> list[int]:

@@ -33,7 +33,7 @@ class Settings:
             raise UserError(f"iterations={self.iterations}: must be at least 1")
         for stage, changes in self.changes.items():
             if changes and stage not in stages:
-                raise UserError(f"{stage}.{next(iter(changes))}: there is no {stage} to set it for")
+                raise UserError(f"{stage}.{next(iter(changes))}: no {stage} takes part in this")
 
     def unguided(self) -> Settings:
         """The same, with the decoder's guidance 1 where nothing is said of it.

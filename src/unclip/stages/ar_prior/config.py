@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import ClassVar, Literal
 
 from unclip.common.checks import require, require_choices
@@ -55,10 +56,12 @@ class ArSamplerConfig:
 
     def validate(self) -> None:
         """Refuse values out of range."""
-        require(self.temperature >= 0, "sampler.temperature", "must not be negative")
+        for name in ("temperature", "guidance"):
+            value = getattr(self, name)
+            finite = "must be a finite number, not negative"
+            require(value >= 0 and isfinite(value), f"sampler.{name}", finite)
         require(self.top_k >= 0, "sampler.top_k", "must not be negative")
         require(0 < self.top_p <= 1, "sampler.top_p", "must be in (0, 1]")
-        require(self.guidance >= 0, "sampler.guidance", "must not be negative")
         require(0 <= self.dot_percentile < 100, "sampler.dot_percentile", "must be in [0, 100)")
         require(self.candidates >= 1, "sampler.candidates", "must be at least 1")
 

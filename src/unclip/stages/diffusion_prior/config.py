@@ -45,6 +45,8 @@ class DiffusionPriorConfig:
 class PriorSamplerConfig(GuidedSamplerConfig):
     """How embeddings are drawn from a prior."""
 
+    HAS_X0_ERRORS: ClassVar[bool] = True
+
     candidates: int = 2  # drawn per caption; the one with the highest z_i . z_t is kept
 
     def validate(self) -> None:
