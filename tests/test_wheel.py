@@ -46,8 +46,10 @@ def test_an_empty_folder_is_enough(installed, tmp_path):
         return run(installed / "unclip", *words, cwd=tmp_path)
 
     code = "import unclip, data_modules; print(unclip.__file__, *data_modules.__path__)"
-    for path in run(installed / "python", "-c", code, cwd=tmp_path).split():
-        assert Path(path).is_relative_to(installed.parent)
+    paths = [Path(p) for p in run(installed / "python", "-c", code, cwd=tmp_path).split()]
+    assert all(path.is_relative_to(installed.parent) for path in paths)
+    templates = {p.relative_to(ROOT / "src/unclip") for p in (ROOT / "src/unclip").rglob("*.html")}
+    assert {p.relative_to(paths[0].parent) for p in paths[0].parent.rglob("*.html")} == templates
 
     rows = json.loads(unclip("experiments", "list", "--json"))
     shipped = {p.relative_to(ROOT / "experiments") for p in (ROOT / "experiments").rglob("*.yaml")}

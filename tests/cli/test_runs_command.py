@@ -106,13 +106,18 @@ def test_compare_of_runs_without_figures_or_samples(root, capsys):
 
 
 def test_labels_and_values_of_others_are_escaped(root):
-    evil = root / "<script>alert(1)</script>"
+    evil = root / "<script>alert(1)"
     shutil.copytree(root / "mine/prior", evil)
     (evil / "experiment.yaml").write_text("about: <img src=x onerror=alert(1)>\n")
+    rows = [{"step": step, "<script>": 1.0, r"val/$\no_formula$": 1.0} for step in (1, 2)]
+    (evil / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Image.new("RGB", (8, 8)).save(evil / "samples" / "z<script>.png")
     assert main(["runs", "compare", "mine/prior", str(evil), "--out", "look"]) == 0
     page = (root.parent / "look/compare.html").read_text()
     assert "<script" not in page
     assert "<img src=x" not in page
+    assert "<td>&lt;script&gt;</td>" in page
+    assert "&lt;script&gt;alert(1), z&lt;script&gt;</p>" in page
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def test_texts_tables_and_names_of_images_are_escaped(tmp_path):
     assert '" onload' not in text
     assert html.unescape(text).count(SCRIPT) == 5
     assert 'src="data:image/png;base64,' in text
+    assert "default-src 'none'; img-src data:;" in text
 
 
 def test_backticks_are_code_and_nothing_else_is_markup():

@@ -114,7 +114,7 @@ def _draw(runs: Sequence[Compared], path: Path) -> None:
                 label = f"{run} {name}" if len(panel) > 1 else run
                 if points:
                     axis.plot(*zip(*points), style, color=f"C{number}", label=label, markersize=4)
-        axis.set_title(" and ".join(panel))
+        axis.set_title(" and ".join(panel), parse_math=False)
         axis.set_xlabel("optimizer step")
         axis.set_xlim(left=0)
         if axis.has_data():

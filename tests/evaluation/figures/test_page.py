@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from unclip.common.errors import UserError
 from unclip.data.config import ScenesConfig
 from unclip.evaluation.figures.drawings import FigureInputs, edit_captions
-from unclip.evaluation.figures.figures import FIGURES
+from unclip.evaluation.figures.figures import FIGURES, Figure
 from unclip.evaluation.figures.page import write_figures
 from unclip.evaluation.probes.conditioning import find_ar_prior
 from unclip.evaluation.probes.prompts import held_out_scenes, images_of
@@ -63,6 +65,29 @@ def test_what_others_wrote_is_escaped(pages):
     assert "<x>" not in page
     assert "unclip figures &lt;x&gt;" in page
     assert "take &amp; care" in page
+
+
+def test_no_text_of_a_figure_becomes_markup(small, tmp_path, monkeypatch):
+    script = "<script>alert(1)</script>"
+    probe = SimpleNamespace(
+        save=lambda folder, name: tmp_path / "images" / "0.png",
+        records=True,
+        lines=[[script], [script]],
+        notes=[f"{script} `{script}`"],
+    )
+
+    def broken(studio):
+        raise UserError(script)
+
+    texts = (script, f"{script} `{script}`", script, script)
+    figures = [Figure(1, *texts, lambda studio: probe), Figure(2, *texts, broken)]
+    monkeypatch.setattr("unclip.evaluation.figures.page.FIGURES", figures)
+    studio = FigureInputs(small, images_of(SCENES), SCENES, SHAPES, None)
+    page = write_figures(studio, tmp_path, command=script, common=script, notes=[script])
+    text = page.read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") == 18
+    assert text.count("<code>&lt;script&gt;") == 6
 
 
 def test_the_same_cascade_gives_the_same_bytes(pages):

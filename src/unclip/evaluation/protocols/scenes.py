@@ -103,7 +103,7 @@ def report(
     }
     page = root / "index.html"
     with atomic_write(page) as scratch:
-        scratch.write_text(_page(runs, figures, sheets), encoding="utf-8")
+        scratch.write_text(render_page(runs, figures, sheets), encoding="utf-8")
     one = figures["single_object"]
     print(
         f"single objects: colour and shape right in {one['colour_and_shape']:.0%} of {len(single)}"
@@ -135,7 +135,7 @@ def _curves(runs: Sequence[Finished], path: Path) -> Path:
             points = [(r["step"], r[name]) for r in rows if name in r]
             if points:
                 axis.plot(*zip(*points), style, label=name, markersize=4)
-        axis.set_title(run.summary["experiment"])
+        axis.set_title(run.summary["experiment"], parse_math=False)
         axis.set_xlabel("optimizer step")
         axis.set_yscale("log")
         axis.legend()
@@ -145,7 +145,8 @@ def _curves(runs: Sequence[Finished], path: Path) -> Path:
     return path
 
 
-def _page(runs: Sequence[Finished], figures: dict, sheets: dict[str, Path]) -> str:
+def render_page(runs: Sequence[Finished], figures: dict, sheets: dict[str, Path]) -> str:
+    """The text of ``index.html``."""
     stages = [["stage", "parameters", "steps", "loss", "quality", "samples/s", "time", "memory"]]
     for run in runs:
         s = run.summary
