@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import quote
 
 from unclip.common import tables
 from unclip.common.errors import UserError
@@ -17,6 +18,8 @@ LIMITS = """\
 - It was made for research. Nobody has checked it for biased, harmful or memorised output, nor
   whether its data allow a use other than research.
 """
+
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\\": "&#92;"}
 
 
 def check_licence(licence: str) -> str:
@@ -39,7 +42,7 @@ def card(
     samples: list[str],
     licence: str,
 ) -> str:
-    """Markdown with the head that the hub reads.
+    """Markdown with the head that the hub reads. What the run's files say stays plain text.
 
     Args:
         name: Of the experiment, ``kind/name``.
@@ -58,8 +61,8 @@ def card(
     about = plain_markdown(str(experiment.get("about", "")))
     sections = [
         f"---\n{head.to_yaml()}\n---\n",
-        f"# {name}\n\n{about or stage.about}\n\n{stage.use}\n",
-        *(f"![held-out samples, drawn at the end]({file})\n" for file in samples[-1:]),
+        f"# {plain_markdown(name)}\n\n{about or stage.about}\n\n{stage.use}\n",
+        *(f"![held-out samples, drawn at the end]({quote(file)})\n" for file in samples[-1:]),
         f"## Data\n\n{_data(experiment['data'], provenance)}\n",
         f"## Metrics\n\n{_metrics(provenance['metrics'])}",
         f"## Training\n\n{_training(experiment, provenance, parents)}",
@@ -70,8 +73,24 @@ def card(
 
 
 def plain_markdown(text: str) -> str:
-    """Free text as one line of Markdown that shows its characters: no HTML, link or image in it."""
-    return re.sub(r"([\\`*_{}\[\]<>()#!|~:@&])", r"\\\1", " ".join(text.split()))
+    """One line of Markdown that shows ``text`` as it is, whoever wrote it.
+
+    Nothing in it becomes HTML, a link, an image, a formula, code, a heading or a list. Runs of
+    white space become one space, and characters that print nothing are dropped.
+    """
+    special = r"[&<>\\`*\[\]|~$#@]|:(?=//)|(?<=www)\."  # the last two: bare addresses
+    text = re.sub(special, lambda m: _ENTITIES.get(m[0], "\\" + m[0]), _one_line(text), flags=re.I)
+    text = re.sub(r"(?<![a-z0-9])_|_(?![a-z0-9])", r"\\_", text, flags=re.I)  # z_i stays
+    return re.sub(r"^(\d*)([-+.)])", r"\1\\\2", text)  # no rule or list
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
+
+
+def _code(text: str) -> str:
+    """``text`` as code, or plain where backticks could not hold it."""
+    return plain_markdown(text) if re.search(r"[`<>]|^$", text) else f"`{_one_line(text)}`"
 
 
 def _data(data: dict[str, Any], provenance: dict[str, Any]) -> str:
@@ -79,14 +98,14 @@ def _data(data: dict[str, Any], provenance: dict[str, Any]) -> str:
     if source == "scenes":
         what = f"the procedural scenes of unclip, {data['scenes']['count']:,} of them"
     elif source == "mixture":
-        what = "a mixture of " + ", ".join(f"`{p['source']}`" for p in data["mixture"].values())
+        what = "a mixture of " + ", ".join(_code(p["source"]) for p in data["mixture"].values())
     else:
-        what = f"`{source}`, which is not part of this bundle"
-    return f"Trained on {what}; fingerprint `{provenance['data_fingerprint']}`."
+        what = f"{_code(source)}, which is not part of this bundle"
+    return f"Trained on {what}; fingerprint {_code(provenance['data_fingerprint'])}."
 
 
 def _metrics(metrics: dict[str, float]) -> str:
-    lines = [[n, f"{v:.6g}"] for n, v in metrics.items() if n not in TIMED]
+    lines = [[plain_markdown(n), f"{v:.6g}"] for n, v in metrics.items() if n not in TIMED]
     return tables.markdown([["metric", "value"], *lines])
 
 
@@ -107,7 +126,7 @@ def _training(
             ["samples per step", str(experiment["data"]["batch_size"])],
             ["precision", trainer["precision"]],
         ]
-    return tables.markdown([["", ""], *facts])
+    return tables.markdown([["", ""], *([key, plain_markdown(what)] for key, what in facts)])
 
 
 def _revision(provenance: dict[str, Any]) -> str:
