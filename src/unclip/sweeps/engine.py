@@ -46,7 +46,7 @@ def run(
 
     Trials that a killed sweep has left running are resumed, by the same command, which must write
     ``metrics.jsonl`` and at the end ``summary.json`` into the folder. ``jobs`` run side by side.
-    They inherit ``lock``, as `unclip.sweeps.trials.held` gives it.
+    They inherit ``lock``, as `unclip.sweeps.trials.sweep_lock` gives it.
 
     Raises:
         Interrupted: SIGTERM came, or a trial was told to stop; what runs has saved itself.
