@@ -46,7 +46,7 @@ def test_a_row_gives_what_its_types_say(row):
         if row.trains
         else set()
     )
-    assert set(row.filled(row.experiment())) <= known
+    assert set(row.filled_fields(row.experiment())) <= known
 
 
 def test_every_stage_folder_has_a_row():

@@ -66,7 +66,7 @@ def test_each_condition_is_blurred_by_its_own_draw(probability, share):
     experiment.corruption.probability = probability
     stage = UpsamplerStage(experiment)
     low = torch.rand(400, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    found = stage.corrupted(low, StepRandom(0, 0))
+    found = stage.corrupt(low, StepRandom(0, 0))
     blurred = gaussian_blur(low, kernel=3, sigma=0.6)
     is_blurred = (found == blurred).flatten(1).all(1)
     assert torch.equal(is_blurred, ~(found == low).flatten(1).all(1))
@@ -80,9 +80,9 @@ def test_training_draws_timesteps_as_configured_and_validation_evenly():
     experiment.diffusion.logit_mean = 4.0
     stage = UpsamplerStage(experiment)
     x0, draws = torch.ones(2000, 1), StepRandom(0, 0)
-    trained = stage.noised(x0, draws, training=True)
+    trained = stage.add_noise(x0, draws, training=True)
     assert trained.t.float().median().item() == pytest.approx(982, abs=3)  # 1000 sigmoid(4)
-    validated = stage.noised(x0, draws, training=False)
+    validated = stage.add_noise(x0, draws, training=False)
     assert validated.t.float().mean().item() == pytest.approx(499.5, abs=20)  # 3 sigma
     alpha_bar = stage.schedule.alpha_bar[validated.t][:, None]
     expected = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * validated.noise

@@ -68,7 +68,7 @@ def switched_off():
 def test_what_only_warned_warns_again():
     mode = torch.get_deterministic_debug_mode()
     torch.set_deterministic_debug_mode("warn")
-    with determinism.applied(TrainerConfig(deterministic="strict")):
+    with determinism.apply(TrainerConfig(deterministic="strict")):
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert torch.is_deterministic_algorithms_warn_only_enabled()
     torch.set_deterministic_debug_mode(mode)
@@ -77,7 +77,7 @@ def test_what_only_warned_warns_again():
 def test_what_is_switched_on_is_switched_back(monkeypatch, switched_off):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    with determinism.applied(TrainerConfig(deterministic="strict", threads=2)):
+    with determinism.apply(TrainerConfig(deterministic="strict", threads=2)):
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.backends.cudnn.deterministic
         assert torch.get_num_threads() == 2
@@ -91,7 +91,7 @@ def test_what_is_switched_on_is_switched_back(monkeypatch, switched_off):
 
 
 def test_fast_changes_nothing(switched_off):
-    with determinism.applied(TrainerConfig()):
+    with determinism.apply(TrainerConfig()):
         assert not torch.are_deterministic_algorithms_enabled()
         assert torch.get_num_threads() == 1
 
@@ -108,7 +108,7 @@ def test_an_operation_without_a_deterministic_algorithm_is_named(load, tmp_path,
 def test_other_errors_pass():
     with (
         pytest.raises(RuntimeError, match="shapes"),
-        determinism.applied(TrainerConfig(deterministic="strict")),
+        determinism.apply(TrainerConfig(deterministic="strict")),
     ):
         raise RuntimeError("shapes")
 

@@ -18,7 +18,7 @@ _JUDGE_FROM = 50  # samples before the share of bad ones says anything
 _KIND = re.compile(r": ([^:(]+)(?: \(.*\))?$")  # the problem, behind file and key, without details
 
 
-class Reported(NamedTuple):
+class BatchReport(NamedTuple):
     """A batch with what was wrong on the way to it."""
 
     batch: Any
@@ -32,12 +32,12 @@ class Reporting:
 
     collate: Callable[[Sequence[Example]], Any]
 
-    def __call__(self, examples: Sequence[Example] | Reported) -> Reported:
+    def __call__(self, examples: Sequence[Example] | BatchReport) -> BatchReport:
         """Collate ``examples``, unless the dataset has made a batch of them itself."""
-        if isinstance(examples, Reported):
+        if isinstance(examples, BatchReport):
             return examples
         problems = [example.problems for example in examples if example.problems]
-        return Reported(self.collate(examples), len(examples), problems)
+        return BatchReport(self.collate(examples), len(examples), problems)
 
 
 class Skips:
@@ -58,7 +58,7 @@ class Skips:
         """How many were skipped; one that is drawn again counts again."""
         return self._kinds.total()
 
-    def noted(self, reported: Reported) -> Any:
+    def noted(self, reported: BatchReport) -> Any:
         """The batch, after what was skipped for it was counted and logged.
 
         Raises:

@@ -37,7 +37,7 @@ class GroupNorm32(nn.GroupNorm):
         return F.group_norm(x.to(dtype), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
-def zeroed(layer: Layer) -> Layer:
+def zero_parameters(layer: Layer) -> Layer:
     """The same layer with all of its parameters zero, so that its branch starts silent."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
@@ -68,7 +68,7 @@ class ResBlock(nn.Module):
         self.time = nn.Linear(time_width, 2 * out_channels)  # scale, then shift
         self.out_norm = GroupNorm32(out_channels, groups)
         self.dropout = nn.Dropout(dropout)
-        self.out_conv = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.out_conv = zero_parameters(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = (
             nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
         )
@@ -158,7 +158,7 @@ class AttentionBlock(nn.Module):
         self.norm = GroupNorm32(channels, groups)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.context_kv = nn.Linear(context_width, 2 * channels) if context_width else None
-        self.out = zeroed(nn.Linear(channels, channels))
+        self.out = zero_parameters(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """``x`` ``[B, C, H, W]``, ``context`` ``[B, S, X]`` if the block was built for one."""

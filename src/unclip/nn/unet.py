@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip.nn import chunked_convolution
-from unclip.nn.resblock import AttentionBlock, GroupNorm32, ResBlock, zeroed
+from unclip.nn.resblock import AttentionBlock, GroupNorm32, ResBlock, zero_parameters
 from unclip.nn.timestep import TimestepMLP
 
 
@@ -118,7 +118,7 @@ class UNet(nn.Module):
                 self.up.append(Layer(block, attention(width, level in attention_levels), up))
 
         self.out_norm = GroupNorm32(width, groups)
-        self.out = zeroed(nn.Conv2d(width, out_channels, 3, padding=1))
+        self.out = zero_parameters(nn.Conv2d(width, out_channels, 3, padding=1))
 
     def forward(
         self,

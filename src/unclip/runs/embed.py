@@ -68,7 +68,7 @@ def embed(
             writer = Writer(out, job.header(), job.shards)
             writer.check(force=force)
         except UserError as error:
-            raise World.here().ending(error) from None
+            raise World.here().exit_for(error) from None
         _meet(stop_if_told)  # all have looked before one writes
         todo: list[int] = []
         if fabric.is_global_zero:
@@ -117,7 +117,7 @@ def _listening(fabric: Fabric) -> Iterator[Callable[[], None]]:
         if heard:
             name = signal.Signals(heard[0]).name
             line = f"{name}: finished shards are kept; run the same command to make the others"
-            raise World.here().ending(Interrupted(line))
+            raise World.here().exit_for(Interrupted(line))
 
     started = processes_started() is None and fabric.global_rank > 0
     before = {n: signal.signal(n, signal.SIG_IGN if started else hear) for n in STOPPING}

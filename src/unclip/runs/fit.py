@@ -35,7 +35,7 @@ def fit(resolved: ResolvedExperiment, *, force: bool = False, make: Make | None 
         own = None
         if rank == 0:
             own = stack.enter_context(acquire_run(resolved, resume=False, force=force))
-        stack.enter_context(determinism.applied(experiment.trainer))
+        stack.enter_context(determinism.apply(experiment.trainer))
         data = resolved.stage.data_module(experiment, clip)
         data.setup()
         if own:

@@ -198,7 +198,7 @@ def _same(before: dict[str, Any], now: ResolvedExperiment) -> bool:
     defaults = leaves(asdict(type(now.config)()))
     before = without_gone(type(now.config), before)
     a, b = dict([*defaults, *leaves(before)]), dict(leaves(now.as_dict()))
-    by_itself = (*now.stage.filled(now.config), "trainer.threads")
+    by_itself = (*now.stage.filled_fields(now.config), "trainer.threads")
     filled = {k for k in by_itself if b.get(k) is None or k == "model.context"}
     filled |= {k for k in (*a, *b) if k.startswith("tracking.")}
     return all(a.get(k) == b.get(k) for k in {*a, *b} - filled)

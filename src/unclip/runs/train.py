@@ -60,7 +60,7 @@ def train(
         checkpoint = None
         if resume:
             checkpoint = newest_checkpoint(folder) if along else newest_whole(folder)
-        stack.enter_context(determinism.applied(trainer))
+        stack.enter_context(determinism.apply(trainer))
         data, stage = assemble(resolved, depends_on, resumed=folder if checkpoint else None)
         if own:
             stack.enter_context(
@@ -136,7 +136,7 @@ def _fit(
         }
     metrics |= samples.metrics
     weights = stage.weights()
-    skipped = sum(World.here().gathered(data.skipped))
+    skipped = sum(World.here().gather(data.skipped))
     if not trainer.is_global_zero:
         raise SystemExit  # the first process does the rest
     summary = {

@@ -18,7 +18,7 @@ KINDS = ("clip", "pca", "prior", "decoder", "upsampler")
 CLIP, PCA, PRIOR, DECODER, UPSAMPLER = KINDS
 
 _DATA = ("data_module",)
-_CONFIG = ("EXPERIMENT", "SAMPLER", "fill", "filled")
+_CONFIG = ("EXPERIMENT", "SAMPLER", "fill", "filled_fields")
 OFFERS: dict[str, tuple[str, ...]] = {
     "config": _CONFIG,
     "network": ("build_network", "needs", "dry_step"),
@@ -77,9 +77,9 @@ class Row:
         """Fill in the sizes that its parents decide; those that contradict them are refused."""
         self._file("config").fill(experiment, sizes)
 
-    def filled(self, experiment: Any) -> tuple[str, ...]:
+    def filled_fields(self, experiment: Any) -> tuple[str, ...]:
         """The keys that `fill` sets, whatever they were."""
-        return self._file("config").filled(experiment)
+        return self._file("config").filled_fields(experiment)
 
     # network.py
 
@@ -106,7 +106,7 @@ class Row:
         return self._file("stage" if self.trains else "fit").data_module(experiment, clip)
 
     def fit(self, experiment: Any, clip: Any, data: Any, device: Any) -> Any:
-        """What is fitted instead of trained (`unclip.stages.pca.fit.Fitted`)."""
+        """What is fitted instead of trained (`unclip.stages.pca.fit.PcaFit`)."""
         return self._file("fit").fit(experiment, clip, data, device)
 
     # part.py

@@ -134,7 +134,7 @@ class Throughput(L.Callback):
             values = {
                 "samples_per_second": self.samples_per_second,
                 "data_wait": self.waited / self.seconds,
-                "data_skipped": sum(World.here().gathered(self.skipped())),
+                "data_skipped": sum(World.here().gather(self.skipped())),
                 "peak_memory_gib": peak_memory_bytes(pl_module.device) / 2**30,
             }
             for logger in trainer.loggers:

@@ -85,7 +85,7 @@ class CheckpointCallback(L.Callback):
         if not (cheap or due or step % self.config.log_every == 0):
             return
         self._stop_at_nan()
-        told = max((n for n in World.here().gathered(self._signal) if n), default=None)
+        told = max((n for n in World.here().gather(self._signal) if n), default=None)
         # Saved before a validation of the same step, a run would resume without it.
         self._after_validation = due and not told and self._validates(trainer, step)
         if told or (due and not self._after_validation):
@@ -93,7 +93,7 @@ class CheckpointCallback(L.Callback):
         if told:
             name = signal.Signals(told).name
             told_so = Interrupted(f"{name} at step {step}: saved; continue with --resume")
-            self._ending = World.here().ending(told_so)
+            self._ending = World.here().exit_for(told_so)
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """End the run once what was logged at its last step is written down."""
@@ -116,13 +116,13 @@ class CheckpointCallback(L.Callback):
     def _stop_at_nan(self) -> None:
         assert self._bad is not None
         own = int(self._bad)
-        first = min((bad for bad in World.here().gathered(own) if bad), default=0)
+        first = min((bad for bad in World.here().gather(own) if bad), default=0)
         if not first:
             return
         keys = [
             key for step, keys in self._recent if step == first and own == first for key in keys
         ]
-        named = [key for part in World.here().gathered(keys) for key in part]
+        named = [key for part in World.here().gather(keys) for key in part]
         shown = ", ".join(named[:16]) + (", ..." if len(named) > 16 else "")
         kept = max(checkpoints(self.folder.parent), default=None)
         back = f"the checkpoint before it is {kept.name}" if kept else "there is no checkpoint yet"
@@ -130,7 +130,7 @@ class CheckpointCallback(L.Callback):
             f"step {first}: the loss or its gradient is not a number; samples: {shown}; {back}. "
             "Look at these samples, or lower optim.lr"
         )
-        raise World.here().ending(UserError(line))
+        raise World.here().exit_for(UserError(line))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save when it is due, or when this is the best of the run so far."""
@@ -161,7 +161,7 @@ class CheckpointCallback(L.Callback):
         """Write this step's checkpoint, unless it is there; then delete what is not to be kept."""
         path = self.folder / step_name(trainer.global_step)
         there = (path / MANIFEST).is_file()
-        if not any(World.here().gathered(there)):
+        if not any(World.here().gather(there)):
             trainer.save_checkpoint(path)
         if trainer.is_global_zero and not keep:
             self._delete_old()

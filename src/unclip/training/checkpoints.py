@@ -75,7 +75,7 @@ def _together(world: World, path: Path, part: Path, act: Any) -> None:
             act()
     except (OSError, SafetensorError, RuntimeError) as failure:  # torch.save: RuntimeError
         error = str(failure).splitlines()[0]
-    errors = [e for e in world.gathered(error) if e is not None]
+    errors = [e for e in world.gather(error) if e is not None]
     if errors:
         if world.rank == 0:
             shutil.rmtree(part, ignore_errors=True)
@@ -84,7 +84,7 @@ def _together(world: World, path: Path, part: Path, act: Any) -> None:
             f"{kept.name} is whole, continue from it with --resume" if kept else "none before it"
         )
         line = f"run.dir: cannot write the checkpoint {path}: {errors[0]} ({whole})"
-        raise world.ending(UserError(line))
+        raise world.exit_for(UserError(line))
 
 
 def _durably(file: Path, text: str) -> None:

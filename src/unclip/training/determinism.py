@@ -26,7 +26,7 @@ def pin_threads(config: TrainerConfig) -> None:
 
 
 @contextmanager
-def applied(config: TrainerConfig) -> Iterator[None]:
+def apply(config: TrainerConfig) -> Iterator[None]:
     """While it lasts, torch computes as ``config`` says; then as before.
 
     `strict`: every operation by an algorithm that gives the same bits each time; attention too,

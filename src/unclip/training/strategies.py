@@ -87,11 +87,11 @@ class Single(_OwnCheckpoints, SingleDeviceStrategy):
     """One process."""
 
 
-class Replicated(_OwnCheckpoints, DDPStrategy):
+class ReplicatedStrategy(_OwnCheckpoints, DDPStrategy):
     """DDP: every process has all weights."""
 
 
-class Sharded(_OwnCheckpoints, ModelParallelStrategy):
+class ShardedStrategy(_OwnCheckpoints, ModelParallelStrategy):
     """FSDP2: every process has its rows of the weights, see `shard`, in CPU memory if offloaded."""
 
     def __init__(self, processes: int, *, offload: bool):
@@ -121,9 +121,9 @@ def build(config: TrainerConfig) -> Strategy:
     if config.cpu_offload and not gpu:
         raise UserError("trainer.cpu_offload: needs a GPU to offload from, here is none")
     if config.strategy == "fsdp":
-        return Sharded(world, offload=config.cpu_offload)
+        return ShardedStrategy(world, offload=config.cpu_offload)
     if world > 1:
-        return Replicated(gradient_as_bucket_view=True)  # else it holds gradients twice
+        return ReplicatedStrategy(gradient_as_bucket_view=True)  # else it holds gradients twice
     return Single(device=torch.device("cuda", 0) if gpu else torch.device("cpu"))
 
 

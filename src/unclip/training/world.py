@@ -24,12 +24,12 @@ class World(NamedTuple):
             return cls(distributed.get_rank(), distributed.get_world_size())
         return cls(0, 1)
 
-    def ending(self, error: UserError) -> UserError | SystemExit:
+    def exit_for(self, error: UserError) -> UserError | SystemExit:
         """What to raise for an ``error`` that all processes come to: the first one prints it."""
         status = 75 if isinstance(error, Interrupted) else 2
         return error if self.rank == 0 else SystemExit(status)
 
-    def gathered(self, value: Any) -> list[Any]:
+    def gather(self, value: Any) -> list[Any]:
         """``value`` of every process; all of them wait here for each other."""
         if self.size == 1:
             return [value]

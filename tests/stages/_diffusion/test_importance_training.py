@@ -35,7 +35,7 @@ def build() -> UpsamplerStage:
 def step(stage: UpsamplerStage, number: int, rank: int = 0, world: int = 1):
     """A training step of a network that always answers zero."""
     draws = StepRandom(0, number, rank, world)
-    at = stage.noised(draws.normal("x0", (BATCH // world, 3, 4, 4)), draws, training=True)
+    at = stage.add_noise(draws.normal("x0", (BATCH // world, 3, 4, 4)), draws, training=True)
     return at, stage.losses(torch.zeros(len(at.t), 6, 4, 4), at)
 
 
@@ -47,7 +47,7 @@ def test_training_fills_the_history_and_validation_does_not():
     assert (stage.history.counts >= KEPT).all()
     before = stage.history.counts.clone()
     draws = StepRandom(0, 9)
-    at = stage.noised(torch.zeros(2000, 3, 4, 4), draws, training=False)
+    at = stage.add_noise(torch.zeros(2000, 3, 4, 4), draws, training=False)
     stage.losses(torch.zeros(2000, 6, 4, 4), at)
     assert at.weight is None
     assert at.t.bincount(minlength=STEPS).min() > 400

@@ -83,8 +83,8 @@ def test_noise_turns_z_i_by_the_angle_asked_for(minute_experiment, clip):
         return DecoderStage(experiment, clip)
 
     z_i = torch.nn.functional.normalize(torch.randn(2000, 64), dim=1)
-    assert stage(0.0).jittered(z_i, StepRandom(0, 0)) is z_i
-    turned = stage(0.5).jittered(z_i, StepRandom(0, 0))
+    assert stage(0.0).jitter(z_i, StepRandom(0, 0)) is z_i
+    turned = stage(0.5).jitter(z_i, StepRandom(0, 0))
     torch.testing.assert_close(turned.norm(dim=1), torch.ones(2000))
     cosine = (turned * z_i).sum(dim=1)
     assert cosine.mean().item() == pytest.approx(1 / (1 + 0.5**2) ** 0.5, abs=0.01)

@@ -15,7 +15,7 @@ from unclip.data.embedding_store.arrays import finite
 from unclip.data.embedding_store.source import EmbeddingSource, Place
 from unclip.data.order import Draws
 from unclip.data.readers.source import Subset
-from unclip.data.skips import Reported
+from unclip.data.skips import BatchReport
 from unclip.embeddings.tokens import END_OF_TEXT
 
 _ATTEMPTS = 50  # at a stand-in for a row that cannot be used
@@ -30,7 +30,7 @@ class RowSubset(Subset):
         self.rows = rows
 
 
-class PriorRows(Dataset[Reported]):
+class PriorRows(Dataset[BatchReport]):
     """Fetches a batch at once: numpy's indexing on memory maps, no sample handled alone.
 
     Args:
@@ -60,7 +60,7 @@ class PriorRows(Dataset[Reported]):
     def __len__(self) -> int:
         return len(self._part)
 
-    def __getitems__(self, draws: Draws) -> Reported:
+    def __getitems__(self, draws: Draws) -> BatchReport:
         """The batch of ``draws``.
 
         Raises:
@@ -77,7 +77,7 @@ class PriorRows(Dataset[Reported]):
             fine = finite(z_i) if z_t is None else finite(z_i) & finite(z_t)
             if fine.all():
                 batch = self._batch(rows, places, z_i, z_t)
-                return Reported(batch, len(rows), [tuple(each) for each in problems.values()])
+                return BatchReport(batch, len(rows), [tuple(each) for each in problems.values()])
             for at in np.flatnonzero(~fine).tolist():
                 problems.setdefault(at, []).append(self._problem(int(rows[at])))
                 draw = int(draws.epochs[at]), int(draws.numbers[at])

@@ -18,7 +18,7 @@ from unclip.training.random import StepRandom
 from unclip.training.stage import Stage, quartiles
 
 
-class Noised(NamedTuple):
+class NoisedBatch(NamedTuple):
     """x0 ``[B, ...]`` and what the forward chain made of it."""
 
     x0: Tensor
@@ -45,11 +45,11 @@ class DiffusionStage(Stage):
         super().on_fit_start()
         self.schedule = self.schedule.to(self.device)
 
-    def noised(self, x0: Tensor, rng: StepRandom, *, training: bool) -> Noised:
+    def add_noise(self, x0: Tensor, rng: StepRandom, *, training: bool) -> NoisedBatch:
         """``x0`` at drawn timesteps; validation draws them evenly, whatever training does."""
         t, weight = self._timesteps(rng.uniform("t", len(x0)), training=training)
         noise = rng.normal("noise", x0.shape)
-        return Noised(x0, noise, t, q_sample(x0, noise, t, schedule=self.schedule), weight)
+        return NoisedBatch(x0, noise, t, q_sample(x0, noise, t, schedule=self.schedule), weight)
 
     def _timesteps(self, u: Tensor, *, training: bool) -> tuple[Tensor, Tensor | None]:
         diffusion = self.experiment.diffusion
@@ -59,7 +59,7 @@ class DiffusionStage(Stage):
             diffusion = replace(diffusion, timesteps="uniform")
         return timesteps_of(u, diffusion), None
 
-    def losses(self, output: Tensor, at: Noised) -> dict[str, Tensor]:
+    def losses(self, output: Tensor, at: NoisedBatch) -> dict[str, Tensor]:
         """Means over the batch: ``loss`` trains; its parts, and the MSE by quarter of t.
 
         Where timesteps are drawn by importance, the means are weighted back to even ones, and the

@@ -25,17 +25,17 @@ def prior_caption(net: ReadsCaptions, text: TextFeatures, tokens: Tensor) -> Cap
     return Caption(tokens, None, token_mask(tokens))
 
 
-def repeated(caption: Caption, times: int) -> Caption:
+def repeat_each(caption: Caption, times: int) -> Caption:
     """Each caption of the batch ``times`` in a row."""
-    return _mapped(caption, lambda x: x.repeat_interleave(times, dim=0))
+    return _map_tensors(caption, lambda x: x.repeat_interleave(times, dim=0))
 
 
-def doubled(caption: Caption, times: int = 2) -> Caption:
+def repeat_batch(caption: Caption, times: int = 2) -> Caption:
     """The batch ``times`` over."""
-    return _mapped(caption, lambda x: torch.cat([x] * times))
+    return _map_tensors(caption, lambda x: torch.cat([x] * times))
 
 
-def _mapped(caption: Caption, change: Callable[[Tensor], Tensor]) -> Caption:
+def _map_tensors(caption: Caption, change: Callable[[Tensor], Tensor]) -> Caption:
     return Caption(*(None if x is None else change(x) for x in caption))  # type: ignore[arg-type]
 
 

@@ -104,6 +104,6 @@ def fill(experiment: ArPriorExperiment, sizes: ParentSizes) -> None:
     model.validate()
 
 
-def filled(experiment: ArPriorExperiment) -> tuple[str, ...]:
+def filled_fields(experiment: ArPriorExperiment) -> tuple[str, ...]:
     """The keys that `fill` sets."""
     return ("model.embed_dim", "model.clip_text_width", "model.codes", "model.buckets")

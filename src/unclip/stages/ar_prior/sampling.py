@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Caption, Progress
-from unclip.stages._prior.sampling import best_of, doubled, repeated
+from unclip.stages._prior.sampling import best_of, repeat_batch, repeat_each
 from unclip.stages.ar_prior.config import ArSamplerConfig
 from unclip.stages.ar_prior.network import ArPrior
 
@@ -40,7 +40,7 @@ def sample_ar_prior(
         net,
         dot=dot,
         z_t=z_t_many,
-        caption=repeated(caption, many),
+        caption=repeat_each(caption, many),
         sampler=sampler,
         uniforms=uniforms[:, 1:],
         progress=progress,
@@ -67,7 +67,7 @@ def sample_codes(
     guided = sampler.guidance != 1
     keep = torch.ones(len(z_t), dtype=torch.bool, device=z_t.device)
     if guided:
-        z_t, dot, caption = torch.cat([z_t, z_t]), torch.cat([dot, dot]), doubled(caption)
+        z_t, dot, caption = torch.cat([z_t, z_t]), torch.cat([dot, dot]), repeat_batch(caption)
         keep = torch.cat([keep, ~keep])
     context = net.encode_caption(caption, keep)
     caches = net.start(context)

@@ -74,6 +74,6 @@ def fill(experiment: ClipExperiment, sizes: ParentSizes) -> None:
     """It has no parents."""
 
 
-def filled(experiment: ClipExperiment) -> tuple[str, ...]:
+def filled_fields(experiment: ClipExperiment) -> tuple[str, ...]:
     """None."""
     return ()

@@ -95,6 +95,6 @@ def fill(experiment: DecoderExperiment, sizes: ParentSizes) -> None:
     fill_size(experiment.model, "embed_dim", sizes.embed_dim, parent=f"the CLIP {sizes.clip}")
 
 
-def filled(experiment: DecoderExperiment) -> tuple[str, ...]:
+def filled_fields(experiment: DecoderExperiment) -> tuple[str, ...]:
     """The keys that `fill` sets."""
     return ("model.embed_dim",)

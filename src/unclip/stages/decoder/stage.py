@@ -59,12 +59,12 @@ class DecoderStage(DiffusionStage):
         self, net: Decoder, batch: DecoderBatch, rng: StepRandom, *, training: bool
     ) -> dict[str, Tensor]:
         """Hybrid loss (MSE of eps, bound of the variance); the two conditions drop on their own."""
-        at = self.noised(batch.image, rng, training=training)
+        at = self.add_noise(batch.image, rng, training=training)
         drop_z_i, drop_caption = self.experiment.drop_z_i, self.experiment.drop_caption
         output = net(
             at.x_t,
             at.t,
-            z_i=self.jittered(self.encode(batch), rng) if training else self.encode(batch),
+            z_i=self.jitter(self.encode(batch), rng) if training else self.encode(batch),
             tokens=batch.tokens,
             mask=token_mask(batch.tokens),
             keep_z_i=rng.keep("drop_z_i", len(at.t), drop_z_i if training else 0.0),
@@ -72,7 +72,7 @@ class DecoderStage(DiffusionStage):
         )
         return self.losses(output, at)
 
-    def jittered(self, z_i: Tensor | None, rng: StepRandom) -> Tensor | None:
+    def jitter(self, z_i: Tensor | None, rng: StepRandom) -> Tensor | None:
         """z_i ``[B, D]`` turned a little at random, so that a prior's errors are forgiven."""
         noise = self.experiment.noise_z_i
         if z_i is None or not noise:
@@ -97,7 +97,7 @@ class DecoderStage(DiffusionStage):
         """Images decoded from what real ones were given as; how close CLIP finds the two."""
         parts = (None if part is None else part[:PREVIEW] for part in batch)
         few = DecoderBatch(*parts)  # type: ignore[arg-type]  # mixed
-        images = self.decoded(few)
+        images = self.decode(few)
         clip = self.frozen_clip.model
         cosine = F.cosine_similarity(clip.encode_image(images), z_i_of(clip, few))
         shown = []
@@ -106,7 +106,7 @@ class DecoderStage(DiffusionStage):
             shown.append(CaptionedImage(to_uint8(images[k]), f"decoded ({cosine[k]:.2f})", k))
         return Preview(shown, {"clip_cosine": cosine.mean().item()})
 
-    def decoded(self, batch: DecoderBatch) -> Tensor:
+    def decode(self, batch: DecoderBatch) -> Tensor:
         """An image for each sample's conditions, as the experiment's sampler says."""
         part = DecoderPart(
             self.sampling_net,
@@ -119,7 +119,7 @@ class DecoderStage(DiffusionStage):
 
     def overfit_scores(self, batch: DecoderBatch) -> list[Score]:
         """Each image comes out again."""
-        images = self.decoded(batch)
+        images = self.decode(batch)
         psnr = 10 * torch.log10(4 / (images - batch.image).square().mean())
         return [Score("PSNR in dB", psnr.item(), 15.0), own_nearest(images, batch.image)]
 

@@ -93,7 +93,7 @@ def fill(experiment: DiffusionPriorExperiment, sizes: ParentSizes) -> None:
         model.context = sizes.context
 
 
-def filled(experiment: DiffusionPriorExperiment) -> tuple[str, ...]:
+def filled_fields(experiment: DiffusionPriorExperiment) -> tuple[str, ...]:
     """The keys that `fill` sets."""
     names = ("model.embed_dim", "model.clip_text_width")
     return (*names, "model.context") if experiment.model.caption == "clip" else names

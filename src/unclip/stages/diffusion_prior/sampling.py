@@ -12,7 +12,7 @@ from unclip.common.types import Caption, Progress
 from unclip.diffusion.config import DiffusionConfig
 from unclip.diffusion.predictor import build_predictor, guided
 from unclip.diffusion.samplers import sample
-from unclip.stages._prior.sampling import best_of, doubled, repeated
+from unclip.stages._prior.sampling import best_of, repeat_batch, repeat_each
 from unclip.stages.diffusion_prior.config import PriorSamplerConfig
 from unclip.stages.diffusion_prior.network import DiffusionPrior
 
@@ -35,11 +35,11 @@ def sample_prior(
     the analytic samplers (see `unclip.diffusion.samplers.sample`).
     """
     (batch, dim), many = z_t.shape, sampler.candidates
-    captions, texts = repeated(caption, many), z_t.repeat_interleave(many, dim=0)
+    captions, texts = repeat_each(caption, many), z_t.repeat_interleave(many, dim=0)
 
     def model(x_t: Tensor, t: Tensor, keep: Tensor) -> Tensor:
         twice = len(keep) // len(texts)
-        both = doubled(captions, twice)
+        both = repeat_batch(captions, twice)
         return net(x_t, t, z_t=texts.repeat(twice, 1), caption=both, keep=keep)
 
     def draw(shape: Sequence[int], device: torch.device) -> Tensor:

@@ -41,7 +41,7 @@ class DiffusionPriorStage(PriorStage, DiffusionStage):
 
         Caption and z_t are dropped together; the noised embedding never is.
         """
-        at = self.noised(net.to_x0(pair.z_i), rng, training=training)
+        at = self.add_noise(net.to_x0(pair.z_i), rng, training=training)
         keep = rng.keep("drop_text", len(at.t), self.experiment.drop_text if training else 0.0)
         output = net(at.x_t, at.t, z_t=pair.z_t, caption=pair.caption, keep=keep)
         return self.losses(output, at)

@@ -57,6 +57,6 @@ def fill(experiment: PcaExperiment, sizes: ParentSizes) -> None:
     """Its components are chosen when it is fitted."""
 
 
-def filled(experiment: PcaExperiment) -> tuple[str, ...]:
+def filled_fields(experiment: PcaExperiment) -> tuple[str, ...]:
     """None."""
     return ()

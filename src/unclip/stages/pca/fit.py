@@ -65,7 +65,7 @@ def fit_pca_codec(
     return FittedPca(codec, codec.pca.lost_variance(), summary, int(moments.count))
 
 
-class Fitted(NamedTuple):
+class PcaFit(NamedTuple):
     """What a fit leaves behind."""
 
     weights: dict[str, Tensor]
@@ -82,11 +82,11 @@ def data_module(experiment: PcaExperiment, clip: FrozenClip) -> PriorData:
 
 def fit(
     experiment: PcaExperiment, clip: FrozenClip, data: PriorData, device: torch.device
-) -> Fitted:
+) -> PcaFit:
     """See `unclip.stages.row.Row`."""
     fitted = fit_pca_codec(experiment.pca, clip, data, device)
     summary = {**fitted.summary._asdict(), "components": fitted.codec.k, "samples": fitted.samples}
-    return Fitted(
+    return PcaFit(
         fitted.codec.tensors(),
         fitted.codec.dim,
         summary,

@@ -100,6 +100,6 @@ def fill(experiment: UpsamplerExperiment, sizes: ParentSizes) -> None:
     """It has no parents."""
 
 
-def filled(experiment: UpsamplerExperiment) -> tuple[str, ...]:
+def filled_fields(experiment: UpsamplerExperiment) -> tuple[str, ...]:
     """None."""
     return ()

@@ -32,7 +32,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     return 10 * torch.log10(4 / ((a - b) ** 2).flatten(1).mean(1).clamp(min=1e-12))
 
 
-def pooled(a: Tensor, b: Tensor) -> float:
+def pooled_psnr(a: Tensor, b: Tensor) -> float:
     """PSNR in dB of the mean squared error over the whole batch."""
     return psnr(a.flatten()[None], b.flatten()[None]).item()
 
@@ -54,7 +54,7 @@ class UpsamplerStage(DiffusionStage):
         """The small images of crops ``[B, 3, H, H]`` as training shows them to the network."""
         low, corruption = self.low(image), self.experiment.corruption
         if corruption.kind not in VARIANTS:
-            return self.corrupted(low, rng)
+            return self.corrupt(low, rng)
         uniforms = rng.uniform("bsr", len(image), UNIFORMS)
         noise = rng.normal("bsr_noise", image.shape)
         clean = rng.keep("corruption", len(image), corruption.probability)
@@ -64,7 +64,7 @@ class UpsamplerStage(DiffusionStage):
         )
         return low
 
-    def corrupted(self, low: Tensor, rng: StepRandom) -> Tensor:
+    def corrupt(self, low: Tensor, rng: StepRandom) -> Tensor:
         """``low`` with the blur of ``corruption``, each sample by its own draw.
 
         A network that only ever saw blurred conditions undoes the blur where there is none, and
@@ -81,11 +81,11 @@ class UpsamplerStage(DiffusionStage):
         self, net: Upsampler, batch: UpsamplerBatch, rng: StepRandom, *, training: bool
     ) -> dict[str, Tensor]:
         """Hybrid loss given the corrupted condition."""
-        at = self.noised(batch.image, rng, training=training)
-        low, level = self.noised_low(self.condition(at.x0, rng), rng)
+        at = self.add_noise(batch.image, rng, training=training)
+        low, level = self.add_noise_to_low(self.condition(at.x0, rng), rng)
         return self.losses(net(at.x_t, at.t, low, level), at)
 
-    def noised_low(self, low: Tensor, rng: StepRandom) -> tuple[Tensor, Tensor | None]:
+    def add_noise_to_low(self, low: Tensor, rng: StepRandom) -> tuple[Tensor, Tensor | None]:
         """``low`` at drawn noise levels, and these ``[B]``, if the network is told them."""
         levels = self.experiment.model.noise_levels
         if not levels:
@@ -123,7 +123,7 @@ class UpsamplerStage(DiffusionStage):
             images.append(CaptionedImage(to_uint8(image[k]), "real"))
         # Of the pooled error: a mean of decibels is ruled by patches that are blank.
         return Preview(
-            images, {"psnr": pooled(ours, image), "psnr_bicubic": pooled(bicubic, image)}
+            images, {"psnr": pooled_psnr(ours, image), "psnr_bicubic": pooled_psnr(bicubic, image)}
         )
 
     def overfit_scores(self, batch: UpsamplerBatch) -> list[Score]:

@@ -57,6 +57,6 @@ def fill(experiment: ToyPriorExperiment, sizes: ParentSizes) -> None:
     fill_from_clip(experiment.model, sizes)
 
 
-def filled(experiment: ToyPriorExperiment) -> tuple[str, ...]:
+def filled_fields(experiment: ToyPriorExperiment) -> tuple[str, ...]:
     """D."""
     return ("model.embed_dim",)
