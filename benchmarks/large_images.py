@@ -1,4 +1,4 @@
-"""Peak memory and time of one step of an upsampler on a large image, in strips and whole.
+"""Peak memory and time of one step of an upsampler on a large image, in chunks and whole.
 
 Each measurement is a process of its own. `python benchmarks/large_images.py upsampler/1024_paper`
 """
@@ -36,7 +36,7 @@ def once(name: str, side: int, *, cut: bool, bfloat16: bool) -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         net(torch.randn(1, 3, side, side), torch.tensor([500]), low)
     seconds = time.perf_counter() - began
-    kind = "in strips" if cut else "whole"
+    kind = "in chunks" if cut else "whole"
     print(
         f"{kind:<10} {peak_gib() - before:6.2f} GiB above {before:.2f}   {seconds:7.1f} s",
         flush=True,
@@ -49,16 +49,16 @@ def main() -> None:
     p.add_argument("experiment", nargs="?", default="upsampler/1024_tiny")
     p.add_argument("--side", type=int, default=1024, help="pixels (default 1024)")
     p.add_argument("--bfloat16", action="store_true", help="autocast to bfloat16")
-    p.add_argument("--only", choices=("strips", "whole"), help=argparse.SUPPRESS)
+    p.add_argument("--only", choices=("chunks", "whole"), help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.only:
-        once(args.experiment, args.side, cut=args.only == "strips", bfloat16=args.bfloat16)
+        once(args.experiment, args.side, cut=args.only == "chunks", bfloat16=args.bfloat16)
         return
     kind = "bfloat16" if args.bfloat16 else "float32"
     print(
         f"{args.experiment}, {args.side} px, {kind}, {torch.get_num_threads()} threads", flush=True
     )
-    for only in ("strips", "whole"):
+    for only in ("chunks", "whole"):
         subprocess.run([sys.executable, *sys.argv, "--only", only], check=True)
 
 

@@ -174,7 +174,7 @@ CAPTIONS = {
     "empty caption": ("", LeftOut("caption is empty")),
     "caption of blanks": (" \n\t", LeftOut("caption is empty")),
     "caption that is null": (None, LeftOut("no caption")),
-    "caption that is a number": (7, LeftOut("caption is a int, not text")),
+    "caption that is a number": (7, LeftOut("caption is an int, not text")),
     "null in a list of captions": (["x", None], LeftOut("caption is a NoneType, not text")),
     "empty list of captions": ([], LeftOut("no caption")),
     "caption with a NUL": ("a\0b", LeftOut("NUL")),

@@ -10,7 +10,7 @@ import torch
 from unclip.degradations.blur import gaussian_blur
 from unclip.degradations.bsr_parameters import UNIFORMS
 from unclip.degradations.config import CorruptionConfig
-from unclip.degradations.downsample import degraded, resize
+from unclip.degradations.downsample import corrupt, resize
 
 
 @pytest.mark.parametrize("period", [3.0, 5.0])
@@ -33,7 +33,7 @@ def test_what_is_not_random_heeds_its_settings_and_no_chance(kind):
     image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     corruption = CorruptionConfig(kind=kind, kernel=5, sigma=1.3, probability=0.0)
     nothing = torch.full((2, UNIFORMS), float("nan"))
-    found = degraded(image, 8, corruption, uniforms=nothing, noise=nothing)
+    found = corrupt(image, 8, corruption, uniforms=nothing, noise=nothing)
     low = resize(image, 8)
     expected = low if kind == "none" else gaussian_blur(low, kernel=5, sigma=1.3)
     assert torch.equal(found, expected)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from unclip.degradations.filters import LARGEST, filtered, gaussian_kernels
+from unclip.degradations.filters import LARGEST, convolve, gaussian_kernels
 
 OFFSET = torch.arange(LARGEST, dtype=torch.float64) - LARGEST // 2
 
@@ -58,7 +58,7 @@ def test_filtering_is_scipys_convolution_with_mirrored_borders(shape):
     image = torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(0))
     k = kernel([8.0, 0.5], 0.9, 19)
     k = k * (1 + 0.3 * OFFSET.sign())  # uneven: a correlation would show
-    ours = filtered(image, k[None].float())[0].numpy()
+    ours = convolve(image, k[None].float())[0].numpy()
     theirs = np.stack([ndimage.convolve(c, k.numpy(), mode="mirror") for c in image[0].numpy()])
     np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
@@ -71,10 +71,10 @@ def test_products_of_two_lines_are_convolved_like_any_other_kernel(shape, monkey
     k = k / k.sum()
     with monkeypatch.context() as patch:
         patch.setattr(torch.fft, "rfft2", None)  # goes without
-        ours = filtered(image, k[None].float())
+        ours = convolve(image, k[None].float())
     theirs = np.stack([ndimage.convolve(c, k.numpy(), mode="mirror") for c in image[0].numpy()])
     np.testing.assert_allclose(ours[0].numpy(), theirs, atol=2e-6)
-    on_a_canvas = filtered(image.expand(2, -1, -1, -1), k[None].float().expand(2, -1, -1))
+    on_a_canvas = convolve(image.expand(2, -1, -1, -1), k[None].float().expand(2, -1, -1))
     torch.testing.assert_close(on_a_canvas[:1], ours, rtol=0, atol=2e-6)
 
 
@@ -82,7 +82,7 @@ def test_samples_of_one_canvas_do_not_see_each_other():
     sizes = torch.tensor([[20, 31], [32, 9], [32, 32]])
     kernels = torch.stack([kernel([4.0, 1.0], 0.1 * k, 9 + k) for k in range(3)]).float()
     canvas = torch.rand(3, 3, 32, 32)
-    together = filtered(canvas, kernels, sizes)
+    together = convolve(canvas, kernels, sizes)
     for k, (h, w) in enumerate(sizes.tolist()):
-        alone = filtered(canvas[k : k + 1, :, :h, :w], kernels[k : k + 1])
+        alone = convolve(canvas[k : k + 1, :, :h, :w], kernels[k : k + 1])
         torch.testing.assert_close(together[k : k + 1, :, :h, :w], alone)

@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unclip.degradations.resize import AREA, BICUBIC, BILINEAR, GAUSSIAN, resized
+from unclip.degradations.resize import AREA, BICUBIC, BILINEAR, GAUSSIAN, resize_each
 
 SIZES = [(9, 40), (31, 17), (64, 33), (5, 64)]
 
 
 def one(image, kind, after, **options):
-    return resized(image[None], torch.tensor([kind]), torch.tensor([after]), **options)[0]
+    return resize_each(image[None], torch.tensor([kind]), torch.tensor([after]), **options)[0]
 
 
 @pytest.mark.parametrize(("kind", "mode"), [(BILINEAR, "bilinear"), (BICUBIC, "bicubic")])
@@ -26,7 +26,7 @@ def test_interpolation_is_that_of_pytorch(kind, mode, after):
 @pytest.mark.parametrize("after", SIZES)
 def test_matrices_interpolate_as_pytorch_does(after):
     images = torch.rand(2, 3, 31, 33, generator=torch.Generator().manual_seed(0))
-    ours = resized(images, torch.tensor([BILINEAR, BICUBIC]), torch.tensor([after, after]))
+    ours = resize_each(images, torch.tensor([BILINEAR, BICUBIC]), torch.tensor([after, after]))
     for image, found, mode in zip(images, ours, ("bilinear", "bicubic")):
         theirs = F.interpolate(image[None], after, mode=mode, align_corners=False)[0]
         torch.testing.assert_close(found, theirs, rtol=0, atol=2e-5)
@@ -84,8 +84,8 @@ def test_samples_of_one_canvas_do_not_see_each_other():
     kinds = torch.tensor([GAUSSIAN, BICUBIC, AREA])
     sigma = torch.tensor([0.4, 1.0, 1.0])
     canvas = torch.rand(3, 3, 32, 32)
-    together = resized(canvas, kinds, after, size=sizes, sigma=sigma)
+    together = resize_each(canvas, kinds, after, size=sizes, sigma=sigma)
     for k, ((h, w), (new_h, new_w)) in enumerate(zip(sizes.tolist(), after.tolist())):
         sample = canvas[k : k + 1, :, :h, :w]
-        alone = resized(sample, kinds[k : k + 1], after[k : k + 1], sigma=sigma[k : k + 1])
+        alone = resize_each(sample, kinds[k : k + 1], after[k : k + 1], sigma=sigma[k : k + 1])
         torch.testing.assert_close(together[k : k + 1, :, :new_h, :new_w], alone)

@@ -93,7 +93,7 @@ def test_timesteps_are_always_distinct_and_within_the_chain(total, data):
 
 
 def test_more_steps_than_the_chain_has_are_refused():
-    with pytest.raises(UserError, match="300 steps asked of a section of 100"):
+    with pytest.raises(UserError, match="300 steps do not fit into a section of 100"):
         sampling_timesteps(300, 100)
 
 

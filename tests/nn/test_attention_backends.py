@@ -40,9 +40,9 @@ def test_backends_agree_forward_and_backward(name, kind):
 def test_the_choice_ends_with_its_context():
     with attention.backend("math"):
         with attention.backend("auto"):
-            assert attention._chosen == "sdpa"
-        assert attention._chosen == "math"
-    assert attention._chosen == "sdpa"
+            assert attention._selected == "sdpa"
+        assert attention._selected == "math"
+    assert attention._selected == "sdpa"
 
 
 def enter(name):

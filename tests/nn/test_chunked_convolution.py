@@ -1,4 +1,4 @@
-"""Large maps are computed strip by strip, with the result of the whole map."""
+"""Large maps are computed in chunks, with the result of the whole map."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ class Largest(TorchDispatchMode):
 )
 @pytest.mark.parametrize("beside", [False, True])
 @torch.no_grad()
-def test_a_block_in_strips_is_the_block(resample, out_channels, beside, monkeypatch):
+def test_a_block_forward_in_chunks_is_the_block(resample, out_channels, beside, monkeypatch):
     torch.manual_seed(1)
     width = 48 if beside else 32
     block = awake(
         ResBlock(width, out_channels, time_width=8, dropout=0.1, groups=8, resample=resample)
     )
-    # A mean far from zero and rows unlike each other: statistics of one strip would be wrong.
+    # A mean far from zero and rows unlike each other: statistics of one chunk would be wrong.
     x = torch.randn(2, 32, 24, 20) * torch.linspace(0.1, 3, 24)[:, None] + 5
     more = torch.randn(2, 16, 24, 20) if beside else None
     time = torch.randn(2, 8)
     whole = block(x, time, more)
     monkeypatch.setattr(chunked_convolution, "ELEMENTS", 6000)
-    assert chunked_convolution.cuts(x)
+    assert chunked_convolution.needs_chunks(x)
     torch.testing.assert_close(block(x, time, more), whole, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (40, 24), (56, 8)])
 @torch.no_grad()
-def test_a_network_in_strips_is_the_network(shape, monkeypatch):
+def test_a_network_forward_in_chunks_is_the_network(shape, monkeypatch):
     net = awake(
         UNet(in_channels=6, out_channels=6, channels=16, blocks=2, multiples=[1, 2, 3], groups=8)
     )
@@ -69,7 +69,7 @@ def test_a_network_in_strips_is_the_network(shape, monkeypatch):
 
 
 @torch.no_grad()
-def test_temporaries_are_of_a_strip(monkeypatch):
+def test_temporaries_are_of_a_chunk(monkeypatch):
     block = awake(ResBlock(48, 16, time_width=8, dropout=0.0, groups=8))
     x, more, time = torch.randn(1, 32, 64, 64), torch.randn(1, 16, 64, 64), torch.randn(1, 8)
     with Largest() as whole:
@@ -87,7 +87,7 @@ def test_temporaries_are_of_a_strip(monkeypatch):
 def test_nothing_is_cut_while_gradients_are_recorded(monkeypatch):
     monkeypatch.setattr(chunked_convolution, "ELEMENTS", 10)
     x = torch.randn(1, 4, 8, 8)
-    assert not chunked_convolution.cuts(x)
+    assert not chunked_convolution.needs_chunks(x)
     with torch.no_grad():
-        assert chunked_convolution.cuts(x)
-        assert not chunked_convolution.cuts(x[:, :, :2, :2])
+        assert chunked_convolution.needs_chunks(x)
+        assert not chunked_convolution.needs_chunks(x[:, :, :2, :2])

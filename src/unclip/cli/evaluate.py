@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
 def _stages_of(names: Sequence[str]) -> list[str]:
     """The stage of each of ``names``: all priors, or all upsamplers."""
     from unclip.common import artifacts
-    from unclip.common.errors import UserError
+    from unclip.common.errors import UserError, article
     from unclip.runs.folders import trained
     from unclip.stages import registry
     from unclip.stages.row import PRIOR, UPSAMPLER
@@ -109,9 +109,9 @@ def _stages_of(names: Sequence[str]) -> list[str]:
     kinds = [registry.STAGES[stage].kind for stage in stages]
     for name, stage, kind in zip(names, stages, kinds):
         if kind not in (PRIOR, UPSAMPLER):
-            raise UserError(f"{name}: is a {stage}; priors and upsamplers can be evaluated")
+            raise UserError(f"{name}: is {article(stage)}; priors and upsamplers can be evaluated")
     if len(set(kinds)) > 1:
-        listed = ", ".join(f"{name} is a {stage}" for name, stage in zip(names, stages))
+        listed = ", ".join(f"{name} is {article(stage)}" for name, stage in zip(names, stages))
         raise UserError(f"evaluate: priors and upsamplers are measured apart: {listed}")
     return stages
 

@@ -31,12 +31,14 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Resolve, fit, and say where it is."""
-    from unclip.common.errors import UserError
+    from unclip.common.errors import UserError, article
     from unclip.config.load import load_experiment
 
     resolved = load_experiment(args.experiment, args.overrides)
     if resolved.stage.trains:
-        raise UserError(f"{args.experiment}: is a {resolved.stage.name}; give a pca experiment")
+        raise UserError(
+            f"{args.experiment}: is {article(resolved.stage.name)}; give a pca experiment"
+        )
     from unclip.runs.fit import fit
     from unclip.runs.train import make_parent
 

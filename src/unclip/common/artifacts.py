@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unclip.common import yaml_text
-from unclip.common.errors import UserError
+from unclip.common.errors import UserError, article
 from unclip.common.gone import without_gone
 from unclip.common.hashing import file_sha256
 
@@ -171,7 +171,6 @@ def describe(path: Path | str, *, key: str = "artifact") -> Artifact:
 def expect(artifact: Artifact, stages: tuple[str, ...], *, key: str) -> Artifact:
     """Refuse an artifact of another stage than ``stages``."""
     if artifact.stage not in stages:
-        raise UserError(
-            f"{key}={artifact.path}: is a {artifact.stage}, a {' or '.join(stages)} is needed"
-        )
+        wanted = article(" or ".join(stages))
+        raise UserError(f"{key}={artifact.path}: is {article(artifact.stage)}, {wanted} is needed")
     return artifact

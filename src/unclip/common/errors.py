@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def article(noun: str) -> str:
+    """``noun`` after its indefinite article, for messages: "a clip", "an upsampler"."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 class UserError(Exception):
     """Something the user can fix: one line that names the place, the problem and the fix.
 

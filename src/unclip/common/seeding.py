@@ -56,5 +56,7 @@ class SampleNoise:
         import torch
 
         if shape[0] != len(self._generators):
-            raise ValueError(f"noise for {shape[0]} samples asked of {len(self._generators)} seeds")
+            raise ValueError(
+                f"noise for {shape[0]} samples, but there are {len(self._generators)} seeds"
+            )
         return torch.stack([draw(tuple(shape[1:]), generator=g) for g in self._generators])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unclip.common.errors import UserError
+from unclip.common.errors import UserError, article
 from unclip.data.config import MAX_ASPECT, MAX_PIXELS
 
 # Pillow would run Ghostscript on an EPS file, and has decoders that nobody has looked at for years.
@@ -122,7 +122,7 @@ def decode_captions(value: Any, *, where: str) -> list[str]:
 
 def _decode_caption(value: Any, *, where: str) -> str:
     if not isinstance(value, (str, bytes)):
-        raise BadSample(f"{where}: the caption is a {type(value).__name__}, not text")
+        raise BadSample(f"{where}: the caption is {article(type(value).__name__)}, not text")
     try:
         # A str is checked as well: bytes that were read with surrogates are not UTF-8 either.
         caption = (value if isinstance(value, bytes) else value.encode()).decode("utf-8-sig")

@@ -11,19 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def whole(image: Tensor) -> Tensor:
+def full_size(image: Tensor) -> Tensor:
     """The ``size`` ``[G, 2]`` of samples that fill their canvas."""
     return torch.tensor([image.shape[2:]]).expand(len(image), 2)
 
 
-def mirrored(index: Tensor, length: Tensor) -> Tensor:
+def mirror_index(index: Tensor, length: Tensor) -> Tensor:
     """``index`` reflected into [0, length) about the centres of the first and the last pixel."""
     period = (2 * (length - 1)).clamp(min=1)
     index = index.remainder(period)
     return torch.minimum(index, period - index)
 
 
-def taken(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def gather_pixels(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """The pixels ``[G, C, h, w]`` at ``rows`` ``[G, h]`` and ``columns`` ``[G, w]`` (int64)."""
     if len(image) == 1:
         return image.index_select(2, rows[0]).index_select(3, columns[0])
@@ -31,7 +31,7 @@ def taken(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return torch.take_along_dim(image, columns[:, None, None, :], dim=3)
 
 
-def replicated(image: Tensor, size: Tensor | None, shape: tuple[int, int]) -> Tensor:
+def replicate_edges(image: Tensor, size: Tensor | None, shape: tuple[int, int]) -> Tensor:
     """``[G, C, *shape]``, in which the last row and column of each sample go on for ever.
 
     ``shape`` is no smaller than the canvas, which the samples fill if ``size`` is None.
@@ -44,4 +44,4 @@ def replicated(image: Tensor, size: Tensor | None, shape: tuple[int, int]) -> Te
         torch.arange(length, device=image.device).minimum(last[:, axis, None])
         for axis, length in enumerate(shape)
     )
-    return taken(image, rows, columns)
+    return gather_pixels(image, rows, columns)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from unclip.degradations.borders import whole
+from unclip.degradations.borders import full_size
 from unclip.degradations.bsr_parameters import (
     BLUR,
     CAMERA,
@@ -24,9 +24,9 @@ from unclip.degradations.bsr_parameters import (
     Variant,
     draw_parameters,
 )
-from unclip.degradations.filters import filtered, gaussian_kernels
+from unclip.degradations.filters import convolve, gaussian_kernels
 from unclip.degradations.jpeg import jpeg
-from unclip.degradations.resize import resized
+from unclip.degradations.resize import resize_each
 
 _HALVE, _FINAL = SLOTS, SLOTS + 1  # what comes before and after the seven operations
 
@@ -88,17 +88,19 @@ def apply(image: Tensor, parameters: BsrParameters, noise: Tensor, *, scale: int
             after = size
             inside = None if len(image) == 1 else size
             if op in (BLUR, SECOND_BLUR):
-                part = filtered(part, kernels[rows, op], inside)
+                part = convolve(part, kernels[rows, op], inside)
             elif op == _HALVE:
                 after = size // 2
-                part = resized(part, p.halving[rows], after, size=inside).clamp_(0, 1)
+                part = resize_each(part, p.halving[rows], after, size=inside).clamp_(0, 1)
             elif op == REDUCE:
                 after = (size / p.reduction[rows, None]).long().clamp(min=1)
                 sigma = p.reduction_sigma[rows]
-                part = resized(part, p.reducing[rows], after, size=inside, sigma=sigma).clamp_(0, 1)
+                part = resize_each(part, p.reducing[rows], after, size=inside, sigma=sigma).clamp_(
+                    0, 1
+                )
             elif op == RESIZE:
                 after = small[rows]
-                part = resized(part, p.resizing[rows], after, size=inside).clamp_(0, 1)
+                part = resize_each(part, p.resizing[rows], after, size=inside).clamp_(0, 1)
             elif op == NOISE:
                 drawn = _corner(noise, rows, part.shape[2:]).flatten(2)
                 part = (mix[rows] @ drawn).view(part.shape).add_(part).clamp_(0, 1)
@@ -131,7 +133,7 @@ class _Canvas:
 
     def __init__(self, image: Tensor):
         self.image = image  # [G, 3, H, W] in [0, 1]
-        self.size = whole(image).clone()
+        self.size = full_size(image).clone()
 
     def corner(self, rows: list[int]) -> Tensor:
         """The samples ``rows``, as large as the largest of them."""

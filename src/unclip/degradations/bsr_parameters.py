@@ -85,7 +85,7 @@ class BsrParameters(NamedTuple):
         return BsrParameters(*(values[index] for values in self))
 
 
-def _chosen(u: np.ndarray, values: range) -> np.ndarray:
+def _choose(u: np.ndarray, values: range) -> np.ndarray:
     """Each of ``values`` with equal probability."""
     return values.start + values.step * (u * len(values)).astype(np.int64)
 
@@ -148,8 +148,8 @@ def draw_parameters(uniforms: Tensor, *, scale: int, variant: Variant) -> BsrPar
     anisotropic = variant.spread * (4 + rest)[:, None, None] * axes
     chosen_size = np.where(
         shape < 0.5,
-        _chosen(size, variant.anisotropic_sizes),
-        _chosen(size, variant.isotropic_sizes),
+        _choose(size, variant.anisotropic_sizes),
+        _choose(size, variant.isotropic_sizes),
     )
 
     by_interpolation = interpolated < variant.interpolated
@@ -157,22 +157,22 @@ def draw_parameters(uniforms: Tensor, *, scale: int, variant: Variant) -> BsrPar
     kind = np.where(noise_kind < 0.4, GREY, np.where(noise_kind < 0.6, CORRELATED, COLOUR))
     drawn = dict(
         halved=halved,
-        halving=_chosen(halving, interpolations),
+        halving=_choose(halving, interpolations),
         order=_order(order),
         blurred_twice=np.full_like(halved, variant.blurs == 2),
         blur_variance=np.where((shape < 0.5)[..., None], anisotropic, isotropic),
         blur_angle=math.pi * angle,
         blur_size=chosen_size,
         reduction=np.where(by_interpolation, 1 + (2 * rest - 1) * factor, rest),
-        reducing=np.where(by_interpolation, _chosen(reducing, interpolations), GAUSSIAN),
+        reducing=np.where(by_interpolation, _choose(reducing, interpolations), GAUSSIAN),
         reduction_sigma=0.1 + (0.6 * rest - 0.1) * factor,
-        resizing=_chosen(resizing, interpolations),
+        resizing=_choose(resizing, interpolations),
         noise_kind=kind,
-        noise_level=_chosen(noise_level, variant.noise_levels),
+        noise_level=_choose(noise_level, variant.noise_levels),
         noise_mix=_noise_mix(kind, shares, vectors.reshape(-1, 3, 3)),
         compressed=compressed < 0.9,
-        quality=_chosen(quality, variant.qualities),
-        final_quality=_chosen(final_quality, variant.qualities),
+        quality=_choose(quality, variant.qualities),
+        final_quality=_choose(final_quality, variant.qualities),
     )
     return BsrParameters(**{name: torch.from_numpy(values) for name, values in drawn.items()})
 

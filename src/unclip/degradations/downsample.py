@@ -19,7 +19,7 @@ def resize(image: Tensor, side: int) -> Tensor:
     return resized.clamp(-1, 1)
 
 
-def degraded(
+def corrupt(
     image: Tensor, side: int, corruption: CorruptionConfig, *, uniforms: Tensor, noise: Tensor
 ) -> Tensor:
     """Small images ``[B, 3, side, side]`` of ``image`` ``[B, 3, S, S]``, all of them corrupted.

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unclip.degradations.borders import mirrored, taken, whole
+from unclip.degradations.borders import full_size, gather_pixels, mirror_index
 
 LARGEST = 25  # pixels a side of the largest kernel
 _REACH = LARGEST // 2
@@ -36,7 +36,7 @@ def gaussian_kernels(variance: Tensor, angle: Tensor, size: Tensor) -> Tensor:
     return kernel / kernel.sum((1, 2), keepdim=True)
 
 
-def filtered(image: Tensor, kernels: Tensor, size: Tensor | None = None) -> Tensor:
+def convolve(image: Tensor, kernels: Tensor, size: Tensor | None = None) -> Tensor:
     """``image`` ``[G, C, H, W]``, each sample convolved with its kernel, borders mirrored.
 
     By Fourier transforms, at whose cost every kernel is as cheap as any other; but a lone sample on
@@ -48,11 +48,11 @@ def filtered(image: Tensor, kernels: Tensor, size: Tensor | None = None) -> Tens
         size: ``[G, 2]`` of the samples on it (see `unclip.degradations.borders`); all, if None.
     """
     height, width = image.shape[2:]
-    padded = _padded(image, size)
+    padded = _pad(image, size)
     if len(image) == 1 and image.device.type == "cpu":
         down, across = kernels[0].sum(1), kernels[0].sum(0)
         if (torch.outer(down, across) - kernels[0]).abs().sum() < _ROUNDING:
-            return _summed(_summed(padded, 2, height, down), 3, width, across)
+            return _convolve_line(_convolve_line(padded, 2, height, down), 3, width, across)
     sides = [-(-n // 32) * 32 for n in padded.shape[2:]]  # few lengths, fast ones
     spectrum = torch.fft.rfft2(padded, s=sides).mul_(torch.fft.rfft2(kernels, s=sides)[:, None])
     # Tap (0, 0) of the kernel, not its middle, is the transform's origin: hence twice the reach.
@@ -60,19 +60,19 @@ def filtered(image: Tensor, kernels: Tensor, size: Tensor | None = None) -> Tens
     return blurred[..., 2 * _REACH : 2 * _REACH + height, 2 * _REACH : 2 * _REACH + width]
 
 
-def _padded(image: Tensor, size: Tensor | None) -> Tensor:
+def _pad(image: Tensor, size: Tensor | None) -> Tensor:
     """With as many mirrored pixels on each side as a kernel reaches."""
     if size is None and min(image.shape[2:]) > _REACH:
         return F.pad(image, (_REACH,) * 4, mode="reflect")
-    size = whole(image) if size is None else size
+    size = full_size(image) if size is None else size
     rows, columns = (
-        mirrored(torch.arange(-_REACH, side + _REACH), size[:, axis, None]).to(image.device)
+        mirror_index(torch.arange(-_REACH, side + _REACH), size[:, axis, None]).to(image.device)
         for axis, side in enumerate(image.shape[2:])
     )
-    return taken(image, rows, columns)
+    return gather_pixels(image, rows, columns)
 
 
-def _summed(padded: Tensor, dim: int, length: int, taps: Tensor) -> Tensor:
+def _convolve_line(padded: Tensor, dim: int, length: int, taps: Tensor) -> Tensor:
     """``padded`` convolved with ``taps`` along ``dim``; ``length`` is what it was before."""
     (start, tap), *others = [
         (2 * _REACH - place, tap)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unclip.degradations.borders import replicated
+from unclip.degradations.borders import replicate_edges
 
 _LUMA = (
     *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),
@@ -71,7 +71,7 @@ def _constants(device: torch.device) -> _Constants:
     return _Constants(*(x.to(device, torch.float32) for x in found))
 
 
-def _coded(planes: Tensor, table: Tensor) -> Tensor:
+def _code_blocks(planes: Tensor, table: Tensor) -> Tensor:
     """``planes`` ``[G, C, H, W]`` of whole blocks, -128 to 127, quantized by ``table`` ``[G, 64]``.
 
     Columns are transformed, then rows, where they are: nothing is put into blocks, or back. The
@@ -86,14 +86,14 @@ def _coded(planes: Tensor, table: Tensor) -> Tensor:
     return (c.dct.T @ columns).add_(0.5).floor_().clamp_(-128, 127).view(planes.shape)
 
 
-def _halved(planes: Tensor) -> Tensor:
+def _halve(planes: Tensor) -> Tensor:
     """Means of 2 x 2 pixels; those of half a level go down and up by turns, column by column."""
     rows = planes[..., 0::2, :] + planes[..., 1::2, :]
     sums = rows[..., 0::2] + rows[..., 1::2]
     return sums.add_(_alternating(1.0, 2.0, sums.shape[-1], sums.device)).div_(4).floor_()
 
 
-def _doubled(planes: Tensor) -> Tensor:
+def _double(planes: Tensor) -> Tensor:
     """As libjpeg does by default: weights of 9, 3, 3 and 1 sixteenths, borders repeated."""
     smooth = F.interpolate(planes, scale_factor=2, mode="bilinear", align_corners=False)
     rounding = _alternating(8 / 16, 7 / 16, smooth.shape[-1], smooth.device)
@@ -126,11 +126,12 @@ def jpeg(image: Tensor, quality: Tensor, size: Tensor | None = None) -> Tensor:
     if size is not None:
         half = -(-size // 2)
         half_height = half.index_fill(1, torch.tensor(1), wide // 2)  # and all of the width
-    y = _coded(replicated(ycc[:, :1], size, (tall, wide)), tables[:, 0])
-    chroma = _halved(replicated(ycc[:, 1:], size, (tall, wide)))[..., :h, :]
-    chroma = _coded(replicated(chroma, half_height, (tall // 2, wide // 2)), tables[:, 1])
+    y = _code_blocks(replicate_edges(ycc[:, :1], size, (tall, wide)), tables[:, 0])
+    chroma = _halve(replicate_edges(ycc[:, 1:], size, (tall, wide)))[..., :h, :]
+    chroma = replicate_edges(chroma, half_height, (tall // 2, wide // 2))
+    chroma = _code_blocks(chroma, tables[:, 1])
 
-    chroma = _doubled(replicated(chroma[..., :h, :w], half, (h, w)))[..., :height, :width]
+    chroma = _double(replicate_edges(chroma[..., :h, :w], half, (h, w)))[..., :height, :width]
     y = y[..., :height, :width].add_(128)
     differences = (c.from_chroma @ chroma.flatten(2)).add_(0.5).floor_().view(image.shape)
     return differences.add_(y).clamp_(0, 255).div_(255)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unclip.degradations.borders import mirrored, whole
+from unclip.degradations.borders import full_size, mirror_index
 
 BILINEAR, BICUBIC, AREA, GAUSSIAN = range(4)
 NAMES = ("linear", "cubic", "area", "Gauss")  # for people
@@ -73,13 +73,13 @@ def weights(
     for k in present:
         weight = torch.where(kind == k, _PROFILES[k](away, scale, sigma), weight)
     if GAUSSIAN in present:
-        beside = torch.where(kind == GAUSSIAN, mirrored(index, length), beside)
+        beside = torch.where(kind == GAUSSIAN, mirror_index(index, length), beside)
     weight = weight / weight.sum(2, keepdim=True)
     matrix = torch.zeros(*weight.shape[:2], most, device=device)
     return matrix.scatter_add_(2, beside, weight)
 
 
-def resized(
+def resize_each(
     image: Tensor,
     kind: Tensor,
     after: Tensor,
@@ -101,7 +101,7 @@ def resized(
     if len(image) == 1 and size is None and (mode := _NATIVE.get(int(kind))):
         planes = image.transpose(0, 1)  # three channels at once PyTorch would interleave first
         return F.interpolate(planes, after[0].tolist(), mode=mode).transpose(0, 1)
-    size = whole(image) if size is None else size
+    size = full_size(image) if size is None else size
     sigma = torch.ones(len(image)) if sigma is None else sigma
     down = across = weights(kind, size[:, 0], after[:, 0], sigma, image.device)
     if not torch.equal(size[:, 0], size[:, 1]) or not torch.equal(after[:, 0], after[:, 1]):

@@ -1,6 +1,6 @@
 """What samplers see of a network: a `Predictor`, built once for sampling, inversion and inpainting.
 
-Guidance happens inside the denoiser (`guided`); samplers take its output as final.
+Guidance happens inside the denoiser (`guided_denoiser`); samplers take its output as final.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Conditional(Protocol):
         ...
 
 
-def guided(model: Conditional, scale: float, channels: int) -> Denoiser:
+def guided_denoiser(model: Conditional, scale: float, channels: int) -> Denoiser:
     """``model(x_t, t, keep)`` as a denoiser, both branches in one batch when scale is not 1."""
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:

@@ -98,8 +98,8 @@ def sampling_timesteps(steps: int | str, total: int) -> list[int]:
         length = size + (section < longer)
         if count > length:
             raise UserError(
-                f"sampler.steps: {count} steps asked of a section of {length}"
-                f" (diffusion.steps={total}), ask for fewer"
+                f"sampler.steps: {count} steps do not fit into a section of {length} timesteps"
+                f" (diffusion.steps={total}); give fewer"
             )
         gaps = max(count - 1, 1)
         timesteps += [start + round(k * (length - 1) / gaps) for k in range(count)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 SHORT = 256  # queries; from here on bfloat16 is no slower than float32 on a CPU
 
 
-_chosen = "sdpa"  # of the process, not of a thread: recomputed blocks run on autograd's threads
+_selected = "sdpa"  # of the process, not of a thread: recomputed blocks run on autograd's threads
 
 
 @contextmanager
@@ -29,16 +29,16 @@ def backend(name: str) -> Iterator[None]:
     Raises:
         UserError: xformers is not installed, or serves no device of this machine.
     """
-    global _chosen
+    global _selected
     if name == "xformers":
         from unclip.nn import xformers_attention
 
         xformers_attention.check()
-    before, _chosen = _chosen, "sdpa" if name == "auto" else name
+    before, _selected = _selected, "sdpa" if name == "auto" else name
     try:
         yield
     finally:
-        _chosen = before
+        _selected = before
 
 
 def causal_mask(length: int, device: torch.device | None = None) -> Tensor:
@@ -81,9 +81,9 @@ def attend(
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """By the chosen backend; every query sees a key."""
-    if _chosen == "sdpa":
+    if _selected == "sdpa":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-    if _chosen == "xformers":
+    if _selected == "xformers":
         from unclip.nn import xformers_attention
 
         return xformers_attention.attend(q, k, v, mask, causal)

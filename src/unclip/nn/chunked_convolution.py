@@ -1,13 +1,13 @@
-"""Convolutions over a large feature map strip by strip, so that only strips need temporaries.
+"""Convolutions over a large feature map in chunks of rows, so that only chunks need temporaries.
 
 A plain tiling of a U-Net is wrong twice: a tile does not see beyond its edge, and group
 normalisation would take a tile's statistics for the image's. Here each layer goes over the whole
-map before the next one begins: the statistics are gathered from all strips first, and a strip is
+map before the next one begins: the statistics are gathered from all chunks first, and a chunk is
 read with the one row above and below that its 3 × 3 kernel reaches. So the result is that of the
 whole map, but for rounding, at its edges too.
 
 Shapes: B batch, C channels, H × W pixels. A *map* is a list of tensors that count as concatenated
-along their channels, which copies a strip at a time instead of everything.
+along their channels, which copies a chunk at a time instead of everything.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ELEMENTS = 1 << 23  # numbers per strip; a map of more than two strips is cut
+ELEMENTS = 1 << 23  # numbers per chunk; a larger map than two chunks is split
 
 Rows = Callable[[int, int], Tensor]
 """``rows(a, b)``: rows a to b of a map, ``[B, C, b - a, W]``."""
 
 
-def cuts(*parts: Tensor) -> bool:
-    """Whether a map is so large that it is cut; never while gradients are recorded."""
+def needs_chunks(*parts: Tensor) -> bool:
+    """Whether a map is large enough to be split; never while gradients are recorded."""
     return not torch.is_grad_enabled() and sum(p.numel() for p in parts) > 2 * ELEMENTS
 
 
-def height(batch: int, channels: int, width: int) -> int:
-    """Rows of a strip; even, so that halving and doubling cut no pixel."""
+def chunk_height(batch: int, channels: int, width: int) -> int:
+    """Rows of a chunk; even, so that halving and doubling cut no pixel."""
     return max(2, ELEMENTS // (batch * channels * width) // 2 * 2)
 
 
@@ -47,16 +47,16 @@ def rows_of(parts: Sequence[Tensor]) -> Rows:
 def normaliser(norm: nn.GroupNorm, parts: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
     """``norm`` with the statistics of the whole map, to be applied to any rows of it.
 
-    Means and variances of the strips are merged in float64 (Chan et al. 1979).
+    Means and variances of the chunks are merged in float64 (Chan et al. 1979).
     """
     batch, _, total, width = parts[0].shape
     channels = sum(part.shape[1] for part in parts)
-    step, rows = height(batch, channels, width), rows_of(parts)
+    step, rows = chunk_height(batch, channels, width), rows_of(parts)
     count, mean, square = 0, torch.zeros((), dtype=torch.float64), torch.zeros(())
     for a in range(0, total, step):
-        strip = rows(a, min(a + step, total)).float().reshape(batch, norm.num_groups, -1)
-        n = strip.shape[2]
-        var, own = (x.double() for x in torch.var_mean(strip, dim=2, correction=0))
+        chunk = rows(a, min(a + step, total)).float().reshape(batch, norm.num_groups, -1)
+        n = chunk.shape[2]
+        var, own = (x.double() for x in torch.var_mean(chunk, dim=2, correction=0))
         if count == 0:
             mean, square = own, var * n
         else:
@@ -76,7 +76,7 @@ def normaliser(norm: nn.GroupNorm, parts: Sequence[Tensor]) -> Callable[[Tensor]
     return normalise
 
 
-def convolved(
+def convolve_in_chunks(
     conv: nn.Conv2d,
     rows: Rows,
     total: int,
@@ -88,9 +88,9 @@ def convolved(
 
     Args:
         conv: kernel 3, padding 1.
-        rows: gives its input; asked for one row more than a strip on either side.
+        rows: gives its input; asked for one row more than a chunk on either side.
         total: H.
-        step: rows of a strip.
+        step: rows of a chunk.
         add: rows that are added to the result.
 
     Returns:
@@ -99,9 +99,9 @@ def convolved(
     out = None
     for a in range(0, total, step):
         b = min(a + step, total)
-        strip = rows(max(a - 1, 0), min(b + 1, total))
-        strip = F.pad(strip, (1, 1, int(a == 0), int(b == total)))
-        made = F.conv2d(strip, conv.weight, conv.bias)
+        chunk = rows(max(a - 1, 0), min(b + 1, total))
+        chunk = F.pad(chunk, (1, 1, int(a == 0), int(b == total)))
+        made = F.conv2d(chunk, conv.weight, conv.bias)
         if add is not None:
             made = made + add(a, b)
         if out is None:

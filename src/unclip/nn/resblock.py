@@ -73,7 +73,7 @@ class ResBlock(nn.Module):
             nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
         )
 
-    def _resampled(self, x: Tensor) -> Tensor:
+    def _resample(self, x: Tensor) -> Tensor:
         if self.resample == "down":
             return F.avg_pool2d(x, 2)
         if self.resample == "up":
@@ -93,45 +93,45 @@ class ResBlock(nn.Module):
         """
         parts = [x] if beside is None else [x, beside]
         scale, shift = self.time(time)[:, :, None, None].chunk(2, dim=1)
-        if chunked_convolution.cuts(*parts) and not self.training:
-            return self._in_strips(parts, scale, shift)
+        if chunked_convolution.needs_chunks(*parts) and not self.training:
+            return self._forward_in_chunks(parts, scale, shift)
         x = x if beside is None else torch.cat(parts, dim=1)
-        h = self.in_conv(self._resampled(F.silu(self.in_norm(x))))
+        h = self.in_conv(self._resample(F.silu(self.in_norm(x))))
         h = self.out_norm(h) * (1 + scale) + shift
-        return self.skip(self._resampled(x)) + self.out_conv(self.dropout(F.silu(h)))
+        return self.skip(self._resample(x)) + self.out_conv(self.dropout(F.silu(h)))
 
-    def _in_strips(self, parts: list[Tensor], scale: Tensor, shift: Tensor) -> Tensor:
+    def _forward_in_chunks(self, parts: list[Tensor], scale: Tensor, shift: Tensor) -> Tensor:
         """The same, with no temporary of the size of the map. Outside training only."""
         batch, _, total, width = parts[0].shape
         factor = {"down": 0.5, "up": 2.0, None: 1.0}[self.resample]
         total = int(total * factor)
         widest = max(self.in_conv.in_channels, self.in_conv.out_channels)
-        step = chunked_convolution.height(batch, widest, int(width * max(1.0, factor)))
+        step = chunked_convolution.chunk_height(batch, widest, int(width * max(1.0, factor)))
         rows, normalise = (
             chunked_convolution.rows_of(parts),
             chunked_convolution.normaliser(self.in_norm, parts),
         )
 
-        def resampled(change: Callable[[Tensor], Tensor]) -> chunked_convolution.Rows:
+        def resample(change: Callable[[Tensor], Tensor]) -> chunked_convolution.Rows:
             """Rows a to b after the resampling, of what ``change`` makes of the input."""
 
             def made(a: int, b: int) -> Tensor:
                 first = int(a / factor)
-                found = self._resampled(change(rows(first, math.ceil(b / factor))))
+                found = self._resample(change(rows(first, math.ceil(b / factor))))
                 skipped = a - int(first * factor)
                 return found[:, :, skipped : skipped + b - a]
 
             return made
 
-        h = chunked_convolution.convolved(
-            self.in_conv, resampled(lambda x: F.silu(normalise(x))), total, step=step
+        h = chunked_convolution.convolve_in_chunks(
+            self.in_conv, resample(lambda x: F.silu(normalise(x))), total, step=step
         )
         again, out = (
             chunked_convolution.normaliser(self.out_norm, [h]),
             chunked_convolution.rows_of([h]),
         )
-        plain = resampled(lambda x: x)
-        return chunked_convolution.convolved(
+        plain = resample(lambda x: x)
+        return chunked_convolution.convolve_in_chunks(
             self.out_conv,
             lambda a, b: F.silu(again(out(a, b)) * (1 + scale) + shift),
             total,

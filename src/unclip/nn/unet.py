@@ -168,15 +168,15 @@ class UNet(nn.Module):
         return self._output(h).to(x.dtype)
 
     def _output(self, h: Tensor) -> Tensor:
-        if not chunked_convolution.cuts(h):
+        if not chunked_convolution.needs_chunks(h):
             return self.out(F.silu(self.out_norm(h)))
         normalise, rows = (
             chunked_convolution.normaliser(self.out_norm, [h]),
             chunked_convolution.rows_of([h]),
         )
-        return chunked_convolution.convolved(
+        return chunked_convolution.convolve_in_chunks(
             self.out,
             lambda a, b: F.silu(normalise(rows(a, b))),
             h.shape[2],
-            step=chunked_convolution.height(h.shape[0], h.shape[1], h.shape[3]),
+            step=chunked_convolution.chunk_height(h.shape[0], h.shape[1], h.shape[3]),
         )

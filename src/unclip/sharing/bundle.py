@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from unclip.common.errors import UserError
+from unclip.common.errors import UserError, article
 from unclip.config.load import ResolvedExperiment, leaves, load_experiment
 from unclip.sharing import bounds
 from unclip.sharing.layout import (
@@ -145,7 +145,7 @@ def _check_places(content: dict[str, Any]) -> None:
 def _check_settings(name: str, experiment: ResolvedExperiment) -> None:
     stage, settings = experiment.stage.name, experiment.config
     if name != RUN and stage != name:
-        raise ValueError(f"stage: is a {stage}, a {name} is needed")
+        raise ValueError(f"stage: is {article(stage)}, {article(name)} is needed")
     for parent in PARENTS:
         inside = prefix(parent).rstrip("/")
         spec = getattr(settings, parent, inside)  # a section of that name is none

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from unclip.common.errors import UserError
+from unclip.common.errors import UserError, article
 from unclip.config.load import read_yaml
 
 DEPTH = 16
@@ -150,7 +150,7 @@ def _check(value: Any) -> None:
             elif isinstance(item, float):
                 _limit(math.isfinite(item), f"holds {item}, which is not finite")
             else:
-                _limit(item is None, f"holds a {type(item).__name__}")
+                _limit(item is None, f"holds {article(type(item).__name__)}")
         if not below:
             return
         level = below

@@ -23,7 +23,7 @@ from unclip.data.sources import open_splits
 from unclip.data.transforms import Square, to_tensor
 from unclip.degradations.bsr_parameters import UNIFORMS
 from unclip.degradations.config import CorruptionKind
-from unclip.degradations.downsample import degraded
+from unclip.degradations.downsample import corrupt
 from unclip.evaluation.metrics.upsamplers import Comparison, EvaluatedUpsampler, measure
 from unclip.pipeline.settings import Settings
 from unclip.stages.upsampler.config import UpsamplerExperiment
@@ -73,7 +73,7 @@ def evaluate_upsampler(
         draws = SampleNoise(seeds)
         uniforms = draws.uniform((len(image), UNIFORMS), image.device)
         noise = draws(image.shape, image.device)
-        return degraded(image, model.low_size, corruption, uniforms=uniforms, noise=noise)
+        return corrupt(image, model.low_size, corruption, uniforms=uniforms, noise=noise)
 
     bar = tqdm(images, desc=title, unit="batch", mininterval=bar_interval())
     measured = measure(part, bar, degrade, seed=seed)

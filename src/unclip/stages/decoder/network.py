@@ -91,12 +91,12 @@ class Decoder(nn.Module):
         if self.config.use_z_i:
             if z_i is None:
                 raise ValueError("this decoder needs z_i")
-            z_i = self._scaled(z_i, keep_z_i)
+            z_i = self._scale_z_i(z_i, keep_z_i)
             offsets.append(self.z_i_to_time(z_i))
             contexts.append(self.z_i_to_tokens(z_i).unflatten(1, (self.config.clip_tokens, -1)))
         return Conditioning(sum(offsets[1:], offsets[0]), torch.cat(contexts, dim=1))
 
-    def _scaled(self, z_i: Tensor, keep: Tensor | None) -> Tensor:
+    def _scale_z_i(self, z_i: Tensor, keep: Tensor | None) -> Tensor:
         """z_i at unit variance, or what stands for it where ``keep`` is False."""
         z_i = z_i.to(self.z_i_to_time.weight.dtype) * math.sqrt(self.embed_dim)
         if keep is None:

@@ -14,7 +14,7 @@ from unclip.common.types import Denoiser, Progress
 from unclip.diffusion.config import GuidedSamplerConfig, ImageDiffusionConfig, section_counts
 from unclip.diffusion.inpainting import inpaint
 from unclip.diffusion.inversion import invert
-from unclip.diffusion.predictor import Predictor, build_predictor, guided
+from unclip.diffusion.predictor import Predictor, build_predictor, guided_denoiser
 from unclip.diffusion.samplers import sample
 from unclip.embeddings.tokens import Tokenizer, token_mask
 from unclip.stages._part import Part
@@ -161,4 +161,4 @@ def decoder_denoiser(
     def model(x_t: Tensor, t: Tensor, keep: Tensor) -> Tensor:
         return net.denoise(x_t, t, given)
 
-    return guided(model, guidance, 3)
+    return guided_denoiser(model, guidance, 3)

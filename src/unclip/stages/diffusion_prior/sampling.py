@@ -10,7 +10,7 @@ from torch import Tensor
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Caption, Progress
 from unclip.diffusion.config import DiffusionConfig
-from unclip.diffusion.predictor import build_predictor, guided
+from unclip.diffusion.predictor import build_predictor, guided_denoiser
 from unclip.diffusion.samplers import sample
 from unclip.stages._prior.sampling import best_of, repeat_batch, repeat_each
 from unclip.stages.diffusion_prior.config import PriorSamplerConfig
@@ -47,7 +47,7 @@ def sample_prior(
         return noise((batch, many, *shape[1:]), device).flatten(0, 1)
 
     predictor = build_predictor(
-        guided(model, sampler.guidance, dim),
+        guided_denoiser(model, sampler.guidance, dim),
         diffusion=diffusion,
         sampler=sampler,
         device=z_t.device,

@@ -48,6 +48,13 @@ class UpsamplerSamplerConfig(SamplerConfig):
         require(self.noise_level >= 0, "sampler.noise_level", "must not be negative")
 
 
+def check_noise_level(sampler: UpsamplerSamplerConfig, model: UpsamplerConfig) -> None:
+    """Refuse a noise level that the network was not trained with; 0 suits every network."""
+    level, levels = sampler.noise_level, model.noise_levels
+    fix = f"must be below {levels}" if levels else "must be 0: the network is trained without noise"
+    require(level < max(1, levels), f"sampler.noise_level={level}", f"{fix} (model.noise_levels)")
+
+
 @dataclass(kw_only=True)
 class UpsamplerExperiment(Experiment):
     """A diffusion upsampler P(x_high | x_low)."""
@@ -76,11 +83,7 @@ class UpsamplerExperiment(Experiment):
             "model.noise_levels",
             f"there are only diffusion.steps={self.diffusion.steps}",
         )
-        require(
-            self.sampler.noise_level < max(1, self.model.noise_levels),
-            "sampler.noise_level",
-            f"must be below model.noise_levels={self.model.noise_levels}",
-        )
+        check_noise_level(self.sampler, self.model)
         crop = round(self.model.image_size * self.data.crop_fraction)
         factor = max(
             2 ** (len(self.model.unet.multiples) - 1), self.model.image_size // self.model.low_size

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unclip.common.errors import UserError
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Progress
 from unclip.diffusion.config import ImageDiffusionConfig, section_counts
@@ -16,7 +15,7 @@ from unclip.diffusion.process import q_sample
 from unclip.diffusion.samplers import sample
 from unclip.diffusion.schedules import full_schedule
 from unclip.stages._part import Part
-from unclip.stages.upsampler.config import UpsamplerSamplerConfig
+from unclip.stages.upsampler.config import UpsamplerSamplerConfig, check_noise_level
 from unclip.stages.upsampler.network import Upsampler
 
 
@@ -61,11 +60,7 @@ class UpsamplerPart(Part):
         size = size or self.size_from(low.shape[-1])
         x_T = noise((len(low), 3, size, size), low.device)
         level = None
-        if sampler.noise_level >= max(1, net.config.noise_levels):
-            raise UserError(
-                f"sampler.noise_level={sampler.noise_level}: the network knows levels below "
-                f"{net.config.noise_levels} (model.noise_levels)"
-            )
+        check_noise_level(sampler, net.config)
         if net.config.noise_levels:
             level = torch.full((len(low),), sampler.noise_level, device=low.device)
             schedule = full_schedule(self.diffusion).to(low.device)

@@ -13,7 +13,7 @@ from unclip.common.seeding import SampleNoise
 from unclip.data.batches import UpsamplerBatch
 from unclip.degradations.blur import gaussian_blur
 from unclip.degradations.bsr_parameters import UNIFORMS, VARIANTS
-from unclip.degradations.downsample import degraded, resize
+from unclip.degradations.downsample import corrupt, resize
 from unclip.diffusion.process import q_sample
 from unclip.stages._diffusion.stage import DiffusionStage
 from unclip.stages.experiment import ParentSizes
@@ -59,7 +59,7 @@ class UpsamplerStage(DiffusionStage):
         noise = rng.normal("bsr_noise", image.shape)
         clean = rng.keep("corruption", len(image), corruption.probability)
         rows = clean.logical_not().nonzero()[:, 0]
-        low[rows] = degraded(
+        low[rows] = corrupt(
             image[rows], low.shape[-1], corruption, uniforms=uniforms[rows], noise=noise[rows]
         )
         return low
