@@ -34,7 +34,7 @@ from PIL import Image, ImageDraw
 from data_modules.base import StageData
 from unclip.common.errors import UserError
 from unclip.data.config import DataConfig, ScenesConfig
-from unclip.data.dataset import Example, squares
+from unclip.data.dataset import Example, square_transforms
 from unclip.data.pack.manifest import Packing
 from unclip.data.pack.pack import pack
 from unclip.data.sources import open_source
@@ -100,7 +100,7 @@ def ours(spec: str, size: int) -> Iterable[Any]:
     data = StageData(
         config,
         render_size=size,
-        transforms=squares(config, size),
+        transforms=square_transforms(config, size),
         collate=collate,
         seed=0,
     )

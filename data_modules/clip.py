@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from data_modules.base import StageData
 from unclip.data.batches import ClipBatch
 from unclip.data.config import DataConfig
-from unclip.data.dataset import Example, Tokenize, squares
+from unclip.data.dataset import Example, Tokenize, square_transforms
 from unclip.data.transforms import to_tensor
 
 
@@ -49,7 +49,7 @@ class ClipData(StageData[ClipBatch]):
         super().__init__(
             config,
             render_size=image_size,
-            transforms=squares(config, image_size),
+            transforms=square_transforms(config, image_size),
             collate=_Collate(tokenize),
             seed=seed,
             accumulate=accumulate,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from data_modules.base import StageData
 from unclip.data.batches import DecoderBatch
 from unclip.data.config import DataConfig
-from unclip.data.dataset import Example, Tokenize, squares
-from unclip.data.embedding_store.join import ByKey, Joined
+from unclip.data.dataset import Example, Tokenize, square_transforms
+from unclip.data.embedding_store.join import EmbeddingsByKey, SourceWithEmbeddings
 from unclip.data.embedding_store.source import EmbeddingSource
 from unclip.data.sources import Splits
 from unclip.data.transforms import to_tensor
@@ -19,7 +19,7 @@ from unclip.data.transforms import to_tensor
 class _Collate:
     clip_tokenize: Tokenize
     tokenize: Tokenize
-    embeddings: ByKey | None
+    embeddings: EmbeddingsByKey | None
 
     def __call__(self, examples: Sequence[Example]) -> DecoderBatch:
         captions = [example.caption for example in examples]
@@ -66,12 +66,12 @@ class DecoderData(StageData[DecoderBatch]):
         accumulate: int = 1,
         embeddings: EmbeddingSource | None = None,
     ):
-        by_key = None if embeddings is None else ByKey(embeddings)
+        by_key = None if embeddings is None else EmbeddingsByKey(embeddings)
         sizes = (image_size, clip_image_size) if by_key is None else (image_size,)
         super().__init__(
             config,
             render_size=max(image_size, clip_image_size),
-            transforms=squares(config, *sizes),
+            transforms=square_transforms(config, *sizes),
             collate=_Collate(clip_tokenize, tokenize, by_key),
             seed=seed,
             accumulate=accumulate,
@@ -84,5 +84,6 @@ class DecoderData(StageData[DecoderBatch]):
             return splits
         self._by_key.check(splits.train)
         return splits._replace(
-            train=Joined(splits.train, self._by_key), held_out=Joined(splits.held_out, self._by_key)
+            train=SourceWithEmbeddings(splits.train, self._by_key),
+            held_out=SourceWithEmbeddings(splits.held_out, self._by_key),
         )

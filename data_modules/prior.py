@@ -12,10 +12,10 @@ from torch.utils.data import Dataset
 from data_modules.base import StageData, open_embeddings
 from unclip.data.batches import PriorBatch
 from unclip.data.config import ReadingConfig
-from unclip.data.dataset import Example, Tokenize, squares
+from unclip.data.dataset import Example, Tokenize, square_transforms
 from unclip.data.embedding_store.rows import PriorRows, RowSubset
 from unclip.data.embedding_store.source import EmbeddingSource
-from unclip.data.keys import held_out
+from unclip.data.keys import held_out_mask
 from unclip.data.readers.source import Source
 from unclip.data.sources import Splits
 from unclip.data.transforms import to_tensor
@@ -77,7 +77,7 @@ class PriorData(StageData[PriorBatch]):
         super().__init__(
             config,
             render_size=clip_image_size,
-            transforms=squares(config, clip_image_size),
+            transforms=square_transforms(config, clip_image_size),
             collate=collate,
             seed=seed,
             accumulate=accumulate,
@@ -102,7 +102,7 @@ class PriorData(StageData[PriorBatch]):
             return super()._open()
         if self._contexts is not None:
             self._embeddings.tokens(max(self._contexts))  # made now, where there are none
-        kept = held_out(self._embeddings.hashes(), self.config.held_out)
+        kept = held_out_mask(self._embeddings.hashes(), self.config.held_out)
         return Splits(
             RowSubset(self._embeddings, np.flatnonzero(~kept)[: self.config.limit]),
             RowSubset(self._embeddings, np.flatnonzero(kept)),

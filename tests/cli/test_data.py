@@ -217,7 +217,7 @@ def test_pack_says_how_much_and_continues(faulty, capsys):
         (["pack", "faulty", "--out", "full"], "--out full: is not empty; name another folder"),
         (["pack", "faulty", "--out", "faulty"], "--out faulty: the source is there"),
         (["pack", "faulty/cut.tar", "--out", "faulty"], "--out faulty: the source is there"),
-        (["pack", "faulty", "--out", "out", "--on-error", "error"], "--on-error skip leaves such"),
+        (["pack", "faulty", "--out", "out", "--on-error", "error"], "--on-error=skip leaves such"),
     ],
 )
 def test_one_line_says_what_is_wrong(faulty, capsys, words, problem):

@@ -350,7 +350,7 @@ def test_bad_samples_are_left_out_counted_and_named(embed, tmp_path, capsys, cap
     assert (tmp_path / "f/shards/1.json").is_file()
     message = error(capsys, *embed(tmp_path / "g", "--on-error", "error", source=source))
     assert "0003.png: not an image" in message
-    assert "--on-error skip leaves such samples out" in message
+    assert "--on-error=skip leaves such samples out" in message
 
 
 def test_a_source_of_bad_samples_alone_is_refused(embed, tmp_path, capsys):

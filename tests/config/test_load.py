@@ -206,7 +206,7 @@ def test_entries_of_a_mixture_are_made_and_merged_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("data.source=mixture", "data.mixture={}: must name the parts"),
+        ("data.source=mixture", "data.mixture={}: must name its sources"),
         ("data.mixture.x.sauce=y", "data.mixture.x.sauce: unknown key; did you mean 'source'?"),
         ("data.mixture.x=y", "data.mixture.x: is a section"),
         ("data.mixture=y", "data.mixture: is a section"),

@@ -27,7 +27,7 @@ def test_one_caption_is_drawn_anew_in_each_epoch_and_all_are_used():
 def test_error_stops_at_the_first_bad_sample_and_says_how_to_go_on():
     data = examples(FakeSource(5, bad=[3]), on_error="error")
     assert data[Draw(0, 2)].key == "00002"
-    with pytest.raises(BadSample, match=r"^fake: 00003: broken \(data\.on_error: skip"):
+    with pytest.raises(BadSample, match=r"^fake: 00003: broken \(data\.on_error=skip"):
         data[Draw(0, 3)]
 
 

@@ -237,5 +237,5 @@ def test_batches_that_cannot_be_shared_evenly_are_refused():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_sample_is_one_line_also_from_a_worker(workers):
     batches = loader(source=FakeSource(LENGTH, bad=range(LENGTH)), workers=workers)
-    with pytest.raises(UserError, match=r"^fake: \d+: broken \(data\.on_error: skip .*\)$"):
+    with pytest.raises(UserError, match=r"^fake: \d+: broken \(data\.on_error=skip .*\)$"):
         next(iter(batches))

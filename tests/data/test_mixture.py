@@ -46,9 +46,9 @@ def test_each_part_runs_through_its_own_order_lane_by_lane():
     parts = parts_of(drawn.numbers)
     firsts = [0, 300, 2300]
     alone = [
-        PermutedOrder(300, seed=order._parts[0]._seed),
-        ShardedOrder(SHARDS[1:-1], window=500, lanes=lanes, seed=order._parts[1]._seed),
-        PermutedOrder(50, seed=order._parts[2]._seed),
+        PermutedOrder(300, seed=order._orders[0]._seed),
+        ShardedOrder(SHARDS[1:-1], window=500, lanes=lanes, seed=order._orders[1]._seed),
+        PermutedOrder(50, seed=order._orders[2]._seed),
     ]
     assert len({own._seed for own in alone}) == 3
     for part, own in enumerate(alone):
@@ -93,12 +93,14 @@ def test_any_weights_give_whole_shares_and_no_block_without_a_part(weights, batc
 
 def test_a_part_that_is_too_rare_is_refused():
     mixture([1.0, 4094.0, 1.0])
-    with pytest.raises(UserError, match=r"^data\.mixture: part 3 of 3 .* 0\.00024 of the weight; "):
+    with pytest.raises(
+        UserError, match=r"^data\.mixture: source 3 of 3 .* 0\.00024 of the weight; "
+    ):
         mixture([2.0, 4095.0, 1.0])
 
 
 def test_an_empty_part_and_too_few_samples_are_refused():
-    with pytest.raises(UserError, match=r"^data\.mixture: part 2 has no training samples"):
+    with pytest.raises(UserError, match=r"^data\.mixture: source 2 has no training samples"):
         mixture([1.0, 1.0], lengths=[300, 0], shards=None)
     with pytest.raises(UserError, match=r"^data\.batch_size: 8 is more than the 7 training"):
         order_of([7], None, batch_size=8, window=4, seed=0)

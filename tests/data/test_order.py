@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unclip.data.order import Draw, PermutedOrder, ShardedOrder, lanes_of, permutation, shuffled
+from unclip.data.order import Draw, PermutedOrder, ShardedOrder, lanes_of, permutation, permutations
 
 
 def sharded(shards, *, window=64, lanes=4, seed=3):
@@ -42,14 +42,14 @@ def test_runs_stay_together_and_the_last_may_be_short():
 
 
 def test_shuffled_gives_permutations_that_have_nothing_to_do_with_each_other():
-    found = shuffled(500, 8, "test", 1)
+    found = permutations(500, 8, "test", 1)
     assert (np.sort(found, axis=1) == np.arange(8)).all()
     # Each number is as often at each place: 500 / 8 = 62.5, standard deviation 7.4.
     counts = np.stack([np.bincount(found[:, place], minlength=8) for place in range(8)])
     assert counts.min() > 62.5 - 5 * 7.4
     assert counts.max() < 62.5 + 5 * 7.4
-    assert (shuffled(500, 8, "test", 1) == found).all()
-    assert (shuffled(500, 8, "test", 2) != found).any()
+    assert (permutations(500, 8, "test", 1) == found).all()
+    assert (permutations(500, 8, "test", 2) != found).any()
 
 
 def test_draws_are_arrays_to_a_dataset_that_wants_them_and_plain_numbers_to_others():

@@ -17,7 +17,7 @@ from tiny_data import (
 from unclip.common.errors import UserError
 from unclip.data.config import SOURCES, DataConfig, MixtureConfig, ScenesConfig
 from unclip.data.decode import BadSample
-from unclip.data.readers.source import Concat, Named, Subset, hashes, raw_of
+from unclip.data.readers.source import Concat, NamedSource, Subset, hashes, raw_of
 from unclip.data.readers.tar import TarSource
 from unclip.data.sources import open_source, open_splits
 
@@ -255,7 +255,7 @@ def test_many_shards_share_the_memory_for_row_groups(tmp_path):
 def test_only_what_is_a_file_has_stored_bytes(tmp_path):
     files = FakeSource(2)  # made on the spot, as scenes are
     tar = TarSource(write_tar(tmp_path / "a.tar", records(3)))
-    both = Concat([Named("drawn", files), Named("stored", tar)])
+    both = Concat([NamedSource("drawn", files), NamedSource("stored", tar)])
     some = Subset(both, np.array([1, 4]))
     assert raw_of(some, 0) is None
     raw = raw_of(some, 1)

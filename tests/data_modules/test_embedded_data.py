@@ -185,7 +185,7 @@ def test_a_row_that_is_no_number_stops_the_run_where_it_is_told_to(holes):
     folder, _ = holes
     data = prior_data(folder, held_out=0, on_error="error")
     with pytest.raises(
-        BadSample, match=r"shard:row 0:[37]: the embedding is not finite \(data\.on_error: skip"
+        BadSample, match=r"shard:row 0:[37]: the embedding is not finite \(data\.on_error=skip"
     ):
         list(data.train_dataloader())
 

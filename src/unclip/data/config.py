@@ -52,10 +52,10 @@ class ScenesConfig:
 
 @dataclass(kw_only=True)
 class MixtureConfig:
-    """One part of a mixture."""
+    """One source of a mixture."""
 
     source: str = ""  # any of SOURCES but a mixture
-    weight: float = 1.0  # its share of the samples, relative to the other parts'
+    weight: float = 1.0  # its share of the samples, relative to the other sources'
 
 
 @dataclass(kw_only=True)
@@ -76,7 +76,9 @@ class ReadingConfig:
     held_out: float = 0.02  # share of samples kept for validation, chosen by a hash of the key
     max_pixels: int = MAX_PIXELS  # an image of more is unreadable
     max_aspect: float = MAX_ASPECT  # an image of a longer side over shorter is unreadable
-    limit: int | None = None  # use only the first so many training samples (of each mixture part)
+    limit: int | None = (
+        None  # use only the first so many training samples (of each source of a mixture)
+    )
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
 
     def validate(self) -> None:
@@ -95,14 +97,14 @@ class ReadingConfig:
         require(self.limit is None or self.limit > 0, "data.limit", "must be at least 1 or null")
 
     def _validate_mixture(self) -> None:
-        parts = self.source != "mixture" or bool(self.mixture)
-        require(parts, "data.mixture", "must name the parts: {NAME: {source: ..., weight: 1}}")
-        for name, part in self.mixture.items():
+        named = self.source != "mixture" or bool(self.mixture)
+        require(named, "data.mixture", "must name its sources: {NAME: {source: ..., weight: 1}}")
+        for name, one in self.mixture.items():
             word = re.fullmatch(r"[\w-]+", name, re.ASCII) is not None
             require(word, "data.mixture", f"name {name!r} must be of letters, digits, _ and -")
             key = f"data.mixture.{name}"
-            require(part.source not in ("", "mixture"), f"{key}.source", "must be a source")
-            require(0 < part.weight < math.inf, f"{key}.weight", "must be more than 0")
+            require(one.source not in ("", "mixture"), f"{key}.source", "must be a source")
+            require(0 < one.weight < math.inf, f"{key}.weight", "must be more than 0")
 
 
 @dataclass(kw_only=True)

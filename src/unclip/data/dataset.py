@@ -67,9 +67,7 @@ class Examples(Dataset[Example]):
             return self._example(draw, draw.number)
         except BadSample as problem:
             if self._on_error == "error":
-                raise BadSample(
-                    f"{problem} (data.on_error: skip leaves such samples out)"
-                ) from None
+                raise BadSample(f"{problem} (data.on_error=skip leaves such samples out)") from None
             return self._replacement(draw, str(problem))
 
     def _replacement(self, draw: Draw, problem: str) -> Example:
@@ -106,7 +104,7 @@ class Transforms(NamedTuple):
     held_out: Transform
 
 
-def squares(config: ReadingConfig, *sizes: int) -> Transforms:
+def square_transforms(config: ReadingConfig, *sizes: int) -> Transforms:
     """The same square at each size: cropped and flipped as ``config`` says, only in training."""
     return Transforms(
         Square(sizes=sizes, random_crop=config.crop == "random", flip=config.flip),

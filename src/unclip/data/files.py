@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from braceexpand import braceexpand
 
 from unclip.common.errors import UserError
-from unclip.data.remote import Unreadable, file_info, remotely
+from unclip.data.remote import Unreadable, file_info, with_retries
 
 BLOCK = 4 * 2**20  # bytes a remote file is read by
 _BLOCKS = 64  # kept in memory per process
@@ -86,7 +86,7 @@ def read(path: str) -> bytes:
         Unreadable: It cannot be read, or is a device or a pipe.
     """
     if is_url(path):
-        return remotely(path, lambda system, name: system.cat_file(name))
+        return with_retries(path, lambda system, name: system.cat_file(name))
     with _reasons(path):
         # Reading a pipe would block, and reading a device need not end.
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -108,14 +108,14 @@ def is_url(path: str) -> bool:
 def exists(path: str) -> bool:
     """Whether there is a file or folder at ``path``."""
     if is_url(path):
-        return remotely(path, lambda system, name: system.exists(name))
+        return with_retries(path, lambda system, name: system.exists(name))
     return os.path.exists(path)
 
 
 def is_folder(path: str) -> bool:
     """Whether ``path`` is a folder."""
     if is_url(path):
-        return remotely(path, lambda system, name: system.isdir(name))
+        return with_retries(path, lambda system, name: system.isdir(name))
     return os.path.isdir(path)
 
 
@@ -148,8 +148,8 @@ def walk(folder: str) -> Iterator[tuple[str, int]]:
         Unreadable: It cannot be listed.
     """
     if is_url(folder):
-        base = remotely(folder, lambda _, name: name).rstrip("/") + "/"
-        found = remotely(folder, lambda system, _: system.find(base, detail=True))
+        base = with_retries(folder, lambda _, name: name).rstrip("/") + "/"
+        found = with_retries(folder, lambda system, _: system.find(base, detail=True))
         yield from sorted((n.removeprefix(base), i.get("size") or 0) for n, i in found.items())
         return
     with _reasons(folder):
@@ -192,7 +192,7 @@ def matches(pattern: str) -> list[str]:
         return sorted(glob.glob(pattern, recursive=True))
     # The file system of the last link knows the names; the others only pass them on.
     head, link, tail = pattern.rpartition("::")
-    found = remotely(
+    found = with_retries(
         tail, lambda system, name: [system.unstrip_protocol(n) for n in system.glob(name)]
     )
     return sorted(head + link + path for path in found)
@@ -242,7 +242,7 @@ def _descriptor(file: File) -> _Descriptor:
 
 def _fetch(file: File, start: int, end: int) -> bytes:
     end = min(end, file.size)
-    data = remotely(file.path, lambda system, name: system.cat_file(name, start=start, end=end))
+    data = with_retries(file.path, lambda system, name: system.cat_file(name, start=start, end=end))
     if len(data) > end - start:
         raise Unreadable(file.path, "cannot be read by parts (the server sends whole files)")
     return data

@@ -62,7 +62,7 @@ def key_hashes(keys: Iterable[str]) -> np.ndarray:
     return np.fromiter(map(key_hash, keys), dtype=np.uint64)
 
 
-def held_out(hashes: np.ndarray, share: float) -> np.ndarray:
+def held_out_mask(hashes: np.ndarray, share: float) -> np.ndarray:
     """Which samples are for validation, by `key_hashes`: so wherever they stand in a file."""
     return hashes < math.ceil(share * 2**64)
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from unclip.common.errors import UserError
 from unclip.common.seeding import derive_seed
 from unclip.data.order import Draws, Order
-from unclip.data.skips import Reporting, Skips
+from unclip.data.skips import ReportingCollate, Skips
 
 
 class BatchOrder(Sampler[Draws]):
@@ -90,7 +90,7 @@ class Loader(DataLoader):
         super().__init__(
             dataset,
             batch_sampler=batches,
-            collate_fn=collate if skips is None else Reporting(collate),
+            collate_fn=collate if skips is None else ReportingCollate(collate),
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),

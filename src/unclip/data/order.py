@@ -145,7 +145,7 @@ class ShardedOrder(Order):
         # Pieces side by side go to lanes that agree in their last bits: those are of one process.
         pieces = sorted(range(lanes), key=lambda lane: f"{lane:06b}"[::-1])
         self._piece_of_lane = np.argsort(pieces)
-        self._laid: _Laid | None = None
+        self._layout: _EpochLayout | None = None
 
     def __len__(self) -> int:
         return self._rows * self._lanes
@@ -156,25 +156,25 @@ class ShardedOrder(Order):
         window = ((first // self._lanes + 1) * self._windows - 1) // self._rows
         top, bottom = (i * self._rows // self._windows for i in (window, window + 1))
         start, stop = top * self._lanes, bottom * self._lanes
-        shuffle = shuffled(self._lanes, bottom - top, "window", self._seed, epoch, window)
+        shuffle = permutations(self._lanes, bottom - top, "window", self._seed, epoch, window)
         pieces = self._numbers(epoch, start, stop).reshape(self._lanes, bottom - top)
         numbers = pieces[self._piece_of_lane[:, None], shuffle]  # [lanes, rows]
         return epoch * len(self) + start, Draws.of(epoch, numbers.T.ravel())
 
     def _numbers(self, epoch: int, start: int, stop: int) -> np.ndarray:
         """The samples at [start, stop) of the epoch's shards laid end to end."""
-        if self._laid is None or self._laid.epoch != epoch:
-            order = shuffled(1, len(self._shards), "shards", self._seed, epoch)[0]
+        if self._layout is None or self._layout.epoch != epoch:
+            order = permutations(1, len(self._shards), "shards", self._seed, epoch)[0]
             # Where the row of shards is cut open, so that windows and what is left out differ too.
             cut = derive_seed("order", "cut", self._seed, epoch) % self._total
-            self._laid = _Laid(epoch, order, np.cumsum(self._shards[order]), cut)
-        _, order, ends, cut = self._laid
+            self._layout = _EpochLayout(epoch, order, np.cumsum(self._shards[order]), cut)
+        _, order, ends, cut = self._layout
         places = (np.arange(start, stop) + cut) % self._total
         slots = np.searchsorted(ends, places, side="right")
         return self._stops[order[slots]] - (ends[slots] - places)
 
 
-class _Laid(NamedTuple):
+class _EpochLayout(NamedTuple):
     """An epoch's shards, end to end."""
 
     epoch: int
@@ -183,7 +183,7 @@ class _Laid(NamedTuple):
     cut: int  # the place at which the epoch begins
 
 
-def shuffled(count: int, length: int, *seed: int | str) -> np.ndarray:
+def permutations(count: int, length: int, *seed: int | str) -> np.ndarray:
     """``count`` permutations of [0, length), ``int64 [count, length]``, chosen by ``seed``."""
     # NumPy promises raw Philox numbers for all versions to come, but not its `permutation`.
     raw = np.random.Philox(derive_seed("order", *seed)).random_raw(count * length)

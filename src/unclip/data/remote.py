@@ -13,7 +13,7 @@ from fsspec.implementations.cached import CachingFileSystem
 from unclip.common.errors import UserError
 
 _PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds before each further attempt
-_VAIN = (PermissionError, IsADirectoryError, ValueError, NotImplementedError)
+_PERMANENT = (PermissionError, IsADirectoryError, ValueError, NotImplementedError)
 
 # fsspec gives a forked process new file systems and drops the parent's. Dropped for good, they
 # would close connections that the parent still uses.
@@ -38,8 +38,8 @@ class Unreadable(UserError):
         return f"data.source: {self.args[0]} {self.reason}"
 
 
-def remotely(url: str, action: Callable[[AbstractFileSystem, str], T]) -> T:
-    """``action`` of the URL's file system and name, tried again unless that would be vain.
+def with_retries(url: str, action: Callable[[AbstractFileSystem, str], T]) -> T:
+    """``action`` of the URL's file system and name, tried again unless the failure is permanent.
 
     Raises:
         Unreadable: It failed for good.
@@ -51,8 +51,8 @@ def remotely(url: str, action: Callable[[AbstractFileSystem, str], T]) -> T:
         except UserError:
             raise
         except Exception as error:  # every protocol has its own
-            reason, vain = _judge(error)
-            if vain or pause is None:
+            reason, permanent = _judge(error)
+            if permanent or pause is None:
                 raise Unreadable(url, reason) from None
         time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")
@@ -66,11 +66,11 @@ def file_info(url: str) -> dict[str, Any]:
             system = system.fs
         return system.info(name)
 
-    return remotely(url, info)
+    return with_retries(url, info)
 
 
 def _judge(error: BaseException) -> tuple[str, bool]:
-    """Why a remote read failed, and whether another would fail as well."""
+    """Why a remote read failed, and whether trying again is pointless."""
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and not isinstance(cause, (KeyError, type(None))):
         error = cause  # over HTTP any failure is one of these
@@ -78,9 +78,9 @@ def _judge(error: BaseException) -> tuple[str, bool]:
     if isinstance(error, FileNotFoundError) or status == 404:
         return "does not exist", True
     refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
-    vain = refused or isinstance(error, _VAIN)
+    permanent = refused or isinstance(error, _PERMANENT)
     text = " ".join(str(error).split()) or type(error).__name__
-    return f"cannot be read ({text})", vain
+    return f"cannot be read ({text})", permanent
 
 
 def _system(url: str) -> tuple[AbstractFileSystem, str]:

@@ -13,9 +13,9 @@ import numpy as np
 from unclip.common.errors import UserError
 from unclip.data.config import ReadingConfig
 from unclip.data.decode import Limits
-from unclip.data.keys import held_out
+from unclip.data.keys import held_out_mask
 from unclip.data.readers.opening import open_files
-from unclip.data.readers.source import Concat, Named, Source, Subset, digest, hashes
+from unclip.data.readers.source import Concat, NamedSource, Source, Subset, digest, hashes
 from unclip.data.scenes.dataset import Scenes
 
 Split = Literal["train", "held_out", "all"]
@@ -29,7 +29,7 @@ class Splits(NamedTuple):
 
     train: Source
     held_out: Source
-    weights: tuple[float, ...] | None = None  # of a mixture: how often each part is drawn from
+    weights: tuple[float, ...] | None = None  # of a mixture: how often each source is drawn from
     lengths: tuple[int, ...] = ()  # and how many training samples it has
 
 
@@ -65,7 +65,7 @@ def open_splits(config: ReadingConfig, *, image_size: int) -> Splits:
             _scenes(even, image_size, start=config.scenes.count, count=_held_out_scenes(config)),
         )
     source = _files(config)
-    kept = held_out(hashes(source), config.held_out)
+    kept = held_out_mask(hashes(source), config.held_out)
     return Splits(
         Subset(source, np.flatnonzero(~kept)[: config.limit]),
         Subset(source, np.flatnonzero(kept)),
@@ -94,8 +94,8 @@ def open_source(
 
 def _everything(config: ReadingConfig, *, image_size: int) -> Source:
     if config.source == "mixture":
-        parts = _each_part(config, partial(_everything, image_size=image_size))
-        return Concat([Named(name, source) for name, source in parts.items()])
+        opened = _each_source(config, partial(_everything, image_size=image_size))
+        return Concat([NamedSource(name, source) for name, source in opened.items()])
     if config.source == "scenes":
         count = config.scenes.count + _held_out_scenes(config)
         return _scenes(config, image_size, start=0, count=count)
@@ -103,34 +103,34 @@ def _everything(config: ReadingConfig, *, image_size: int) -> Source:
 
 
 def _mixed_splits(config: ReadingConfig, image_size: int) -> Splits:
-    def open_part(part: ReadingConfig) -> Splits:
-        splits = open_splits(part, image_size=image_size)
+    def open_one(one: ReadingConfig) -> Splits:
+        splits = open_splits(one, image_size=image_size)
         if len(splits.train) == 0:
-            raise UserError(f"data.source: {part.source} has no sample for training")
+            raise UserError(f"data.source: {one.source} has no sample for training")
         return splits
 
-    parts = _each_part(config, open_part)
-    kept = [Named(name, splits.held_out) for name, splits in parts.items()]
-    # Validation uses the first few of them: each part has its share among any first few.
-    places = np.concatenate([(np.arange(len(part)) + 0.5) / max(1, len(part)) for part in kept])
+    opened = _each_source(config, open_one)
+    kept = [NamedSource(name, splits.held_out) for name, splits in opened.items()]
+    # Validation uses the first few of them: each source has its share among any first few.
+    places = np.concatenate([(np.arange(len(one)) + 0.5) / max(1, len(one)) for one in kept])
     return Splits(
-        Concat([Named(name, splits.train) for name, splits in parts.items()]),
+        Concat([NamedSource(name, splits.train) for name, splits in opened.items()]),
         Subset(Concat(kept), np.argsort(places, kind="stable")),
-        weights=tuple(part.weight for part in config.mixture.values()),
-        lengths=tuple(len(splits.train) for splits in parts.values()),
+        weights=tuple(one.weight for one in config.mixture.values()),
+        lengths=tuple(len(splits.train) for splits in opened.values()),
     )
 
 
-def _each_part(config: C, opened: Callable[[C], T]) -> dict[str, T]:
-    """``opened`` of each part of the mixture, by name; its errors name the part's key."""
-    parts = {}
-    for name, part in config.mixture.items():
+def _each_source(config: C, open_one: Callable[[C], T]) -> dict[str, T]:
+    """``open_one`` of each source of the mixture, by name; its errors name the source's key."""
+    found = {}
+    for name, one in config.mixture.items():
         try:
-            parts[name] = opened(replace(config, source=part.source))
+            found[name] = open_one(replace(config, source=one.source))
         except UserError as error:
             key = f"data.mixture.{name}.source"
             raise UserError(str(error).replace("data.source", key, 1)) from None
-    return parts
+    return found
 
 
 def _files(config: ReadingConfig) -> Source:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from unclip.common.errors import Interrupted, UserError
 from unclip.common.progress import bar_interval
 from unclip.data.config import EmbedConfig
-from unclip.data.embedding_store.writer import EmbeddingShard, Writer, concatenated
+from unclip.data.embedding_store.writer import EmbeddingShard, Writer, concatenate_shards
 from unclip.data.readers.source import Source
 from unclip.data.sources import open_source
 from unclip.embeddings.clip import FrozenClip
@@ -222,7 +222,7 @@ class _Job:
                         skipped = sum(part.skipped for part in parts)
                         self._judge(batch.problems, skipped, sum(map(len, spans[number])))
                     bar.update(len(span))
-                yield number, concatenated(parts)
+                yield number, concatenate_shards(parts)
 
     @torch.no_grad()
     def _part(self, batch: EmbedBatch, fabric: Fabric) -> EmbeddingShard:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from unclip.data.config import EmbedConfig
-from unclip.data.dataset import Tokenize, squares
+from unclip.data.dataset import Tokenize, square_transforms
 from unclip.data.decode import BadSample
 from unclip.data.loader import Loader
 from unclip.data.readers.source import Source
@@ -47,7 +47,7 @@ class _Samples(Dataset[Sample | str]):
             sample = self.source[number]
         except BadSample as problem:
             if self.on_error == "error":
-                raise BadSample(f"{problem} (--on-error skip leaves such samples out)") from None
+                raise BadSample(f"{problem} (--on-error=skip leaves such samples out)") from None
             return str(problem)
         (image,) = self.transform(sample.image, Random(0))
         return sample._replace(image=image, captions=sample.captions[: self.captions])
@@ -87,7 +87,7 @@ def embed_loader(
     Iterating raises `BadSample` at a bad one if ``config.data.on_error`` is `error`.
     """
     captions = 1 if config.captions == "first" else None
-    transform = squares(config.data, clip_image_size).held_out
+    transform = square_transforms(config.data, clip_image_size).held_out
     return Loader(
         _Samples(source, transform, captions, config.data.on_error),
         batches=batches,

@@ -12,11 +12,11 @@ import torch
 from tiny_data import embeddings, is_held_out, write_clip_retrieval
 
 from unclip.common.errors import UserError
-from unclip.data.embedding_store.arrays import finite
+from unclip.data.embedding_store.arrays import finite_rows
 from unclip.data.embedding_store.layout import file_of, files_of
-from unclip.data.embedding_store.rows import cut
+from unclip.data.embedding_store.rows import truncate_tokens
 from unclip.data.embedding_store.source import EmbeddingSource
-from unclip.data.keys import held_out, key_hashes
+from unclip.data.keys import held_out_mask, key_hashes
 from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.tokens import Tokenizer
 
@@ -88,7 +88,7 @@ def test_keys_come_from_the_metadata_or_are_numbers_of_rows(folder):
 def test_the_hash_of_a_key_is_the_one_that_samples_are_split_by():
     keys = [f"key {n} \u00e4" for n in range(300)]
     for share in (0.0, 0.02, 0.5, 0.999):
-        below = held_out(key_hashes(keys), share)
+        below = held_out_mask(key_hashes(keys), share)
         assert below.tolist() == [is_held_out(key, share) for key in keys]
     assert key_hashes([]).shape == (0,)
 
@@ -98,7 +98,7 @@ def test_tokens_are_cut_as_the_tokenizer_would_have_cut_the_caption(context):
     caption = "a red ! circle above the blue square with seven very small stars"
     captions = [*(caption[:n] for n in range(len(caption) + 1)), "! ! ! ! ! ! ! !"]
     stored = Tokenizer(77)(captions).numpy().astype(np.uint16)
-    assert torch.equal(cut(stored, context), Tokenizer(context)(captions))
+    assert torch.equal(truncate_tokens(stored, context), Tokenizer(context)(captions))
 
 
 def test_tokens_and_hashes_are_made_once_and_kept(folder):
@@ -184,9 +184,9 @@ def test_a_caption_that_is_missing_or_no_utf8_does_not_cost_the_others(folder):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_rows_that_are_no_numbers_are_found_by_their_bits(dtype):
     z = np.array([[1, -2], [np.nan, 0], [0, np.inf], [-np.inf, 1], [0, 0]], dtype)
-    assert finite(z).tolist() == [True, False, False, False, True]
+    assert finite_rows(z).tolist() == [True, False, False, False, True]
     extremes = np.array([[np.finfo(dtype).max, np.finfo(dtype).tiny]], dtype)
-    assert finite(extremes).all()
+    assert finite_rows(extremes).all()
 
 
 def test_an_empty_shard_is_no_harm(tmp_path):

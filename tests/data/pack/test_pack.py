@@ -32,7 +32,7 @@ from unclip.data.decode import BadSample
 from unclip.data.pack.manifest import Packing
 from unclip.data.pack.pack import pack
 from unclip.data.pack.shards import safe_name
-from unclip.data.readers.source import Stored, key_of
+from unclip.data.readers.source import RawSource, key_of
 from unclip.data.sample import Sample
 from unclip.data.sources import open_source
 
@@ -98,7 +98,7 @@ def test_a_round_trip_keeps_keys_captions_pixels_and_stored_bytes(source, tmp_pa
     for n in (0, 4, 5, 12):
         assert again[n].captions == source[n].captions
         assert np.array_equal(again[n].image, source[n].image)
-        if isinstance(source, Stored):
+        if isinstance(source, RawSource):
             assert again.raw(n).image == source.raw(n).image
     everything = open_source(
         str(tmp_path / "out"), DataConfig(on_error="error"), image_size=8, split="all"
@@ -236,7 +236,7 @@ def test_unreadable_samples_are_left_out_and_listed(tmp_path):
 
 
 def test_the_first_unreadable_sample_stops_if_it_shall(tmp_path):
-    with pytest.raises(BadSample, match=r"^fake: 00002: broken \(--on-error skip leaves"):
+    with pytest.raises(BadSample, match=r"^fake: 00002: broken \(--on-error=skip leaves"):
         packed(FakeSource(10, bad=(2,)), tmp_path / "out", on_error="error")
     assert not list((tmp_path / "out").glob("*.tar*"))
 

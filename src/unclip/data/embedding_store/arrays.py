@@ -56,7 +56,7 @@ def check_counts(files: Sequence[Path], found: list[int], counts: list[int]) -> 
             )
 
 
-def derived(
+def open_derived(
     kind: str,
     homes: tuple[Path, Path],
     counts: list[int],
@@ -96,7 +96,7 @@ def derived(
     return open_shards(files, dtypes=(dtype,), shape=shape, counts=counts)
 
 
-def finite(z: np.ndarray) -> np.ndarray:
+def finite_rows(z: np.ndarray) -> np.ndarray:
     """Which rows of ``[B, D]`` are all numbers; by their bits, ten times as fast as isfinite."""
     kind, exponent = _EXPONENT[z.dtype.name]
     return (z.view(kind) & exponent).max(axis=1) < exponent

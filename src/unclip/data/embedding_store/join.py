@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unclip.common.errors import UserError
 from unclip.data.decode import BadSample
-from unclip.data.embedding_store.arrays import finite
+from unclip.data.embedding_store.arrays import finite_rows
 from unclip.data.embedding_store.source import EmbeddingSource
 from unclip.data.keys import key_hashes
 from unclip.data.readers.source import Source, digest
@@ -19,7 +19,7 @@ from unclip.data.sample import Sample
 _TRIED = 1000  # keys of which at least one must have an embedding
 
 
-class ByKey:
+class EmbeddingsByKey:
     """z_i by key; of several rows of one key, which are of one image, the first.
 
     Args:
@@ -64,10 +64,10 @@ class ByKey:
             )
 
 
-class Joined:
+class SourceWithEmbeddings:
     """The samples of ``source``, of which those without an embedding are bad ones."""
 
-    def __init__(self, source: Source, by_key: ByKey):
+    def __init__(self, source: Source, by_key: EmbeddingsByKey):
         self._source = source
         self._by_key = by_key
 
@@ -79,7 +79,7 @@ class Joined:
         row = self._by_key.rows([key])
         if row[0] < 0:
             raise BadSample(f"{key}: has no embedding in {folder.path}")
-        if not finite(self._by_key.gathered(row)).all():
+        if not finite_rows(self._by_key.gathered(row)).all():
             raise BadSample(f"{key}: its embedding in {folder.path} is not finite")
         return self._source[index]
 

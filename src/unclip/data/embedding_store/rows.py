@@ -11,11 +11,15 @@ from unclip.common.errors import UserError
 from unclip.common.seeding import derive_seed
 from unclip.data.batches import PriorBatch
 from unclip.data.decode import BadSample
-from unclip.data.embedding_store.arrays import finite
-from unclip.data.embedding_store.source import EmbeddingSource, Place
+from unclip.data.embedding_store.arrays import finite_rows
+from unclip.data.embedding_store.source import EmbeddingSource, ShardRows
 from unclip.data.order import Draws
 from unclip.data.readers.source import Subset
+<<<<<<< Updated upstream
 from unclip.data.skips import BatchReport
+=======
+from unclip.data.skips import ReportedBatch
+>>>>>>> Stashed changes
 from unclip.embeddings.tokens import END_OF_TEXT
 
 _ATTEMPTS = 50  # at a stand-in for a row that cannot be used
@@ -30,7 +34,11 @@ class RowSubset(Subset):
         self.rows = rows
 
 
+<<<<<<< Updated upstream
 class PriorRows(Dataset[BatchReport]):
+=======
+class PriorRows(Dataset[ReportedBatch]):
+>>>>>>> Stashed changes
     """Fetches a batch at once: numpy's indexing on memory maps, no sample handled alone.
 
     Args:
@@ -60,7 +68,11 @@ class PriorRows(Dataset[BatchReport]):
     def __len__(self) -> int:
         return len(self._part)
 
+<<<<<<< Updated upstream
     def __getitems__(self, draws: Draws) -> BatchReport:
+=======
+    def __getitems__(self, draws: Draws) -> ReportedBatch:
+>>>>>>> Stashed changes
         """The batch of ``draws``.
 
         Raises:
@@ -74,10 +86,14 @@ class PriorRows(Dataset[BatchReport]):
             places = folder.places(rows)
             z_i = folder.gather(folder.z_i, places)
             z_t = None if folder.z_t is None else folder.gather(folder.z_t, places)
-            fine = finite(z_i) if z_t is None else finite(z_i) & finite(z_t)
+            fine = finite_rows(z_i) if z_t is None else finite_rows(z_i) & finite_rows(z_t)
             if fine.all():
                 batch = self._batch(rows, places, z_i, z_t)
+<<<<<<< Updated upstream
                 return BatchReport(batch, len(rows), [tuple(each) for each in problems.values()])
+=======
+                return ReportedBatch(batch, len(rows), [tuple(each) for each in problems.values()])
+>>>>>>> Stashed changes
             for at in np.flatnonzero(~fine).tolist():
                 problems.setdefault(at, []).append(self._problem(int(rows[at])))
                 draw = int(draws.epochs[at]), int(draws.numbers[at])
@@ -86,13 +102,13 @@ class PriorRows(Dataset[BatchReport]):
         raise UserError(f"data.embeddings: {folder.path} has next to no finite rows")
 
     def _batch(
-        self, rows: np.ndarray, places: list[Place], z_i: np.ndarray, z_t: np.ndarray | None
+        self, rows: np.ndarray, places: list[ShardRows], z_i: np.ndarray, z_t: np.ndarray | None
     ) -> PriorBatch:
         folder = self._part.folder
         clip_tokens = tokens = None
         if self._contexts is not None:
             stored = folder.gather(folder.tokens(max(self._contexts)), places)
-            clip_tokens, tokens = (cut(stored, context) for context in self._contexts)
+            clip_tokens, tokens = (truncate_tokens(stored, context) for context in self._contexts)
         return PriorBatch(
             clip_image=None,
             clip_tokens=clip_tokens,
@@ -108,11 +124,11 @@ class PriorRows(Dataset[BatchReport]):
         name = self._part.folder.names(np.array([row]))[0]
         problem = f"{self._part.folder.path}: shard:row {name}: the embedding is not finite"
         if self._on_error == "error":
-            raise BadSample(f"{problem} (data.on_error: skip leaves such rows out)")
+            raise BadSample(f"{problem} (data.on_error=skip leaves such samples out)")
         return problem
 
 
-def cut(tokens: np.ndarray, context: int) -> Tensor:
+def truncate_tokens(tokens: np.ndarray, context: int) -> Tensor:
     """Tokens ``[B, L]`` as int64 ``[B, context]``, cut as the tokenizer would; L >= context."""
     found = tokens[:, :context].astype(np.int64)
     found[tokens[:, context:].any(axis=1), -1] = END_OF_TEXT

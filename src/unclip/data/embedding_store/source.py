@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unclip.common.errors import UserError
-from unclip.data.embedding_store.arrays import check_counts, derived, open_shards
+from unclip.data.embedding_store.arrays import check_counts, open_derived, open_shards
 from unclip.data.embedding_store.layout import (
     BEGUN,
     IMAGES,
@@ -33,7 +33,7 @@ _FLOATS = ("float16", "float32")
 _AT_ONCE = 10_000  # captions, which the tokenizer gives as int64
 
 
-class Place(NamedTuple):
+class ShardRows(NamedTuple):
     """Some of the rows that are asked for: those in one shard."""
 
     shard: int
@@ -157,14 +157,14 @@ class EmbeddingSource:
                 "that one, or embed again"
             )
 
-    def places(self, rows: np.ndarray) -> list[Place]:
+    def places(self, rows: np.ndarray) -> list[ShardRows]:
         """Rows ``[B]`` (int64) by shard."""
         shards, within = self._within(rows)
         order = np.argsort(shards, kind="stable")
         ends = np.flatnonzero(np.diff(shards[order])) + 1
-        return [Place(int(shards[at[0]]), at, within[at]) for at in np.split(order, ends)]
+        return [ShardRows(int(shards[at[0]]), at, within[at]) for at in np.split(order, ends)]
 
-    def gather(self, arrays: Sequence[np.ndarray], places: list[Place]) -> np.ndarray:
+    def gather(self, arrays: Sequence[np.ndarray], places: list[ShardRows]) -> np.ndarray:
         """The rows of each shard's ``arrays`` at ``places``, in memory."""
         count = sum(len(place.at) for place in places)
         found = np.empty((count, *arrays[0].shape[1:]), arrays[0].dtype)
@@ -172,7 +172,7 @@ class EmbeddingSource:
             found[place.at] = arrays[place.shard][place.rows]
         return found
 
-    def captions(self, places: list[Place]) -> list[str]:
+    def captions(self, places: list[ShardRows]) -> list[str]:
         """The captions at ``places``, which the folder must have."""
         assert self._metadata.caption is not None
         found = np.empty(sum(len(place.at) for place in places), object)
@@ -195,7 +195,7 @@ class EmbeddingSource:
             return key_hashes(self._metadata.texts(shard, self._metadata.key))
 
         return np.concatenate(
-            derived(KEYS, self._homes, self._counts, make, dtype="uint64", shape="[N]")
+            open_derived(KEYS, self._homes, self._counts, make, dtype="uint64", shape="[N]")
         )
 
     def tokens(self, context: int) -> list[np.ndarray]:
@@ -231,7 +231,7 @@ class EmbeddingSource:
             return tokens
 
         kind = f"{TOKENS}_{context}"
-        return derived(kind, self._homes, self._counts, make, dtype="uint16", shape="[N, L]")
+        return open_derived(kind, self._homes, self._counts, make, dtype="uint16", shape="[N, L]")
 
     @property
     def _homes(self) -> tuple[Path, Path]:

@@ -33,7 +33,7 @@ class EmbeddingShard(NamedTuple):
     skipped: int  # samples that have no row, because they are bad
 
 
-def concatenated(parts: list[EmbeddingShard]) -> EmbeddingShard:
+def concatenate_shards(parts: list[EmbeddingShard]) -> EmbeddingShard:
     """The shard of which ``parts`` are all parts in order."""
     return EmbeddingShard(
         z_i=np.concatenate([part.z_i for part in parts]),

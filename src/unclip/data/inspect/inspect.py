@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from unclip.data.inspect.report import Report, as_report, suspects
+from unclip.data.inspect.report import Report, make_report, suspects
 from unclip.data.inspect.scan_samples import scan_source
-from unclip.data.inspect.sheets import contact_sheet, evenly, suspects_sheet
+from unclip.data.inspect.sheets import contact_sheet, evenly_spaced, suspects_sheet
 from unclip.data.readers.source import Source
 from unclip.embeddings.tokens import Tokenizer
 
@@ -33,12 +33,12 @@ def inspect(
         context: Tokens that the CLIP reads.
         workers: Processes that read and measure.
     """
-    indices = evenly(len(source), limit or len(source))
+    indices = evenly_spaced(len(source), limit or len(source))
     scanned = scan_source(source, indices, tokenizer=Tokenizer(context), workers=workers)
     found = suspects(scanned)
     sheets = {
         "contact_sheet.png": contact_sheet(source, scanned.images["index"]),
         "suspects.png": suspects_sheet(source, found, scanned.problems),
     }
-    report = as_report(source, scanned, found, name=name, held_out=held_out, context=context)
+    report = make_report(source, scanned, found, name=name, held_out=held_out, context=context)
     return Inspection(report, sheets)

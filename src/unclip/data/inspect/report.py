@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unclip.data.inspect.duplicates import equal_groups, near_pairs
-from unclip.data.inspect.scan_samples import FEW, Scanned
+from unclip.data.inspect.scan_samples import FEW, SourceScan
 from unclip.data.readers.source import Source
 
 BLANK = 3.0  # levels of 255: where no channel deviates more, there is next to nothing to see
@@ -32,7 +32,7 @@ class Suspects(NamedTuple):
     near: np.ndarray | None
 
 
-def suspects(scanned: Scanned) -> Suspects:
+def suspects(scanned: SourceScan) -> Suspects:
     """Near-blank images, and those that look the same."""
     blank = scanned.images["contrast"] < BLANK
     index, hashes = scanned.images["index"][~blank], scanned.images["hash"][~blank]
@@ -44,8 +44,8 @@ def suspects(scanned: Scanned) -> Suspects:
     return Suspects(scanned.images["index"][blank], groups, near)
 
 
-def as_report(
-    source: Source, scanned: Scanned, found: Suspects, *, name: str, held_out: int, context: int
+def make_report(
+    source: Source, scanned: SourceScan, found: Suspects, *, name: str, held_out: int, context: int
 ) -> Report:
     """Everything that is said about a source; what has no readable sample is None.
 
@@ -76,7 +76,7 @@ def as_report(
     }
 
 
-def _kinds(scanned: Scanned) -> list[Report]:
+def _kinds(scanned: SourceScan) -> list[Report]:
     kinds = sorted(scanned.problems.items(), key=lambda item: -item[1].count)
     return [
         {"kind": name, "count": kind.count, "keys": kind.keys, "example": kind.example}
@@ -107,7 +107,7 @@ def _size(images: np.ndarray) -> Report:
     }
 
 
-def _captions(source: Source, scanned: Scanned, context: int) -> Report:
+def _captions(source: Source, scanned: SourceScan, context: int) -> Report:
     captions = scanned.captions
     _, first, counts = np.unique(captions["hash"], return_index=True, return_counts=True)
     cut = captions["tokens"] > context

@@ -45,7 +45,7 @@ class Kind:
     example: str = ""  # the first message
 
 
-class Scanned(NamedTuple):
+class SourceScan(NamedTuple):
     """A source in numbers.
 
     Attributes:
@@ -78,7 +78,7 @@ class _Chunk(NamedTuple):
 
 def scan_source(
     source: Source, indices: np.ndarray, *, tokenizer: Tokenizer, workers: int
-) -> Scanned:
+) -> SourceScan:
     """Measure the samples ``indices`` in ``workers`` processes; some 70 bytes of each are kept."""
     images, captions = [np.empty(0, dtype=_IMAGE)], [np.empty(0, dtype=_CAPTION)]
     problems: dict[str, Kind] = {}
@@ -91,7 +91,7 @@ def scan_source(
             kind.count += 1
             if len(kind.keys) < FEW:
                 kind.keys.append(problem.key)
-    return Scanned(np.concatenate(images), np.concatenate(captions), problems)
+    return SourceScan(np.concatenate(images), np.concatenate(captions), problems)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def contact_sheet(source: Source, readable: np.ndarray) -> Image.Image | None:
     Images are whole, on white where they are not square.
     """
     tiles = []
-    for index in readable[evenly(len(readable), TILES)]:
+    for index in readable[evenly_spaced(len(readable), TILES)]:
         sample = source[int(index)]
         tiles.append(_Tile(_whole(sample.image), sample.captions[0]))
     return _sheet(tiles)
@@ -53,7 +53,7 @@ def suspects_sheet(
     return _sheet(tiles)
 
 
-def evenly(length: int, most: int) -> np.ndarray:
+def evenly_spaced(length: int, most: int) -> np.ndarray:
     """Up to ``most`` different positions in [0, length), from first to last."""
     return np.linspace(0, length - 1, min(length, most)).round().astype(np.int64)
 

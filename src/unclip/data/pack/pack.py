@@ -154,7 +154,7 @@ class _Prepare:
             stored = None if raw is None else raw.image
         except BadSample as problem:
             if self.on_error == "error":
-                raise BadSample(f"{problem} (--on-error skip leaves such samples out)") from None
+                raise BadSample(f"{problem} (--on-error=skip leaves such samples out)") from None
             key = self.source.key(index)
             return _Result(index, key, None, kind_of(str(problem)))
         ending, image = self._file(sample.image, stored)

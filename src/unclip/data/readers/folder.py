@@ -12,7 +12,7 @@ from unclip.data import files
 from unclip.data.decode import LIMITS, BadSample, Limits
 from unclip.data.keys import Strings, printable
 from unclip.data.readers.listings import Listing, find_listing
-from unclip.data.readers.source import Raw, Reader, keys_of
+from unclip.data.readers.source import RawSample, Reader, keys_of
 from unclip.data.remote import Unreadable
 
 
@@ -38,7 +38,7 @@ class FileSource(Reader):
         except RecursionError:
             raise UserError(f"data.source: {folder}: a caption is nested too deeply") from None
 
-    def raw(self, index: int) -> Raw:
+    def raw(self, index: int) -> RawSample:
         """Sample ``index`` undecoded."""
         name = self._names[index]
         where = printable(f"{self._folder}/{name}")
@@ -46,7 +46,7 @@ class FileSource(Reader):
             image = files.read(files.join(self._folder, name))
         except Unreadable as problem:
             raise BadSample(f"{where}: {problem.reason}") from None
-        return Raw(self._keys[index], where, image, self._caption(index, name, where))
+        return RawSample(self._keys[index], where, image, self._caption(index, name, where))
 
     def fingerprint(self) -> str:
         """A hash of the listing."""

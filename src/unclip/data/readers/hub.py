@@ -11,7 +11,7 @@ from unclip.common.errors import UserError
 from unclip.data import files
 from unclip.data.decode import LIMITS, BadSample, Limits
 from unclip.data.readers.columns import find_columns, row_keys
-from unclip.data.readers.source import Raw, Reader, digest
+from unclip.data.readers.source import RawSample, Reader, digest
 from unclip.data.remote import Unreadable
 
 
@@ -41,7 +41,7 @@ class HubSource(Reader):
         # Of the captions: an image is either held here or named by a path that may change.
         self._size = table[columns.caption].nbytes
 
-    def raw(self, index: int) -> Raw:
+    def raw(self, index: int) -> RawSample:
         """Sample ``index`` undecoded."""
         key = self._keys[index]
         where = f"{self._name}: {key}"
@@ -54,7 +54,7 @@ class HubSource(Reader):
             raise BadSample(f"{where}: its file {problem.reason}") from None
         if image is None:
             raise BadSample(f"{where}: the image has no bytes")
-        return Raw(key, where, image, row[self._caption])
+        return RawSample(key, where, image, row[self._caption])
 
     def fingerprint(self) -> str:
         """A hash of the keys and of the size of the captions."""

@@ -14,7 +14,7 @@ from unclip.data import files
 from unclip.data.decode import LIMITS, BadSample, Limits
 from unclip.data.keys import Strings
 from unclip.data.readers.columns import find_columns, row_keys
-from unclip.data.readers.source import Raw, Reader, digest
+from unclip.data.readers.source import RawSample, Reader, digest
 from unclip.data.remote import Unreadable
 
 _DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
@@ -56,7 +56,7 @@ class ParquetSource(Reader):
         sizes = [self._metadata.row_group(g).num_rows for g in range(self._metadata.num_row_groups)]
         self._starts = np.cumsum([0, *sizes])
 
-    def raw(self, index: int) -> Raw:
+    def raw(self, index: int) -> RawSample:
         """Sample ``index`` undecoded."""
         key = self._keys[index]
         where = f"{self._file.path}: {key}"
@@ -70,7 +70,7 @@ class ParquetSource(Reader):
             caption = table[self._caption][row].as_py()
         except UnicodeDecodeError:
             raise BadSample(f"{where}: the caption is not UTF-8 text") from None
-        return Raw(key, where, data, caption)
+        return RawSample(key, where, data, caption)
 
     def shards(self) -> np.ndarray:
         """Rows of each row group."""

@@ -42,7 +42,7 @@ class Source(Protocol):
         ...
 
 
-class Raw(NamedTuple):
+class RawSample(NamedTuple):
     """A sample as it is stored, before anything about it was checked."""
 
     key: str
@@ -52,20 +52,20 @@ class Raw(NamedTuple):
 
 
 @runtime_checkable
-class Stored(Protocol):
+class RawSource(Protocol):
     """A source of which samples are image files, all or some."""
 
-    def raw(self, index: int) -> Raw | None:
+    def raw(self, index: int) -> RawSample | None:
         """See `raw_of`."""
         ...
 
 
-def raw_of(source: Source, index: int) -> Raw | None:
+def raw_of(source: Source, index: int) -> RawSample | None:
     """Sample ``index`` undecoded; None if it is not a file. `BadSample` if it cannot be read."""
-    return source.raw(index) if isinstance(source, Stored) else None
+    return source.raw(index) if isinstance(source, RawSource) else None
 
 
-def decoded(raw: Raw, limits: Limits = LIMITS) -> Sample:
+def decode_raw(raw: RawSample, limits: Limits = LIMITS) -> Sample:
     """The sample in ``raw``; raises `BadSample` when it cannot be used."""
     image = decode_image(raw.image, where=raw.where, limits=limits)
     return Sample(raw.key, image, decode_captions(raw.captions, where=raw.where))
@@ -87,10 +87,10 @@ class Reader(ABC):
         return len(self._keys)
 
     def __getitem__(self, index: int) -> Sample:
-        return decoded(self.raw(index), self._limits)
+        return decode_raw(self.raw(index), self._limits)
 
     @abstractmethod
-    def raw(self, index: int) -> Raw:
+    def raw(self, index: int) -> RawSample:
         """Sample ``index`` undecoded; raises `BadSample` when it cannot be read."""
 
     def key(self, index: int) -> str:
@@ -161,7 +161,7 @@ class Subset:
         """The key of sample ``index``."""
         return self._source.key(int(self._indices[index]))
 
-    def raw(self, index: int) -> Raw | None:
+    def raw(self, index: int) -> RawSample | None:
         """See `raw_of`."""
         return raw_of(self._source, int(self._indices[index]))
 
@@ -203,7 +203,7 @@ class Concat:
         part, offset = self._locate(index)
         return self._sources[part].key(offset)
 
-    def raw(self, index: int) -> Raw | None:
+    def raw(self, index: int) -> RawSample | None:
         """See `raw_of`."""
         part, offset = self._locate(index)
         return raw_of(self._sources[part], offset)
@@ -230,10 +230,10 @@ class Concat:
         return part, index - (self._ends[part - 1] if part else 0)
 
 
-class Named:
-    """A part of a mixture: its keys begin with its name, so that they stay unique.
+class NamedSource:
+    """A source of a mixture: its keys begin with its name, so that they stay unique.
 
-    Their hashes are the part's own, so that the same samples are held out as without a mixture.
+    Their hashes are the source's own, so that the same samples are held out as without a mixture.
     """
 
     def __init__(self, name: str, source: Source):
@@ -248,10 +248,10 @@ class Named:
         return sample._replace(key=f"{self._name}/{sample.key}")
 
     def key(self, index: int) -> str:
-        """The name of the part and its own key."""
+        """The name of the source and its own key."""
         return f"{self._name}/{self._source.key(index)}"
 
-    def raw(self, index: int) -> Raw | None:
+    def raw(self, index: int) -> RawSample | None:
         """See `raw_of`."""
         raw = raw_of(self._source, index)
         return None if raw is None else raw._replace(key=f"{self._name}/{raw.key}")
@@ -261,9 +261,9 @@ class Named:
         return hashes(self._source)
 
     def shards(self) -> np.ndarray | None:
-        """The part's own."""
+        """The source's own."""
         return self._source.shards()
 
     def fingerprint(self) -> str:
-        """A hash of the name and the part."""
+        """A hash of the name and the source."""
         return digest((self._name, self._source.fingerprint()))

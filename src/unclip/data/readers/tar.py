@@ -12,7 +12,7 @@ import numpy as np
 from unclip.common.errors import UserError
 from unclip.data import files
 from unclip.data.decode import LIMITS, BadSample, Limits, parse_json
-from unclip.data.readers.source import Raw, Reader, digest
+from unclip.data.readers.source import RawSample, Reader, digest
 from unclip.data.readers.tar_index import tar_index
 from unclip.data.remote import Unreadable
 
@@ -45,7 +45,7 @@ class TarSource(Reader):
                 raise UserError(f"{problem}; copy it again, or use those: data.on_error=skip")
             logger.warning("%s; using those", problem)
 
-    def raw(self, index: int) -> Raw:
+    def raw(self, index: int) -> RawSample:
         """Sample ``index`` undecoded."""
         key = self._keys[index]
         where = f"{self._file.path}: {key}"
@@ -59,7 +59,7 @@ class TarSource(Reader):
                 caption = _json_caption(self._read(fields), where=where)
         except Unreadable as problem:
             raise BadSample(f"{where}: {problem.reason}") from None
-        return Raw(key, where, data, caption)
+        return RawSample(key, where, data, caption)
 
     def hashes(self) -> np.ndarray:
         """See `readers.source.hashes`."""
