@@ -7,11 +7,7 @@ from unclip.common.errors import UserError
 from unclip.data.dataset import Examples
 from unclip.data.loader import BatchOrder, ResumableLoader
 from unclip.data.order import PermutedOrder
-<<<<<<< Updated upstream
 from unclip.data.skips import BatchReport, Skips, kind_of
-=======
-from unclip.data.skips import ReportedBatch, Skips, kind_of
->>>>>>> Stashed changes
 from unclip.data.transforms import Square
 
 # More workers than cores are of no use, but change nothing.
@@ -69,17 +65,10 @@ NO_CAPTION = ("a.tar: 09: it has no caption", *DAMAGED)
 
 def test_too_large_a_share_of_bad_samples_stops_the_run_and_says_what_they_were():
     skips = Skips(0.1)
-<<<<<<< Updated upstream
     assert skips.noted(BatchReport("batch", 49, [DAMAGED] * 6)) == "batch"  # too early to say
     skips.noted(BatchReport("batch", 21, [NO_CAPTION]))
     with pytest.raises(UserError) as caught:
         skips.noted(BatchReport("batch", 10, [DAMAGED, TINY]))
-=======
-    assert skips.noted(ReportedBatch("batch", 49, [DAMAGED] * 6)) == "batch"  # too early to say
-    skips.noted(ReportedBatch("batch", 21, [NO_CAPTION]))
-    with pytest.raises(UserError) as caught:
-        skips.noted(ReportedBatch("batch", 10, [DAMAGED, TINY]))
->>>>>>> Stashed changes
     assert str(caught.value) == (
         "9 of the first 80 samples cannot be used, more than data.max_skipped=0.1: "
         "the image is damaged (7), it has no caption (1), "

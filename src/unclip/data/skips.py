@@ -18,11 +18,7 @@ _JUDGE_FROM = 50  # samples before the share of bad ones says anything
 _KIND = re.compile(r": ([^:(]+)(?: \(.*\))?$")  # the problem, behind file and key, without details
 
 
-<<<<<<< Updated upstream
 class BatchReport(NamedTuple):
-=======
-class ReportedBatch(NamedTuple):
->>>>>>> Stashed changes
     """A batch with what was wrong on the way to it."""
 
     batch: Any
@@ -36,21 +32,12 @@ class ReportingCollate:
 
     collate: Callable[[Sequence[Example]], Any]
 
-<<<<<<< Updated upstream
     def __call__(self, examples: Sequence[Example] | BatchReport) -> BatchReport:
         """Collate ``examples``, unless the dataset has made a batch of them itself."""
         if isinstance(examples, BatchReport):
             return examples
         problems = [example.problems for example in examples if example.problems]
         return BatchReport(self.collate(examples), len(examples), problems)
-=======
-    def __call__(self, examples: Sequence[Example] | ReportedBatch) -> ReportedBatch:
-        """Collate ``examples``, unless the dataset has made a batch of them itself."""
-        if isinstance(examples, ReportedBatch):
-            return examples
-        problems = [example.problems for example in examples if example.problems]
-        return ReportedBatch(self.collate(examples), len(examples), problems)
->>>>>>> Stashed changes
 
 
 class Skips:
@@ -71,11 +58,7 @@ class Skips:
         """How many were skipped; one that is drawn again counts again."""
         return self._kinds.total()
 
-<<<<<<< Updated upstream
     def noted(self, reported: BatchReport) -> Any:
-=======
-    def noted(self, reported: ReportedBatch) -> Any:
->>>>>>> Stashed changes
         """The batch, after what was skipped for it was counted and logged.
 
         Raises:

@@ -15,11 +15,7 @@ from unclip.data.embedding_store.arrays import finite_rows
 from unclip.data.embedding_store.source import EmbeddingSource, ShardRows
 from unclip.data.order import Draws
 from unclip.data.readers.source import Subset
-<<<<<<< Updated upstream
 from unclip.data.skips import BatchReport
-=======
-from unclip.data.skips import ReportedBatch
->>>>>>> Stashed changes
 from unclip.embeddings.tokens import END_OF_TEXT
 
 _ATTEMPTS = 50  # at a stand-in for a row that cannot be used
@@ -34,11 +30,7 @@ class RowSubset(Subset):
         self.rows = rows
 
 
-<<<<<<< Updated upstream
 class PriorRows(Dataset[BatchReport]):
-=======
-class PriorRows(Dataset[ReportedBatch]):
->>>>>>> Stashed changes
     """Fetches a batch at once: numpy's indexing on memory maps, no sample handled alone.
 
     Args:
@@ -68,11 +60,7 @@ class PriorRows(Dataset[ReportedBatch]):
     def __len__(self) -> int:
         return len(self._part)
 
-<<<<<<< Updated upstream
     def __getitems__(self, draws: Draws) -> BatchReport:
-=======
-    def __getitems__(self, draws: Draws) -> ReportedBatch:
->>>>>>> Stashed changes
         """The batch of ``draws``.
 
         Raises:
@@ -89,11 +77,7 @@ class PriorRows(Dataset[ReportedBatch]):
             fine = finite_rows(z_i) if z_t is None else finite_rows(z_i) & finite_rows(z_t)
             if fine.all():
                 batch = self._batch(rows, places, z_i, z_t)
-<<<<<<< Updated upstream
                 return BatchReport(batch, len(rows), [tuple(each) for each in problems.values()])
-=======
-                return ReportedBatch(batch, len(rows), [tuple(each) for each in problems.values()])
->>>>>>> Stashed changes
             for at in np.flatnonzero(~fine).tolist():
                 problems.setdefault(at, []).append(self._problem(int(rows[at])))
                 draw = int(draws.epochs[at]), int(draws.numbers[at])
