@@ -7,9 +7,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from unclip.config.load import load_experiment
 from unclip.nn import chunked_convolution
 from unclip.nn.resblock import ResBlock
 from unclip.nn.unet import UNet
+from unclip.stages.experiment import ParentSizes
+from unclip.stages.registry import STAGES
 
 
 def awake(net: nn.Module) -> nn.Module:
@@ -50,7 +53,7 @@ def test_a_block_forward_in_chunks_is_the_block(resample, out_channels, beside, 
     more = torch.randn(2, 16, 24, 20) if beside else None
     time = torch.randn(2, 8)
     whole = block(x, time, more)
-    monkeypatch.setattr(chunked_convolution, "ELEMENTS", 6000)
+    monkeypatch.setattr(chunked_convolution, "ELEMENTS", 3000)
     assert chunked_convolution.needs_chunks(x)
     torch.testing.assert_close(block(x, time, more), whole, atol=1e-5, rtol=1e-5)
 
@@ -64,7 +67,7 @@ def test_a_network_forward_in_chunks_is_the_network(shape, monkeypatch):
     torch.manual_seed(1)
     x, t = torch.randn(2, 6, *shape), torch.tensor([3, 700])
     whole = net(x, t)
-    monkeypatch.setattr(chunked_convolution, "ELEMENTS", 1000)
+    monkeypatch.setattr(chunked_convolution, "ELEMENTS", 500)
     torch.testing.assert_close(net(x, t), whole, atol=1e-5, rtol=1e-5)
 
 
@@ -91,3 +94,50 @@ def test_nothing_is_cut_while_gradients_are_recorded(monkeypatch):
     with torch.no_grad():
         assert chunked_convolution.needs_chunks(x)
         assert not chunked_convolution.needs_chunks(x[:, :, :2, :2])
+
+
+class Operators(TorchDispatchMode):
+    """Counts the operators that are started."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "batches"),
+    [("decoder/paper", 64, (8, 32, 128, 512)), ("upsampler/256_paper", 256, (8, 128))],
+)
+def test_images_that_fit_are_whole_in_batches_of_any_size(name, side, batches, monkeypatch):
+    """A batch is no reason for chunks: their operators are many and small (docs/log.md)."""
+    resolved = load_experiment(name, [])
+    with torch.device("meta"):
+        net = STAGES[resolved.stage.name].build_network(resolved.config, ParentSizes(embed_dim=8))
+
+    def operators(batch: int) -> int:
+        with torch.device("meta"), torch.no_grad(), Operators() as found:
+            unet = net.eval().unet
+            context = (
+                torch.zeros(batch, 260, resolved.config.model.text.width) if side == 64 else None
+            )
+            x = torch.zeros(batch, unet.input.in_channels, side, side)
+            unet(x, torch.zeros(batch), context=context)
+        return found.count
+
+    counts = [operators(batch) for batch in batches]
+    monkeypatch.setattr(chunked_convolution, "ELEMENTS", 1 << 60)
+    assert max(counts) <= 1.1 * operators(batches[0])
+
+
+def test_chunks_of_a_gpu_are_by_its_memory(monkeypatch):
+    class Properties:
+        total_memory = 80 << 30
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    gpu = torch.device("cuda", 0)
+    for batch in (1, 64):
+        assert 4 * chunked_convolution.chunk_numbers(gpu, batch) == (80 << 30) / 32

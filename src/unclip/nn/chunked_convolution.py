@@ -18,20 +18,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ELEMENTS = 1 << 23  # numbers per chunk; a larger map than two chunks is split
+ELEMENTS = 1 << 25  # numbers per chunk and sample where memory is the machine's: 128 MiB
+SHARE = 32  # of a GPU's memory, that one chunk of the whole batch may take in float32
 
 Rows = Callable[[int, int], Tensor]
 """``rows(a, b)``: rows a to b of a map, ``[B, C, b - a, W]``."""
 
 
+def chunk_numbers(device: torch.device, batch: int) -> int:
+    """Numbers in a chunk of ``batch`` samples.
+
+    By the sample on a CPU, so that small images are never chunked, however many there are: chunks
+    of many samples would be a few rows each, and all time would go into starting operations. A GPU
+    has a memory of its own size, which the batch shares; its chunks are large however many they
+    are. Its whole memory counts, not what is free: other programs must not change the rounding.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory // SHARE // 4
+    return ELEMENTS * batch
+
+
 def needs_chunks(*parts: Tensor) -> bool:
-    """Whether a map is large enough to be split; never while gradients are recorded."""
-    return not torch.is_grad_enabled() and sum(p.numel() for p in parts) > 2 * ELEMENTS
+    """Whether a map takes more than two chunks; never while gradients are recorded."""
+    if torch.is_grad_enabled():
+        return False
+    first = parts[0]
+    return sum(p.numel() for p in parts) > 2 * chunk_numbers(first.device, len(first))
 
 
-def chunk_height(batch: int, channels: int, width: int) -> int:
-    """Rows of a chunk; even, so that halving and doubling cut no pixel."""
-    return max(2, ELEMENTS // (batch * channels * width) // 2 * 2)
+def chunk_height(map_part: Tensor, channels: int, width: int) -> int:
+    """Rows of a chunk of a map of ``channels`` and ``width`` with the batch of ``map_part``.
+
+    Even, so that halving and doubling cut no pixel.
+    """
+    batch = len(map_part)
+    numbers = chunk_numbers(map_part.device, batch)
+    return max(2, numbers // (batch * channels * width) // 2 * 2)
 
 
 def rows_of(parts: Sequence[Tensor]) -> Rows:
@@ -51,7 +73,7 @@ def normaliser(norm: nn.GroupNorm, parts: Sequence[Tensor]) -> Callable[[Tensor]
     """
     batch, _, total, width = parts[0].shape
     channels = sum(part.shape[1] for part in parts)
-    step, rows = chunk_height(batch, channels, width), rows_of(parts)
+    step, rows = chunk_height(parts[0], channels, width), rows_of(parts)
     count, mean, square = 0, torch.zeros((), dtype=torch.float64), torch.zeros(())
     for a in range(0, total, step):
         chunk = rows(a, min(a + step, total)).float().reshape(batch, norm.num_groups, -1)

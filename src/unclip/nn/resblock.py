@@ -102,11 +102,11 @@ class ResBlock(nn.Module):
 
     def _forward_in_chunks(self, parts: list[Tensor], scale: Tensor, shift: Tensor) -> Tensor:
         """The same, with no temporary of the size of the map. Outside training only."""
-        batch, _, total, width = parts[0].shape
+        total, width = parts[0].shape[2:]
         factor = {"down": 0.5, "up": 2.0, None: 1.0}[self.resample]
         total = int(total * factor)
         widest = max(self.in_conv.in_channels, self.in_conv.out_channels)
-        step = chunked_convolution.chunk_height(batch, widest, int(width * max(1.0, factor)))
+        step = chunked_convolution.chunk_height(parts[0], widest, int(width * max(1.0, factor)))
         rows, normalise = (
             chunked_convolution.rows_of(parts),
             chunked_convolution.normaliser(self.in_norm, parts),

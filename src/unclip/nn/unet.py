@@ -178,5 +178,5 @@ class UNet(nn.Module):
             self.out,
             lambda a, b: F.silu(normalise(rows(a, b))),
             h.shape[2],
-            step=chunked_convolution.chunk_height(h.shape[0], h.shape[1], h.shape[3]),
+            step=chunked_convolution.chunk_height(h, h.shape[1], h.shape[3]),
         )
