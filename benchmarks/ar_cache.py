@@ -48,11 +48,11 @@ def main() -> None:
         context = net.encode_caption(caption)
         caches = net.start(context)
         before, x = net.prefix(z_t, dot).unbind(dim=1)
-        net.step(before, torch.tensor([0]), caches, context.kept)
+        net.step(before, torch.tensor([0]), caches, context)
         stepped, times = [], []
         for k in range(a.codes):
             start = time.perf_counter()
-            stepped.append(net.step(x, torch.tensor([k + 1]), caches, context.kept))
+            stepped.append(net.step(x, torch.tensor([k + 1]), caches, context))
             x = net.code_table(codes[:, k])
             times.append(time.perf_counter() - start)
         cached = time.perf_counter() - began
@@ -66,7 +66,7 @@ def main() -> None:
             y = torch.cat([net.prefix(z_t, dot), net.code_table(codes[:, :k])], dim=1)
             y = y + net.positions[: y.shape[1]]
             for block in net.blocks:
-                y = block(y, context.encoded, context.kept)
+                y = block(y, context.encoded)
             logits = net.out(net.norm(y[:, -1]))
         recomputed = time.perf_counter() - began
         whole = net(codes, dot=dot, z_t=z_t, caption=caption)

@@ -139,7 +139,7 @@ def ar_prior(size: str) -> Network:
     def sample(codes: Tensor, dot: Tensor, z_t: Tensor, features: Tensor, mask: Tensor) -> Tensor:
         if not started:
             context = net.encode_caption(Caption(None, features, mask))
-            started.extend([net.start(context), context.kept])
+            started.extend([net.start(context), context])
         position = torch.full((1,), CODES // 2, device=codes.device)
         return net.step(net.code_table(codes[:, 0]), position, *started)
 

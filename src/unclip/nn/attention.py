@@ -41,9 +41,9 @@ def backend(name: str) -> Iterator[None]:
         _selected = before
 
 
-def causal_mask(length: int, device: torch.device | None = None) -> Tensor:
-    """``[length, length]`` boolean, True where query i may see key j, that is j ≤ i."""
-    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+def causal_mask(queries: int, keys: int, device: torch.device | None = None) -> Tensor:
+    """``[L, S]`` boolean, True where query i may see key j, that is j ≤ i + S − L."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
 def attend(
@@ -55,32 +55,30 @@ def attend(
         q: queries ``[B, N, L, E]``.
         k: keys ``[B, N, S, E]``.
         v: values ``[B, N, S, E]``.
-        mask: boolean, broadcastable to ``[B, N, L, S]``, True = this query may see this key.
-        causal: query i sees only keys j ≤ i, besides what ``mask`` says; needs L = S.
+        mask: boolean, broadcastable to ``[B, N, L, S]``, True = this query may see this key. Every
+            query must see a key: the softmax over none is 0/0.
+        causal: the queries are the last L of S positions and see none after their own; instead of
+            a ``mask``, which no fast kernel of a GPU takes.
 
     Returns:
-        ``[B, N, L, E]``. A query that may see no key at all gets zeros, and no gradient.
+        ``[B, N, L, E]``.
 
     Raises:
-        ValueError: ``causal`` with L ≠ S.
+        ValueError: ``causal`` with a mask, or with L > S.
     """
-    if causal and q.shape[-2] != k.shape[-2]:
-        raise ValueError(f"causal attention of {q.shape[-2]} queries over {k.shape[-2]} keys")
+    if causal and (mask is not None or q.shape[-2] > k.shape[-2]):
+        raise ValueError("causal attention takes no mask, and no more queries than keys")
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] < SHORT:
         # There torch's kernel is three to five times slower in bfloat16 (docs/benchmarks.md).
         return attend(q.float(), k.float(), v.float(), mask, causal).to(q.dtype)
-    if mask is None:
-        return _attend(q, k, v, None, causal)
-    if causal:
-        mask = mask & causal_mask(q.shape[-2], q.device)
-    # The softmax over no keys is 0/0 and kernels differ in what they make of it: such a query
-    # sees everything instead, and its result is thrown away.
-    blind = ~mask.any(dim=-1, keepdim=True)
-    return _attend(q, k, v, mask | blind, False).masked_fill(blind, 0)
+    if causal and (before := k.shape[-2] - q.shape[-2]):
+        # Kernels know the causal mask of a square alone, in which the first rows are not needed.
+        return _attend(F.pad(q, (0, 0, before, 0)), k, v, None, True)[..., before:, :]
+    return _attend(q, k, v, mask, causal)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """By the chosen backend; every query sees a key."""
+    """By the chosen backend; causal attention is square."""
     if _selected == "sdpa":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     if _selected == "xformers":
@@ -89,7 +87,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) 
         return xformers_attention.attend(q, k, v, mask, causal)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if causal:
-        mask = causal_mask(q.shape[-2], q.device)
+        mask = causal_mask(q.shape[-2], k.shape[-2], q.device)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return scores.float().softmax(dim=-1).to(v.dtype) @ v

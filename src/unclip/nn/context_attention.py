@@ -21,6 +21,15 @@ class LayerCache(NamedTuple):
     values: Tensor  # [B, N, S, E]
 
 
+def context_mask(visible: Tensor, length: int) -> Tensor:
+    """``[B, 1, L, M + L]``: L positions after a context that is seen where ``visible`` ``[B, M]``.
+
+    The same for every layer.
+    """
+    causal = causal_mask(length, length, visible.device).expand(len(visible), 1, -1, -1)
+    return torch.cat([visible[:, None, None].expand(-1, 1, length, -1), causal], dim=3)
+
+
 class ContextAttention(nn.Module):
     """Every position sees the whole context, itself and what is before it, in one softmax.
 
@@ -35,19 +44,15 @@ class ContextAttention(nn.Module):
         self.context_kv = nn.Linear(context_width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, context: Tensor, kept: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """``x`` ``[B, L, W]`` and ``context`` ``[B, M, X]`` to ``[B, L, W]``.
 
-        ``kept`` ``[B, M]`` is True where the context may be seen.
+        ``mask`` is that of `context_mask`, where not all of the context may be seen.
         """
         q, k, v = split_heads(self.qkv(x), 3, self.heads)
         before_k, before_v = split_heads(self.context_kv(context), 2, self.heads)
-        length = x.shape[1]
-        before = kept[:, None, None].expand(-1, 1, length, -1)
-        own = causal_mask(length, x.device).expand(len(x), 1, -1, -1)
-        mask = torch.cat([before, own], dim=3)
         k, v = torch.cat([before_k, k], dim=2), torch.cat([before_v, v], dim=2)
-        return self.out(join_heads(attend(q, k, v, mask)))
+        return self.out(join_heads(attend(q, k, v, mask, causal=mask is None)))
 
     def start(self, context: Tensor, length: int) -> LayerCache:
         """A cache for ``length`` positions after ``context`` ``[B, M, X]``; never grows."""
@@ -80,9 +85,9 @@ class ContextBlock(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, context: Tensor, kept: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """As `ContextAttention.forward`."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), context, kept))
+        x = x + self.dropout(self.attention(self.attention_norm(x), context, mask))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
     def step(self, x: Tensor, cache: LayerCache, slot: Tensor, seen: Tensor) -> Tensor:

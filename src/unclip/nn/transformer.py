@@ -5,6 +5,7 @@ Shapes: B batch, L positions, W width.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from unclip.nn.attention import SelfAttention, causal_mask
@@ -53,13 +54,16 @@ class Transformer(nn.Module):
         Args:
             x: ``[B, L, W]``.
             mask: boolean, broadcastable to ``[B, heads, L, L]``, True = may be seen; a mask over
-                keys is ``[B, 1, 1, L]``. In a causal transformer it only takes away.
+                keys is ``[B, 1, 1, L]``. In a causal transformer it only takes away. Every position
+                sees itself, whatever the mask says.
         """
-        causal = self.causal
-        if causal and mask is not None:  # joined once here, not once per block
-            mask, causal = mask & causal_mask(x.shape[1], x.device), False
+        length = x.shape[1]
+        if mask is not None:  # made once here, not once per block
+            if self.causal:
+                mask = mask & causal_mask(length, length, x.device)
+            mask = mask | torch.eye(length, dtype=torch.bool, device=x.device)
         for block in self.blocks:
-            x = block(x, mask, causal)
+            x = block(x, mask, self.causal and mask is None)
         return x
 
 

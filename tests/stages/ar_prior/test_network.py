@@ -90,9 +90,9 @@ def test_cached_steps_give_the_logits_of_the_whole_sequence(kind):
     context = net.encode_caption(one["caption"], keep)
     caches = net.start(context)
     before, x = net.prefix(one["z_t"], one["dot"], keep).unbind(dim=1)
-    net.step(before, torch.tensor([0]), caches, context.kept)
+    net.step(before, torch.tensor([0]), caches, context)
     for k in range(K):
-        logits = net.step(x, torch.tensor([k + 1]), caches, context.kept)
+        logits = net.step(x, torch.tensor([k + 1]), caches, context)
         torch.testing.assert_close(logits, whole[:, k], rtol=1e-5, atol=1e-5)
         x = net.code_table(given[:, k])
 

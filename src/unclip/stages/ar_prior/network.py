@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from unclip.common.types import Caption
 from unclip.embeddings.codec import Codec
 from unclip.nn.caption import CaptionEncoder
-from unclip.nn.context_attention import ContextBlock, LayerCache
+from unclip.nn.context_attention import ContextBlock, LayerCache, context_mask
 from unclip.nn.transformer import init_linear
 from unclip.stages._prior.dry_step import some_caption
 from unclip.stages.ar_prior.config import ArPriorConfig, ArPriorExperiment
@@ -31,7 +31,7 @@ class Context(NamedTuple):
     """An encoded caption."""
 
     encoded: Tensor  # [B, L, X]
-    kept: Tensor  # [B, L] boolean, True = may be seen
+    visible: Tensor | None  # [B, L] boolean, True = may be seen; None = all of it
 
 
 class ArPrior(nn.Module):
@@ -108,7 +108,7 @@ class ArPrior(nn.Module):
             if caption.tokens is None:
                 raise ValueError("a prior with caption=bpe needs a caption's tokens")
             encoded = self.text(caption.tokens, mask)
-            return Context(encoded, torch.ones_like(mask))
+            return Context(encoded, None)
         if caption.features is None:
             raise ValueError("a prior with caption=clip needs a caption's CLIP token features")
         return Context(caption.features.to(self.z_t_in.weight.dtype), mask)
@@ -149,8 +149,9 @@ class ArPrior(nn.Module):
         context = self.encode_caption(caption, keep)
         x = torch.cat([self.prefix(z_t, dot, keep), self.code_table(codes[:, :-1])], dim=1)
         x = x + self.positions[: x.shape[1]]
+        mask = None if context.visible is None else context_mask(context.visible, x.shape[1])
         for block in self.blocks:
-            x = block(x, context.encoded, context.kept)
+            x = block(x, context.encoded, mask)
         return self.out(self.norm(x[:, PREFIX - 1 :]))
 
     def start(self, context: Context) -> list[LayerCache]:
@@ -158,16 +159,21 @@ class ArPrior(nn.Module):
         length = PREFIX + self.codes - 1
         return [block.attention.start(context.encoded, length) for block in self.blocks]  # type: ignore[operator, union-attr]
 
-    def step(self, x: Tensor, position: Tensor, caches: list[LayerCache], kept: Tensor) -> Tensor:
+    def step(
+        self, x: Tensor, position: Tensor, caches: list[LayerCache], context: Context
+    ) -> Tensor:
         """Logits ``[B, N]`` of the code after ``position`` ``[1]``, for its embedding ``[B, W]``.
 
-        Position 0 is z_t, 1 the dot product (whose logits are the first code's), k + 1 code k;
-        ``kept`` is the context's. Shapes never change and nothing is read back from the device.
+        Position 0 is z_t, 1 the dot product (whose logits are the first code's), k + 1 code k.
+        Shapes never change and nothing is read back from the device.
         """
         length = PREFIX + self.codes - 1
         done = torch.arange(length, device=x.device) <= position
-        seen = torch.cat([kept, done.expand(len(kept), -1)], dim=1)
-        slot = position + kept.shape[1]
+        visible = context.visible
+        if visible is None:
+            visible = done.new_ones(context.encoded.shape[:2])
+        seen = torch.cat([visible, done.expand(len(x), -1)], dim=1)
+        slot = position + visible.shape[1]
         x = (x + self.positions[position])[:, None]
         for block, cache in zip(self.blocks, caches):
             x = block.step(x, cache, slot, seen)  # type: ignore[operator]

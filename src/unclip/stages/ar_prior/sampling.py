@@ -73,11 +73,11 @@ def sample_codes(
     caches = net.start(context)
     before, x = net.prefix(z_t, dot, keep).unbind(dim=1)
     position = torch.zeros(1, dtype=torch.long, device=z_t.device)
-    net.step(before, position, caches, context.kept)
+    net.step(before, position, caches, context)
     codes: list[Tensor] = []
     for k in range(net.codes):
         position = position + 1
-        logits = net.step(x, position, caches, context.kept).float()
+        logits = net.step(x, position, caches, context).float()
         if guided:
             cond, uncond = logits.chunk(2)
             logits = torch.lerp(uncond, cond, sampler.guidance)
