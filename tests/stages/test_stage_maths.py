@@ -14,8 +14,8 @@ from unclip.nn.config import UNetConfig
 from unclip.stages.clip.stage import contrastive_loss, retrieval
 from unclip.stages.upsampler.config import UpsamplerExperiment
 from unclip.stages.upsampler.stage import UpsamplerStage, psnr
+from unclip.training.means import quartiles
 from unclip.training.random import StepRandom
-from unclip.training.stage import quartiles
 
 
 def test_unrelated_embeddings_lose_the_logarithm_of_the_batch():
@@ -37,15 +37,15 @@ def test_retrieval_counts_equal_captions_as_one():
 def test_quartiles_split_the_timesteps_in_four():
     t = torch.tensor([0, 249, 250, 600, 999])
     means = quartiles(torch.tensor([1.0, 3.0, 5.0, 7.0, 9.0]), t, 1000)
-    assert {k: v.item() for k, v in means.items()} == {
+    assert {k: v.value.item() for k, v in means.items()} == {
         "loss_q0": 2.0,
         "loss_q1": 5.0,
         "loss_q2": 7.0,
         "loss_q3": 9.0,
     }
     few = quartiles(torch.ones(1), torch.tensor([10]), 1000)
-    assert few["loss_q0"] == 1
-    assert all(few[f"loss_q{q}"].isnan() for q in (1, 2, 3))  # no sample there
+    assert few["loss_q0"].value == 1
+    assert all(few[f"loss_q{q}"].value.isnan() for q in (1, 2, 3))  # no sample there
 
 
 def test_psnr_of_a_known_error():

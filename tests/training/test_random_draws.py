@@ -16,6 +16,21 @@ def test_processes_share_out_the_draws_of_one():
     assert torch.equal(torch.stack(u, dim=1).flatten(), whole.uniform("t", 8))
 
 
+def test_micro_batches_share_out_the_draws_of_the_global_batch():
+    whole = StepRandom(seed=1, step=5).normal("noise", (12, 3))
+    found = []
+    for before in (0, 4, 8):  # three micro-batches on two processes
+        parts = [StepRandom(1, 5, r, 2, before=before, after=8 - before) for r in range(2)]
+        found.append(torch.stack([p.normal("noise", (2, 3)) for p in parts], dim=1).flatten(0, 1))
+    assert torch.equal(torch.cat(found), whole)
+
+
+def test_a_processs_share_does_not_keep_the_draws_of_all_alive():
+    for part in (StepRandom(1, 5, 1, 4), StepRandom(1, 5, before=2, after=6)):
+        for drawn in (part.normal("noise", (2, 3)), part.uniform("bsr", 2, 3)):
+            assert drawn.untyped_storage().nbytes() == 2 * 3 * 4
+
+
 def test_purposes_and_steps_are_unrelated():
     a, b = StepRandom(1, 5), StepRandom(1, 6)
     assert not torch.equal(a.normal("noise", (4,)), b.normal("noise", (4,)))

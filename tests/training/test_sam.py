@@ -70,7 +70,7 @@ def test_on_a_quadratic_the_gradient_is_the_closed_form():
     net = Quadratic(a)
     w = net.w.detach()
     way = climb(net, RHO)
-    way.up(net())
+    way.up([net()])
     assert all(p.grad is None for p in net.parameters())
     e = RHO * a @ w / (a @ w).norm()
     torch.testing.assert_close(net.w.detach(), w + e, rtol=1e-6, atol=1e-6)
@@ -84,7 +84,7 @@ def test_on_a_quadratic_the_gradient_is_the_closed_form():
 def test_without_a_gradient_there_is_no_climb():
     net = Quadratic(torch.zeros(3, 3))
     w = net.w.detach()
-    climb(net, RHO).up(net())
+    climb(net, RHO).up([net()])
     assert torch.equal(net.w.detach(), w)
 
 
@@ -104,7 +104,7 @@ def sam_gradients(net, half):
     """Gradients of a micro-batch of `small_batch`, as `ClipStage` and Lightning go about it."""
     way = climb(net, RHO)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        way.up(contrastive_loss(*net(*small_batch())))
+        way.up([contrastive_loss(*net(*small_batch()))])
         loss = contrastive_loss(*net(*small_batch()))
     loss.backward()
     way.back()
@@ -339,15 +339,16 @@ def sharded_climbs(world):
 
         expected = climb(plain, rho)
         w = [p.detach().clone() for p in plain.parameters()]
-        expected.up(loss(plain))
+        expected.up([loss(plain)])
         for _ in range(2):  # the second time, from a root that a validation left whole
             way = climb(net, rho)
-            way.up(loss(net))
+            way.up([loss(net)])
             for p, right in zip(net.parameters(), plain.parameters(), strict=True):
                 assert type(p.data) is torch.Tensor
                 assert p.dtype == (torch.bfloat16 if half else torch.float32)
                 near = torch.isclose(p, right.to(p.dtype), rtol=1e-6, atol=1e-8)
                 assert near.float().mean() > 0.95  # a hair's difference may round the other way
+            way.before_last_backward()
             loss(net).backward()
             way.back()
             for p, before in zip(net.parameters(), w, strict=True):

@@ -7,22 +7,27 @@ step is lr g / (|g| + 1), which depends on the gradient's size; with a small one
 from __future__ import annotations
 
 import math
+import time
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from unclip.common.errors import UserError
+from unclip.tracking.files import read_metrics
 from unclip.tracking.local import JsonlLogger
 from unclip.training import trainer as trainers
+from unclip.training.callbacks import Throughput
 from unclip.training.checkpoint_callback import CheckpointCallback
 from unclip.training.checkpoint_folders import checkpoints
 from unclip.training.config import EmaConfig, OptimConfig, TrainerConfig
 from unclip.training.ema import EmaCallback
+from unclip.training.means import Mean
 from unclip.training.optim import build_optimizer
 from unclip.training.stage import Monitor, Stage
 
@@ -43,14 +48,14 @@ class Numbers(Stage):
     def __init__(self, experiment: Any):
         super().__init__(experiment, One())
         self.weights_seen: list[float] = []  # before each micro-batch
-        self.draws_seen: list[int] = []
+        self.draws_seen: list[float] = []
         self.seeds: list[int] = []
         self.validated: list[tuple[int, int]] = []
         self.rates: list[float] = []
 
     def training_step(self, batch, batch_idx):
         self.weights_seen.append(self.net.w.item())
-        self.draws_seen.append(self.rng(batch_idx).step)
+        self.draws_seen.append(float(self.rng(batch_idx).uniform("t", 1).sum()))
         self.seeds.append(torch.initial_seed())
         self.rates.append(self.optimizers().param_groups[0]["lr"])
         return (self.net.w * batch).mean()
@@ -60,7 +65,9 @@ class Numbers(Stage):
         self.log("val/loss", self.net.w.mean())
 
 
-def fitted(tmp_path, samples, *, kind=Numbers, optim=None, ema=None, **trainer) -> Numbers:
+def fitted(
+    tmp_path, samples, *, kind=Numbers, optim=None, ema=None, callbacks=(), **trainer
+) -> Numbers:
     """Trained on ``samples``, one a micro-batch."""
     config = TrainerConfig(
         **{
@@ -76,6 +83,7 @@ def fitted(tmp_path, samples, *, kind=Numbers, optim=None, ema=None, **trainer) 
     )
     experiment = SimpleNamespace(
         averages=True,
+        data=SimpleNamespace(batch_size=trainer.get("accumulate", 1)),
         trainer=config,
         optim=OptimConfig(**({"lr": 0.1, "eps": 1e-12} | (optim or {}))),
         ema=EmaConfig(**({"decay": 0.5, "warmup": False} | (ema or {}))),
@@ -88,6 +96,7 @@ def fitted(tmp_path, samples, *, kind=Numbers, optim=None, ema=None, **trainer) 
         folder=tmp_path,
         callbacks=[
             EmaCallback(experiment.ema),
+            *callbacks,
             CheckpointCallback(tmp_path, config, stage.quality),
         ],
         loggers=[JsonlLogger(tmp_path)],
@@ -204,8 +213,8 @@ def test_every_micro_batch_has_draws_and_dropout_of_its_own_the_same_in_every_ru
     accumulate, tmp_path
 ):
     one, again = (fitted(tmp_path / str(k), [1] * 6, accumulate=accumulate) for k in range(2))
-    assert one.draws_seen == list(range(6))
-    assert len(set(one.seeds)) == 6
+    assert len(set(one.draws_seen)) == len(set(one.seeds)) == 6
+    assert one.draws_seen == again.draws_seen
     assert one.seeds == again.seeds
     other = fitted(tmp_path / "other", [1] * 6, accumulate=accumulate, seed=1)
     assert not set(one.seeds) & set(other.seeds)
@@ -250,3 +259,57 @@ class Steep(Numbers):
 def test_a_gradient_that_is_no_number_ends_the_run_though_the_loss_is_one(tmp_path):
     with pytest.raises(UserError, match=r"^step 3: the loss or its gradient is not a number"):
         fitted(tmp_path, [1] * 5, kind=Steep)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_samples_per_second_are_those_of_the_clock(accumulate, tmp_path, monkeypatch):
+    """Micro-batches of 2 seconds after a second's wait; what callbacks and validation take is not
+    counted, nor is the first step."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    class Slow(Numbers):
+        def training_step(self, batch, batch_idx):
+            clock[0] += 2.0 if self.global_step else 50.0
+            return super().training_step(batch, batch_idx)
+
+        def validation_step(self, batch, batch_idx):
+            clock[0] += 100.0
+
+    class Expensive(L.Callback):
+        """Draws images or writes a checkpoint."""
+
+        def on_train_batch_end(self, *args, **kwargs):
+            clock[0] += 10.0
+
+    class Waiting(L.Callback):
+        """The first of the callbacks: data has just arrived."""
+
+        def on_train_batch_start(self, *args, **kwargs):
+            clock[0] += 1.0
+
+    throughput = Throughput(accumulate, 1, lambda: 0)
+    callbacks = [Waiting(), throughput, Expensive()]
+    fitted(tmp_path, [1] * 5 * accumulate, kind=Slow, callbacks=callbacks, accumulate=accumulate)
+    assert throughput.steps == 4
+    assert throughput.samples_per_second == pytest.approx(1 / 3)  # of one sample in 3 seconds
+    assert throughput.waited / throughput.seconds == pytest.approx(1 / 3)
+    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "samples_per_second" in row]
+    assert [row["step"] for row in rows] == [2, 3, 4, 5]  # once per step
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_logged_loss_is_the_mean_over_the_micro_batches(accumulate, tmp_path):
+    class Logging(Numbers):
+        def training_step(self, batch, batch_idx):
+            loss = batch.mean() + 0 * self.net.w.mean()
+            positive = (batch > 0).sum()
+            self.log_loss("train", {"loss": loss, "positive": Mean(batch.sum(), positive)}, 1)
+            return loss
+
+    fitted(tmp_path, [1, 5, 0, 4], kind=Logging, accumulate=accumulate)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    losses = [row["train/loss"] for row in rows if "train/loss" in row]
+    assert losses == ([1, 5, 0, 4] if accumulate == 1 else [3, 2])
+    positive = [row["train/positive"] for row in rows if "train/positive" in row]
+    assert positive[:2] == ([1, 5] if accumulate == 1 else [3, 4])  # a mean of none counts nothing

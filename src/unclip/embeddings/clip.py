@@ -18,12 +18,15 @@ import torch
 import torch.nn.functional as F
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unclip.common.artifacts import Artifact
 from unclip.common.errors import UserError
 from unclip.common.types import TextFeatures
 from unclip.embeddings.tokens import Tokenizer, token_mask
+
+_LARGEST = math.log(100)  # of the inverse temperature's logarithm (CLIP, section 2.5)
 
 
 class ClipOutput(NamedTuple):
@@ -116,9 +119,23 @@ class Clip(nn.Module):
         return ClipOutput(self.encode_image(image), self._z_t(tokens), self.scale())
 
     def scale(self) -> Tensor:
-        """The inverse temperature, a scalar, capped at 100 as in CLIP, section 2.5."""
+        """The inverse temperature, a scalar; see `cap_scale`."""
         model: Any = self.model
-        return model.logit_scale.clamp(max=math.log(100)).exp().sum()
+        log = model.logit_scale
+        if not log.requires_grad:  # frozen before it was the parameter that is capped
+            log = log.clamp(max=_LARGEST)
+        return log.exp().sum()
+
+    @torch.no_grad()
+    def cap_scale(self) -> None:
+        """Cap the inverse temperature at 100, after an optimizer step.
+
+        The parameter itself: capped in the forward pass, it would have no gradient above 100 and
+        could never come down again.
+        """
+        model: Any = self.model
+        scale = model.logit_scale
+        (scale.to_local() if isinstance(scale, DTensor) else scale).clamp_(max=_LARGEST)
 
     def fingerprint(self) -> str:
         """A hash of the weights: two CLIPs with one fingerprint share their embedding space."""

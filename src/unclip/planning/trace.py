@@ -15,6 +15,7 @@ from torch.utils.flop_counter import flop_registry
 from unclip.config.load import ResolvedExperiment
 from unclip.embeddings.clip import Clip
 from unclip.stages.interface import Given, Share, some_tokens
+from unclip.stages.row import CLIP
 
 _ATEN = torch.ops.aten
 _CAST = _ATEN._to_copy.default
@@ -143,17 +144,30 @@ def trace(net: nn.Module, given: Given, resolved: ResolvedExperiment, share: Sha
     """
     parameters = list(net.parameters())
     watch = Watch([*parameters, *net.buffers()])
+    micro_batches, image = 1, (3, 0, 0)
+    if resolved.stage.name == CLIP:  # whose micro-batches are held until the step is done
+        side, micro_batches = resolved.config.model.image_size, resolved.config.trainer.accumulate
+        image = (3, side, side)
     with watch:
         watch.hold(given)
         for parameter in parameters:
             parameter.register_post_accumulate_grad_hook(watch.claim)
             parameter.grad = torch.zeros_like(parameter)  # left by the step before
             watch.claim(parameter)
+        if micro_batches > 1:
+            watch.hold(torch.zeros(micro_batches, share.batch, *image))
+
+        def forward() -> Tensor:
+            if micro_batches > 1:  # its embeddings first (`unclip.stages.clip.cached_gradients`)
+                with torch.no_grad():
+                    loss(net, resolved, given, share)
+            return loss(net, resolved, given, share)
+
         with _autocast(resolved):
-            value = loss(net, resolved, given, share)
+            value = forward()
             if resolved.config.optim.sam_rho:
                 _kept = _climb(value, parameters)  # until the step is done
-                value = loss(net, resolved, given, share)
+                value = forward()
         if resolved.config.trainer.accumulate == 1:  # forgotten only now, after the forward pass
             net.zero_grad()
         value.backward()

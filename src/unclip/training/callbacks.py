@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from unclip.common.images import CaptionedImage, grid, save
 from unclip.training.stage import Stage
@@ -86,13 +87,35 @@ def _first_batch(trainer: L.Trainer, stage: Stage) -> Any:
     loaders: Any = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
     if not loaders:
         return None
-    batch = next(iter(loaders))
-    return stage.transfer_batch_to_device(batch, stage.device, 0)
+    batches: list[Any] = []  # as many as make a global batch: a process may load less at a time
+    for batch in loaders:
+        batches.append(batch)
+        if sum(_size(each) for each in batches) >= stage.experiment.data.batch_size:
+            break
+    return stage.transfer_batch_to_device(_join(batches), stage.device, 0)
+
+
+def _size(batch: Any) -> int:
+    return next(len(part) for part in batch if isinstance(part, Tensor))
+
+
+def _join(batches: list[Any]) -> Any:
+    """One batch of the samples of several."""
+    if len(batches) == 1:
+        return batches[0]
+
+    def join(parts: tuple[Any, ...]) -> Any:
+        if isinstance(parts[0], Tensor):
+            return torch.cat(parts)
+        return parts[0] and [each for part in parts for each in part]  # a list, or None
+
+    return type(batches[0])(*(join(parts) for parts in zip(*batches)))
 
 
 class Throughput(L.Callback):
-    """Samples per second over the optimizer steps, validation and images left out.
+    """Samples per second over the optimizer steps; validation, images and checkpoints left out.
 
+    A step lasts as long as all its micro-batches, the wait for their data included.
     ``skipped`` tells how many bad samples this process has left out; their sum is logged.
     """
 
@@ -103,8 +126,9 @@ class Throughput(L.Callback):
         self.seconds = 0.0
         self.steps = 0
         self.waited = 0.0
-        self._began = 0.0
-        self._ended = 0.0
+        self._step_seconds = 0.0
+        self._step_waited = 0.0
+        self._warm = False
 
     @property
     def samples_per_second(self) -> float:
@@ -112,38 +136,53 @@ class Throughput(L.Callback):
         return self.batch_size * self.steps / self.seconds if self.seconds else 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
-        self._ended = 0.0
+        """Start anew."""
+        self._step_seconds = self._step_waited = 0.0
+        self._warm = False
         self._step = trainer.global_step
 
-    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
         """The data has arrived."""
-        self._began = time.perf_counter()
+        stage: Any = pl_module
+        self._step_waited += time.perf_counter() - stage.waiting_since
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Count the step and its wait for data."""
-        now = time.perf_counter()
-        if self._ended and trainer.global_step > self._step:
+        """Count the micro-batch, and the step when this was its last."""
+        stage: Any = pl_module
+        step = trainer.global_step
+        if step > self._step and self._pauses(stage, step):
+            torch.cuda.synchronize(trainer.strategy.root_device)  # what is queued is of these steps
+        self._step_seconds += time.perf_counter() - stage.waiting_since
+        if step == self._step:
+            return
+        self._step = step
+        if self._warm:
             self.steps += 1
-            self.seconds += now - self._ended
-            self.waited += self._began - self._ended
-        self._step = trainer.global_step
-        if self.steps and trainer.global_step % self.log_every == 0:
+            self.seconds += self._step_seconds
+            self.waited += self._step_waited
+        self._warm = True
+        self._step_seconds = self._step_waited = 0.0
+        if self.steps and step % self.log_every == 0:
             values = {
                 "samples_per_second": self.samples_per_second,
                 "data_wait": self.waited / self.seconds,
                 "data_skipped": sum(World.here().gather(self.skipped())),
-                "peak_memory_gib": peak_memory_bytes(pl_module.device) / 2**30,
+                "peak_memory_gib": peak_memory_bytes(trainer.strategy.root_device) / 2**30,
             }
             for logger in trainer.loggers:
-                logger.log_metrics(values, step=trainer.global_step)
-        self._ended = now
+                logger.log_metrics(values, step=step)
 
-    def on_validation_start(self, *args: Any, **kwargs: Any) -> None:
-        """Validation is no training time."""
-        self._ended = 0.0
+    def _pauses(self, stage: Stage, step: int) -> bool:
+        """Whether something that is no training, and waits for the GPU, follows this step."""
+        if stage.device.type != "cuda":
+            return False
+        config = stage.experiment.trainer
+        often = (config.val_every, config.sample_every, config.checkpoint_every)
+        return any(every and step % every == 0 for every in (self.log_every, *often))
 
 
 class ProgressLines(L.Callback):

@@ -1,19 +1,19 @@
 """Sharpness-aware minimisation (SAM, Foret et al., arXiv 2010.01412), as DALL-E 2 trains its CLIP.
 
 At weights w with gradient g, SAM climbs to w + e, e = rho g / |g|_2 over all trained parameters,
-and the optimizer gets the gradient at w + e, applied to w. Every micro-batch costs two passes.
+and the optimizer gets the gradient at w + e, applied to w. Every step costs two passes.
 
 Each replica climbs by itself (arXiv 2204.06125, appendix C): processes do not average g. Where a
 loss compares the samples of all processes, as CLIP's does, it is one function of as many copies of
 the weights as there are replicas, L(w_1, ..., w_R), copy r embedding replica r's samples. Replica r
 climbs along dL/dw_r, and the optimizer gets the sum of dL/dw_r at (w + e_1, ..., w + e_R). So
 for e_r the replicas exchange embeddings and the loss's gradients by them, never gradients by
-weights; for that exchange all of them must climb at the same micro-batches.
+weights; for that exchange all of them must climb at the same steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -27,9 +27,10 @@ TINY = 1e-12
 
 
 class Climb:
-    """One micro-batch's way from w to w + e and back; of a network that this process has whole.
+    """One step's way from w to w + e and back; of a network that this process has whole.
 
-    Made before the forward pass at w; then `up`, forward and backward pass at w + e, `back`.
+    Made before the forward passes at w; then `up`, forward and backward passes at w + e, before
+    the last of these `before_last_backward`, and `back`.
     """
 
     def __init__(self, net: nn.Module, rho: float):
@@ -37,14 +38,18 @@ class Climb:
         self.rho = rho
         self._kept: list[tuple[Tensor, Tensor]] = []  # tensors of the network and what they held
 
-    def up(self, loss: Tensor) -> None:
-        """Move the network from w to w + e by the gradient of its ``loss`` at w."""
+    def up(self, losses: Iterable[Tensor]) -> None:
+        """Move the network from w to w + e by the gradient of the sum of its ``losses`` at w."""
         trained = {name: p for name, p in self.net.named_parameters() if p.requires_grad}
-        # Not `backward`: DDP would average the gradients and the optimizer add them up. Without
-        # autocast, as Lightning runs the backward pass.
-        with torch.autocast(loss.device.type, enabled=False):
-            found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-        gradients = {name: g for name, g in zip(trained, found) if g is not None}
+        gradients: dict[str, Tensor] = {}
+        for loss in losses:
+            # Not `backward`: DDP would average the gradients and the optimizer add them up. Without
+            # autocast, as Lightning runs the backward pass.
+            with torch.autocast(loss.device.type, enabled=False):
+                found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+            for name, g in zip(trained, found):
+                if g is not None:
+                    gradients[name] = gradients[name] + g if name in gradients else g
         # What a forward pass updates (the means of batch normalisation) is updated at w alone.
         self._keep(list(self.net.buffers()))
         with torch.no_grad():
@@ -52,6 +57,9 @@ class Climb:
             scale = self.rho / torch.linalg.vector_norm(torch.stack(norms)).clamp(min=TINY)
             self._move({name: trained[name] for name in gradients}, gradients, scale)
         torch.clear_autocast_cache()  # it holds w in bfloat16
+
+    def before_last_backward(self) -> None:
+        """The backward pass to come is the last one at w + e."""
 
     def back(self) -> None:
         """Put the network back to the very bits of w."""
@@ -89,9 +97,8 @@ class ShardedClimb(Climb):
         self._root.set_reshard_after_backward(False)
         self._root.set_requires_gradient_sync(False)
 
-    def up(self, loss: Tensor) -> None:
-        """Move this process's copy from w to w + e by the gradient of ``loss`` at w."""
-        super().up(loss)
+    def before_last_backward(self) -> None:
+        """It sends the gradients and drops the copy."""
         self._root.set_reshard_after_backward(True)
         self._root.set_requires_gradient_sync(True)
 
@@ -119,5 +126,5 @@ class ShardedClimb(Climb):
 
 
 def climb(net: nn.Module, rho: float) -> Climb:
-    """The climb of ``net`` for this micro-batch; before its forward pass."""
+    """The climb of ``net`` for this step; before its forward passes."""
     return ShardedClimb(net, rho) if isinstance(net, FSDPModule) else Climb(net, rho)

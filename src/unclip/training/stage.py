@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import time
 from typing import Any, ClassVar, NamedTuple
 
 import lightning as L
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from unclip.common.images import CaptionedImage
@@ -16,9 +17,9 @@ from unclip.embeddings.clip import FrozenClip
 from unclip.training import strategies
 from unclip.training.blocks import checkpoint_blocks, compile_blocks
 from unclip.training.config import OptimConfig
+from unclip.training.means import Mean, Means, combined, mean_of_processes, means_of
 from unclip.training.optim import build_optimizer, lr_factor
 from unclip.training.random import StepRandom
-from unclip.training.world import World
 
 
 class Preview(NamedTuple):
@@ -62,7 +63,11 @@ class Stage(L.LightningModule):
             self.ema = copy.deepcopy(net).requires_grad_(False).eval()
         self.clip = clip  # not a submodule: it belongs neither in checkpoints nor in DDP
         self.grad_norm: Tensor | None = None  # of the newest optimizer step, before clipping
+        self.completes_step = True  # whether the optimizer steps after this micro-batch
+        self._micro_batches: list[Means] = []  # what to log of this step's
+        self._validation_batches: list[int] = []  # samples in each
         self._configured = False
+        self.waiting_since = 0.0  # when all that follows a micro-batch was done
 
     @property
     def sampling_net(self) -> Any:
@@ -98,35 +103,67 @@ class Stage(L.LightningModule):
         if self.clip is not None:
             self.clip.model.to(self.device)
 
-    def _micro_batch(self, batch_idx: int) -> int:
-        """Number of this micro-batch, the same after a resume."""
-        accumulate = self.trainer.accumulate_grad_batches
-        return self.global_step * accumulate + batch_idx % accumulate
-
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout draws from torch's global generator, which no checkpoint holds: seed it anew."""
+        accumulate = self.trainer.accumulate_grad_batches
+        micro = batch_idx % accumulate
+        if micro == 0:
+            self._micro_batches.clear()
+        self.completes_step = micro == accumulate - 1
+        number = self.global_step * accumulate + micro  # the same after a resume
         seed = self.experiment.trainer.seed
-        torch.manual_seed(
-            derive_seed("dropout", seed, self._micro_batch(batch_idx), self.global_rank)
-        )
+        torch.manual_seed(derive_seed("dropout", seed, number, self.global_rank))
+
+    def on_train_start(self) -> None:
+        """Training begins: see `on_train_batch_end`."""
+        self.waiting_since = time.perf_counter()
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Note the time; Lightning calls this after the same hook of all callbacks."""
+        self.waiting_since = time.perf_counter()
+
+    def on_validation_epoch_start(self) -> None:
+        """Note the sizes of the batches to come: see `validation_rng`."""
+        batches = getattr(self.trainer.val_dataloaders, "batch_sampler", None)
+        if isinstance(batches, list):
+            self._validation_batches = [len(batch) for batch in batches]
+
+    def on_validation_end(self) -> None:
+        """Likewise after a validation."""
+        self.waiting_since = time.perf_counter()
 
     def rng(self, batch_idx: int) -> StepRandom:
-        """The random draws of this micro-batch."""
+        """The random draws of this micro-batch, its samples' share of the global batch's."""
+        accumulate = self.trainer.accumulate_grad_batches
+        micro, before, after = batch_idx % accumulate, 0, 0
+        if accumulate > 1:
+            each = self.experiment.data.batch_size // accumulate
+            before, after = micro * each, (accumulate - 1 - micro) * each
         return StepRandom(
             self.experiment.trainer.seed,
-            self._micro_batch(batch_idx),
+            self.global_step,
             self.global_rank,
             self.trainer.world_size,
             self.device,
+            before,
+            after,
         )
 
     def validation_rng(self, batch_idx: int) -> StepRandom:
         """The same draws at every validation, so that the curve shows the model alone.
 
         And on every process: each validates on all held-out samples, and what one logs the others
-        must log as well, or they wait for each other for ever.
+        must log as well, or they wait for each other for ever. Where a process loads less than a
+        global batch at a time, the draws are still those of whole global batches.
         """
-        return StepRandom(self.experiment.trainer.seed, -1 - batch_idx, device=self.device)
+        seed, batches = self.experiment.trainer.seed, self._validation_batches
+        if not batches:
+            return StepRandom(seed, -1 - batch_idx, device=self.device)
+        size, first = self.experiment.data.batch_size, sum(batches[:batch_idx])
+        number, before = divmod(first, size)
+        whole = min(size, sum(batches) - number * size)
+        after = whole - before - batches[batch_idx]
+        return StepRandom(seed, -1 - number, device=self.device, before=before, after=max(after, 0))
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its warm-up, stepped per optimizer step."""
@@ -159,26 +196,36 @@ class Stage(L.LightningModule):
         """Whether the loggers write down what this step logs."""
         return (self.global_step + 1) % self.experiment.trainer.log_every == 0
 
-    def log_loss(self, split: str, values: dict[str, Tensor], batch: int) -> None:
+    def log_loss(self, split: str, values: dict[str, Any], batch: int) -> None:
         """Log means as ``split/name``; ``loss`` is shown in the progress bar.
 
-        In training all but the loss are logged in the steps that are written down alone, since
-        logging takes time; there they are means over all processes.
+        In training they are means over the micro-batches of a step. All but the loss are logged in
+        the steps that are written down alone, since logging takes time; there they are means over
+        all processes too.
         """
         if split == "train" and not self._written:
             values = {"loss": values["loss"]}
-        means = {name: value.detach().float().mean() for name, value in values.items()}
+        means = means_of(values)
         if split == "train":
+            self._micro_batches.append(means)
+            if not self.completes_step:
+                return
+            means = combined(self._micro_batches)
+            self._micro_batches.clear()
             if self.trainer.world_size > 1 and self._written:
                 means = mean_of_processes(means)
-        else:
-            means = {name: value for name, value in means.items() if not value.isnan()}
-        for name, value in means.items():
+        for name, mean in means.items():
+            samples = batch
+            if split != "train":
+                if mean.value.isnan():
+                    continue
+                if isinstance(values[name], Mean):
+                    samples = int(mean.count)
             self.log(
                 f"{split}/{name}",
-                value,
+                mean.value,
                 prog_bar=name == "loss" and split == "train",
-                batch_size=batch,
+                batch_size=samples,
                 on_step=split == "train",
                 on_epoch=split != "train",
                 sync_dist=split != "train",
@@ -229,23 +276,3 @@ def own_nearest(found: Tensor, true: Tensor) -> Score:
     nearest = torch.cdist(found.flatten(1).float(), true.flatten(1).float()).argmin(dim=1)
     own = nearest == torch.arange(len(found), device=found.device)
     return Score("nearest to their own", own.float().mean().item(), 1.0)
-
-
-def quartiles(loss: Tensor, t: Tensor, steps: int) -> dict[str, Tensor]:
-    """Mean of per-sample ``loss`` ``[B]`` in each quarter of the timesteps ``t`` ``[B]``.
-
-    NaN where a quarter has no sample (finding that out would make a GPU wait).
-    """
-    quarter = (t * 4 // steps).clamp(max=3)
-    sums, counts = loss.new_zeros(4), loss.new_zeros(4)
-    sums.index_add_(0, quarter, loss)
-    counts.index_add_(0, quarter, torch.ones_like(loss))
-    return {f"loss_q{q}": mean for q, mean in enumerate(sums / counts)}
-
-
-def mean_of_processes(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Means over the processes, in one exchange; a process that has none (NaN) is left out."""
-    mine = torch.stack(list(values.values()))
-    parts = [torch.empty_like(mine) for _ in range(World.here().size)]
-    distributed.all_gather(parts, mine)
-    return dict(zip(values, torch.stack(parts).nanmean(dim=0)))

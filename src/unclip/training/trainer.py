@@ -28,6 +28,17 @@ QUIET = (
 )
 
 
+class StepLearningRate(LearningRateMonitor):
+    """Logs the learning rate once per optimizer step; Lightning's does per micro-batch."""
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Before the first micro-batch of a step."""
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+
 def quiet() -> None:
     """Lightning speaks of errors alone."""
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -63,7 +74,7 @@ def build(
         logger=loggers,
         callbacks=[
             *callbacks[:-1],
-            LearningRateMonitor("step"),
+            StepLearningRate("step"),
             TQDMProgressBar(refresh_rate=5) if terminal else ProgressLines(),
             callbacks[-1],
         ],

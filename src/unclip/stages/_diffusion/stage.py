@@ -14,8 +14,9 @@ from unclip.diffusion.process import q_sample
 from unclip.diffusion.schedules import full_schedule
 from unclip.diffusion.timesteps import timesteps_of
 from unclip.embeddings.clip import FrozenClip
+from unclip.training.means import quartiles
 from unclip.training.random import StepRandom
-from unclip.training.stage import Stage, quartiles
+from unclip.training.stage import Stage
 
 
 class NoisedBatch(NamedTuple):
@@ -39,6 +40,7 @@ class DiffusionStage(Stage):
         self.history: LossHistory | None = None  # beside the network: checkpoints hold it alone
         if experiment.diffusion.timesteps == "importance":
             self.history = LossHistory(experiment.diffusion.steps)
+        self._seen: list[tuple[Tensor, Tensor]] = []  # t and losses of this step's micro-batches
 
     def on_fit_start(self) -> None:
         """Bring the noise tables to the device, and the frozen CLIP."""
@@ -59,11 +61,12 @@ class DiffusionStage(Stage):
             diffusion = replace(diffusion, timesteps="uniform")
         return timesteps_of(u, diffusion), None
 
-    def losses(self, output: Tensor, at: NoisedBatch) -> dict[str, Tensor]:
+    def losses(self, output: Tensor, at: NoisedBatch) -> dict[str, Any]:
         """Means over the batch: ``loss`` trains; its parts, and the MSE by quarter of t.
 
         Where timesteps are drawn by importance, the means are weighted back to even ones, and the
-        losses of all processes go into the history; the quarters' means are not weighted.
+        losses of all processes go into the history at the end of the step, so that all its
+        micro-batches draw by the same one; the quarters' means are not weighted.
         """
         terms = diffusion_loss(
             output,
@@ -76,7 +79,11 @@ class DiffusionStage(Stage):
         )
         weight: Tensor | float = 1.0
         if self.history is not None and at.weight is not None:
-            self.history.update(*of_all_processes(at.t, terms.loss))
+            self._seen.append(of_all_processes(at.t, terms.loss))
+            if self.completes_step:
+                t, loss = (torch.cat(parts) for parts in zip(*self._seen))
+                self.history.update(t, loss)
+                self._seen.clear()
             weight = at.weight
         values = {"loss": (weight * terms.loss).mean()}
         if terms.vb is not None:

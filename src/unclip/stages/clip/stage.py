@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from unclip.common.images import CaptionedImage, to_uint8
 from unclip.data.batches import ClipBatch
 from unclip.embeddings.clip import ClipOutput
 from unclip.embeddings.tokens import Tokenizer
+from unclip.stages.clip.cached_gradients import StepLoss, step_loss
 from unclip.stages.clip.config import ClipExperiment
 from unclip.stages.clip.network import build_network
 from unclip.stages.experiment import ParentSizes
@@ -51,7 +53,13 @@ def contrastive_loss(z_i: Tensor, z_t: Tensor, scale: Tensor, world: World = ALO
 
     Row k of one belongs to row k of the other; CLIP, figure 3. With several processes each
     compares its own rows with those of all; the mean over processes is the global batch's loss.
+    In float32, whatever autocast is on: bfloat16 would round logits of up to 100 to halves.
     """
+    with torch.autocast(z_i.device.type, enabled=False):
+        return _symmetric_loss(z_i.float(), z_t.float(), scale.float(), world)
+
+
+def _symmetric_loss(z_i: Tensor, z_t: Tensor, scale: Tensor, world: World) -> Tensor:
     all_i, all_t, target = z_i, z_t, torch.arange(len(z_i), device=z_i.device)
     if world.size > 1:
         all_i, all_t = GatherRows.apply(z_i), GatherRows.apply(z_t)
@@ -75,11 +83,14 @@ class ClipStage(Stage):
 
     def __init__(self, experiment: ClipExperiment):
         super().__init__(experiment, build_network(experiment, ParentSizes()))
-        self._seen: list[tuple[Tensor, Tensor, list[str]]] = []
+        self._seen: list[tuple[ClipOutput, list[str]]] = []  # of a validation
         self._climb: Climb | None = None
+        self._batches: list[ClipBatch] = []  # micro-batches of this step
 
     def on_train_start(self) -> None:
         """What `Clip` chooses for a forward pass must hold for blocks that are recomputed too."""
+        super().on_train_start()
+        self._cap_scale()  # a checkpoint of an earlier version may be above
         torch.backends.cuda.enable_flash_sdp(self.device.type != "cpu")
 
     def on_train_end(self) -> None:
@@ -92,16 +103,54 @@ class ClipStage(Stage):
         return embedded
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        """Contrastive loss over the batch of all processes; with SAM the one at w + e."""
+        """Contrastive loss over the global batch, in the last of its micro-batches.
+
+        With SAM its gradient is the one at w + e. In the micro-batches before there is nothing to
+        differentiate yet; Lightning wants a loss of them all the same.
+        """
+        self._batches.append(batch)
+        if not self.completes_step:
+            return torch.zeros((), device=self.device, requires_grad=True)
+        batches, self._batches = self._batches, []
         rho = self.experiment.optim.sam_rho
         self._climb = climb(self.net, rho) if rho else None
-        z_i, z_t, scale = self.embed(batch)
-        loss = contrastive_loss(z_i, z_t, scale, World.here())
-        self.log_loss("train", {"loss": loss, "logit_scale": scale}, len(z_i))
+        step = self._step_loss(batches)
+        values = {"loss": step.value, "logit_scale": step.scale}
+        self.log_loss("train", values, sum(len(each.image) for each in batches))
+        pieces = step.pieces
         if self._climb is not None:
-            self._climb.up(loss)
-            loss = contrastive_loss(*self.embed(batch), World.here())
-        return loss
+            self._climb.up(pieces)
+            pieces = self._step_loss(batches).pieces
+        last = self._all_but_last(pieces, len(batches))
+        if self._climb is not None:
+            self._climb.before_last_backward()
+        if len(batches) == 1:
+            return last
+        # Its value is the loss, its gradient the last piece's; Lightning divides by the count.
+        return step.value + len(batches) * (last - last.detach())
+
+    def _step_loss(self, batches: list[ClipBatch]) -> StepLoss:
+        def loss(z_i: Tensor, z_t: Tensor, scale: Tensor) -> Tensor:
+            return contrastive_loss(z_i, z_t, scale, World.here())
+
+        return step_loss(self.net, self.embed, batches, loss)
+
+    def _all_but_last(self, pieces: Iterator[Tensor], count: int) -> Tensor:
+        """Add up the gradients of all ``pieces`` but the last, which is Lightning's to do."""
+        for _ in range(count - 1):
+            piece = next(pieces)
+            with torch.autocast(piece.device.type, enabled=False):
+                piece.backward()
+        return next(pieces)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Cap the temperature where the optimizer left it, so that its gradient never vanishes."""
+        super().optimizer_step(*args, **kwargs)
+        self._cap_scale()
+
+    def _cap_scale(self) -> None:
+        net: Any = self.net
+        net.cap_scale()
 
     def on_after_backward(self) -> None:
         """The optimizer moves w itself, by the gradient at w + e."""
@@ -110,17 +159,24 @@ class ClipStage(Stage):
             self._climb = None
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        """Collect embeddings for retrieval over the whole validation set."""
-        z_i, z_t, scale = self.embed(batch)
-        self.log_loss("val", {"loss": contrastive_loss(z_i, z_t, scale)}, len(z_i))
-        self._seen.append((z_i, z_t, batch.captions))
+        """Collect embeddings of the whole validation set."""
+        self._seen.append((self.embed(batch), batch.captions))
 
     def on_validation_epoch_end(self) -> None:
-        """Zero-shot retrieval: the caption of each image among all distinct ones."""
+        """The loss, and zero-shot retrieval: each image's caption among all distinct ones.
+
+        The loss is of a global batch at a time, however few samples a process loads at once.
+        """
         if self._seen:
-            z_i = torch.cat([s[0] for s in self._seen])
-            z_t = torch.cat([s[1] for s in self._seen])
-            captions = [c for s in self._seen for c in s[2]]
+            z_i = torch.cat([embedded.z_i for embedded, _ in self._seen])
+            z_t = torch.cat([embedded.z_t for embedded, _ in self._seen])
+            scale, size = self._seen[0][0].scale, self.experiment.data.batch_size
+            losses = [
+                contrastive_loss(i, t, scale) * len(i)
+                for i, t in zip(z_i.split(size), z_t.split(size))
+            ]
+            self.log("val/loss", torch.stack(losses).sum() / len(z_i), sync_dist=True)
+            captions = [caption for _, captions in self._seen for caption in captions]
             self.log("val/retrieval", retrieval(z_i, z_t, captions), sync_dist=True)
         self._seen.clear()
 
