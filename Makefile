@@ -49,7 +49,7 @@ compare-priors: $(STAMP)  ## train a diffusion and an autoregressive prior and w
 	$(BIN)/unclip train prior/table_diffusion$(TABLE) --with-parents $(ARGS)
 	$(BIN)/unclip train prior/table_ar$(TABLE) --with-parents $(ARGS)
 	$(BIN)/unclip evaluate prior/table_diffusion$(TABLE) prior/table_ar$(TABLE) --n 1000 \
-		--out runs/priors_$(ON).md
+		--out runs/priors_$(ON).md --force
 
 train-decoder: $(STAMP)  ## train experiments/decoder/$(EXP).yaml, and the CLIP it needs
 	$(BIN)/unclip train decoder/$(EXP) --with-parents $(ARGS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from PIL import Image
 
 from unclip.cli import main
@@ -43,7 +42,6 @@ def test_sample_reads_captions_from_a_file_and_takes_other_settings(cascade, tmp
 
 
 def test_overrides_may_follow_options(capsys):
-    with pytest.raises(SystemExit):
-        main(["train", "clip/tiny", "--no-such-option"])
+    assert main(["train", "clip/tiny", "--no-such-option"]) == 2
     assert main(["train", "clip/tiny", "--with-parents", "trainer.max_steps=-1"]) == 2
     assert "max_steps" in capsys.readouterr().err

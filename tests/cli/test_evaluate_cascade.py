@@ -9,18 +9,17 @@ import pytest
 import yaml
 
 from unclip.cli import main
-from unclip.config.load import build_config
-from unclip.evaluation.config import CascadeEvaluation
+from unclip.evaluation.config import read_evaluation
 from unclip.evaluation.oracle.oracle import check
 from unclip.evaluation.protocols.cascades import evaluate_cascade
 
 
-def settings(*words):
-    return build_config(CascadeEvaluation, {}, list(words))
+def evaluated(cascade, *words):
+    return evaluate_cascade(str(cascade), *read_evaluation(words))
 
 
 def test_its_figures_are_those_of_its_images_and_are_written_as_a_runs(cascade, tmp_path):
-    found = evaluate_cascade(str(cascade), settings("n=6", f"run.dir={tmp_path / 'e'}"))
+    found = evaluated(cascade, "n=6", f"run.dir={tmp_path / 'e'}")
     verdicts = [check(drawn.image, drawn.prompt.scene) for drawn in found.drawn]
     both = sum(v.colour and v.shape for v in verdicts) / 6
     assert found.metrics["oracle/colour_and_shape"] == both
@@ -36,7 +35,7 @@ def test_its_figures_are_those_of_its_images_and_are_written_as_a_runs(cascade, 
 
 def test_settings_reach_the_sampler_and_the_seed_the_captions(cascade):
     def pictures(*words):
-        drawn = evaluate_cascade(str(cascade), settings(*words)).drawn
+        drawn = evaluated(cascade, *words).drawn
         return [(d.prompt.caption, d.small.tobytes()) for d in drawn]
 
     plain = pictures("n=2")
@@ -63,11 +62,20 @@ def test_from_the_command_line(cascade, capsys, tmp_path):
             "upsampler.guidance: this upsampler has no such setting",
         ),
         (["CASCADE", "decoder.candidates=2"], "decoder.candidates: this decoder has no such"),
-        (["CASCADE", "decoder.stps=2"], "decoder.stps: unknown key; did you mean 'steps'?"),
+        (
+            ["CASCADE", "decoder.stps=2"],
+            "decoder.stps: this decoder has no such setting; did you mean 'steps'?",
+        ),
         (["CASCADE", "objects=3"], "objects=3: must be 1 or 2"),
-        (["CASCADE", "--decoder-steps", "4"], "--decoder-steps: is written decoder.steps=4 now"),
-        (["CASCADE", "CASCADE"], "a cascade is measured alone; give one folder"),
-        (["CASCADE/prior", "n=3"], "n=3: does not apply to priors; they take prior.steps=16"),
+        (
+            ["CASCADE", "--decoder-steps", "4"],
+            "has been replaced by decoder.steps=4",
+        ),
+        (["CASCADE", "CASCADE"], "give one cascade, and nothing else, at a time"),
+        (
+            ["CASCADE/prior", "n=3"],
+            "n=3: priors have no such setting",
+        ),
         (["n=3"], "evaluate: name a stage or a cascade to evaluate"),
     ],
 )

@@ -62,8 +62,8 @@ def test_what_cannot_be_evaluated_is_refused_in_a_line(cascade, tmp_path, capsys
         assert lines[-1].startswith("unclip: error: ")
         return lines[-1]
 
-    assert "measured apart" in error(upsampler, cascade / "prior")
-    assert "is a decoder" in error(cascade / "decoder")
+    assert "priors alone or upsamplers alone" in error(upsampler, cascade / "prior")
+    assert "decoder: only priors, upsamplers and cascades" in error(cascade / "decoder")
     assert "--clip: does not apply to upsamplers" in error(upsampler, "--clip", "x")
     assert "--kind: does not apply to priors" in error(cascade / "prior", "--kind", "none")
     assert "--n must be at least 1" in error(upsampler, "--n", "0")

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from unclip.cli import main
+from unclip.cli.image_files import read_mask
 from unclip.data.scenes.render import Item, Scene, draw
 
 
@@ -69,7 +70,7 @@ def test_vary_writes_each_variation_and_a_figure_and_the_same_bytes_again(run, t
     with Image.open(tmp_path / "out" / names[0]) as picture:
         assert picture.size == (32, 32)
     before = {n: (tmp_path / "out" / n).read_bytes() for n in written(tmp_path)}
-    run("vary", *words)
+    run("vary", *words, "--force")
     assert before == {n: (tmp_path / "out" / n).read_bytes() for n in written(tmp_path)}
 
 
@@ -96,7 +97,7 @@ def test_edit_by_the_prior_goes_the_whole_way_and_unguided(run, tmp_path):
 
     def last(*more):
         """The last image, and what else was written."""
-        assert run("edit", "plain.png", *captions, *more)[0] == 0
+        assert run("edit", "plain.png", *captions, *more, "--force")[0] == 0
         return (tmp_path / "out/plain_theta1.00.png").read_bytes(), written(tmp_path)
 
     found, files = last("--direction", "prior")
@@ -132,6 +133,45 @@ def test_inpaint_keeps_what_is_white_in_the_mask(run, tmp_path, pictures):
     assert not np.array_equal(one[:, :12], other[:, :12])
 
 
+@pytest.fixture
+def masks(pictures) -> Path:
+    """Masks of the left half in every form that means the same."""
+    left = np.zeros((24, 24), np.uint8)
+    left[:, 12:] = 1
+    Image.fromarray(left * 255).convert("1").save(pictures / "bits.png")
+    Image.fromarray(left).save(pictures / "ones.png")
+    for name, colour in (("black", 0), ("white", 255)):
+        rgba = np.full((24, 24, 4), colour, np.uint8)
+        rgba[..., 3] = left * 255
+        Image.fromarray(rgba).save(pictures / f"alpha_{name}.png")
+    return pictures
+
+
+@pytest.mark.parametrize(
+    "name", ["mask.png", "bits.png", "ones.png", "alpha_black.png", "alpha_white.png"]
+)
+def test_a_mask_keeps_its_white_or_its_opaque_part(masks, name):
+    keep = read_mask(masks / name)
+    assert keep.dtype == bool
+    assert keep[:, 12:].all()
+    assert not keep[:, :12].any()
+
+
+def test_a_hole_that_no_network_sees_is_refused(run, pictures, tmp_path):
+    Image.new("RGB", (60, 24), "red").save(pictures / "wide.png")
+    mask = Image.new("L", (60, 24), 255)
+    mask.paste(0, (0, 0, 10, 24))
+    mask.save(pictures / "edge.png")
+    files = [str(pictures / name) for name in ("wide.png", "edge.png")]
+    status, _, error = run("inpaint", files[0], "--mask", files[1], "--caption", "a star")
+    assert status == 2
+    assert "the hole lies outside the middle square" in error
+    mask.paste(0, (0, 0, 20, 24))
+    mask.save(pictures / "edge.png")
+    words = ("--mask", files[1], "--caption", "a star", "--n", "1", "--resample", "1")
+    assert run("inpaint", files[0], *words)[0] == 0
+
+
 def test_a_long_caption_is_cut_and_said_to_be(run):
     long = "a red circle " * 100
     status, _, error = run("edit", "plain.png", "--to", long, "--n", "2")
@@ -151,9 +191,9 @@ FILL = ("--mask", "mask.png", "--caption", "a star")
         (("vary", "missing.png"), "unclip: error: missing.png: does not exist"),
         (("vary", "text.png"), "not an image that can be read"),
         (("vary", "plain.png", "--n", "0"), "--n: must be at least 1"),
-        (("vary", "plain.png", "--eta", "1.5"), "eta=1.5: is not in [0, 1]"),
+        (("vary", "plain.png", "--eta", "1.5"), "eta=1.5: must be in [0, 1]"),
         (("vary", "plain.png", "--batch", "0"), "batch=0: must be at least 1"),
-        (("vary", "plain.png", "--inversion", "x"), "inversion=x: is none of guided_diffusion"),
+        (("vary", "plain.png", "--inversion", "x"), "inversion=x: must be one of guided_diffusion"),
         (("vary", "plain.png", "decoder.steps=1"), "decoder.steps"),
         (("interpolate", "plain.png", "text.png"), "not an image that can be read"),
         (("interpolate", "plain.png", "tiny.png", "--n", "1"), "--n: must be at least 2"),
@@ -164,7 +204,7 @@ FILL = ("--mask", "mask.png", "--caption", "a star")
         (("inpaint", "plain.png", "--mask", "mask.png", "--caption", ""), "--caption: is empty"),
         (("inpaint", "plain.png", *FILL, "--n", "0"), "--n: must be at least 1"),
         (("inpaint", "plain.png", *FILL, "--mask", "small_mask.png"), "is 20x20 pixels"),
-        (("inpaint", "plain.png", *FILL, "--mask", "white.png"), "keeps all; paint black"),
+        (("inpaint", "plain.png", *FILL, "--mask", "white.png"), "keeps everything; paint"),
         (("inpaint", "plain.png", *FILL, "--mask", "text.png"), "not an image that can be read"),
         (("inpaint", "plain.png", *FILL, "decoder.sampler=heun"), "heun: cannot inpaint"),
     ],

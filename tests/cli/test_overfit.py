@@ -86,8 +86,15 @@ def test_targets_that_do_not_belong_to_their_conditions_fail(call, monkeypatch):
 def test_the_check_was_a_field_in_earlier_versions(minute_experiment, cascade, tmp_path, capsys):
     words = [str(minute_experiment("clip")), f"run.dir={tmp_path}"]
     assert main(["train", *words, "check=overfit"]) == 2
-    assert "check: no longer a field: `unclip overfit NAME` is" in capsys.readouterr().err
+    assert "check: no longer a field: use `unclip overfit NAME`" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("override", ["trainer.max_steps=3", "optim.schedule=cosine"])
+def test_what_it_sets_itself_cannot_be_overridden(minute_experiment, capsys, override):
+    assert main(["overfit", str(minute_experiment("clip")), override]) == 2
+    key = override.partition("=")[0]
+    assert f"{key}: `unclip overfit` sets it to" in capsys.readouterr().err
 
 
 def test_what_is_fitted_has_nothing_to_memorise(minute_experiment, cascade, capsys):

@@ -107,7 +107,7 @@ def test_evaluate_answers_its_former_options(cascade, tmp_path, capsys):
     assert "prior.steps=2 or upsampler.steps=2" in message
     words = ["evaluate", cascade / "upsampler", "--picture", tmp_path / "a.png", "--n", 1]
     assert main([str(word) for word in words]) == 0
-    assert "--picture: is called --image now" in capsys.readouterr().err
+    assert "--picture: has been renamed to --image" in capsys.readouterr().err
     assert (tmp_path / "a.png").is_file()
 
 
@@ -115,8 +115,15 @@ def test_evaluate_refuses_a_setting_that_neither_prior_has(cascade, capsys):
     words = [cascade / name for name in ("prior", "ar_prior")]
     message = error(capsys, "evaluate", *words, "prior.stepz=2")
     assert "prior.stepz" in message
-    assert "steps" in message
-    assert "top_k" in message
+    assert "did you mean 'steps'" in message
+    assert "top_k" in error(capsys, "evaluate", *words, "prior.nothing=2")
+
+
+@pytest.mark.parametrize("setting", ["prior.steps=5000", "prior.sampler=analytic"])
+def test_every_prior_is_checked_before_the_first_is_measured(cascade, capsys, setting, monkeypatch):
+    monkeypatch.setattr("unclip.evaluation.protocols.priors.evaluate_prior", None)
+    words = [cascade / name for name in ("ar_prior", "prior")]
+    assert setting in error(capsys, "evaluate", *words, setting).replace(": 5000", "=5000")
 
 
 def test_fit_variance_makes_analytic_sampling_possible(cascade, tmp_path, capsys):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unclip.cli import main
+from unclip.cli import main, parser
 
 FAST = ["decoder.steps=2", "--n", "2"]
 
@@ -123,6 +123,51 @@ def test_figures_of_ones_own_images(folder, tmp_path, capsys):
         assert main([*shlex.split(html.unescape(command)), "--out", str(tmp_path)]) == 0
         own = (out / f"figure_{number:02d}.png").read_bytes()
         assert (tmp_path / f"{verb}.png").read_bytes() == own
+
+
+SETTINGS = ["prior.steps=2", "prior.temperature=0.5", "decoder.sampler=ddpm", "decoder.steps=2"]
+
+
+def test_figures_use_each_setting_where_it_applies(cascade, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["figures", str(cascade), *SETTINGS, "decoder.guidance=2", "upsampler.steps=2"]
+    assert main([*words, "--out", str(out)]) == 0
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "Left out" not in page
+    assert "figures 3 to 7 are drawn with DDIM, so decoder.sampler does not apply" in page
+    commands = re.findall("<code>(unclip [^<]*--seed [^<]*)</code>", page)
+    for command in commands:
+        parser().parse_args(shlex.split(html.unescape(command))[1:])
+    vary = next(c for c in commands if "vary" in c)
+    assert "decoder.steps=2" in vary
+    assert "prior." not in vary
+    assert "decoder.sampler" not in vary
+    guidance = next(c for c in commands if "probe guidance" in c)
+    assert "decoder.sampler=ddpm" in guidance
+    assert "decoder.guidance" not in guidance
+    assert "prior.temperature" not in guidance
+    assert "prior.temperature=0.5" in next(c for c in commands if "conditioning" in c)
+    before = (out / "index.html").read_bytes()
+    assert main([*words, "--out", str(out)]) == 0
+    assert (tmp_path / "out-2" / "index.html").is_file()
+    assert (out / "index.html").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "setting", ["prior.steps=5000", "decoder.steps=5000", "prior.foo=1", "decoder.steps=abc"]
+)
+def test_figures_check_every_setting_first(folder, tmp_path, capsys, setting):
+    assert main(["figures", str(folder), setting, "--out", str(tmp_path / "out")]) == 2
+    assert setting.partition("=")[0] in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_scales_are_not_settings_too(folder, tmp_path, capsys):
+    words = ["probe", "guidance", "--pipeline", str(folder), "--out", str(tmp_path / "out")]
+    assert main([*words, "--decoder-scales", "1", "decoder.guidance=3"]) == 2
+    assert "decoder.guidance: is set by --decoder-scales" in capsys.readouterr().err
+    assert main([*words, "--prior-scales", "1", "prior.guidance=3"]) == 2
+    assert "prior.guidance: is set by --prior-scales" in capsys.readouterr().err
 
 
 def test_figures_need_a_cascade(tmp_path, capsys):

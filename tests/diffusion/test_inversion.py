@@ -9,9 +9,9 @@ import torch
 from gaussian_oracle import V, optimal_denoiser
 
 from unclip.common.seeding import SampleNoise
-from unclip.diffusion.config import DiffusionConfig, SamplerConfig
+from unclip.diffusion.config import INVERSIONS, DiffusionConfig, SamplerConfig
 from unclip.diffusion.inpainting import inpaint
-from unclip.diffusion.inversion import INVERSIONS, invert
+from unclip.diffusion.inversion import invert
 from unclip.diffusion.predictor import build_predictor
 from unclip.diffusion.samplers import sample
 from unclip.diffusion.schedules import full_schedule

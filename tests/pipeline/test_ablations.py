@@ -72,7 +72,7 @@ def test_a_decoder_of_image_embeddings_needs_a_prior_to_draw_captions(cascade, t
 @pytest.mark.parametrize("kind", WITHOUT_PRIOR)
 def test_a_prior_that_would_play_no_part_is_refused(folders, cascade, kind, tmp_path, capsys):
     pipeline = Pipeline.load(folders / kind)
-    with pytest.raises(UserError, match=r"prior\.guidance: no prior takes part"):
+    with pytest.raises(UserError, match=r"prior\.guidance: this cascade has no prior"):
         pipeline.generate(["a"], [0], settings=Settings({"prior": {"guidance": 2.0}}))
     words = ["sample", "a", "--pipeline", str(folders / kind), "--out", str(tmp_path)]
     assert main([*words, "--prior", str(cascade / "prior")]) == 2

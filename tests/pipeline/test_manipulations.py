@@ -253,30 +253,33 @@ def test_what_is_no_image_is_refused(pipeline, picture, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p: p.vary(PICTURES, 2.0, [0]), r"eta=2\.0: is not in \[0, 1\]"),
+        (lambda p: p.vary(PICTURES, 2.0, [0]), r"eta=2\.0: must be in \[0, 1\]"),
         (lambda p: p.vary(PICTURES, 1.0, []), "seeds: give at least one"),
         (lambda p: p.interpolate(*PICTURES, 1), "n=1: an interpolation has two ends"),
-        (lambda p: p.interpolate(*PICTURES, 3, noise="x"), "noise=x: is none of slerp, fixed"),
+        (lambda p: p.interpolate(*PICTURES, 3, noise="x"), "noise=x: must be one of slerp, fixed"),
         (lambda p: p.interpolate(PICTURES, PICTURES[0], 3), "2 images to go from, 1 to go to"),
         (lambda p: p.text_diff(PICTURES, "a", "b", 1.5), r"theta_max=1\.5: is not in"),
         (lambda p: p.text_diff(PICTURES, "a", "b", -0.1), r"theta_max=-0\.1: is not in"),
         (lambda p: p.text_diff(PICTURES, "a", "b", n=0), "n=0: must be at least 1"),
-        (lambda p: p.text_diff(PICTURES, "a", "b", direction="up"), "direction=up: is none of"),
+        (lambda p: p.text_diff(PICTURES, "a", "b", direction="up"), "direction=up: must be one of"),
         (lambda p: p.text_diff(PICTURES, "a", "a"), "nothing to change"),
         (lambda p: p.pca_reconstructions(PICTURES, [7]), r"give numbers in \[1, 6\]"),
         (lambda p: p.pca_reconstructions(PICTURES, []), r"give numbers in \[1, 6\]"),
         (lambda p: p.typographic(PICTURES, " ", ["a", "b"]), "word: is empty"),
         (lambda p: p.typographic(PICTURES, "a", ["a"]), "labels: give at least two"),
         (lambda p: p.encode(PICTURES, settings=Settings(batch=0)), "batch=0"),
-        (lambda p: p.encode(PICTURES, settings=Settings(inversion="x")), "inversion=x: is none"),
+        (
+            lambda p: p.encode(PICTURES, settings=Settings(inversion="x")),
+            "inversion=x: must be",
+        ),
         (lambda p: p.encode(PICTURES, settings=Settings(iterations=0)), "iterations=0"),
         (
             lambda p: p.encode(PICTURES, settings=Settings({"prior": {"guidance": 2.0}})),
-            "prior.guidance: no prior takes part in this",
+            "prior.guidance: the prior is not used here",
         ),
         (
             lambda p: p.encode(PICTURES, settings=Settings({"decoder": {"sampler": "heun"}})),
-            "decoder.sampler: manipulations set it",
+            "decoder.sampler: is set by the manipulation itself",
         ),
     ],
 )
@@ -293,7 +296,7 @@ def test_what_needs_no_prior_and_no_upsampler_works_without(without_prior):
         without_prior.generate(["a"], [0])
     with pytest.raises(UserError, match="pca: the pipeline has none"):
         without_prior.pca_reconstructions(PICTURES, [1])
-    with pytest.raises(UserError, match=r"upsampler\.steps: no upsampler takes part"):
+    with pytest.raises(UserError, match=r"upsampler\.steps: this cascade has no upsampler"):
         without_prior.vary(PICTURES, 1.0, [0], settings=Settings({"upsampler": {"steps": 2}}))
 
 
@@ -356,7 +359,7 @@ def test_the_embedding_is_the_priors_for_the_caption(pipeline):
             left_half(24),
             ["a"],
             {"settings": Settings({"decoder": {"sampler": "heun"}})},
-            "decoder sampler=heun: cannot inpaint",
+            "decoder.sampler=heun: cannot inpaint",
         ),
     ],
 )

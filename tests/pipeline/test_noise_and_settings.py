@@ -14,7 +14,7 @@ from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.sampling import noise_of
 from unclip.pipeline.settings import Settings
 from unclip.stages._prior.sampling import prior_caption
-from unclip.stages.diffusion_prior.config import PriorSamplerConfig
+from unclip.stages.diffusion_prior.config import DiffusionPriorExperiment
 
 CAPTIONS = ["a red circle", "a blue star"]
 ALONE = Settings(batch=1, iterations=1)
@@ -237,7 +237,7 @@ def test_a_label_is_as_probable_as_its_scaled_similarity_says(pipeline):
 
 def test_settings_as_they_are_typed_become_what_the_sampler_has():
     typed = Settings({"prior": {"candidates": "3", "guidance": "1.5"}})
-    found = typed.apply("prior", PriorSamplerConfig())
+    found = typed.apply("prior", DiffusionPriorExperiment())
     assert (found.candidates, found.guidance) == (3, 1.5)
     assert (type(found.candidates), type(found.guidance)) == (int, float)
 

@@ -145,7 +145,7 @@ def test_an_evaluations_fields_are_checked_too(sweep_file):
     file = sweep_file(
         parameters={"decoder.guidanc": {"value": 1.0}}, **command("unclip", "evaluate", "runs/q")
     )
-    with pytest.raises(UserError, match=r"decoder\.guidanc: unknown key; did you mean 'guidance'"):
+    with pytest.raises(UserError, match=r"decoder\.guidanc: .* did you mean 'guidance'"):
         spec.check(spec.load(str(file)), [])
 
 

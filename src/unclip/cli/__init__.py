@@ -34,7 +34,7 @@ from unclip.cli import (
     train,
     vary,
 )
-from unclip.cli.sampling_options import refuse_former, split_words
+from unclip.cli.command_parser import CommandParser
 from unclip.common.errors import Interrupted, UserError
 
 COMMANDS = (
@@ -65,9 +65,9 @@ COMMANDS = (
 )
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """The whole command line; building it imports no torch."""
-    top = argparse.ArgumentParser(
+    top = CommandParser(
         prog="unclip",
         description="Train, ablate, reproduce and use the whole unCLIP (DALL-E 2) system.",
         epilog="`unclip COMMAND --help` explains a command, with examples.",
@@ -97,24 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Arguments, with overrides allowed after options too (argparse alone would refuse them)."""
     words = list(sys.argv[1:] if argv is None else argv)
     top = parser()
     if "_ARGCOMPLETE" in os.environ:  # a shell asks, see unclip.cli.completion
         completion.answer(top)
-    refuse_former(words)
-    plain, settings = split_words(words)
-    args, rest = top.parse_known_args(plain)
-    if "sampler_words" in args:
-        args.sampler_words = settings
-    else:  # fields of an experiment, or nothing that this command knows
-        args, rest = top.parse_known_args(words)
-    loose = [word for word in rest if "=" in word and not word.startswith("-")]
-    if len(loose) < len(rest) or (rest and not hasattr(args, "overrides")):
-        top.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        args.overrides = [*args.overrides, *loose]
-    return args
+    return top.parse_args(words or ["--help"])
 
 
 def _line(error: UserError) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib.util import find_spec
 
-from unclip.cli.sampling_options import add_pipeline, add_sampling, changes_of, open_pipeline
+from unclip.cli.sampling_options import add_pipeline, add_sampling, open_pipeline, settings_of
 from unclip.common.errors import UserError
 
 EXAMPLES = """\
@@ -39,12 +39,10 @@ def run(args: argparse.Namespace) -> None:
     from unclip.demo.serve import check_address, serve
 
     check_address(args.host, args.port)
-    pipeline = open_pipeline(args)
-    if args.sampler_words:
-        from unclip.pipeline.cascade import with_settings
-        from unclip.pipeline.pipeline import Pipeline
-        from unclip.pipeline.settings import Settings
+    args.batch = 1  # a visitor's image is drawn by itself
+    settings = settings_of(args)
+    from unclip.pipeline.cascade import with_settings
+    from unclip.pipeline.pipeline import Pipeline
 
-        changes = Settings(changes_of(args.sampler_words))
-        pipeline = Pipeline(with_settings(pipeline.cascade, changes))
+    pipeline = Pipeline(with_settings(open_pipeline(args).cascade, settings))
     serve(pipeline, host=args.host, port=args.port)

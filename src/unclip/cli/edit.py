@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from itertools import chain
 from pathlib import Path
 
 from unclip.cli import image_files
+from unclip.cli.command_parser import STAGES
+from unclip.cli.outputs import Outputs
 from unclip.cli.sampling_options import (
     add_manipulation,
     note_long,
@@ -14,6 +17,7 @@ from unclip.cli.sampling_options import (
     step_bar,
 )
 from unclip.common.checks import require
+from unclip.common.errors import UserError
 
 EXAMPLES = """\
 examples:
@@ -29,19 +33,20 @@ def add(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "edit",
         help="change images by the difference of two captions",
-        description="Turns what CLIP sees (z_i) towards the difference of two captions and keeps "
-        "all else (x_T). Writes n PNGs per image, from theta 0, the reconstruction, to --theta, "
-        "and edit.png.",
+        description="Moves what CLIP sees (z_i) towards the difference of two captions and keeps "
+        "everything else (x_T). Writes n PNGs per image, from theta 0, the reconstruction, to "
+        "--theta, and edit.png.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("image", nargs="+", type=Path, help="image files")
-    p.add_argument("--to", required=True, metavar="CAPTION", help="what they are to show")
+    p.add_argument("--to", required=True, metavar="CAPTION", help="what the result should show")
     p.add_argument(
         "--from",
         dest="source",
         metavar="CAPTION",
-        help="what they show, or a dummy such as 'a photo'; left out, --to is not compared",
+        help="what they show, or a placeholder such as 'a photo'; without it z_i moves towards the "
+        "caption --to itself",
     )
     p.add_argument(
         "--theta",
@@ -56,7 +61,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "of what the prior draws for them, which keeps more of the image",
     )
     p.add_argument("--n", type=int, default=5, help="images of each, theta from 0 (default 5)")
-    add_manipulation(p, guidance="1")
+    add_manipulation(p, guidance="1", stages=STAGES)
     p.set_defaults(run=run)
 
 
@@ -68,8 +73,14 @@ def run(args: argparse.Namespace) -> None:
     captions = [args.to] if args.source is None else [args.to, args.source]
     require(all(c.strip() for c in captions), "--from, --to", "a caption is empty; give words")
     require(args.n > 1, "--n", "must be at least 2: theta goes from 0 to --theta")
+    if args.direction != "prior" and (key := settings_of(args).first_of("prior")):
+        raise UserError(f"{key}: only `--direction prior` uses the prior")
+    settings, names = settings_of(args).unguided(), image_files.names(args.image)
+    thetas = [f"{theta * k / (args.n - 1):.2f}" for k in range(args.n)]
+    files = [[f"{name}_theta{theta}.png" for theta in thetas] for name in names]
+    out = Outputs(args.out, [*chain(*files), "edit.png"], force=args.force)
     images = [image_files.read(path) for path in args.image]
-    pipeline, settings = open_pipeline(args), settings_of(args).unguided()
+    pipeline = open_pipeline(args)
     note_long(pipeline, captions)
     with step_bar() as progress:
         found = pipeline.text_diff(
@@ -83,14 +94,12 @@ def run(args: argparse.Namespace) -> None:
             settings=settings,
             progress=progress,
         )
-    thetas = [f"{theta * k / (args.n - 1):.2f}" for k in range(args.n)]
-    names = image_files.names(args.image)
     figure = image_files.write(
-        args.out,
+        out,
         "edit.png",
         [[each] for each in images],
         found.image,
-        files=[[f"{name}_theta{theta}" for theta in thetas] for name in names],
+        files=files,
         rows=[f"{name}: {args.source or ''} to {args.to}" for name in names],
         columns=["original", *(f"theta {theta}" for theta in thetas)],
     )

@@ -6,11 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unclip.cli.sampling_options import changes_of
+from unclip.cli.command_parser import CommandParser
+from unclip.cli.outputs import check_file, writing
+from unclip.cli.sampling_options import add_force
 
 if TYPE_CHECKING:
     from unclip.pipeline.settings import Settings
@@ -30,7 +31,7 @@ PRIORS_ONLY, UPSAMPLERS_ONLY = ("clip",), ("kind", "image")
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
-    p = commands.add_parser(
+    p: CommandParser = commands.add_parser(
         "evaluate",
         help="measure trained priors or upsamplers, side by side, or a cascade",
         description="Priors: draws an image embedding for each held-out caption and compares it "
@@ -40,20 +41,19 @@ def add(commands: argparse._SubParsersAction) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("stage", nargs="+", help="experiment with a finished run, run, or artifact")
     p.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="sampler settings: prior.steps=16, upsampler.eta=1; cascades also n, objects, ...",
+        "stage",
+        nargs="+",
+        help="experiment with a finished run, run, or artifact; and sampler settings "
+        "(prior.steps=16, upsampler.eta=1), for a cascade also objects=2, run.dir=DIR",
     )
     p.add_argument("--n", type=int, help="held-out samples (default: priors 1000, upsamplers 64)")
     p.add_argument(
-        "--batch", type=int, help="of them at a time (default: priors 100, upsamplers 4)"
+        "--batch", type=int, help="samples at a time (default: priors 100, upsamplers 4)"
     )
     p.add_argument("--seed", type=int, default=0, help="of the sampling")
     p.add_argument(
-        "--clip", help="priors: artifact or open_clip:ARCH/TAG, where the CLIP has moved"
+        "--clip", help="priors: artifact or open_clip:ARCH/TAG, if the CLIP is elsewhere now"
     )
     p.add_argument("--data", metavar="SOURCE", help="data.source, instead of the stage's own")
     p.add_argument("--kind", help="upsamplers: corruption.kind, instead of the stage's own")
@@ -62,7 +62,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--out", type=Path, help="also write the table as Markdown")
     p.add_argument("--picture", dest="former_image", type=Path, help=argparse.SUPPRESS)
     p.add_argument("--steps", help=argparse.SUPPRESS)
-    p.set_defaults(run=run)
+    add_force(p)
+    p.reads_settings = True
+    p.set_defaults(run=run, overrides=[])
 
 
 def run(args: argparse.Namespace) -> None:
@@ -72,12 +74,14 @@ def run(args: argparse.Namespace) -> None:
 
     if args.steps is not None:
         new = f"prior.steps={args.steps} or upsampler.steps={args.steps}"
-        raise UserError(f"--steps: is written {new} now")
+        raise UserError(f"--steps: has been replaced by {new}")
     if args.former_image is not None:
-        print("unclip: --picture: is called --image now", file=sys.stderr)
+        print("unclip: note: --picture: has been renamed to --image", file=sys.stderr)
         args.image = args.former_image
     given = [word for word in (*args.stage, *args.overrides) if "=" in word]
     args.stage = [word for word in args.stage if "=" not in word]
+    for option in ("out", "image"):
+        check_file(getattr(args, option), f"--{option}", force=args.force)
     if any((Path(name) / "decoder").is_dir() for name in args.stage):
         _cascade(args, given)
         return
@@ -85,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("evaluate: name a stage or a cascade to evaluate")
     stages = _stages_of(args.stage)
     kind = f"{registry.STAGES[stages[0]].kind}s"
-    settings = _settings(given, stages)
+    settings = _settings(given, args.stage, stages)
     for option in PRIORS_ONLY if kind == "upsamplers" else UPSAMPLERS_ONLY:
         if getattr(args, option) is not None:
             raise UserError(f"--{option}: does not apply to {kind}")
@@ -100,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
 def _stages_of(names: Sequence[str]) -> list[str]:
     """The stage of each of ``names``: all priors, or all upsamplers."""
     from unclip.common import artifacts
-    from unclip.common.errors import UserError, article
+    from unclip.common.errors import UserError
     from unclip.runs.folders import trained
     from unclip.stages import registry
     from unclip.stages.row import PRIOR, UPSAMPLER
@@ -109,56 +113,63 @@ def _stages_of(names: Sequence[str]) -> list[str]:
     kinds = [registry.STAGES[stage].kind for stage in stages]
     for name, stage, kind in zip(names, stages, kinds):
         if kind not in (PRIOR, UPSAMPLER):
-            raise UserError(f"{name}: is {article(stage)}; priors and upsamplers can be evaluated")
+            raise UserError(
+                f"{name}: {stage}: only priors, upsamplers and cascades can be evaluated"
+            )
     if len(set(kinds)) > 1:
-        listed = ", ".join(f"{name} is {article(stage)}" for name, stage in zip(names, stages))
-        raise UserError(f"evaluate: priors and upsamplers are measured apart: {listed}")
+        listed = ", ".join(f"{name} ({stage})" for name, stage in zip(names, stages))
+        raise UserError(f"evaluate: give priors alone or upsamplers alone, not both: {listed}")
     return stages
 
 
-def _settings(words: Sequence[str], stages: Sequence[str]) -> list[Settings]:
-    """Sampler settings for each of ``stages``: those that its sampler has.
+def _settings(words: Sequence[str], names: Sequence[str], stages: Sequence[str]) -> list[Settings]:
+    """Sampler settings for each of ``names``: those that its ``stages``' sampler has.
 
     Raises:
-        UserError: a word that is no setting, or one that none of the stages has.
+        UserError: a word that is no setting, one that none of the stages has, or a value that one
+            of them cannot be sampled with.
     """
     from unclip.common.errors import UserError
-    from unclip.pipeline.settings import Settings
+    from unclip.evaluation.config import read_changes
+    from unclip.evaluation.protocols import priors, upsamplers
+    from unclip.pipeline.settings import Settings, for_each
+    from unclip.runs.folders import trained
     from unclip.stages import registry
+    from unclip.stages.row import PRIOR
 
     kind = registry.STAGES[stages[0]].kind
     for word in words:
         if not word.startswith(f"{kind}."):
-            raise UserError(f"{word}: does not apply to {kind}s; they take {kind}.steps=16")
-    changes = changes_of(words).get(kind, {})
-    known = [{f.name for f in fields(registry.STAGES[stage].sampler)} for stage in stages]  # type: ignore[arg-type]
-    for name in set(changes).difference(*known):
-        has = ", ".join(sorted(set.union(*known)))
-        raise UserError(f"{kind}.{name}: this {kind} has no such setting; it has {has}")
-    return [Settings({kind: {k: v for k, v in changes.items() if k in own}}) for own in known]
+            raise UserError(
+                f"{word}: {kind}s have no such setting; theirs look like {kind}.steps=16"
+            )
+    samplers = [registry.STAGES[stage].sampler() for stage in stages]  # type: ignore[misc]
+    settings = for_each(Settings(read_changes(words)), kind, samplers)
+    for name, own in zip(names, settings):
+        (priors if kind == PRIOR else upsamplers).check_settings(trained(name), own)
+    return settings
 
 
 def _cascade(args: argparse.Namespace, given: list[str]) -> None:
     from unclip.common import tables
     from unclip.common.errors import UserError
-    from unclip.config.load import build_config
-    from unclip.evaluation.config import CascadeEvaluation
+    from unclip.evaluation.config import read_evaluation
 
     for option in (*PRIORS_ONLY, *UPSAMPLERS_ONLY, "data"):
         if getattr(args, option) is not None:
             raise UserError(f"--{option}: does not apply to a cascade")
     if len(args.stage) != 1:
-        raise UserError("evaluate: a cascade is measured alone; give one folder")
+        raise UserError("evaluate: give one cascade, and nothing else, at a time")
     values = {name: getattr(args, name) for name in ("n", "batch", "seed")}
     values = {name: value for name, value in values.items() if value is not None}
-    wanted = build_config(CascadeEvaluation, values, given)
+    wanted, settings = read_evaluation(given, values)
     from unclip.evaluation.protocols.cascades import evaluate_cascade
 
-    metrics = evaluate_cascade(args.stage[0], wanted).metrics
+    metrics = evaluate_cascade(args.stage[0], wanted, settings).metrics
     lines = [["", args.stage[0]], *([name, f"{value:.4g}"] for name, value in metrics.items())]
     print(json.dumps(metrics, indent=2)) if args.json else tables.show(lines)
     if args.out:
-        args.out.write_text(tables.markdown(lines), encoding="utf-8")
+        _write(args.out, tables.markdown(lines))
 
 
 def _priors(args: argparse.Namespace, settings: list[Settings]) -> None:
@@ -181,7 +192,7 @@ def _priors(args: argparse.Namespace, settings: list[Settings]) -> None:
     ]
     print(as_json(rows)) if args.json else show(rows)
     if args.out:
-        args.out.write_text(markdown(rows), encoding="utf-8")
+        _write(args.out, markdown(rows))
 
 
 def _upsamplers(args: argparse.Namespace, settings: list[Settings]) -> None:
@@ -206,6 +217,14 @@ def _upsamplers(args: argparse.Namespace, settings: list[Settings]) -> None:
     results = [each.result for each in judged]
     print(as_json(results)) if args.json else show(results)
     if args.out:
-        args.out.write_text(markdown(results), encoding="utf-8")
+        _write(args.out, markdown(results))
     if args.image:
-        save(sheet([row for each in judged for row in each.rows]), args.image)
+        with writing(args.image, "--image"):
+            save(sheet([row for each in judged for row in each.rows]), args.image)
+
+
+def _write(path: Path, text: str) -> None:
+    from unclip.common.atomic import atomic_write
+
+    with writing(path), atomic_write(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")

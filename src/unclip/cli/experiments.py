@@ -50,7 +50,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     v.set_defaults(run=list_)
     v = verbs.add_parser("show", help="every field, with the file that set it; itself YAML", **how)
     v.add_argument("experiment", help="kind/name or a YAML file")
-    v.add_argument("overrides", nargs="*", metavar="key=value")
+    v.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     v.set_defaults(run=show)
     v = verbs.add_parser("diff", help="the fields in which two experiments differ", **how)
     v.add_argument("a", metavar="A", help="kind/name or a YAML file")
@@ -69,7 +69,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         **how,
     )
     v.add_argument("name", metavar="NAME", help="prior/mine, or mine: the kind is the parent's")
-    v.add_argument("overrides", nargs="*", metavar="key=value", help="what it changes")
+    v.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="what it changes")
     v.add_argument(
         "--from", dest="parent", metavar="PARENT", required=True, help="kind/name or a YAML file"
     )

@@ -8,7 +8,15 @@ import sys
 from pathlib import Path
 
 from unclip.cli import image_files
-from unclip.cli.sampling_options import add_sampling, open_pipeline, settings_of, step_bar
+from unclip.cli.outputs import check_folder, writing
+from unclip.cli.sampling_options import (
+    add_device,
+    add_force,
+    add_sampling,
+    open_pipeline,
+    settings_of,
+    step_bar,
+)
 
 EXAMPLES = """\
 examples:
@@ -50,16 +58,18 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--ar-prior", type=Path, help="artifact (default DIR/ar_prior if there is one)")
     p.add_argument("--seed", type=int, default=0, help="of scenes, captions and noise (default 0)")
     p.add_argument("--batch", type=int, default=16, help="images at a time (default 16)")
-    p.add_argument("--device", default="auto", help="auto | cpu | cuda")
+    add_device(p)
+    add_force(p)
     add_sampling(p)
     p.set_defaults(run=run, clip=None, prior=None, decoder=None, upsampler=None)
 
 
 def run(args: argparse.Namespace) -> None:
     """Open, draw, write."""
+    settings = settings_of(args)
+    out = _folder(args)
     photos = [image_files.read(path) for path in args.images]
-    pipeline, settings = open_pipeline(args), settings_of(args)
-    from unclip.common.errors import UserError
+    pipeline = open_pipeline(args)
     from unclip.evaluation.figures.drawings import FigureInputs
     from unclip.evaluation.figures.page import write_figures
     from unclip.evaluation.probes.conditioning import find_ar_prior
@@ -73,12 +83,8 @@ def run(args: argparse.Namespace) -> None:
     decoder = args.pipeline / "decoder"
     kinds = trained_scenes(decoder)
     scenes = [] if photos else held_out_scenes(IMAGES, args.seed, kinds)
-    out = args.out or args.pipeline / "figures"
-    common = ["--pipeline", str(args.pipeline), "--seed", str(args.seed)]
-    common += args.sampler_words
+    common = ["--pipeline", str(args.pipeline), "--seed", str(args.seed), *args.sampler_words]
     notes = warnings(decoder)
-    for note in notes:
-        print(f"unclip: note: {note}", file=sys.stderr)
     with step_bar() as progress:
         studio = FigureInputs(
             pipeline,
@@ -90,14 +96,25 @@ def run(args: argparse.Namespace) -> None:
             settings,
             progress,
         )
-        try:
+        with writing(out):
             page = write_figures(
                 studio,
                 out,
                 command=f"unclip {shlex.join(sys.argv[1:])}",
-                common=shlex.join(common),
+                common=common,
                 notes=notes,
             )
-        except OSError as error:
-            raise UserError(f"--out {out}: {error.strerror or error}") from None
+    for note in notes:
+        print(f"unclip: note: {note}", file=sys.stderr)
     print(page)
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    """Where the page goes: a folder with a number behind its name if there is a page already."""
+    wanted = found = args.out or args.pipeline / "figures"
+    number = 1
+    while (found / "index.html").exists() and not args.force:
+        number += 1
+        found = wanted.with_name(f"{wanted.name}-{number}")
+    check_folder(found)
+    return found

@@ -2,48 +2,71 @@
 
 from __future__ import annotations
 
+import io
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unclip.cli.outputs import Outputs, unique, writing
 from unclip.common.errors import UserError
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
-    from PIL import Image
     from torch import Tensor
 
 
 def read(path: Path) -> Array:
     """The upright RGB image ``uint8 [H, W, 3]`` of a file; of an animation the first frame."""
-    from unclip.data import files
     from unclip.data.decode import decode_image
+
+    return decode_image(_bytes(path), where=str(path))
+
+
+def read_mask(path: Path) -> Array:
+    """What of an image is kept, ``bool [H, W]``: its opaque part, or the white of an opaque mask.
+
+    A mask of the values 0 and 1 counts as black and white.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from unclip.data.decode import decode_image
+
+    data = _bytes(path)
+    grey = decode_image(data, where=str(path)).max(axis=2)
+    with Image.open(io.BytesIO(data)) as image:
+        if image.has_transparency_data:
+            alpha = image.convert("RGBA").getchannel("A")
+            if alpha.getextrema() != (255, 255):
+                return np.asarray(alpha) > 127
+    return np.asarray(grey > (127 if grey.max() > 1 else 0))
+
+
+def _bytes(path: Path) -> bytes:
+    from unclip.data import files
     from unclip.data.remote import Unreadable
 
     try:
-        data = files.read(str(path))
+        return files.read(str(path))
     except Unreadable as problem:
         raise UserError(f"{path}: {problem.reason}") from None
-    return decode_image(data, where=str(path))
 
 
 def names(paths: Sequence[Path]) -> list[str]:
     """A name for the results of each image: its own, numbered where two have the same."""
-    found: list[str] = []
-    for path in paths:
-        name = slug(path.stem)
-        found.append(name if name not in found else f"{name}-{len(found) + 1}")
-    return found
+    return unique([slug(path.stem) for path in paths])
 
 
 def slug(text: str) -> str:
-    """A file name that says ``text``: letters, digits and dashes, at most 60."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "image"
+    """A file name that says ``text``: letters of any script, digits and dashes, at most 60."""
+    words = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", text).lower())
+    return words.strip("-")[:60].strip("-") or "image"
 
 
 def write(
-    folder: Path,
+    out: Outputs,
     figure: str,
     originals: Sequence[Sequence[Array]],
     images: Tensor,
@@ -56,11 +79,11 @@ def write(
     """Write ``images`` ``[R, C, 3, S, S]`` as ``files`` and a figure with the originals beside.
 
     Args:
-        folder: Is made.
-        figure: Name of the figure.
+        out: Where, with ``files`` and ``figure`` among its names.
+        figure: Name of the figure's file.
         originals: Of each row, shown before its images; cut to their middle square.
         images: In [-1, 1].
-        files: Name of each image, without its suffix.
+        files: Name of each image.
         rows: Heading of each row.
         columns: Heading of each column, the originals' too.
         last: Show the last original of each row after the images.
@@ -70,28 +93,16 @@ def write(
     """
     from random import Random
 
-    from PIL import Image
-
-    from unclip.common.images import table, to_uint8
+    from unclip.common.images import save, table, to_uint8
     from unclip.data.transforms import Square
 
-    cut = Square(sizes=(images.shape[-1],))
+    crop = Square(sizes=(images.shape[-1],))
     cells = []
-    try:
-        for given, drawn, stems in zip(originals, to_uint8(images), files):
-            for image, stem in zip(drawn, stems):
-                _save(Image.fromarray(image), folder / f"{stem}.png")
-            before = [cut(each, Random())[0] for each in given]
+    with writing(out.folder):
+        for given, drawn, own in zip(originals, to_uint8(images), files):
+            for image, name in zip(drawn, own):
+                save(image, out.path(name))
+            before = [crop(each, Random())[0] for each in given]
             after = [before.pop()] if last else []
             cells.append([*before, *drawn, *after])
-        return _save(table(cells, rows=rows, columns=columns), folder / figure)
-    except OSError as error:
-        raise UserError(f"--out {folder}: {error.strerror or error}") from None
-
-
-def _save(image: Image.Image, path: Path) -> Path:
-    from unclip.common.atomic import atomic_write
-
-    with atomic_write(path) as scratch:
-        image.save(scratch, "png")
-    return path
+        return save(table(cells, rows=rows, columns=columns), out.path(figure))

@@ -1,4 +1,4 @@
-"""`unclip inpaint`: a part of an image drawn anew."""
+"""`unclip inpaint`: a part of an image redrawn."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from unclip.cli import image_files
+from unclip.cli.outputs import Outputs
 from unclip.cli.sampling_options import (
     add_output,
     add_pipeline,
@@ -28,9 +29,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "inpaint",
-        help="draw a part of an image anew, by caption",
-        description="White in the mask is kept, black is drawn anew. The caption says what the "
-        "whole image is to show. Writes a PNG per seed and inpaint.png.",
+        help="redraw part of an image from a caption",
+        description="White in the mask is kept and black is redrawn; of a mask with an alpha "
+        "channel the opaque part is kept and the transparent part redrawn. The caption describes "
+        "the whole image. Writes a PNG per seed and inpaint.png.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -49,15 +51,27 @@ def run(args: argparse.Namespace) -> None:
     """Read, fill, write."""
     require(bool(args.caption.strip()), "--caption", "is empty; say what the image is to show")
     require(args.n > 0, "--n", "must be at least 1")
+    settings = settings_of(args)
+    seeds = [args.seed + k for k in range(args.n)]
+    (name,) = image_files.names([args.image])
+    files = [f"{name}_seed{seed}.png" for seed in seeds]
+    out = Outputs(args.out, [*files, "inpaint.png"], force=args.force)
     photo = image_files.read(args.image)
-    keep = image_files.read(args.mask).mean(axis=2) > 127
+    keep = image_files.read_mask(args.mask)
     if keep.shape != photo.shape[:2]:
         sizes = [f"{x.shape[1]}x{x.shape[0]}" for x in (keep, photo)]
         require(False, "--mask", f"{args.mask} is {sizes[0]} pixels, {args.image} {sizes[1]}")
-    require(not keep.all(), "--mask", f"{args.mask} keeps all; paint black what is to be drawn")
-    pipeline, settings = open_pipeline(args), settings_of(args)
+    require(not keep.all(), "--mask", f"{args.mask} keeps everything; paint the hole black")
+    from unclip.pipeline.inpainting import kept_pixels
+
+    require(
+        not kept_pixels(keep, min(keep.shape)).all(),
+        "--mask",
+        f"{args.mask}: the hole lies outside the middle square, which is all that is drawn; crop "
+        "image and mask around it",
+    )
+    pipeline = open_pipeline(args)
     note_long(pipeline, [args.caption])
-    seeds = [args.seed + k for k in range(args.n)]
     with step_bar() as progress:
         found = pipeline.inpaint(
             [photo] * args.n,
@@ -68,15 +82,14 @@ def run(args: argparse.Namespace) -> None:
             settings=settings,
             progress=progress,
         )
-    (name,) = image_files.names([args.image])
     hole = photo.copy()
     hole[~keep] = (255, 0, 255)  # a colour that few images have
     figure = image_files.write(
-        args.out,
+        out,
         "inpaint.png",
         [[photo, hole]],
         found.image[None],
-        files=[[f"{name}_seed{seed}" for seed in seeds]],
+        files=[files],
         rows=[args.caption],
         columns=["original", "kept", *(f"seed {seed}" for seed in seeds)],
     )

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from unclip.cli import image_files
+from unclip.cli.outputs import Outputs
 from unclip.cli.sampling_options import add_manipulation, open_pipeline, settings_of, step_bar
 from unclip.common.checks import require
 
@@ -20,10 +21,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "interpolate",
-        help="draw the way from one image to another",
-        description="Turns what CLIP sees (z_i) from one image to the other. With --noise slerp "
-        "all else (x_T) goes along and the ends are the images; with fixed it is one random "
-        "draw. Writes n PNGs, the ends included, and interpolate.png.",
+        help="interpolate between two images",
+        description="Moves what CLIP sees (z_i) from one image to the other along a great "
+        "circle. With --noise slerp everything else (x_T) is interpolated too, and the ends are "
+        "the two images; with fixed it is one random draw. Writes n PNGs, the ends included, and "
+        "interpolate.png.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -38,19 +40,22 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Read, interpolate, write."""
     require(args.n > 1, "--n", "must be at least 2, for the two ends")
+    settings = settings_of(args)
+    one, other = image_files.names([args.a, args.b])
+    files = [f"{one}_{other}_{k:02d}.png" for k in range(args.n)]
+    out = Outputs(args.out, [*files, "interpolate.png"], force=args.force)
     a, b = image_files.read(args.a), image_files.read(args.b)
-    pipeline, settings = open_pipeline(args), settings_of(args)
+    pipeline = open_pipeline(args)
     with step_bar() as progress:
         found = pipeline.interpolate(
             a, b, args.n, noise=args.noise, seed=args.seed, settings=settings, progress=progress
         )
-    one, other = image_files.names([args.a, args.b])
     figure = image_files.write(
-        args.out,
+        out,
         "interpolate.png",
         [[a, b]],
         found.image,
-        files=[[f"{one}_{other}_{k:02d}" for k in range(args.n)]],
+        files=[files],
         rows=[f"noise: {args.noise}"],
         columns=[one, *(f"{k / (args.n - 1):.2f}" for k in range(args.n)), other],
         last=True,

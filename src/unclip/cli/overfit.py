@@ -23,7 +23,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("experiment", help="kind/name (see `unclip experiments list`) or a YAML file")
-    p.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the experiment")
+    p.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="fields of the experiment"
+    )
     p.add_argument(
         "--with-parents",
         action="store_true",

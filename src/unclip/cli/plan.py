@@ -25,7 +25,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("experiment", help="kind/name (see `unclip experiments list`) or a YAML file")
-    p.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the experiment")
+    p.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="fields of the experiment"
+    )
     p.add_argument("--gpus", type=int, required=True, help="how many, over all machines")
     p.add_argument("--device", required=True, help="h200, h100, a100 or cpu (this machine)")
     p.add_argument(

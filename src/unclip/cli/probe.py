@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unclip.cli import image_files
+from unclip.cli.command_parser import STAGES
+from unclip.cli.outputs import Outputs, writing
 from unclip.cli.sampling_options import (
+    add_force,
     add_pipeline,
     add_sampling,
     note_long,
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from unclip.evaluation.probes.probe import Probe
     from unclip.pipeline.pipeline import Pipeline
 
+WITHOUT_PRIOR = ("decoder", "upsampler")
 EXAMPLES = """\
 examples:
   unclip probe conditioning --ar-prior runs/ar_prior
@@ -71,7 +75,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="S",
         help="for a grid of both (default: the prior's own)",
     )
-    v = _verb(verbs, "pca", pca, "images from ever more principal components of z_i")
+    v = _verb(verbs, "pca", pca, "images from ever more principal components of z_i", WITHOUT_PRIOR)
     v.add_argument("image", nargs="*", type=Path, help="image files (default: 4 scenes)")
     v.add_argument(
         "--dims",
@@ -79,9 +83,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         type=int,
         default=[],
         metavar="K",
-        help="components (default the paper's)",
+        help="components (default: the paper's numbers)",
     )
-    v = _verb(verbs, "typographic", typographic, "words written on an image")
+    v = _verb(verbs, "typographic", typographic, "words written on an image", WITHOUT_PRIOR)
     v.add_argument("image", nargs="?", type=Path, help="image file (default: a scene)")
     v.add_argument("--word", action="append", default=[], help="to write on it; repeatable")
     v.add_argument("--label", action="append", default=[], help="that CLIP chooses; repeatable")
@@ -92,7 +96,11 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _verb(
-    verbs: argparse._SubParsersAction, name: str, draw: Callable[..., Probe], what: str
+    verbs: argparse._SubParsersAction,
+    name: str,
+    draw: Callable[..., Probe],
+    what: str,
+    stages: Sequence[str] = STAGES,
 ) -> argparse.ArgumentParser:
     examples = [line for line in EXAMPLES.splitlines() if f"probe {name}" in line]
     v = verbs.add_parser(
@@ -104,9 +112,10 @@ def _verb(
     )
     v.add_argument("--seed", type=int, default=0, help="of the first image (default 0)")
     v.add_argument("--out", type=Path, default=Path("probes"), help="folder (default probes)")
+    add_force(v)
     v.add_argument("--batch", type=int, default=16, help="images at a time (default 16)")
     add_pipeline(v)
-    add_sampling(v)
+    add_sampling(v, stages=stages)
     v.add_argument("--json", action="store_true", help="print the table as JSON, nothing else")
     v.set_defaults(run=run, probe=name, draw=draw)
     return v
@@ -120,17 +129,17 @@ def _add_captions(v: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Draw, write, print the table."""
     require(getattr(args, "n", 1) > 0, "--n", "must be at least 1")
-    pipeline, settings = open_pipeline(args), settings_of(args)
+    settings = settings_of(args)
+    files = [f"{args.probe}.{suffix}" for suffix in ("png", "json", "csv", "md")]
+    out = Outputs(args.out, files, force=args.force)
+    pipeline = open_pipeline(args)
     from unclip.common import tables
-    from unclip.common.errors import UserError
     from unclip.evaluation.probes.prompts import warnings
 
     with step_bar() as progress:
         found = args.draw(args, pipeline, {"settings": settings, "progress": progress})
-    try:
-        path = found.save(args.out, args.probe)
-    except OSError as error:
-        raise UserError(f"--out {args.out}: {error.strerror or error}") from None
+    with writing(args.out):
+        path = found.save(args.out, out.path(files[0]).stem)
     several = args.draw is pairs
     for note in [*found.notes, *(warnings(_decoder(args)) if several else [])]:
         print(f"unclip: note: {note}", file=sys.stderr)

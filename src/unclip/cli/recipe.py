@@ -28,7 +28,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("recipe", nargs="?", help="name in experiments/recipes, or a YAML file")
-    p.add_argument("overrides", nargs="*", metavar="key=value", help="for every stage")
+    p.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for every stage")
     p.add_argument("--dir", help="folder of the cascade, instead of the recipe's")
     p.add_argument("--list", action="store_true", help="the recipes that can be found, a line each")
     p.set_defaults(run=run)

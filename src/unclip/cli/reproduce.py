@@ -37,7 +37,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="BUNDLE",
         help="FILE.zip, a folder, hf://USER/REPOSITORY or wandb://ENTITY/PROJECT/NAME",
     )
-    p.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the experiment")
+    p.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="fields of the experiment"
+    )
     p.add_argument(
         "--dir", type=Path, metavar="FOLDER", help="new or empty (default runs/reproduced/BUNDLE)"
     )

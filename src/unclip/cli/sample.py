@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from unclip.cli.image_files import slug
+from unclip.cli.outputs import Outputs, unique, writing
 from unclip.cli.sampling_options import (
     add_output,
     add_pipeline,
@@ -16,6 +17,7 @@ from unclip.cli.sampling_options import (
     open_pipeline,
     settings_of,
 )
+from unclip.common.checks import require
 from unclip.common.errors import UserError
 
 EXAMPLES = """\
@@ -46,19 +48,26 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write a PNG per image, a labelled grid, and samples.jsonl."""
     captions = _captions(args)
-    if args.n < 1 or args.batch < 1:
-        raise UserError("--n and --batch must be at least 1")
+    require(args.n > 0, "--n", "must be at least 1")
+    settings = settings_of(args)
+    different = list(dict.fromkeys(captions))
+    stems = dict(zip(different, unique([slug(caption) for caption in different])))
+    pairs = [(c, args.seed + k) for c in captions for k in range(args.n)]
+    names = [f"{stems[caption]}_seed{seed}.png" for caption, seed in pairs]
+    out = Outputs(args.out, [*names, "samples.jsonl", "grid.png"], force=args.force)
     from tqdm import tqdm
 
+    from unclip.common.atomic import atomic_write
     from unclip.common.images import grid, save, to_uint8
     from unclip.common.progress import bar_interval
 
     pipeline = open_pipeline(args)
-    settings = settings_of(args)
-    pairs = [(c, args.seed + k) for c in captions for k in range(args.n)]
-    images, rows = [], []
+    images: list = []
     note_long(pipeline, captions)
-    with tqdm(total=len(pairs), unit="image", mininterval=bar_interval()) as bar:
+    with (
+        tqdm(total=len(pairs), unit="image", mininterval=bar_interval()) as bar,
+        writing(args.out),
+    ):
         for first in range(0, len(pairs), args.batch):
             chunk = pairs[first : first + args.batch]
             found = pipeline.generate(
@@ -69,17 +78,20 @@ def run(args: argparse.Namespace) -> None:
                     f"step {done}/{total}", refresh=sys.stderr.isatty()
                 ),
             )
-            for (caption, seed), image in zip(chunk, to_uint8(found.image)):
-                name = f"{slug(caption)}_seed{seed}.png"
-                save(image, args.out / name)
+            for name, image in zip(names[first:], to_uint8(found.image)):
+                save(image, out.path(name))
                 images.append(image)
-                rows.append({"file": name, "caption": caption, "seed": seed})
             bar.update(len(chunk))
-    with (args.out / "samples.jsonl").open("w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    labels = [f"{row['caption']} ({row['seed']})" for row in rows]
-    columns = args.n if args.n > 1 else 8
-    print(save(grid(images, labels, columns=columns), args.out / "grid.png"))
+        rows = [
+            {"file": out.path(name).name, "caption": caption, "seed": seed}
+            for name, (caption, seed) in zip(names, pairs)
+        ]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        with atomic_write(out.path("samples.jsonl")) as scratch:
+            scratch.write_text(text, encoding="utf-8")
+        labels = [f"{caption} ({seed})" for caption, seed in pairs]
+        columns = args.n if args.n > 1 else 8
+        print(save(grid(images, labels, columns=columns), out.path("grid.png")))
 
 
 def _captions(args: argparse.Namespace) -> list[str]:

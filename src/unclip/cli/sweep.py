@@ -33,7 +33,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("sweep", nargs="?", help="name in experiments/sweeps, or a YAML file")
-    p.add_argument("overrides", nargs="*", metavar="key=value", help="for every trial")
+    p.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for every trial")
     p.add_argument("--list", action="store_true", help="the sweeps that can be found")
     p.add_argument("--count", type=int, help="trials in all, including earlier ones")
     p.add_argument("--dir", type=Path, help="folder (default runs/sweeps/NAME)")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from itertools import chain
 from pathlib import Path
 
 from unclip.cli import image_files
+from unclip.cli.outputs import Outputs
 from unclip.cli.sampling_options import add_manipulation, open_pipeline, settings_of, step_bar
 from unclip.common.checks import require
 
@@ -38,18 +40,20 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Read, vary, write."""
     require(args.n > 0, "--n", "must be at least 1")
-    images = [image_files.read(path) for path in args.image]
-    pipeline, settings = open_pipeline(args), settings_of(args)
+    settings, names = settings_of(args), image_files.names(args.image)
     seeds = [args.seed + k for k in range(args.n)]
+    files = [[f"{name}_seed{seed}.png" for seed in seeds] for name in names]
+    out = Outputs(args.out, [*chain(*files), "vary.png"], force=args.force)
+    images = [image_files.read(path) for path in args.image]
+    pipeline = open_pipeline(args)
     with step_bar() as progress:
         found = pipeline.vary(images, args.eta, seeds, settings=settings, progress=progress)
-    names = image_files.names(args.image)
     figure = image_files.write(
-        args.out,
+        out,
         "vary.png",
         [[each] for each in images],
         found.image,
-        files=[[f"{name}_seed{seed}" for seed in seeds] for name in names],
+        files=files,
         rows=names,
         columns=["original", *(f"seed {seed}" for seed in seeds)],
     )

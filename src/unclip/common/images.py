@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from unclip.common.atomic import atomic_write
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -111,11 +113,11 @@ def _sized(image: Array, side: int) -> Image.Image:
 
 
 def save(image: Image.Image | Array, path: Path) -> Path:
-    """Write a PNG, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a PNG, whole or not at all, making its folder."""
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
-    image.save(path)
+    with atomic_write(path) as scratch:
+        image.save(scratch, "png")
     return path
 
 

@@ -17,6 +17,8 @@ SamplerName = Literal["ddpm", "ddim", "analytic", "analytic_ddim", "dpmpp_2m", "
 Clip = Literal["none", "static", "dynamic"]
 
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+INVERSIONS = ("guided_diffusion", "inverse_scheduler", "fixed_point")
+"""Conventions of `unclip.diffusion.inversion.invert`."""
 
 
 @dataclass(kw_only=True)

@@ -16,8 +16,6 @@ from unclip.common.types import Progress
 from unclip.diffusion.predictor import Predictor, with_progress
 from unclip.diffusion.process import at_least_float32, expand, renoise, v_from_x0, x0_from_eps
 
-INVERSIONS = ("guided_diffusion", "inverse_scheduler", "fixed_point")
-
 
 def invert(
     predictor: Predictor,
@@ -32,7 +30,7 @@ def invert(
     Args:
         predictor: The one that samples. Only ``fixed_point`` clips.
         x0: Clean samples ``[B, C, ...]``.
-        convention: One of `INVERSIONS`; each is a function of this module.
+        convention: One of `unclip.diffusion.config.INVERSIONS`; each is a function of this module.
         iterations: Evaluations per step of ``fixed_point``.
         progress: Called after each step.
 

@@ -126,17 +126,29 @@ def open_folder(folder: Path | str, device: torch.device | str = "cpu") -> Casca
     )
 
 
+def check_stages(cascade: Cascade, settings: Settings) -> None:
+    """Refuse values that cannot be, and settings of a stage that the cascade does not have.
+
+    Raises:
+        UserError: it names the first of them.
+    """
+    settings.check()
+    there = {PRIOR: cascade.prior, DECODER: cascade.decoder, UPSAMPLER: cascade.upsamplers}
+    for stage, part in there.items():
+        if not part and (key := settings.first_of(stage)):
+            raise UserError(f"{key}: this cascade has no {stage}")
+
+
 def with_settings(cascade: Cascade, settings: Settings) -> Cascade:
     """The same stages with other sampler settings of their own.
 
     Raises:
         UserError: a setting that a stage does not have, or of a stage that is not there.
     """
-    there = {PRIOR: cascade.prior, DECODER: cascade.decoder, UPSAMPLER: cascade.upsamplers}
-    settings.check([stage for stage, part in there.items() if part])
+    check_stages(cascade, settings)
 
     def changed(stage: str, part: Any) -> Any:
-        return part and replace(part, sampler=settings.apply(stage, part.sampler))
+        return part and replace(part, sampler=settings.apply(stage, part))
 
     return replace(
         cascade,

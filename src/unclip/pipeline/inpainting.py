@@ -1,4 +1,4 @@
-"""Filling a part of an image anew, by caption; the networks were never trained for it."""
+"""Redrawing part of an image from a caption; the networks were never trained for it."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def inpaint(
         raise UserError(f"resample={resample}: must be at least 1")
     kind = sampling.decoder.sampler
     if kind not in SAMPLERS:
-        raise UserError(f"decoder sampler={kind}: cannot inpaint; {' and '.join(SAMPLERS)} can")
+        raise UserError(f"decoder.sampler={kind}: cannot inpaint; {' and '.join(SAMPLERS)} can")
     cascade = sampling.cascade
 
     def at(size: int) -> Known:
-        keep = torch.stack([_keep(mask, size) for mask in kept]).to(cascade.device)
+        keep = torch.stack([kept_pixels(mask, size) for mask in kept]).to(cascade.device)
         return Known(squares(found, size, cascade.device), keep[:, None], resample)
 
     drawn = sampling.generate(captions, seeds, known=at(cascade.decoder.net.config.image_size))
@@ -65,10 +65,10 @@ def _masks(masks: Masks) -> list[Array]:
     return found
 
 
-def _keep(mask: Array, size: int) -> Tensor:
+def kept_pixels(mask: Array, size: int) -> Tensor:
     """``mask`` ``[H, W]`` for the square of `squares`: ``[size, size]`` boolean.
 
-    A pixel is kept if nothing that is not goes into it, else what is to vanish would shine through.
+    A pixel is kept if nothing of the hole goes into it: otherwise the old content would show.
     """
     weight_of_hole = Square(sizes=(size,))((~mask).astype(np.float32), Random())[0]
     return torch.from_numpy(abs(weight_of_hole) < 1e-6)

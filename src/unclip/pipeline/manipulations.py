@@ -105,7 +105,7 @@ def interpolate(sampling: Sampling, a: Given, b: Given, n: int, noise: str, seed
     if n < 2:
         raise UserError(f"n={n}: an interpolation has two ends, give at least 2")
     if noise not in NOISES:
-        raise UserError(f"noise={noise}: is none of {', '.join(NOISES)}")
+        raise UserError(f"noise={noise}: must be one of {', '.join(NOISES)}")
     way = torch.linspace(0, 1, n, dtype=torch.float64, device=sampling.cascade.device)
     sampling.expect(decodings=count * n)
     x_T = None
@@ -138,7 +138,7 @@ def text_diff(
 ) -> Generated:
     """Section 3.3: z_i turned towards the difference of two captions, x_T kept."""
     if direction not in DIRECTIONS:
-        raise UserError(f"direction={direction}: is none of {', '.join(DIRECTIONS)}")
+        raise UserError(f"direction={direction}: must be one of {', '.join(DIRECTIONS)}")
     theta_max = DIRECTIONS[direction] if theta_max is None else theta_max
     if not 0 <= theta_max <= 1:
         raise UserError(f"theta_max={theta_max}: is not in [0, 1]; the paper's are 0.25 to 0.5")

@@ -11,7 +11,7 @@ from torch import Tensor
 from unclip.common.errors import UserError
 from unclip.common.seeding import SampleNoise, derive_seed
 from unclip.common.types import Progress
-from unclip.pipeline.cascade import Cascade
+from unclip.pipeline.cascade import Cascade, check_stages
 from unclip.pipeline.settings import Settings
 from unclip.stages.decoder.sampling import Known
 
@@ -37,6 +37,9 @@ class Sampling:
         settings: None for the artifacts' own.
         progress: Called after each sampling step, counted over all batches.
         eta: Decode with DDIM and this η; None for the decoder's own sampler.
+
+    Raises:
+        UserError: settings that a stage cannot be sampled with, or of a stage that is not there.
     """
 
     def __init__(
@@ -48,12 +51,11 @@ class Sampling:
     ):
         self.cascade = cascade
         self.settings = settings = settings or Settings()
-        own = cascade.decoder.sampler
-        self._prior = cascade.prior and settings.apply("prior", cascade.prior.sampler)
+        check_stages(cascade, settings)
+        own = cascade.decoder
+        self._prior = cascade.prior and settings.apply("prior", cascade.prior)
         self.decoder = settings.apply("decoder", own) if eta is None else settings.ddim(own, eta)
-        self._upsamplers = [
-            settings.apply("upsampler", part.sampler) for part in cascade.upsamplers
-        ]
+        self._upsamplers = [settings.apply("upsampler", part) for part in cascade.upsamplers]
         self._progress = progress
         self._done = self._total = 0
 
@@ -61,16 +63,12 @@ class Sampling:
         """Announce numbers of images yet to come, so that progress has a total.
 
         Raises:
-            UserError: settings that cannot be, or of a stage that has no part in this.
+            UserError: settings of the prior, where it draws nothing.
         """
-        prior, decoder, upsamplers = (
-            self.cascade.prior,
-            self.cascade.decoder,
-            self.cascade.upsamplers,
-        )
-        takes_part = {"decoder": True, "prior": draws and prior, "upsampler": upsamplers}
-        self.settings.check([stage for stage, part in takes_part.items() if part])
-        inverting = decoder.steps(self.decoder)
+        prior, upsamplers = self.cascade.prior, self.cascade.upsamplers
+        if not draws and (key := self.settings.first_of("prior")):
+            raise UserError(f"{key}: the prior is not used here")
+        inverting = self.cascade.decoder.steps(self.decoder)
         decoding = inverting + sum(
             part.steps(how) for part, how in zip(upsamplers, self._upsamplers)
         )

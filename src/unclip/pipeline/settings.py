@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-from unclip.common.checks import typed_value
+from unclip.common.checks import nearest, typed_value
 from unclip.common.errors import UserError
-from unclip.diffusion.inversion import INVERSIONS
+from unclip.diffusion.config import INVERSIONS
+from unclip.stages import registry
 
 STAGES = ("prior", "decoder", "upsampler")
 """Whose sampler settings `Settings` can change."""
+USED_WITH = {
+    "eta": ("sampler", ("ddim", "analytic_ddim")),
+    "clip_range": ("clip", ("static",)),
+}
+"""Settings that have an effect only where another one has one of these values."""
+
+
+class Sampled(Protocol):
+    """A trained stage, or its experiment: settings, and which ones it can be sampled with."""
+
+    @property
+    def sampler(self) -> Any:
+        """Its section ``sampler``."""
+
+    def check_sampler(self, sampler: Any) -> None:
+        """Raise a `UserError` that begins with ``sampler.`` for settings that do not fit it."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +40,29 @@ class Settings:
     inversion: str = "fixed_point"  # convention of `unclip.diffusion.samplers.invert`
     iterations: int = 4  # evaluations of each step of inversion=fixed_point
 
-    def check(self, stages: Collection[str]) -> None:
-        """Refuse what cannot be, or changes a stage that is none of ``stages``."""
+    def check(self) -> None:
+        """Refuse values that cannot be, whatever the stages are."""
         if self.batch < 1:
             raise UserError(f"batch={self.batch}: must be at least 1")
         if self.inversion not in INVERSIONS:
-            raise UserError(f"inversion={self.inversion}: is none of {', '.join(INVERSIONS)}")
+            raise UserError(f"inversion={self.inversion}: must be one of {', '.join(INVERSIONS)}")
         if self.iterations < 1:
             raise UserError(f"iterations={self.iterations}: must be at least 1")
-        for stage, changes in self.changes.items():
-            if changes and stage not in stages:
-                raise UserError(f"{stage}.{next(iter(changes))}: no {stage} takes part in this")
+        for stage in self.changes:
+            if stage not in STAGES:
+                raise UserError(f"{stage}: no such stage{nearest(stage, STAGES)}")
+
+    def first_of(self, stage: str) -> str | None:
+        """The key of the first change to ``stage``, if there is one."""
+        return next((f"{stage}.{name}" for name in self.changes.get(stage, {})), None)
+
+    def without(self, *keys: str) -> Settings:
+        """The same without the changes named by ``keys``: ``prior``, or ``decoder.eta``."""
+        kept = {
+            stage: {k: v for k, v in changes.items() if not {stage, f"{stage}.{k}"} & set(keys)}
+            for stage, changes in self.changes.items()
+        }
+        return replace(self, changes=kept)
 
     def unguided(self) -> Settings:
         """The same, with the decoder's guidance 1 where nothing is said of it.
@@ -44,31 +73,87 @@ class Settings:
         decoder = {"guidance": 1.0, **self.changes.get("decoder", {})}
         return replace(self, changes={**self.changes, "decoder": decoder})
 
-    def apply(self, stage: str, sampler: Any) -> Any:
-        """``sampler`` with the changes of ``stage``, validated."""
-        changes = self.changes.get(stage, {})
-        known = [f.name for f in fields(sampler)]
-        for name in changes:
-            if name not in known:
-                raise UserError(
-                    f"{stage}.{name}: this {stage} has no such setting; it has {', '.join(known)}"
-                )
+    def apply(self, stage: str, part: Sampled) -> Any:
+        """The sampler settings of ``part`` with the changes of ``stage``.
+
+        Raises:
+            UserError: a setting that it does not have or that has no effect, or a value with which
+                it cannot be sampled.
+        """
+        sampler, changes = part.sampler, self.changes.get(stage, {})
+        _check_names(stage, changes, [sampler])
         kind = type(sampler)
         try:
             typed = {name: typed_value(kind, name, value) for name, value in changes.items()}
             changed = replace(sampler, **typed)
             changed.validate()
+            part.check_sampler(changed)
         except UserError as error:
             text = str(error).removeprefix("sampler.")
             raise UserError(f"{stage}.{text}") from None
+        for name, (other, values) in USED_WITH.items():
+            if name in changes and (value := getattr(changed, other)) not in values:
+                raise UserError(
+                    f"{stage}.{name}: has no effect with {stage}.{other}={value}; it is a setting "
+                    f"of {' and '.join(values)}"
+                )
         return changed
 
-    def ddim(self, sampler: Any, eta: float) -> Any:
-        """The decoder's ``sampler`` made DDIM, the one that can be inverted."""
+    def ddim(self, part: Sampled, eta: float) -> Any:
+        """The decoder's settings made DDIM, the sampler that can be inverted."""
         given = {"sampler", "eta"} & set(self.changes.get("decoder", {}))
         if given:
             name = sorted(given)[0]
-            raise UserError(f"decoder.{name}: manipulations set it (DDIM, eta of its own)")
+            own = "`unclip vary` has --eta" if name == "eta" else "its inversion needs DDIM"
+            raise UserError(f"decoder.{name}: is set by the manipulation itself; {own}")
         if not 0 <= eta <= 1:
-            raise UserError(f"eta={eta}: is not in [0, 1]")
-        return replace(self.apply("decoder", sampler), sampler="ddim", eta=eta)
+            raise UserError(f"eta={eta}: must be in [0, 1]")
+        return replace(self.apply("decoder", part), sampler="ddim", eta=eta)
+
+
+def for_each(settings: Settings, stage: str, samplers: Sequence[Any]) -> list[Settings]:
+    """``settings`` for each of several ``samplers`` of one ``stage``: the changes that it has.
+
+    Raises:
+        UserError: a change that none of them has.
+    """
+    changes = settings.changes.get(stage, {})
+    _check_names(stage, changes, samplers)
+    return [
+        settings.without(*(f"{stage}.{name}" for name in changes if not hasattr(sampler, name)))
+        for sampler in samplers
+    ]
+
+
+def check_changes(settings: Settings) -> None:
+    """Refuse what no stage of its kind can have, before any is loaded.
+
+    Raises:
+        UserError: it names the first such change.
+    """
+    settings.check()
+    for stage in settings.changes:
+        experiments: list[Any] = [
+            registry.STAGES[name].experiment() for name in registry.of_kind(stage)
+        ]
+        each = for_each(settings, stage, [experiment.sampler for experiment in experiments])
+        for experiment, own in zip(experiments, each):
+            if own.first_of(stage):
+                own.apply(stage, _AnyOf(experiment.sampler))
+
+
+class _AnyOf(NamedTuple):
+    """A stage of which only the kind is known."""
+
+    sampler: Any
+
+    def check_sampler(self, sampler: Any) -> None:
+        """What depends on the trained network is checked when that is loaded."""
+
+
+def _check_names(stage: str, changes: dict[str, Any], samplers: Sequence[Any]) -> None:
+    known = list(dict.fromkeys(f.name for sampler in samplers for f in fields(sampler)))
+    for name in changes:
+        if name not in known:
+            hint = nearest(name, known, otherwise=f"; it has {', '.join(known)}")
+            raise UserError(f"{stage}.{name}: this {stage} has no such setting{hint}")

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from data_modules.base import StageData
 from unclip.common.errors import UserError
-from unclip.config.load import ResolvedExperiment
+from unclip.config.load import OVERRIDE, ResolvedExperiment, leaves
 from unclip.data.batches import UpsamplerBatch
 from unclip.runs.parents import parents
 from unclip.runs.train import assemble, make_parent
@@ -64,8 +64,9 @@ def check(resolved: ResolvedExperiment, *, with_parents: bool = False) -> str:
     Raises:
         UserError: the loss did not fall, or the samples are not the batch.
     """
+    if resolved.stage.trains:  # `parents` says what is wrong otherwise
+        _simplify_unless_typed(resolved)
     depends_on = parents(resolved, make=make_parent if with_parents else None)
-    simplify(resolved.config)
     data, stage = assemble(resolved, depends_on)
     batch = choose(data)
     began = time.perf_counter()
@@ -75,6 +76,15 @@ def check(resolved: ResolvedExperiment, *, with_parents: bool = False) -> str:
     if not watch.found.passed:
         raise UserError(f"{resolved.name}: not memorised in {took}: {watch.found}")
     return f"{resolved.name}: memorised in {took}: {watch.found}"
+
+
+def _simplify_unless_typed(resolved: ResolvedExperiment) -> None:
+    """`simplify`, and refuse an override that it would undo."""
+    wanted = dict(leaves(resolved.as_dict()))
+    simplify(resolved.config)
+    for key, value in leaves(resolved.as_dict()):
+        if value != wanted.get(key) and resolved.origins.get(key) == OVERRIDE:
+            raise UserError(f"{key}: `unclip overfit` sets it to {value!r} itself; leave it out")
 
 
 def simplify(experiment: Any) -> None:

@@ -20,6 +20,13 @@ class Part:
         """Where the network is."""
         return next(self.net.parameters()).device
 
+    def check_sampler(self, sampler: Any) -> None:
+        """Refuse settings that this network cannot be sampled with.
+
+        Raises:
+            UserError: they do not fit its diffusion, its levels of noise or what was fitted to it.
+        """
+
     def steps(self, sampler: Any) -> int:
         """Calls of `progress` that sampling with ``sampler`` makes."""
         raise NotImplementedError

@@ -56,7 +56,7 @@ def require_probability(value: float, key: str) -> None:
 class BaseExperiment:
     """Fields that every stage has, fitted or trained."""
 
-    GONE: ClassVar[dict[str, str]] = {"check": "`unclip overfit NAME` is a command of its own"}
+    GONE: ClassVar[dict[str, str]] = {"check": "use `unclip overfit NAME`"}
 
     stage: str = ""  # an entry of unclip.stages.registry.STAGES
     about: str = ""  # what the experiment is for, in a line
@@ -82,6 +82,9 @@ class Experiment(BaseExperiment):
 
         Conditions are not dropped, so there is no unconditional network to guide with.
         """
+
+    def check_sampler(self, sampler: Any) -> None:
+        """Refuse sampler settings that a network of this experiment cannot be sampled with."""
 
     def validate(self) -> None:
         """Refuse what the sections cannot see by themselves."""

@@ -15,8 +15,8 @@ from typing import Any
 from unclip.common.checks import nearest
 from unclip.common.errors import UserError
 from unclip.config.files import experiment_roots
-from unclip.config.load import OVERRIDE, build_config, load_experiment, parse_override, read_yaml
-from unclip.evaluation.config import CascadeEvaluation
+from unclip.config.load import OVERRIDE, load_experiment, parse_override, read_yaml
+from unclip.evaluation.config import read_evaluation
 from unclip.sweeps.early import EarlyStop, early_stop
 from unclip.sweeps.parameters import Parameter, parameter
 
@@ -222,6 +222,6 @@ def check(sweep: Sweep, overrides: Sequence[str]) -> None:
         if verb == "train":
             load_experiment(named[0], given)
         else:
-            build_config(CascadeEvaluation, {}, given)
+            read_evaluation(given)
     except UserError as error:
         raise UserError(f"{sweep.path}: {str(error).removeprefix(f'{OVERRIDE}: ')}") from None

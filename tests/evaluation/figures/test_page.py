@@ -23,7 +23,7 @@ SHAPES = ["circle", "square", "triangle"]
 
 def drawn(pipeline, out, *, ar_prior=None, scenes=SCENES):
     studio = FigureInputs(pipeline, images_of(SCENES), scenes, SHAPES, ar_prior)
-    told = {"command": "unclip figures <x>", "common": "--seed 0", "notes": ["take & care"]}
+    told = {"command": "unclip figures <x>", "common": ["--seed", "0"], "notes": ["take & care"]}
     return write_figures(studio, out, **told).read_text(encoding="utf-8")
 
 
@@ -83,7 +83,7 @@ def test_no_text_of_a_figure_becomes_markup(small, tmp_path, monkeypatch):
     figures = [Figure(1, *texts, lambda studio: probe), Figure(2, *texts, broken)]
     monkeypatch.setattr("unclip.evaluation.figures.page.FIGURES", figures)
     studio = FigureInputs(small, images_of(SCENES), SCENES, SHAPES, None)
-    page = write_figures(studio, tmp_path, command=script, common=script, notes=[script])
+    page = write_figures(studio, tmp_path, command=script, common=[script], notes=[script])
     text = page.read_text(encoding="utf-8")
     assert "<script" not in text
     assert text.count("&lt;script&gt;") == 18

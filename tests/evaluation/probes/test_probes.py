@@ -34,6 +34,7 @@ from unclip.evaluation.probes.prompts import (
 )
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.sampling import noise_of
+from unclip.pipeline.settings import Settings
 from unclip.pipeline.typographic import paste
 
 CAPTIONS, SEEDS = ["a red circle", "a blue star"], [3, 4]
@@ -75,6 +76,25 @@ def captured(module, monkeypatch):
 
     monkeypatch.setattr(module, "table", table)
     return found
+
+
+def test_settings_of_the_prior_are_for_each_that_has_them(pipeline, ar_prior):
+    def z_i(**changes):
+        told = Settings({"prior": changes, "decoder": {"steps": 2}})
+        drawn = draw_modes(pipeline, CAPTIONS, SEEDS, ar_prior=ar_prior, settings=told).drawn
+        return drawn["AR prior"].z_i, drawn["diffusion prior"].z_i
+
+    def changed(**changes):
+        return [not torch.equal(one, other) for one, other in zip(plain, z_i(**changes))]
+
+    plain = z_i()
+    assert changed(steps=2) == [False, True]
+    assert changed(top_k=1) == [True, False]
+    assert changed(guidance=9) == [True, True]
+    with pytest.raises(UserError, match=r"prior\.stps: .* did you mean 'steps'"):
+        z_i(stps=2)
+    with pytest.raises(UserError, match=r"prior\.steps: 5000 does not fit"):
+        z_i(steps=5000)
 
 
 def test_each_mode_gives_the_decoder_what_it_says(pipeline, ar_prior, monkeypatch):

@@ -143,5 +143,5 @@ def test_sampling_noises_the_condition_to_the_level_asked_for():
         assert given.mean().item() == pytest.approx(0.25 * alpha_bar[level].sqrt().item(), abs=0.03)
         assert given.var().item() == pytest.approx(1 - alpha_bar[level].item(), rel=0.05, abs=1e-6)
     sampler = UpsamplerSamplerConfig(steps=2, noise_level=900)
-    with pytest.raises(UserError, match="noise_level=900"):
+    with pytest.raises(UserError, match="noise_level: 900"):
         UpsamplerPart(net, sampler, diffusion).draw(low, SampleNoise([1]), size=64)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from unclip.pipeline.sampling import Generated, Sampling
 from unclip.pipeline.settings import Settings
 from unclip.stages.ar_prior.part import ArPriorPart
 
-# The commands of `unclip.evaluation.paper_figures` name the same numbers.
+# The commands in `unclip.evaluation.figures.figures` name the same numbers.
 VARIATIONS = 6  # of each image
 WAY = 7  # images from one to the other
 THETAS, THETA_MAX = 5, 0.4
@@ -49,13 +48,31 @@ class FigureInputs:
     shapes: Sequence[str]  # of the scenes the cascade was trained on
     ar_prior: ArPriorPart | None = None
     seed: int = 0
-    settings: Settings | None = None
+    settings: Settings = field(default_factory=Settings)
     progress: Progress | None = None
+    _latents: list[Latents] = field(default_factory=list)  # shared by the copies of `telling`
 
-    @cached_property
+    @property
     def latents(self) -> Latents:
         """Of ``images``, inverted once for all figures."""
-        return self.pipeline.encode(self.images, **self.how)
+        if not self._latents:
+            self._latents.append(self.pipeline.encode(self.images, **self.how))
+        return self._latents[0]
+
+    def telling(self, without: Sequence[str], *, every_prior: bool) -> FigureInputs:
+        """The same with the settings that one figure has a use for.
+
+        Args:
+            without: Stages and settings that it has none for.
+            every_prior: Keep settings that only ``ar_prior`` has, not the cascade's own prior.
+        """
+        settings, prior = self.settings.without(*without), self.pipeline.cascade.prior
+        if prior is not None and not every_prior:
+            foreign = (
+                n for n in settings.changes.get("prior", {}) if not hasattr(prior.sampler, n)
+            )
+            settings = settings.without(*(f"prior.{name}" for name in foreign))
+        return replace(self, settings=settings)
 
     def seeds(self, n: int) -> list[int]:
         """``n`` seeds from ``seed`` on."""
@@ -96,7 +113,7 @@ def interpolations(studio: FigureInputs) -> Probe:
 def text_diffs(studio: FigureInputs) -> Probe:
     """Figure 5: each scene towards another colour."""
     rows, cells = [], []
-    how = studio.how | {"settings": (studio.settings or Settings()).unguided()}
+    how = studio.how | {"settings": studio.settings.unguided()}
     for k, scene in enumerate(_own(studio, "unclip edit")):
         source, target = edit_captions(scene)
         found = studio.pipeline.text_diff(

@@ -24,6 +24,9 @@ from unclip.evaluation.figures.drawings import (
 from unclip.evaluation.probes.probe import Probe
 from unclip.evaluation.probes.prompts import stacked_prompts
 
+FROM_IMAGES = ("prior", "decoder.sampler", "decoder.eta")
+"""What does not apply where images are inverted: there is no prior, and DDIM draws."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -35,13 +38,12 @@ class Figure:
     look: str  # for what, in the counterpart
     command: str  # that draws it alone, to be filled in by `fields`; some have none
     draw: Callable[[FigureInputs], Probe]
+    without: tuple[str, ...] = ()  # stages and settings that it does not use
+    every_prior: bool = False  # whether it draws from the autoregressive prior as well
 
 
-def fields(studio: FigureInputs, files: Sequence[Path], common: str) -> dict[str, str]:
-    """What the commands of `FIGURES` speak of, quoted for a shell.
-
-    ``files`` are those of the images, ``common`` the options of all commands.
-    """
+def fields(studio: FigureInputs, files: Sequence[Path]) -> dict[str, str]:
+    """What the commands of `FIGURES` speak of, quoted for a shell; ``files`` are the images'."""
     paths = [shlex.quote(str(file)) for file in files]
     source, target = edit_captions(studio.scenes[0]) if studio.scenes else ("FROM", "TO")
     texts = {
@@ -52,7 +54,7 @@ def fields(studio: FigureInputs, files: Sequence[Path], common: str) -> dict[str
     }
     quoted = {name: shlex.quote(text) for name, text in texts.items()}
     pair = " ".join(paths[:2])
-    return {**quoted, "first": paths[0], "pair": pair, "all": " ".join(paths), "common": common}
+    return {**quoted, "first": paths[0], "pair": pair, "all": " ".join(paths)}
 
 
 FIGURES = (
@@ -66,6 +68,7 @@ FIGURES = (
         "differs between the variations is what z_i does not say.",
         "unclip vary {all} --eta 1 --n 6 {common}",
         variations,
+        FROM_IMAGES,
     ),
     Figure(
         4,
@@ -76,6 +79,7 @@ FIGURES = (
         "images, as well as the inversion goes; with fixed noise only z_i moves.",
         "unclip interpolate {pair} --n 7 --noise slerp {common}",
         interpolations,
+        FROM_IMAGES,
     ),
     Figure(
         5,
@@ -86,6 +90,7 @@ FIGURES = (
         "stay. At theta 0 stands the reconstruction.",
         "unclip edit {first} --from {source} --to {target} --theta 0.4 --n 5 {common}",
         text_diffs,
+        FROM_IMAGES,
     ),
     Figure(
         6,
@@ -97,6 +102,7 @@ FIGURES = (
         "cannot read them: to it the note is a stain.",
         "unclip probe typographic {common}",
         typographic,
+        FROM_IMAGES,
     ),
     Figure(
         7,
@@ -107,6 +113,7 @@ FIGURES = (
         "many components on the image is that of the whole z_i.",
         "unclip probe pca {all} {common}",
         components,
+        FROM_IMAGES,
     ),
     Figure(
         8,
@@ -117,6 +124,7 @@ FIGURES = (
         "How much of each caption every way gets right, counted in the table.",
         "unclip probe conditioning --n 8 {common}",
         signals,
+        every_prior=True,
     ),
     Figure(
         9,
@@ -128,6 +136,7 @@ FIGURES = (
         "without z_i: give one to `unclip probe guidance --decoder`.",
         "unclip probe guidance {prompt} --n 8 {common}",
         guidance,
+        ("decoder.guidance",),
     ),
     Figure(
         14,
@@ -148,5 +157,6 @@ FIGURES = (
         "Whether the two colours stay on their own shapes; the table counts them.",
         "",
         rebuilt,
+        ("prior",),
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,14 +17,15 @@ from unclip.common.html import render
 from unclip.common.progress import bar_interval
 from unclip.evaluation.figures.drawings import FigureInputs
 from unclip.evaluation.figures.figures import FIGURES, Figure, fields
+from unclip.evaluation.probes.conditioning import check_settings
 from unclip.pipeline.pipeline import Pipeline
-from unclip.pipeline.settings import Settings
+from unclip.pipeline.settings import STAGES, Settings
 from unclip.stages._part import Part
 from unclip.stages.row import DECODER, PRIOR, UPSAMPLER
 
 
 def write_figures(
-    studio: FigureInputs, out: Path, *, command: str, common: str, notes: Sequence[str]
+    studio: FigureInputs, out: Path, *, command: str, common: Sequence[str], notes: Sequence[str]
 ) -> Path:
     """Draw `FIGURES` and write ``out/index.html``, a PNG of each and the images they start from.
 
@@ -33,31 +35,52 @@ def write_figures(
         studio: The cascade and what it draws from.
         out: Folder, is made.
         command: That was given.
-        common: Its options as the commands of single figures need them.
+        common: Its options and settings as the commands of single figures need them.
         notes: What is to be known before looking.
 
     Returns:
         The page.
+
+    Raises:
+        UserError: settings that no stage can be sampled with; nothing is written.
     """
+    own = studio.telling((), every_prior=False)
+    check_settings(studio.pipeline.cascade, studio.ar_prior, studio.settings)
     sources = [out / "images" / f"{k}.png" for k in range(len(studio.images))]
     for image, path in zip(studio.images, sources):
         with atomic_write(path) as scratch:
             Image.fromarray(image).save(scratch, "png")
-    named = fields(studio, sources, common)
+    named = fields(studio, sources)
     sections = []
     for figure in tqdm(FIGURES, desc="figures", unit="figure", mininterval=bar_interval()):
-        sections.append(_section(figure, figure.command.format(**named), studio, out))
+        told = studio.telling(figure.without, every_prior=figure.every_prior)
+        words = [word for word in common if _holds(word, told.settings)]
+        line = figure.command.format(**named, common=shlex.join(words))
+        sections.append(_section(figure, line, told, out))
     page = out / "index.html"
     with atomic_write(page) as scratch:
         text = render(
             Path(__file__).parent / "templates" / "figures.html",
             sections=sections,
-            sampling=sampling_table(studio.pipeline, studio.settings),
+            sampling=sampling_table(studio.pipeline, own.settings),
             command=command,
-            notes=notes,
+            notes=[*notes, *_ddim_note(studio.settings)],
         )
         scratch.write_text(text, encoding="utf-8")
     return page
+
+
+def _holds(word: str, settings: Settings) -> bool:
+    """Whether ``word`` is one of ``settings``, such as ``decoder.steps=16``, or no setting."""
+    stage, _, name = word.partition("=")[0].partition(".")
+    return "=" not in word or stage not in STAGES or name in settings.changes.get(stage, {})
+
+
+def _ddim_note(settings: Settings) -> list[str]:
+    given = [f"decoder.{k}" for k in settings.changes.get("decoder", {}) if k in ("sampler", "eta")]
+    if not given:
+        return []
+    return [f"figures 3 to 7 are drawn with DDIM, so {' and '.join(given)} does not apply to them"]
 
 
 class Section(NamedTuple):
@@ -80,15 +103,14 @@ def _section(figure: Figure, command: str, studio: FigureInputs, out: Path) -> S
     return Section(figure, command, path, probe.lines if probe.records else (), probe.notes)
 
 
-def sampling_table(pipeline: Pipeline, settings: Settings | None) -> list[list[str]]:
+def sampling_table(pipeline: Pipeline, settings: Settings) -> list[list[str]]:
     """How each stage samples: its name, parameters and settings, titles first."""
-    settings = settings or Settings()
     cascade = pipeline.cascade
     parts: list[tuple[str, Part]] = [(PRIOR, cascade.prior)] if cascade.prior else []
     parts += [(DECODER, cascade.decoder), *((UPSAMPLER, part) for part in cascade.upsamplers)]
     rows = [["stage", "parameters", "sampling"]]
     for stage, part in parts:
-        chosen = asdict(settings.apply(stage, part.sampler))
+        chosen = asdict(settings.apply(stage, part))
         rows.append(
             [
                 stage,

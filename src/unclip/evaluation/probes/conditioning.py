@@ -15,9 +15,10 @@ from unclip.common.types import Progress
 from unclip.data.scenes.render import Scene
 from unclip.evaluation.metrics.scores import score
 from unclip.evaluation.probes.probe import Probe, count_right
+from unclip.pipeline.cascade import Cascade, check_stages
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.sampling import Generated, Sampling
-from unclip.pipeline.settings import Settings
+from unclip.pipeline.settings import Settings, for_each
 from unclip.stages._prior.part import PriorPart
 from unclip.stages.ar_prior.part import NAME, ArPriorPart, load
 
@@ -44,11 +45,18 @@ def draw_modes(
     """Draw by caption only, by z_t in the place of z_i, and by z_i of each prior there is.
 
     All four have the decoder's caption and noise in common. ``ar_prior`` stands beside the
-    pipeline's own prior.
+    pipeline's own prior; settings of the prior are for each of them that has them.
+
+    Raises:
+        UserError: a decoder without z_i, or settings that a stage cannot be sampled with.
     """
     if pipeline.cascade.decoder.takes != "image":
         raise UserError("decoder: takes no image embeddings, so there is one way to condition it")
-    sampling, many, notes = Sampling(pipeline.cascade, settings, progress), len(captions), []
+    settings = settings or Settings()
+    priors = _priors(pipeline.cascade.prior, ar_prior)
+    drawing = _drawing(pipeline.cascade, priors, settings, progress)
+    sampling = Sampling(pipeline.cascade, settings.without("prior"), progress)
+    many, notes = len(captions), []
     drawn = {}
     if pipeline.cascade.decoder.net.config.use_caption:
         sampling.expect(decodings=many)
@@ -58,13 +66,39 @@ def draw_modes(
     sampling.expect(decodings=many)
     z_t = pipeline.cascade.embed_captions(captions)
     drawn["z_t in place of z_i"] = sampling.decode(z_t, seeds, captions=captions)
-    for name, prior in _priors(pipeline.cascade.prior, ar_prior).items():
-        if prior is None:
+    for name in priors:
+        if name in drawing:
+            drawn[name] = drawing[name].generate(captions, seeds)
+        else:
             notes.append(f"{name}: left out, there is none")
-            continue
-        other = Pipeline(replace(pipeline.cascade, prior=prior))
-        drawn[name] = other.generate(captions, seeds, settings=settings, progress=progress)
     return Modes(drawn, notes)
+
+
+def check_settings(cascade: Cascade, ar_prior: PriorPart | None, settings: Settings) -> None:
+    """Refuse what neither prior, or another stage, can be sampled with.
+
+    Raises:
+        UserError: it names the setting.
+    """
+    _drawing(cascade, _priors(cascade.prior, ar_prior), settings, None)
+    Sampling(cascade, settings.without("prior"), None)
+
+
+def _drawing(
+    cascade: Cascade,
+    priors: dict[str, PriorPart | None],
+    settings: Settings,
+    progress: Progress | None,
+) -> dict[str, Sampling]:
+    """The cascade with each prior there is, told the settings that this prior has."""
+    there = {name: prior for name, prior in priors.items() if prior is not None}
+    if not there:
+        check_stages(cascade, settings)
+    told = for_each(settings, "prior", [prior.sampler for prior in there.values()]) if there else []
+    return {
+        name: Sampling(replace(cascade, prior=prior), own, progress)
+        for (name, prior), own in zip(there.items(), told)
+    }
 
 
 def find_ar_prior(folder: Path, given: Path | None, pipeline: Pipeline) -> ArPriorPart | None:

@@ -40,6 +40,9 @@ def probe_guidance(
     """
     if not decoder_scales:
         raise UserError("decoder scales: give at least one")
+    for stage, scales in (("decoder", decoder_scales), ("prior", prior_scales)):
+        if scales and settings and "guidance" in settings.changes.get(stage, {}):
+            raise UserError(f"{stage}.guidance: is set by --{stage}-scales; give it there")
     axes = {"prior": prior_scales, "decoder": decoder_scales}
     axes = {stage: scales for stage, scales in axes.items() if scales}
     images: list[list[Array]] = []

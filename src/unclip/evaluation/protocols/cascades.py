@@ -16,7 +16,7 @@ from unclip.data.scenes.dataset import single_object_prompts, two_object_prompts
 from unclip.evaluation.config import CascadeEvaluation
 from unclip.evaluation.protocols.scenes import OracleReading, draw, share, sheet
 from unclip.pipeline.pipeline import Pipeline
-from unclip.pipeline.settings import STAGES, Settings
+from unclip.pipeline.settings import Settings
 from unclip.stages.decoder.config import DecoderExperiment
 from unclip.tracking import wandb
 from unclip.training.world import device_of
@@ -32,7 +32,9 @@ class EvaluatedCascade:
     drawn: list[OracleReading]
 
 
-def evaluate_cascade(folder: str, wanted: CascadeEvaluation) -> EvaluatedCascade:
+def evaluate_cascade(
+    folder: str, wanted: CascadeEvaluation, settings: Settings | None = None
+) -> EvaluatedCascade:
     """Draw and judge; with ``wanted.run.dir`` also write the figures and the images there.
 
     That folder gets ``metrics.jsonl`` and ``summary.json``, as one of a training has them, and
@@ -52,7 +54,7 @@ def evaluate_cascade(folder: str, wanted: CascadeEvaluation) -> EvaluatedCascade
     prompts = (single_object_prompts if wanted.objects == 1 else two_object_prompts)(
         wanted.n, wanted.seed, trained_on.scenes.shapes
     )
-    settings = Settings({stage: getattr(wanted, stage).given() for stage in STAGES})
+    settings = settings or Settings(batch=wanted.batch)
     pipeline = Pipeline.load(root, device_of("auto"))
     began = time.perf_counter()
     drawn = draw(pipeline, prompts, batch=wanted.batch, settings=settings)
@@ -63,16 +65,19 @@ def evaluate_cascade(folder: str, wanted: CascadeEvaluation) -> EvaluatedCascade
     metrics["seconds_per_image"] = seconds / len(drawn)
     found = EvaluatedCascade(metrics, drawn)
     if wanted.run.dir:
-        _write(Path(wanted.run.dir), root, wanted, found)
+        _write(wanted, root, asdict(wanted) | settings.changes, found)
     return found
 
 
-def _write(folder: Path, root: Path, wanted: CascadeEvaluation, found: EvaluatedCascade) -> None:
+def _write(
+    wanted: CascadeEvaluation, root: Path, settings: dict[str, Any], found: EvaluatedCascade
+) -> None:
+    folder = Path(wanted.run.dir or "")
     save(sheet(found.drawn), folder / "images.png")
     row = {"step": 0, "time": round(time.time(), 3), **found.metrics}
     summary: dict[str, Any] = {
         "evaluated": str(root),
-        "settings": asdict(wanted),
+        "settings": settings,
         "metrics": found.metrics,
     }
     files = {"metrics.jsonl": json.dumps(row), "summary.json": json.dumps(summary, indent=2)}
@@ -85,7 +90,7 @@ def _write(folder: Path, root: Path, wanted: CascadeEvaluation, found: Evaluated
         folder=folder,
         name=f"evaluate {root.name}",
         kind="evaluation",
-        experiment=asdict(wanted),
+        experiment=settings,
         parents={path.name: str(path) for path in parts},
     ) as tracker:
         if tracker is not None:

@@ -15,9 +15,14 @@ from unclip.evaluation.metrics.priors import Evaluated, evaluate, training_flops
 from unclip.pipeline.settings import Settings
 from unclip.stages import registry
 from unclip.stages._prior.part import PriorPart
+from unclip.stages.diffusion_prior.config import DiffusionPriorExperiment
 from unclip.stages.diffusion_prior.fits import fit_x0_errors
 from unclip.stages.diffusion_prior.part import DiffusionPriorPart
-from unclip.stages.diffusion_prior.x0_errors import write_x0_errors
+from unclip.stages.diffusion_prior.x0_errors import (
+    find_x0_errors,
+    read_x0_errors,
+    write_x0_errors,
+)
 from unclip.stages.row import CLIP, PRIOR
 from unclip.training.one_pass import embedded_batches
 from unclip.training.world import device_of
@@ -64,7 +69,7 @@ def evaluate_prior(
     opened = _open_prior(path, clip=clip, source=source, n=n, batch=batch)
     if len(opened.data.splits.held_out) < 2:
         raise UserError(f"{title}: fewer than 2 held-out samples in its data; raise data.held_out")
-    part = replace(opened.part, sampler=settings.apply(PRIOR, opened.part.sampler))
+    part = replace(opened.part, sampler=settings.apply(PRIOR, opened.part))
     held_out = embedded_batches(
         opened.clip.model, opened.data, device=opened.device, split="held_out", title=title
     )
@@ -80,6 +85,36 @@ def evaluate_prior(
         milliseconds=1000 * seconds,
         metrics=metrics._asdict(),
     )
+
+
+def check_settings(path: Path, settings: Settings) -> None:
+    """Refuse what the prior at ``path`` cannot be sampled with, without loading it.
+
+    Raises:
+        UserError: a value out of range, or x0_errors that are not fitted.
+    """
+    settings.apply(PRIOR, _Described(artifacts.describe(path, key=PRIOR)))
+
+
+class _Described:
+    """A prior of which only the artifact's config is read."""
+
+    def __init__(self, artifact: artifacts.Artifact):
+        self._artifact = artifact
+        row = registry.STAGES[artifact.stage]
+        self._experiment: Any = artifacts.typed(row.experiment, artifact.config)
+
+    @property
+    def sampler(self) -> Any:
+        """As the artifact says."""
+        return self._experiment.sampler
+
+    def check_sampler(self, sampler: Any) -> None:
+        """See `Part.check_sampler`."""
+        self._experiment.check_sampler(sampler)
+        if isinstance(self._experiment, DiffusionPriorExperiment):
+            fitted = read_x0_errors(self._artifact)
+            find_x0_errors(fitted, sampler, self._experiment.diffusion)
 
 
 class _Opened(NamedTuple):

@@ -38,6 +38,16 @@ class UpsamplerEvaluation(NamedTuple):
     rows: list[Comparison]
 
 
+def check_settings(path: Path, settings: Settings) -> None:
+    """Refuse what the upsampler at ``path`` cannot be sampled with, without loading it.
+
+    Raises:
+        UserError: a value out of range.
+    """
+    artifact = artifacts.describe(path, key="upsampler")
+    settings.apply("upsampler", artifacts.typed(UpsamplerExperiment, artifact.config))
+
+
 def evaluate_upsampler(
     path: Path,
     *,
@@ -60,7 +70,7 @@ def evaluate_upsampler(
     corruption = replace(experiment.corruption, kind=kind or experiment.corruption.kind)
     corruption.validate()
     part = load(artifact.path)
-    part = replace(part, sampler=settings.apply("upsampler", part.sampler))
+    part = replace(part, sampler=settings.apply("upsampler", part))
     device = device_of(experiment.trainer.accelerator)
     part.net.to(device)
     model, data = experiment.model, experiment.data

@@ -73,10 +73,14 @@ class DecoderExperiment(Experiment):
         self.sampler.guidance = 1.0
         sample_plainly(self.sampler, self.diffusion, steps=steps)
 
+    def check_sampler(self, sampler: GuidedSamplerConfig) -> None:
+        """See `Experiment.check_sampler`."""
+        require_steps_fit(sampler, self.diffusion)
+
     def validate(self) -> None:
         """Refuse values out of range."""
         super().validate()
-        require_steps_fit(self.sampler, self.diffusion)
+        self.check_sampler(self.sampler)
         require_probability(self.drop_z_i, "drop_z_i")
         require_probability(self.drop_caption, "drop_caption")
         require(self.noise_z_i >= 0, "noise_z_i", "must not be negative")

@@ -19,6 +19,7 @@ from unclip.diffusion.samplers import sample
 from unclip.embeddings.tokens import Tokenizer, token_mask
 from unclip.stages._part import Part
 from unclip.stages.decoder.network import Conditioning, Decoder
+from unclip.stages.experiment import require_steps_fit
 
 Takes = Literal["image", "text", "none"]
 """What a decoder takes besides the caption: z_i, z_t in its place, or nothing (GLIDE)."""
@@ -41,6 +42,10 @@ class DecoderPart(Part):
     diffusion: ImageDiffusionConfig
     tokenize: Tokenizer
     takes: Takes = "image"
+
+    def check_sampler(self, sampler: GuidedSamplerConfig) -> None:
+        """See `Part.check_sampler`."""
+        require_steps_fit(sampler, self.diffusion)
 
     def steps(self, sampler: GuidedSamplerConfig) -> int:
         """One for each step of the chain."""

@@ -75,10 +75,14 @@ class DiffusionPriorExperiment(Experiment):
         self.sampler.guidance, self.sampler.candidates = 1.0, 1
         sample_plainly(self.sampler, self.diffusion, steps=steps)
 
+    def check_sampler(self, sampler: PriorSamplerConfig) -> None:
+        """See `Experiment.check_sampler`."""
+        require_steps_fit(sampler, self.diffusion)
+
     def validate(self) -> None:
         """Refuse values out of range."""
         super().validate()
-        require_steps_fit(self.sampler, self.diffusion)
+        self.check_sampler(self.sampler)
         require_probability(self.drop_text, "drop_text")
 
 

@@ -9,19 +9,17 @@ import torch
 from torch import Tensor
 
 from unclip.common import artifacts
-from unclip.common.errors import UserError
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Caption, Progress
 from unclip.diffusion.config import DiffusionConfig, section_counts
-from unclip.diffusion.samplers import ANALYTIC
-from unclip.diffusion.schedules import sampling_timesteps
 from unclip.embeddings.clip import Clip, FrozenClip, check_embedding
 from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._prior.part import PriorPart
 from unclip.stages.diffusion_prior.config import DiffusionPriorExperiment, PriorSamplerConfig
 from unclip.stages.diffusion_prior.network import DiffusionPrior, build_network
 from unclip.stages.diffusion_prior.sampling import sample_prior
-from unclip.stages.diffusion_prior.x0_errors import read_x0_errors
+from unclip.stages.diffusion_prior.x0_errors import find_x0_errors, read_x0_errors
+from unclip.stages.experiment import require_steps_fit
 from unclip.stages.interface import LoadedParents
 
 
@@ -33,6 +31,11 @@ class DiffusionPriorPart(PriorPart):
     sampler: PriorSamplerConfig
     diffusion: DiffusionConfig
     x0_errors: dict[str, list[float]] = field(default_factory=dict)  # M by sampler.steps
+
+    def check_sampler(self, sampler: PriorSamplerConfig) -> None:
+        """See `Part.check_sampler`."""
+        require_steps_fit(sampler, self.diffusion)
+        find_x0_errors(self.x0_errors, sampler, self.diffusion)
 
     def steps(self, sampler: PriorSamplerConfig) -> int:
         """One for each step of the chain."""
@@ -65,17 +68,8 @@ class DiffusionPriorPart(PriorPart):
         Raises:
             UserError: none is fitted for these steps.
         """
-        if sampler.sampler not in ANALYTIC:
-            return None
-        found = self.x0_errors.get(str(sampler.steps))
-        steps = len(sampling_timesteps(sampler.steps, self.diffusion.steps))
-        if found is None or len(found) != steps:
-            known = ", ".join(self.x0_errors) or "none"
-            raise UserError(
-                f"prior sampler={sampler.sampler}: no errors are fitted for steps={sampler.steps} "
-                f"(fitted: {known}); run `unclip fit-variance` on the prior's artifact"
-            )
-        return torch.tensor(found, dtype=torch.float64)
+        found = find_x0_errors(self.x0_errors, sampler, self.diffusion)
+        return None if found is None else torch.tensor(found, dtype=torch.float64)
 
     @torch.no_grad()
     def forward_once(self, clip: Clip) -> None:

@@ -8,6 +8,10 @@ from pathlib import Path
 from unclip.common.artifacts import X0_ERRORS, Artifact
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
+from unclip.diffusion.config import DiffusionConfig
+from unclip.diffusion.samplers import ANALYTIC
+from unclip.diffusion.schedules import sampling_timesteps
+from unclip.stages.diffusion_prior.config import PriorSamplerConfig
 
 
 def read_x0_errors(artifact: Artifact) -> dict[str, list[float]]:
@@ -26,6 +30,27 @@ def read_x0_errors(artifact: Artifact) -> dict[str, list[float]]:
         raise UserError(f"{file}: damaged: {error}; run `unclip fit-variance` again") from None
     if stored.get("sha256") != artifact.sha256:
         raise UserError(f"{file}: fitted to other weights; run `unclip fit-variance` again")
+    return found
+
+
+def find_x0_errors(
+    fitted: dict[str, list[float]], sampler: PriorSamplerConfig, diffusion: DiffusionConfig
+) -> list[float] | None:
+    """M of the steps of ``sampler``; None if it is a sampler that needs none.
+
+    Raises:
+        UserError: none is fitted for these steps.
+    """
+    if sampler.sampler not in ANALYTIC:
+        return None
+    found = fitted.get(str(sampler.steps))
+    steps = len(sampling_timesteps(sampler.steps, diffusion.steps))
+    if found is None or len(found) != steps:
+        known = ", ".join(fitted) or "none"
+        raise UserError(
+            f"sampler.sampler={sampler.sampler}: no errors are fitted for steps={sampler.steps} "
+            f"(fitted: {known}); run `unclip fit-variance` on the prior's artifact"
+        )
     return found
 
 

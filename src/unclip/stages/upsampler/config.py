@@ -48,11 +48,19 @@ class UpsamplerSamplerConfig(SamplerConfig):
         require(self.noise_level >= 0, "sampler.noise_level", "must not be negative")
 
 
-def check_noise_level(sampler: UpsamplerSamplerConfig, model: UpsamplerConfig) -> None:
-    """Refuse a noise level that the network was not trained with; 0 suits every network."""
-    level, levels = sampler.noise_level, model.noise_levels
-    fix = f"must be below {levels}" if levels else "must be 0: the network is trained without noise"
-    require(level < max(1, levels), f"sampler.noise_level={level}", f"{fix} (model.noise_levels)")
+def check_sampler(
+    sampler: UpsamplerSamplerConfig, diffusion: ImageDiffusionConfig, model: UpsamplerConfig
+) -> None:
+    """Refuse more steps than the chain has, and a level of noise that the network lacks."""
+    require_steps_fit(sampler, diffusion)
+    levels = model.noise_levels
+    require(
+        sampler.noise_level < max(1, levels),
+        "sampler.noise_level",
+        f"{sampler.noise_level} must be below model.noise_levels={levels}"
+        if levels
+        else f"{sampler.noise_level} must be 0: this upsampler has no model.noise_levels",
+    )
 
 
 @dataclass(kw_only=True)
@@ -74,16 +82,19 @@ class UpsamplerExperiment(Experiment):
         self.corruption.kind = "none"
         sample_plainly(self.sampler, self.diffusion, steps=steps)
 
+    def check_sampler(self, sampler: UpsamplerSamplerConfig) -> None:
+        """See `Experiment.check_sampler`."""
+        check_sampler(sampler, self.diffusion, self.model)
+
     def validate(self) -> None:
         """Refuse values out of range."""
         super().validate()
-        require_steps_fit(self.sampler, self.diffusion)
+        self.check_sampler(self.sampler)
         require(
             self.model.noise_levels <= self.diffusion.steps,
             "model.noise_levels",
             f"there are only diffusion.steps={self.diffusion.steps}",
         )
-        check_noise_level(self.sampler, self.model)
         crop = round(self.model.image_size * self.data.crop_fraction)
         factor = max(
             2 ** (len(self.model.unet.multiples) - 1), self.model.image_size // self.model.low_size

@@ -15,7 +15,7 @@ from unclip.diffusion.process import q_sample
 from unclip.diffusion.samplers import sample
 from unclip.diffusion.schedules import full_schedule
 from unclip.stages._part import Part
-from unclip.stages.upsampler.config import UpsamplerSamplerConfig, check_noise_level
+from unclip.stages.upsampler.config import UpsamplerSamplerConfig, check_sampler
 from unclip.stages.upsampler.network import Upsampler
 
 
@@ -26,6 +26,10 @@ class UpsamplerPart(Part):
     net: Upsampler
     sampler: UpsamplerSamplerConfig
     diffusion: ImageDiffusionConfig
+
+    def check_sampler(self, sampler: UpsamplerSamplerConfig) -> None:
+        """See `Part.check_sampler`."""
+        check_sampler(sampler, self.diffusion, self.net.config)
 
     def steps(self, sampler: UpsamplerSamplerConfig) -> int:
         """One for each step of the chain."""
@@ -54,13 +58,13 @@ class UpsamplerPart(Part):
         ``size`` is `size_from` ``s`` if None, ``sampler`` the upsampler's own.
 
         Raises:
-            UserError: ``sampler.noise_level`` is none of the network's levels.
+            UserError: ``sampler.noise_level`` is not one of the network's levels.
         """
         net, sampler = self.net, sampler or self.sampler
         size = size or self.size_from(low.shape[-1])
         x_T = noise((len(low), 3, size, size), low.device)
         level = None
-        check_noise_level(sampler, net.config)
+        self.check_sampler(sampler)
         if net.config.noise_levels:
             level = torch.full((len(low),), sampler.noise_level, device=low.device)
             schedule = full_schedule(self.diffusion).to(low.device)

@@ -1,0 +1,136 @@
+"""argparse as every command uses it: errors of one line, and sampler settings among the words."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unclip.common.checks import nearest
+from unclip.common.errors import UserError
+
+STAGES = ("prior", "decoder", "upsampler")
+LOOKS_LIKE_SETTING = re.compile(rf"(({'|'.join(STAGES)})\.\w+=.*|[A-Za-z][\w.-]*=\S*)", re.DOTALL)
+FORMER = re.compile(rf"--({'|'.join(STAGES)})-([\w-]+)")
+"""Options of earlier versions: ``--decoder-steps 16`` is ``decoder.steps=16`` today."""
+SETTINGS = (
+    *("steps", "sampler", "guidance", "eta", "clip", "clip-range", "candidates", "noise-level"),
+    *("temperature", "top-k", "top-p", "dot-percentile"),
+)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that raises `UserError` and takes sampler settings wherever they stand.
+
+    Sampler settings are words such as ``decoder.steps=16``. They are looked for among all words
+    but the values of options and what follows ``--``.
+    """
+
+    sampled: tuple[str, ...] = ()
+    """The stages whose sampler settings the command takes, into ``sampler_words``."""
+    reads_settings = False
+    """Whether the command reads such settings itself, from its overrides (`unclip evaluate`)."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> Any:
+        """One line instead of argparse's usage and message."""
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Arguments; of a command none are left over.
+
+        Raises:
+            UserError: an argument that the command does not have, or a setting of no stage.
+        """
+        words = list(args or [])
+        plain, settings = self._split(words) if self.sampled else (words, [])
+        found, rest = super().parse_known_args(plain, namespace)
+        if self._subparsers is not None:
+            return found, rest
+        overrides = [word for word in rest if "=" in word and not word.startswith("-")]
+        unknown = [word for word in rest if word not in overrides or "overrides" not in found]
+        if unknown:
+            self._refuse(unknown, words)
+        if overrides:
+            found.overrides = [*found.overrides, *overrides]
+        if self.sampled:
+            found.sampler_words = settings
+        for name, value in vars(found).items():
+            setattr(found, name, _at_home(value))
+        return found, []
+
+    def _split(self, words: list[str]) -> tuple[list[str], list[str]]:
+        """Words and sampler settings; refuses what looks like a setting and is none."""
+        rest: list[str] = []
+        settings: list[str] = []
+        options = self._option_string_actions  # argparse has no public way to ask
+        value_of = ""  # the option before that takes one value
+        for at, word in enumerate(words):
+            if word == "--":
+                return [*rest, *words[at:]], settings
+            if value_of or not LOOKS_LIKE_SETTING.fullmatch(word):
+                rest.append(word)
+            else:
+                self._check_setting(word)
+                settings.append(word)
+            action = None if value_of else options.get(word)
+            value_of = word if action is not None and action.nargs is None else ""
+        return rest, settings
+
+    def _check_setting(self, word: str) -> None:
+        key = word.partition("=")[0]
+        stage, _, name = key.partition(".")
+        if stage not in STAGES or not name:
+            hint = nearest(stage, STAGES, otherwise="")
+            raise UserError(
+                f"{word}: is no sampler setting{hint or ', such as decoder.steps=16'}; a caption "
+                "or a file that looks like one goes after `--`"
+            )
+        if stage not in self.sampled:
+            raise UserError(f"{key}: `{self.prog}` does not use the {stage}")
+
+    def _refuse(self, unknown: list[str], words: list[str]) -> None:
+        """Name the first argument that is unknown, and what takes its place."""
+        options = [word for word in unknown if word.startswith("-")]
+        if not options:
+            self.error(f"unrecognized argument: {unknown[0]}")
+        option = options[0].partition("=")[0]
+        if new := self._replacement(options[0], words):
+            raise UserError(f"{option}: has been replaced by {new}")
+        hint = nearest(option, self._option_string_actions, otherwise="")
+        self.error(f"unrecognized option: {option}{hint}")
+
+    def _replacement(self, word: str, words: list[str]) -> str:
+        """How an option of earlier versions is given today; empty for any other."""
+        if not (self.sampled or self.reads_settings):
+            return ""
+        option, _, value = word.partition("=")
+        after = words[words.index(word) + 1 : words.index(word) + 2] if word in words else []
+        value = value or "".join(w for w in after if not w.startswith("--")) or "VALUE"
+        stage, name = "STAGE", option.removeprefix("--").replace("_", "-")
+        if found := FORMER.fullmatch(option.replace("_", "-")):
+            stage, name = found.groups()
+        if name not in SETTINGS:
+            return ""
+        if stage in STAGES and self.sampled and stage not in self.sampled:
+            raise UserError(f"{option}: `{self.prog}` does not use the {stage}")
+        if name == "eta" and "--eta" in self._option_string_actions:
+            return f"--eta {value}"
+        return f"{stage}.{name.replace('-', '_')}={value}"
+
+
+def _at_home(value: Any) -> Any:
+    """A path, or ``key=path``, with ``~`` as the user's home; other values as they are."""
+    if isinstance(value, list):
+        return [_at_home(each) for each in value]
+    if isinstance(value, Path):
+        return value.expanduser()
+    if isinstance(value, str) and (found := re.fullmatch(r"([\w.]+=)?(~(?:/.*)?)", value)):
+        return (found[1] or "") + str(Path(found[2]).expanduser())
+    return value

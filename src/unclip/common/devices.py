@@ -1,0 +1,34 @@
+"""The device that a user names."""
+
+from __future__ import annotations
+
+import torch
+
+from unclip.common.errors import UserError
+
+NAMES = "auto, cpu, cuda, cuda:N or mps"
+
+
+def find_device(name: str, key: str = "--device") -> torch.device:
+    """``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+
+    Raises:
+        UserError: there is no such device on this machine; the line begins with ``key``.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"{key} {name}: must be {NAMES}")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if not count:
+            raise UserError(f"{key} {name}: this machine has no CUDA GPU; use --device cpu")
+        if (device.index or 0) >= count:
+            raise UserError(f"{key} {name}: this machine has {count} GPUs, cuda:0 to {count - 1}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"{key} {name}: this machine has no MPS device; use --device cpu")
+    return device

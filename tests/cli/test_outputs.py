@@ -1,0 +1,155 @@
+"""Where commands write: checked first, named apart, and nothing there is replaced unasked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from unclip.cli import main
+from unclip.cli.image_files import slug
+from unclip.cli.outputs import Outputs, unique
+from unclip.common.errors import UserError
+
+CAPTIONS = [
+    "红色的圆",
+    "蓝色的方块",
+    "a Cat!",
+    "a cat",
+    "a  cat.",
+    "x" * 70,
+    "x" * 71,
+    "...",
+    "???",
+]
+
+
+@given(st.lists(st.sampled_from(["a", "a-2", "a-3", "b", "b-2"]), max_size=8))
+def test_names_become_different_and_those_that_are_stay(names):
+    found = unique(names)
+    assert len(set(found)) == len(found)
+    for name, new in zip(names, found):
+        assert new.startswith(name)
+    if len(set(names)) == len(names):
+        assert found == names
+
+
+@given(st.text(max_size=100))
+def test_a_slug_is_a_file_name(text):
+    name = slug(text)
+    assert name
+    assert len(name.encode()) <= 240
+    assert Path(name).name == name
+
+
+def test_every_caption_has_its_own_image(cascade, tmp_path):
+    words = ["--pipeline", str(cascade), "--out", str(tmp_path), "decoder.steps=2"]
+    assert main(["sample", *CAPTIONS, *words]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [row["caption"] for row in rows] == CAPTIONS
+    files = [row["file"] for row in rows]
+    assert len(set(files)) == len(CAPTIONS)
+    assert {p.name for p in tmp_path.iterdir()} == {*files, "samples.jsonl", "grid.png"}
+    assert files[0] == "红色的圆_seed0.png"
+
+
+def test_a_second_call_leaves_the_first_ones_files(cascade, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["sample", "a", "--pipeline", str(cascade), "--out", str(out), "decoder.steps=2"]
+    assert main(words) == 0
+    before = {p: p.read_bytes() for p in out.iterdir()}
+    capsys.readouterr()
+    assert main([*words, "--seed", "0"]) == 0
+    assert {p: p.read_bytes() for p in before} == before
+    assert {p.name for p in out.iterdir()} - {p.name for p in before} == {
+        "a_seed0-2.png",
+        "grid-2.png",
+        "samples-2.jsonl",
+    }
+    assert capsys.readouterr().out.strip() == str(out / "grid-2.png")
+    assert json.loads((out / "samples-2.jsonl").read_text())["file"] == "a_seed0-2.png"
+    assert main([*words, "upsampler.steps=2", "--force"]) == 0
+    assert (out / "a_seed0.png").read_bytes() != before[out / "a_seed0.png"]
+    assert len(list(out.iterdir())) == 6
+
+
+def test_one_call_has_one_number(tmp_path):
+    (tmp_path / "b.png").touch()
+    (tmp_path / "a-2.png").touch()
+    out = Outputs(tmp_path, ["a.png", "b.png"], force=False)
+    assert [out.path(name).name for name in ("a.png", "b.png")] == ["a-3.png", "b-3.png"]
+    out = Outputs(tmp_path, ["a.png", "b.png"], force=True)
+    assert out.path("b.png") == tmp_path / "b.png"
+
+
+@pytest.fixture
+def image(tmp_path) -> str:
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "image.png")
+    return str(tmp_path / "image.png")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sample", "a"),
+        ("vary", "IMAGE"),
+        ("interpolate", "IMAGE", "IMAGE"),
+        ("edit", "IMAGE", "--to", "b"),
+        ("inpaint", "IMAGE", "--mask", "IMAGE", "--caption", "b"),
+        ("probe", "guidance"),
+        ("figures",),
+    ],
+)
+def test_a_folder_that_cannot_be_is_said_before_anything_is_loaded(words, image, tmp_path, capsys):
+    (tmp_path / "file").write_text("here")
+    words = [image if word == "IMAGE" else word for word in words]
+    where = ["nowhere"] if words[0] == "figures" else ["--pipeline", "nowhere"]
+    assert main([*words, *where, "--out", str(tmp_path / "file" / "x")]) == 2
+    assert f"--out {tmp_path / 'file' / 'x'}: {tmp_path / 'file'} is not a folder" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_folder_on_a_read_only_disk_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(UserError, match="cannot be written to"):
+        Outputs(tmp_path / "x", [], force=False)
+
+
+def test_a_disk_that_fills_up_is_one_line(cascade, tmp_path, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    words = ["sample", "a", "--pipeline", str(cascade), "decoder.steps=2"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    assert "No space left on device" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_named_file_is_not_replaced_unasked(cascade, tmp_path, capsys):
+    table = tmp_path / "table.md"
+    table.write_text("mine")
+    words = ["evaluate", str(cascade), "--n", "1", "decoder.steps=2", "--out", str(table)]
+    assert main(words) == 2
+    assert "exists; name another file, or add --force" in capsys.readouterr().err
+    assert table.read_text() == "mine"
+    assert main([*words, "--force"]) == 0
+    assert "oracle/colour" in table.read_text()
+
+
+@pytest.mark.parametrize("device", ["cuda", "gpu", "cuda:7", "mps", "meta", "cpu:x"])
+def test_a_device_that_is_not_there_is_one_line(device, capsys, cascade, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    words = ["sample", "a", "--pipeline", str(cascade), "--out", str(tmp_path), "--device", device]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"--device {device}: " in error
