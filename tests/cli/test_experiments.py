@@ -249,7 +249,7 @@ def test_validate_reports_every_failure(project, capsys):
     assert "modle: unknown key; did you mean 'model'?" in lines[2]
     assert f"{stale}: the comment says '8.1M'; write `# parameters: 8,061,145`" in lines[3]
     assert "did you mean 'clip/tiny'?" in lines[5]
-    assert "4 of 6 experiments are not valid" in said.err
+    assert "4 of 6 invalid" in said.err
 
 
 def test_recipes_are_listed(project, capsys):

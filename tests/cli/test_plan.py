@@ -30,7 +30,7 @@ def test_text_names_the_choice_and_what_to_type(minute_experiment, capsys):
     words = ["plan", str(minute_experiment("upsampler")), "--gpus", "2", "--device", "a100"]
     assert main(words) == 0
     last = capsys.readouterr().out.splitlines()[-2:]
-    assert last == ["first that fits: ddp, checkpointing none", "to type: trainer.devices=2"]
+    assert last == ["first that fits: ddp, checkpointing none", "run with: trainer.devices=2"]
 
 
 def test_mistakes_are_one_line(minute_experiment, capsys):

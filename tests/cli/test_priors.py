@@ -170,7 +170,7 @@ def test_wrong_pcas_are_refused(cascade, minute_experiment, tmp_path, capsys):
     assert "is a clip" in error(capsys, "fit-pca", minute_experiment("clip"))
     train = ["train", minute_experiment("ar_prior"), clip, f"run.dir={tmp_path / 'run'}"]
     assert "model.codes" in error(capsys, *train, pca, "model.codes=5")
-    assert "is a clip, a pca is needed" in error(capsys, *train, f"pca={cascade / 'clip'}")
+    assert "is a clip, but a pca is needed" in error(capsys, *train, f"pca={cascade / 'clip'}")
     assert "no such artifact" in error(capsys, *train, "pca=nowhere")
 
 

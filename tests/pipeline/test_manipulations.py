@@ -302,7 +302,7 @@ def test_what_needs_no_prior_and_no_upsampler_works_without(without_prior):
 
 def test_another_clips_pca_is_refused(cascade, tmp_path):
     shutil.copytree(cascade / "clip" / "artifact", tmp_path / "pca")
-    with pytest.raises(UserError, match="is a clip, a pca is needed"):
+    with pytest.raises(UserError, match="is a clip, but a pca is needed"):
         Pipeline.from_artifacts(
             clip=str(cascade / "clip"), decoder=cascade / "decoder", pca=tmp_path / "pca"
         )

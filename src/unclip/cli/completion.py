@@ -18,7 +18,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "completion",
-        help="print what makes a shell complete commands, experiments and their keys",
+        help="print a shell script that completes commands, experiments and their keys",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

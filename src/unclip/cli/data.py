@@ -77,7 +77,7 @@ def _add_pack(verbs: argparse._SubParsersAction) -> None:
     p.add_argument("--quality", type=int, default=95, help="of reduced JPEG, WebP (default 95)")
     p.add_argument("--limit", type=int, help="only the first so many samples")
     p.add_argument("--on-error", choices=["skip", "error"], default="skip", help="default skip")
-    p.add_argument("--force", action="store_true", help="remove the shards in DIR, begin anew")
+    p.add_argument("--force", action="store_true", help="remove the shards in DIR and start over")
     p.set_defaults(run=pack)
 
 

@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "degrade",
-        help="look at corrupted small images",
+        help="show what the corruption does to images",
         description="Draws a sheet: each image reduced cleanly, then as the corruption leaves "
         "it, with what was done to it. Draw k of every image has the seed SEED + k.",
         epilog=EXAMPLES,

@@ -33,7 +33,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p: CommandParser = commands.add_parser(
         "evaluate",
-        help="measure trained priors or upsamplers, side by side, or a cascade",
+        help="evaluate trained priors or upsamplers, side by side, or a cascade",
         description="Priors: draws an image embedding for each held-out caption and compares it "
         "with the true one. Upsamplers: enlarges held-out images, reduced and corrupted, and "
         "compares them with the originals. A cascade (a folder of stages) draws captions of "

@@ -32,7 +32,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "formatter_class": argparse.RawDescriptionHelpFormatter,
     }
     p = commands.add_parser(
-        "experiments", help="list, show, diff, validate and begin experiments", **how
+        "experiments", help="list, show, diff, validate and create experiments", **how
     )
     verbs = p.add_subparsers(title="verbs", required=True, metavar="VERB")
     v = verbs.add_parser(
@@ -152,7 +152,7 @@ def validate(args: argparse.Namespace) -> None:
             failed += 1
             print(f"FAILED  {name}  {error}")
     if failed:
-        raise UserError(f"{failed} of {len(names)} experiments are not valid")
+        raise UserError(f"{failed} of {len(names)} invalid")
 
 
 def new(args: argparse.Namespace) -> None:

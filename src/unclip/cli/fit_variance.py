@@ -26,8 +26,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("prior", type=Path, help="artifact of a diffusion prior, or its run")
     p.add_argument("--steps", action="append", help="as sampler.steps; repeatable (its own)")
     p.add_argument("--samples", type=int, default=2048, help="training samples (default 2048)")
-    p.add_argument("--clip", help="artifact or open_clip:ARCH/TAG, where the CLIP has moved")
-    p.add_argument("--data", metavar="SOURCE", help="data.source, where the data has moved")
+    p.add_argument("--clip", help="artifact or open_clip:ARCH/TAG, if the CLIP is elsewhere now")
+    p.add_argument("--data", metavar="SOURCE", help="data.source, if the data is elsewhere now")
     p.set_defaults(run=run)
 
 

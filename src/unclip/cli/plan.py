@@ -18,9 +18,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "plan",
-        help="say what a training takes: memory, arithmetic, days, and which strategy fits",
-        description="Nothing is trained or downloaded: the step is gone through with tensors that "
-        "hold nothing. What is counted and what is not: docs/plan.md.",
+        help="estimate a training: memory, arithmetic, days, and which strategy fits",
+        description="Nothing is trained or downloaded: one step is traced with fake tensors, which "
+        "take no memory. What is counted and what is not: docs/plan.md.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

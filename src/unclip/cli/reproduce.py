@@ -25,7 +25,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "reproduce",
-        help="train a bundle of `unclip share` again and say how alike the results are",
+        help="retrain a bundle of `unclip share` and compare the results",
         description="Says what differs between then and now, makes the runs it depends on (from "
         "their weights, where these are inside), trains with the same seed, and compares every "
         "metric step by step, and the weights. The same command goes on after an interruption.",

@@ -39,7 +39,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--dir", type=Path, help="folder (default runs/sweeps/NAME)")
     p.add_argument("--jobs", type=int, default=1, help="trials side by side (default 1)")
     p.add_argument("--seed", type=int, default=0, help="of the search, not of the trainings")
-    p.add_argument("--force", action="store_true", help="start anew, removing the sweep in --dir")
+    p.add_argument("--force", action="store_true", help="start over, removing the sweep in --dir")
     p.add_argument("--wandb", action="store_true", help="let W&B suggest the trials and keep them")
     p.set_defaults(run=run)
 

@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "vary",
         help="sample variations of images",
-        description="Keeps what CLIP sees in an image (z_i) and draws the rest anew, the more "
+        description="Keeps what CLIP sees in an image (z_i) and draws the rest again, the more "
         "freely the higher --eta is; 0 reconstructs. Writes a PNG per variation and vary.png, "
         "with the originals beside their variations.",
         epilog=EXAMPLES,

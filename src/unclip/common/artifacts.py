@@ -172,5 +172,7 @@ def expect(artifact: Artifact, stages: tuple[str, ...], *, key: str) -> Artifact
     """Refuse an artifact of another stage than ``stages``."""
     if artifact.stage not in stages:
         wanted = article(" or ".join(stages))
-        raise UserError(f"{key}={artifact.path}: is {article(artifact.stage)}, {wanted} is needed")
+        raise UserError(
+            f"{key}={artifact.path}: is {article(artifact.stage)}, but {wanted} is needed"
+        )
     return artifact

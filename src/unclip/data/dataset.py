@@ -71,7 +71,7 @@ class Examples(Dataset[Example]):
             return self._replacement(draw, str(problem))
 
     def _replacement(self, draw: Draw, problem: str) -> Example:
-        """Another sample, drawn anew so that a run of bad ones does not favour its neighbour."""
+        """Another sample, drawn so that a run of bad ones does not favour its neighbour."""
         problems = [problem]
         for attempt in range(_TRIES):
             other = derive_seed("replacement", self._seed, *draw, attempt) % len(self)

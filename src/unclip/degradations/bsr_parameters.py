@@ -62,7 +62,7 @@ VARIANTS = {"bsr": FULL, "bsr_light": LIGHT}
 class BsrParameters(NamedTuple):
     """One row per sample, on the CPU; integers are int64, other numbers float64."""
 
-    halved: Tensor  # [B] bool: to half its size before all else
+    halved: Tensor  # [B] bool: to half its size first
     halving: Tensor  # [B] with this interpolation
     order: Tensor  # [B, 7] the operations, first to last
     blurred_twice: Tensor  # [B] bool
@@ -125,7 +125,7 @@ def draw_parameters(uniforms: Tensor, *, scale: int, variant: Variant) -> BsrPar
 
     Args:
         uniforms: The only source of chance.
-        scale: High-resolution over low-resolution side. It may be halved before all else if it is
+        scale: High-resolution over low-resolution side. It may be halved first if it is
             even and above 2; the widths and factors are then those of the scale that remains.
         variant: `FULL` or `LIGHT`.
     """

@@ -53,7 +53,7 @@ def painted(editor: dict[str, Any] | None) -> tuple[Array, Array]:
         editor: What `gradio.ImageEditor` gives: Pillow's "background" and "layers", of one size.
     """
     if not editor or editor["background"] is None:
-        raise UserError("image: upload one first, then paint over what is to be drawn anew")
+        raise UserError("image: upload one first, then paint over what is to be redrawn")
     background = editor["background"]
     problem = UploadLimits(max_pixels=MAX_PIXELS).problem(*background.size)
     if problem is not None:
@@ -62,7 +62,7 @@ def painted(editor: dict[str, Any] | None) -> tuple[Array, Array]:
     for layer in editor["layers"] or []:
         keep &= _bare(layer, background.size)
     if keep.all():
-        raise UserError("mask: paint over the part that is to be drawn anew")
+        raise UserError("mask: paint over the part that is to be redrawn")
     return upright_rgb(background), keep
 
 

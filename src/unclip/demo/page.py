@@ -88,7 +88,7 @@ class Page:
                 )
                 self._tab(
                     "Inpaint",
-                    "A part of your image, painted over and drawn anew.",
+                    "A part of your image, painted over and redrawn.",
                     self._inpaint,
                     caption=True,
                 )

@@ -50,7 +50,7 @@ class Cascade:
     def __post_init__(self) -> None:
         if self.prior is not None and self.decoder.takes != "image":
             raise UserError(
-                "prior: the decoder takes no image embeddings, so a prior has no part in it"
+                "prior: the decoder takes no image embeddings, so it cannot use a prior"
             )
         for part in (*([self.prior] if self.prior else []), self.decoder, *self.upsamplers):
             part.net.to(self.device).eval().requires_grad_(False)

@@ -1,7 +1,7 @@
 """What the bipartite latent (z_i, x_T) of an image is for (arXiv 2204.06125, section 3).
 
-z_i is what CLIP sees in the image, x_T all else: the noise from which DDIM draws it again. Each
-function is the work of the `Pipeline`'s method of its name, which says what the arguments are.
+z_i is what CLIP sees in the image, x_T everything else: the noise from which DDIM draws it again.
+Each function is the work of the `Pipeline`'s method of its name, which documents the arguments.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOISES = ("slerp", "fixed")
 """x_T between two images: from one's to the other's, or one random draw all the way."""
 
 DIRECTIONS = {"text": 0.4, "prior": 1.0}
-"""What a text diff turns z_i towards, and how far it goes where nobody says."""
+"""What a text diff turns z_i towards, and how far it goes by default."""
 
 DRAWS = 32  # of the prior, of which the mean is taken: one caption fits many images
 

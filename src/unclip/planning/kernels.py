@@ -1,4 +1,4 @@
-"""Makes a step on CPU tensors that hold nothing keep what other kernels would keep."""
+"""Makes a step on fake CPU tensors keep what other kernels would keep."""
 
 from __future__ import annotations
 

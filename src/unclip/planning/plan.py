@@ -140,7 +140,7 @@ def _layouts(asked: Layout, gpus: int, *, offload: bool) -> list[Layout]:
 
 
 def measure(resolved: ResolvedExperiment, share: Share, *, gpu: bool) -> StepCost:
-    """A step with each kind of checkpointing, on networks whose tensors hold nothing.
+    """A step with each kind of checkpointing, on networks of fake tensors.
 
     The sizes that the CLIP decides are filled in in ``resolved``.
     """

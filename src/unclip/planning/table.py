@@ -119,7 +119,7 @@ def _choice(plan: Plan, memory: Unit) -> list[str]:
     words = [layout.strategy, f"checkpointing {layout.activation_checkpointing}"]
     words += ["cpu_offload"] * layout.cpu_offload
     wanted = " ".join(plan.overrides) or "nothing, the experiment says so already"
-    return [*lines, f"first that fits: {', '.join(words)}", f"to type: {wanted}"]
+    return [*lines, f"first that fits: {', '.join(words)}", f"run with: {wanted}"]
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

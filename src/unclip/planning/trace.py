@@ -1,4 +1,4 @@
-"""One training step on tensors that hold nothing: what it computes and what it keeps, when."""
+"""One training step on fake tensors: what it computes and what it keeps, when."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def trace(net: nn.Module, given: Given, resolved: ResolvedExperiment, share: Sha
     """Run the forward and backward pass of a micro-batch as Lightning does.
 
     Args:
-        net: of tensors that hold nothing (FakeTensorMode), its blocks perhaps checkpointed.
+        net: of fake tensors (FakeTensorMode), its blocks perhaps checkpointed.
         given: the frozen CLIP's answer.
         resolved: the experiment.
         share: how much of the batch this process has.

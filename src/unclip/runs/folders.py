@@ -163,7 +163,7 @@ def _refuse_used(folder: Path, *, force: bool) -> None:
     if not force:
         raise UserError(
             f"run.dir={folder}: exists and is not empty; add --resume to continue it or "
-            "--force to start anew"
+            "--force to start over"
         )
     if not (folder / EXPERIMENT).is_file():
         raise UserError(f"run.dir={folder}: --force replaces runs only, this is none")

@@ -1,7 +1,7 @@
 """Which values the next trial has: Optuna's samplers on the trials so far.
 
 A suggestion is a function of the file, the seed and the trials before it, and of nothing else: the
-study is built anew for each, with a seed of its own, so that a sweep that was killed resumes with
+study is rebuilt for each, with a seed of its own, so that a sweep that was killed resumes with
 the suggestions it would have had.
 """
 

@@ -123,7 +123,7 @@ def opened(dir: Path, settings: dict[str, Any]) -> Trials:
         trials = [Trial(**each) for each in content.pop("trials")]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{path}: is damaged; start anew with --force, or in another --dir"
+            f"{path}: is damaged; start over with --force, or in another --dir"
         ) from None
     # Through JSON, as what was stored has gone: tuples and dates become what they are there.
     for key, now in json.loads(json.dumps(settings, default=str)).items():

@@ -136,7 +136,7 @@ class Throughput(L.Callback):
         return self.batch_size * self.steps / self.seconds if self.seconds else 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start anew."""
+        """Start over."""
         self._step_seconds = self._step_waited = 0.0
         self._warm = False
         self._step = trainer.global_step

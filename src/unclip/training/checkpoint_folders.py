@@ -49,7 +49,7 @@ def newest_whole(folder: Path) -> Path | None:
             return path
         damages.append(f"{path}: damaged checkpoint: {damage}")
     if damages:
-        raise UserError(f"{damages[0]}; there is no other, start anew with --force")
+        raise UserError(f"{damages[0]}; there is no other; start over with --force")
     return None
 
 

@@ -104,7 +104,7 @@ class Stage(L.LightningModule):
             self.clip.model.to(self.device)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Dropout draws from torch's global generator, which no checkpoint holds: seed it anew."""
+        """Dropout draws from torch's global generator, which no checkpoint holds: seed it again."""
         accumulate = self.trainer.accumulate_grad_batches
         micro = batch_idx % accumulate
         if micro == 0:

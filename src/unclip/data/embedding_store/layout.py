@@ -85,7 +85,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: damaged ({type(error).__name__}: {error}); copy it again, or "
-            "run `unclip embed` anew with --force"
+            "run `unclip embed` again with --force"
         ) from None
     if version != FORMAT_VERSION:
         raise UserError(

@@ -82,7 +82,7 @@ def begin(source: Source, out: Path, packing: Packing, *, force: bool) -> Manife
     """The manifest to continue, with the shards that are still there, or a new one.
 
     Raises:
-        UserError: ``out`` holds something else, and ``force`` does not say to begin anew.
+        UserError: ``out`` holds something else, and ``force`` does not say to start over.
     """
     settings = _settings(source, packing)
     out.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ def pack(
         packing: What the shards hold.
         workers: Processes that read and decode.
         on_error: `skip` leaves unreadable samples out, `error` stops at the first.
-        force: Remove the shards and the manifest that are in ``out``, and begin anew.
+        force: Remove the shards and the manifest that are in ``out``, and start over.
 
     Raises:
         UserError: A setting is out of range, ``out`` holds something else or cannot be written, or

@@ -43,7 +43,7 @@ class TarIndex(NamedTuple):
 def tar_index(tar: File) -> TarIndex:
     """The index of ``tar`` from beside it, from the cache, or made now and put into the cache.
 
-    One that does not fit the tar is made anew. The cache is `$UNCLIP_CACHE` (`~/.cache/unclip`).
+    One that does not fit the tar is rebuilt. The cache is `$UNCLIP_CACHE` (`~/.cache/unclip`).
 
     Raises:
         UserError: It is no uncompressed tar, or cannot be read.

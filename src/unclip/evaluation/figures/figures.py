@@ -118,7 +118,7 @@ FIGURES = (
     Figure(
         8,
         "Conditioning signals",
-        "One decoder given the caption alone (z_i zero), the caption and z_t in the place of "
+        "One decoder given the caption alone (z_i zero), the caption and z_t in place of "
         "z_i, or the caption and a prior's z_i. z_t gives fair images, a prior's z_i the best. "
         "There the prior is the autoregressive one.",
         "How much of each caption every way gets right, counted in the table.",

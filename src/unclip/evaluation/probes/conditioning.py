@@ -42,7 +42,7 @@ def draw_modes(
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Modes:
-    """Draw by caption only, by z_t in the place of z_i, and by z_i of each prior there is.
+    """Draw by caption only, by z_t in place of z_i, and by z_i of each prior there is.
 
     All four have the decoder's caption and noise in common. ``ar_prior`` stands beside the
     pipeline's own prior; settings of the prior are for each of them that has them.

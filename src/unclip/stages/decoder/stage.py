@@ -1,7 +1,7 @@
 """The decoder: an image from z_i and caption, by a diffusion U-Net with learned variance.
 
 Its ablations (paper, section 5) are settings: ``model.use_z_i: false`` is GLIDE,
-``model.use_caption: false`` leaves z_i alone, ``embedding: text`` puts z_t in the place of z_i.
+``model.use_caption: false`` leaves z_i alone, ``embedding: text`` puts z_t in place of z_i.
 """
 
 from __future__ import annotations
