@@ -236,20 +236,24 @@ def test_validate_reports_every_failure(project, capsys):
     names = ["clip/good", "clip/wide", "clip/word", str(stale), "clip/tiny", "clip/tinny"]
     assert main(["experiments", "validate", *names]) == 2
     said = capsys.readouterr()
-    lines = said.out.splitlines()
-    assert [line.split()[:2] for line in lines] == [
+    assert [line.split()[:2] for line in said.out.splitlines()] == [
         ["ok", "clip/good"],
+        ["ok", "clip/tiny"],
+    ]
+    *lines, last = said.err.splitlines()
+    assert [line.split()[:2] for line in lines] == [
         ["FAILED", "clip/wide"],
         ["FAILED", "clip/word"],
         ["FAILED", str(stale)],
-        ["ok", "clip/tiny"],
         ["FAILED", "clip/tinny"],
     ]
-    assert "does not divide" in lines[1]
-    assert "modle: unknown key; did you mean 'model'?" in lines[2]
-    assert f"{stale}: the comment says '8.1M'; write `# parameters: 8,061,145`" in lines[3]
-    assert "did you mean 'clip/tiny'?" in lines[5]
-    assert "4 of 6 invalid" in said.err
+    assert "does not divide" in lines[0]
+    assert "modle: unknown key; did you mean 'model'?" in lines[1]
+    assert f"{stale}: the comment says '8.1M'; write `# parameters: 8,061,145`" in lines[2]
+    assert "did you mean 'clip/tiny'?" in lines[3]
+    assert "4 of 6 invalid" in last
+    assert main(["experiments", "validate", "clip/tinny"]) == 2
+    assert "1 of 1 invalid" in capsys.readouterr().err
 
 
 def test_recipes_are_listed(project, capsys):

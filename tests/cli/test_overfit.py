@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from unclip.cli import main
+from unclip.common.fields import leaves
 from unclip.config.files import experiment_files
-from unclip.config.load import leaves, load_experiment
+from unclip.config.load import load_experiment
 from unclip.data.batches import ClipBatch, UpsamplerBatch
 from unclip.runs import overfit
 from unclip.stages._prior.stage import PriorStage

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 
@@ -51,11 +53,10 @@ def test_long_texts_stay_whole():
         ("a: 1\na: 2", "key 'a' is given twice"),
         ("1: a", "key 1 is not a word"),
         ("a:\n  - b\n c: 1", "line 3: did not find expected"),
-        ("a: !!python/object:os.system {}", "could not determine a constructor"),
+        ("a: !!python/object:os.system {}", "line 1: has the tag"),
     ],
 )
 def test_what_it_refuses_is_said_in_a_line(text, said):
-    with pytest.raises(yaml.YAMLError) as error:
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
         yaml_text.read(text)
-    assert said in yaml_text.problem(error.value)
-    assert "\n" not in yaml_text.problem(error.value)
+    assert "\n" not in str(error.value)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from unclip.common import artifacts
 from unclip.common.errors import UserError
+from unclip.common.fields import as_dataclass, from_text, leaves
 from unclip.config.files import experiment_files, find_experiment, shipped_experiments
 from unclip.config.load import OVERRIDE, load_experiment, parse_override
 from unclip.config.text import opening
@@ -68,9 +71,18 @@ def test_a_cycle_is_named(tmp_path):
         ("optimm: {lr: 3}", [], "did you mean 'optim'"),
         ("model: {embed_dim: many}", [], "model.embed_dim='many'"),
         ("", ["trainer.max_steps=-5"], "trainer.max_steps=-5: must be at least 1"),
-        ("", ["trainer.max_steps=null"], "trainer.max_steps"),
+        ("", ["trainer.max_steps=null"], "trainer.max_steps='null': must be a whole number"),
+        ("sampler: {steps: []}", [], "unknown key"),
+        (
+            "trainer: {max_step: 3}",
+            [],
+            "x.yaml: trainer.max_step: unknown key; did you mean 'max_steps'",
+        ),
+        ("max_steps: 3", [], "max_steps: unknown key; did you mean 'trainer.max_steps'"),
+        ("data: {limit: many}", [], "data.limit='many': must be a whole number or null"),
+        ("data: {source: 5}", [], "data.source=5: must be text in quotes"),
         ("", ["data.flip=2"], "must be true or false"),
-        ("", ["trainer.max_steps=true"], "must be int"),
+        ("", ["trainer.max_steps=true"], "must be a whole number"),
         ("", ["model=3"], "is a section"),
         ("", ["optim.lr.x=3"], "no keys below"),
         ("", ["nonsense"], "must look like key=value"),
@@ -78,12 +90,12 @@ def test_a_cycle_is_named(tmp_path):
         ("", ["optim.betas=[0.1]"], "two numbers"),
         ("", ["optim.name=sgd"], f"{OVERRIDE}: optim.name='sgd': must be one of adamw, muon"),
         ("data: {crop: [a]}", [], "x.yaml: data.crop=['a']: must be one of center, random"),
-        ("", ["trainer.compile=null"], "trainer.compile=None: must be one of auto, none, blocks"),
-        ("", ["trainer.compile=true"], "trainer.compile=True: must be one of auto, none, blocks"),
+        ("", ["trainer.compile=null"], "trainer.compile='null': must be one of auto, none, blocks"),
+        ("", ["trainer.compile=true"], "trainer.compile='true': must be one of auto, none, blocks"),
         ("extends: nowhere", [], "extends"),
         ("model: [1, 2]", [], "is a section"),
         ("optim: {lr: 1, lr: 2}", [], "twice"),
-        ("about: !!python/object/apply:os.system [ls]", [], "not valid YAML"),
+        ("about: !!python/object/apply:os.system [ls]", [], "x.yaml: line 2: has the tag"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path, text, overrides, says):
@@ -123,11 +135,69 @@ def test_an_unknown_stage_lists_the_known_ones(tmp_path):
     assert all(name in message for name in registry.STAGES)
 
 
-def test_values_of_overrides_are_read_as_w_and_b_writes_them():
-    assert parse_override("optim.lr=1e-05") == ("optim.lr", 1e-5)
-    assert parse_override("data.flip=True") == ("data.flip", True)
-    assert parse_override("data.limit=None") == ("data.limit", None)
-    assert parse_override("model.unet.multiples=[1, 2]") == ("model.unet.multiples", [1, 2])
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("optim.lr=1e-05", 1e-5),  # as W&B writes it
+        ("optim.lr=.5", 0.5),
+        ("data.flip=True", True),
+        ("data.limit=None", None),
+        ("data.limit=null", None),
+        ("tracking.entity=", None),
+        ("optim.betas=[0.5, 1e-1]", [0.5, 0.1]),
+        ("trainer.max_steps=010", 10),
+        ("data.source=00000", "00000"),
+        ("data.source=photos #1", "photos #1"),
+        ("data.source={00000..00001}.tar", "{00000..00001}.tar"),
+        ("data.source=[a", "[a"),
+        ("data.source=a: b", "a: b"),
+        ("data.source=null", "null"),
+        ("data.source=true", "true"),
+        ("data.source='a'", "'a'"),
+        ("data.source=&a *b", "&a *b"),
+        ("run.dir=01", "01"),
+        ("run.dir=12:30", "12:30"),
+        ("run.dir=1e5", "1e5"),
+        ("run.dir=2026-01-01", "2026-01-01"),
+        ("about=- a", "- a"),
+    ],
+)
+def test_what_is_typed_is_read_by_the_type_of_its_field(tmp_path, override, read):
+    path = write(tmp_path, "x.yaml", "stage: clip\n")
+    values = dict(leaves(load_experiment(str(path), [override]).as_dict()))
+    assert values[override.partition("=")[0]] == read
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_a_text_is_what_was_typed_whatever_it_is(text):
+    assert from_text(str, text, "") == text
+    assert parse_override(f"about={text}") == ("about", text)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optim.lr=.inf",
+        "optim.lr=1e999",
+        "optim.lr=nan",
+        "optim.lr=0x10",
+        "optim.lr=true",
+        "optim.betas=[0.9, .inf]",
+        "optim.betas=0.9",
+        "trainer.max_steps=0x10",
+        "trainer.max_steps=1:30",
+        "trainer.max_steps=1.5",
+        "trainer.max_steps=" + 4300 * "9",
+        "trainer.max_steps=[[[[",
+        "data.flip=1",
+        "data.limit=none of it",
+    ],
+)
+def test_numbers_are_decimal_and_finite(tmp_path, override):
+    message = error(write(tmp_path, "x.yaml", "stage: clip\n"), override)
+    assert f"{OVERRIDE}: {override.partition('=')[0]}=" in message
+    assert re.search("must be (a |true or false)", message)
+    assert len(message) < 400
 
 
 def test_a_resolved_experiment_reads_back_as_itself(tmp_path):
@@ -200,7 +270,7 @@ def test_entries_of_a_mixture_are_made_and_merged_by_name(tmp_path):
     }
     copy = write(tmp_path, "copy.yaml", yaml.safe_dump(resolved.as_dict()))
     assert load_experiment(str(copy)).config == resolved.config
-    assert artifacts.typed(type(resolved.config), resolved.as_dict()) == resolved.config
+    assert as_dataclass(type(resolved.config), resolved.as_dict()) == resolved.config
 
 
 @pytest.mark.parametrize(
@@ -211,7 +281,7 @@ def test_entries_of_a_mixture_are_made_and_merged_by_name(tmp_path):
         ("data.mixture.x=y", "data.mixture.x: is a section"),
         ("data.mixture=y", "data.mixture: is a section"),
         ("data.mixture.x.weight.y=1", "has no keys below it"),
-        ("data.mixture.x.weight=true", "must be float"),
+        ("data.mixture.x.weight=true", "must be a finite number"),
         ("data.mixture.x.weight=1", "data.mixture.x.source='': must be a source"),
         ("data.mixture.x={source: mixture}", "data.mixture.x: is a section"),
     ],
@@ -228,7 +298,7 @@ def test_weights_are_positive_and_finite(tmp_path, weight):
         f"stage: clip\ndata: {{mixture: {{x: {{source: a, weight: {weight}}}}}}}\n",
     )
     assert "data.mixture.x.weight" in error(path)
-    assert "must be more than 0" in error(path)
+    assert ("not finite" if isinstance(weight, str) else "must be more than 0") in error(path)
 
 
 def test_names_of_parts_are_plain_words(tmp_path):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from unclip.config.load import leaves, load_experiment
+from unclip.common.fields import leaves
+from unclip.config.load import load_experiment
 
 ROWS = {
     "model.image_size": (64, 256, 1024),

@@ -85,7 +85,8 @@ def _keys(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> dict[str, s
     """``key=`` of every field that the line's experiment has, each with its value."""
     from unclip.common import yaml_text
     from unclip.common.errors import UserError
-    from unclip.config.load import leaves, load_experiment
+    from unclip.common.fields import leaves
+    from unclip.config.load import load_experiment
 
     name = getattr(parsed_args, "experiment", None) or getattr(parsed_args, "parent", None)
     if name is None or "=" in prefix:

@@ -112,8 +112,9 @@ def show(args: argparse.Namespace) -> None:
 def diff(args: argparse.Namespace) -> None:
     """One line per differing field: key, value in A, value in B."""
     from unclip.common import yaml_text
+    from unclip.common.fields import leaves
     from unclip.config.listing import aligned
-    from unclip.config.load import leaves, load_experiment
+    from unclip.config.load import load_experiment
 
     a, b = (dict(leaves(load_experiment(name).as_dict())) for name in (args.a, args.b))
     different = [k for k in {**a, **b} if k not in a or k not in b or a[k] != b[k]]
@@ -150,7 +151,7 @@ def validate(args: argparse.Namespace) -> None:
             print(f"ok      {name}  {count:,} parameters")
         except UserError as error:
             failed += 1
-            print(f"FAILED  {name}  {error}")
+            print(f"FAILED  {name}  {error}", file=sys.stderr)
     if failed:
         raise UserError(f"{failed} of {len(names)} invalid")
 

@@ -49,15 +49,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _list() -> None:
+    from unclip.common import yaml_text
     from unclip.config.files import yaml_files
     from unclip.config.listing import aligned
-    from unclip.config.load import read_yaml
     from unclip.config.text import opening
 
     rows = []
     for name, (path, *_) in yaml_files("recipes").items():
         try:
-            about = str(read_yaml(path).get("about", ""))
+            about = str(yaml_text.read_file(path).get("about", ""))
         except UserError as error:
             print(f"unclip: not listed: {error}", file=sys.stderr)
             continue

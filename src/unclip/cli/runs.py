@@ -117,10 +117,11 @@ def show(args: argparse.Namespace) -> None:
 
 def _changed(run: RunRecord) -> dict[str, Any]:
     """The fields in which the run differs from the experiment file of its name, as it is now."""
-    from unclip.config.load import load_experiment, read_yaml
+    from unclip.common import yaml_text
+    from unclip.config.load import load_experiment
     from unclip.tracking.files import EXPERIMENT
 
-    own = _leaves(read_yaml(run.folder / EXPERIMENT))
+    own = _leaves(yaml_text.read_file(run.folder / EXPERIMENT))
     try:
         base = load_experiment(run.experiment)
     except UserError:
@@ -143,7 +144,7 @@ def _section(title: str, values: dict[str, Any]) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     """Draw the curves, print the tables."""
-    from unclip.config.load import read_yaml
+    from unclip.common import yaml_text
     from unclip.tracking import index
     from unclip.tracking.files import EXPERIMENT
 
@@ -162,7 +163,7 @@ def compare(args: argparse.Namespace) -> None:
         Compared.load(
             run,
             label,
-            _leaves(read_yaml(run.folder / EXPERIMENT)),
+            _leaves(yaml_text.read_file(run.folder / EXPERIMENT)),
             _leaves(index.origin_of(run.folder)),
         )
         for run, label in zip(runs, labels(runs))
@@ -181,7 +182,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def _leaves(content: dict[str, Any]) -> dict[str, Any]:
-    from unclip.config.load import leaves
+    from unclip.common.fields import leaves
 
     return dict(leaves(content))
 

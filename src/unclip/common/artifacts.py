@@ -6,7 +6,6 @@ A folder of four files: ``artifact.json`` (what it is), ``config.yaml`` (the res
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -17,14 +16,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unclip.common import yaml_text
 from unclip.common.errors import UserError, article
-from unclip.common.gone import without_gone
+from unclip.common.fields import as_dataclass
 from unclip.common.hashing import file_sha256
 
 Config = TypeVar("Config")
@@ -59,11 +57,15 @@ class Artifact:
     def section(self, name: str, cls: type[Config]) -> Config:
         """A section of the stored experiment, typed; an unknown field is an error."""
         try:
-            value = typed(cls, self.config[name])
+            value = as_dataclass(cls, self.config[name])
             value.validate()  # type: ignore[attr-defined]
             return value
         except (KeyError, TypeError, UserError) as error:
             raise UserError(f"{self.path / 'config.yaml'}: {name}: {error}") from None
+
+    def stored(self, cls: type[Config]) -> Config:
+        """The whole stored experiment, typed and not checked further."""
+        return as_dataclass(cls, self.config, f"{self.path / 'config.yaml'}: ")
 
     def experiment(self, cls: type[Config], *sections: str) -> Config:
         """The stored experiment with ``sections`` read, typed and checked; others are defaults."""
@@ -83,20 +85,6 @@ class Artifact:
 
 def _section(cls: type, name: str) -> Any:
     return typing.get_type_hints(cls)[name]
-
-
-def typed(cls: type[Config], content: dict[str, Any]) -> Config:
-    """Nested plain values as the dataclass ``cls``; TypeError names an unknown field."""
-    hints, content = typing.get_type_hints(cls), without_gone(cls, content)
-    return cls(**{key: _typed(hints.get(key), value) for key, value in content.items()})
-
-
-def _typed(hint: Any, value: Any) -> Any:
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return typed(hint, value)
-    if typing.get_origin(hint) is dict:
-        return {name: _typed(typing.get_args(hint)[1], entry) for name, entry in value.items()}
-    return value
 
 
 def export(
@@ -147,7 +135,7 @@ def describe(path: Path | str, *, key: str = "artifact") -> Artifact:
         raise UserError(f"{key}={path}: not an artifact: {', '.join(missing)} missing in {folder}")
     try:
         header = json.loads((folder / "artifact.json").read_text())
-        config = yaml_text.read((folder / "config.yaml").read_text())
+        config = yaml_text.read_file(folder / "config.yaml")
         provenance = json.loads((folder / "provenance.json").read_text())
         version = header["format_version"]
         if version != FORMAT_VERSION:
@@ -164,7 +152,7 @@ def describe(path: Path | str, *, key: str = "artifact") -> Artifact:
             config,
             provenance,
         )
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{key}={path}: damaged artifact: {type(error).__name__} {error}") from None
 
 

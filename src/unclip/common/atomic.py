@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PART = ".part"  # how the name of a file that is being written ends
+SCRATCH_SUFFIX = ".part"  # how the name of a file that is being written ends
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     The folder is made. Others may write the same file at the same time: the last one counts.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PART}")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{SCRATCH_SUFFIX}")
     try:
         yield scratch
         os.replace(scratch, path)
@@ -27,6 +27,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed processes have left of `replacing` in ``folder``."""
-    for part in folder.glob(f".*{PART}"):
+    """Remove what killed processes have left of `atomic_write` in ``folder``."""
+    for part in folder.glob(f".*{SCRATCH_SUFFIX}"):
         part.unlink()

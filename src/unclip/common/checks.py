@@ -45,32 +45,16 @@ def as_choice(setting: str, value: object, choices: tuple[str, ...]) -> str:
     return str(value)
 
 
+def closest(word: str, words: list[str]) -> str | None:
+    """The one of ``words`` that ``word`` may be a slip for."""
+    return next(iter(difflib.get_close_matches(word, words, n=1)), None)
+
+
 def nearest(word: str, valid: object, otherwise: str | None = None) -> str:
     """A hint that names the closest of ``valid``; else ``otherwise``, or all of them if None."""
     words = [str(w) for w in valid]  # type: ignore[attr-defined]
-    close = difflib.get_close_matches(word, words, n=1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
+    if close := closest(word, words):
+        return f"; did you mean {close!r}?"
     if otherwise is not None:
         return otherwise
     return f"; valid: {', '.join(words)}" if words else ""
-
-
-def typed_value(cls: type, name: str, value: object) -> Any:
-    """``value`` as the type of the field ``name`` of the dataclass ``cls``.
-
-    Raises:
-        UserError: it cannot be one.
-    """
-    if choices := choices_of(typing.get_type_hints(cls)[name]):
-        return as_choice(f"{name}={value!r}", value, choices)
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    node = OmegaConf.structured(cls)
-    try:
-        OmegaConf.update(node, name, value)
-    except OmegaConfBaseException as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{name}={value!r}: {reason}") from None
-    return OmegaConf.to_object(node).__dict__[name]

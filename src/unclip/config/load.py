@@ -1,7 +1,7 @@
 """Loads, merges and validates experiment files.
 
 An experiment is a YAML file, the files it ``extends:`` (a chain, nearest last), and ``key=value``
-overrides. Every field is declared by a dataclass beside its owner; OmegaConf checks the types.
+overrides. Every field is declared by a dataclass beside its owner, which says its type.
 The files are untrusted: no tags, no interpolation, no import paths.
 """
 
@@ -15,14 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from unclip.common import yaml_text
-from unclip.common.checks import as_choice, choices_of, nearest
 from unclip.common.errors import UserError
-from unclip.common.gone import gone_from
+from unclip.common.fields import leaves, set_fields
+from unclip.common.removed import removed_fields
 from unclip.config.files import find_experiment
 from unclip.stages import registry
 from unclip.stages.row import Row
@@ -55,10 +51,12 @@ def load_experiment(name: str, overrides: list[str] | None = None) -> ResolvedEx
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for path in reversed(chain):
-        content = {k: v for k, v in read_yaml(path).items() if k not in ("extends", "about")}
+        content = {
+            k: v for k, v in yaml_text.read_file(path).items() if k not in ("extends", "about")
+        }
         for key, value in leaves(content):
             values[key], origins[key] = value, str(path)
-    about = read_yaml(chain[0]).get("about", "")
+    about = yaml_text.read_file(chain[0]).get("about", "")
     values["about"], origins["about"] = str(about), str(chain[0])
     for item in overrides or []:
         key, value = parse_override(item)
@@ -90,7 +88,7 @@ class Head:
 def read_head(path: Path) -> Head:
     """Stage, purpose and parent of an experiment file; its other fields are not looked at."""
     chain = _chain(str(path))
-    contents = [read_yaml(p) for p in chain]
+    contents = [yaml_text.read_file(p) for p in chain]
     stage = next((content["stage"] for content in contents if "stage" in content), "")
     parent = contents[0].get("extends")
     if parent and "/" not in parent and not parent.endswith(FILE):
@@ -99,38 +97,18 @@ def read_head(path: Path) -> Head:
     return Head(name, str(contents[0].get("about", "")), parent)
 
 
-def parse_override(item: str) -> tuple[str, Any]:
-    """``model.width=512`` as (key, value), the value read as YAML; ``None`` means null."""
+def parse_override(item: str) -> tuple[str, str]:
+    """``model.width=512`` as key and text, which the type of the field then says how to read."""
     key, sep, text = item.partition("=")
     if not sep or not key:
         raise UserError(f"{item!r}: an override must look like key=value, as model.width=512")
-    if text == "None":
-        return key, None
-    try:
-        return key, yaml_text.read(text)
-    except YAMLError as error:
-        raise UserError(
-            f"{item!r}: the value is not valid YAML ({yaml_text.problem(error)})"
-        ) from None
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, safely; `UserError` names the file and line otherwise."""
-    try:
-        content = yaml_text.read(path.read_text(encoding="utf-8"))
-    except YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {yaml_text.problem(error)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: an experiment file must be a mapping of keys to values")
-    return content
+    return key, text
 
 
 def _chain(name: str) -> list[Path]:
     """The experiment's file, then what it extends, and so on; cycles refused."""
     chain = [find_experiment(name)]
-    while "extends" in (content := read_yaml(chain[-1])):
+    while "extends" in (content := yaml_text.read_file(chain[-1])):
         parent = content["extends"]
         if not isinstance(parent, str):
             raise UserError(f"{chain[-1]}: extends: must name one experiment or file")
@@ -153,65 +131,23 @@ def _parent(child: Path, parent: str) -> Path:
         raise UserError(f"{child}: extends: {error}") from None
 
 
-def leaves(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested mappings as dotted keys; lists are leaves (a child's list replaces its parent's)."""
-    found: list[tuple[str, Any]] = []
-    for key, value in content.items():
-        if isinstance(value, dict):
-            found += leaves(value, f"{prefix}{key}.")
-        else:
-            found.append((f"{prefix}{key}", value))
-    return found
-
-
 def _build(cls: type, values: dict[str, Any], origins: dict[str, str]) -> Any:
-    node = OmegaConf.structured(cls)
-    for key, value in values.items():
-        if _is_gone(cls, key, origins[key]):
-            continue
-        choices = choices_of(_check_key(node, cls, key, origins[key]))
-        if choices:
-            value = as_choice(f"{origins[key]}: {key}={value!r}", value, choices)
-        else:
-            _check_value(key, value, origins[key], OmegaConf.select(node, key))
-        try:
-            OmegaConf.update(node, key, value, merge=False)
-        except OmegaConfBaseException as error:
-            reason = str(error).split("\n")[0]
-            raise UserError(f"{origins[key]}: {key}={value!r}: {reason}") from None
-    config = OmegaConf.to_object(node)
+    kept = {k: v for k, v in values.items() if not _is_removed(cls, k, origins[k])}
+    for key, value in kept.items():
+        items = value if isinstance(value, list) else [value]
+        if any(isinstance(v, str) and "${" in v for v in items):
+            raise UserError(f"{origins[key]}: {key}: interpolation (${{...}}) is not allowed")
+    typed = [key for key in kept if origins[key] == OVERRIDE]
+    config: Any = set_fields(cls, kept, lambda key: f"{origins[key]}: ", typed)
     _validate(config, origins)
     return config
 
 
-def _check_key(node: Any, cls: Any, key: str, where: str) -> Any:
-    """The type of ``key``, by a walk along its dataclasses; names the nearest to an unknown part.
-
-    An entry of a section whose names are the user's (`data.mixture`) is made in ``node``.
-    """
-    parts = key.split(".")
-    for depth, part in enumerate(parts):
-        if typing.get_origin(cls) is dict:
-            cls = typing.get_args(cls)[1]
-            OmegaConf.select(node, ".".join(parts[:depth])).setdefault(part, cls())
-        else:
-            fields = {f.name: f for f in dataclasses.fields(cls)}
-            if part not in fields:
-                path = ".".join(parts[: depth + 1])
-                raise UserError(f"{where}: {path}: unknown key{nearest(part, fields)}")
-            cls = _section(cls, part)
-        last = depth == len(parts) - 1
-        if (dataclasses.is_dataclass(cls) or typing.get_origin(cls) is dict) == last:
-            what = "is a section, give it keys" if last else f"has no keys below it ({key})"
-            raise UserError(f"{where}: {'.'.join(parts[: depth + 1])}: {what}")
-    return cls
-
-
-def _is_gone(cls: Any, key: str, where: str) -> bool:
+def _is_removed(cls: Any, key: str, where: str) -> bool:
     """Whether ``key`` was a field in earlier versions; said once for a file, refused when typed."""
     parts = key.split(".")
     for depth, part in enumerate(parts):
-        if part in (former := gone_from(cls)):
+        if part in (former := removed_fields(cls)):
             name = ".".join(parts[: depth + 1])
             if where == OVERRIDE:
                 raise UserError(f"{where}: {name}: no longer a field: {former[part]}")
@@ -219,27 +155,13 @@ def _is_gone(cls: Any, key: str, where: str) -> bool:
             return True
         if not dataclasses.is_dataclass(cls) or part not in cls.__dataclass_fields__:
             return False
-        cls = _section(cls, part)  # type: ignore[arg-type]
+        cls = typing.get_type_hints(cls)[part]
     return False
 
 
 @functools.cache
 def _note_once(line: str) -> None:
     print(f"unclip: note: {line}", file=sys.stderr)
-
-
-def _section(cls: type, name: str) -> Any:
-    return typing.get_type_hints(cls)[name]
-
-
-def _check_value(key: str, value: Any, where: str, default: Any) -> None:
-    """What OmegaConf would let pass: interpolation, numbers for booleans, booleans for numbers."""
-    items = value if isinstance(value, list) else [value]
-    if any(isinstance(v, str) and "${" in v for v in items):
-        raise UserError(f"{where}: {key}: interpolation (${{...}}) is not allowed")
-    if isinstance(default, bool) != isinstance(value, bool) and default is not None:
-        kind = "true or false" if isinstance(default, bool) else type(default).__name__
-        raise UserError(f"{where}: {key}={value!r}: must be {kind}")
 
 
 def _validate(config: Any, origins: dict[str, str]) -> None:

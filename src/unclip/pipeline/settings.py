@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, get_type_hints
 
-from unclip.common.checks import nearest, typed_value
+from unclip.common.checks import nearest
 from unclip.common.errors import UserError
+from unclip.common.fields import from_text
 from unclip.diffusion.config import INVERSIONS
 from unclip.stages import registry
 
@@ -82,9 +83,9 @@ class Settings:
         """
         sampler, changes = part.sampler, self.changes.get(stage, {})
         _check_names(stage, changes, [sampler])
-        kind = type(sampler)
+        types = get_type_hints(type(sampler))
         try:
-            typed = {name: typed_value(kind, name, value) for name, value in changes.items()}
+            typed = {k: from_text(types[k], v, f"{k}={v!r}") for k, v in changes.items()}
             changed = replace(sampler, **typed)
             changed.validate()
             part.check_sampler(changed)

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from unclip.common import yaml_text
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
-from unclip.common.gone import without_gone
+from unclip.common.removed import without_removed
 from unclip.config.files import find_experiment
-from unclip.config.load import ResolvedExperiment, read_yaml
+from unclip.config.load import ResolvedExperiment
 from unclip.tracking import log, provenance, status
 from unclip.tracking.files import EXPERIMENT
 from unclip.training.checkpoint_folders import newest_checkpoint
@@ -180,7 +180,7 @@ def _empty(folder: Path) -> None:
 
 def same_model(folder: Path, experiment: Any) -> None:
     """A run can be continued longer or elsewhere, but not as another model."""
-    before = without_gone(type(experiment), read_yaml(folder / EXPERIMENT))
+    before = without_removed(type(experiment), yaml_text.read_file(folder / EXPERIMENT))
     now = dataclasses.asdict(experiment)
     for section in ("stage", "model", "diffusion"):
         if before.get(section) != now.get(section):

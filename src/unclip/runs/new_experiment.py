@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from unclip.common import yaml_text
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
+from unclip.common.fields import leaves
 from unclip.config.files import experiment_roots, yaml_files
-from unclip.config.load import FILE, OVERRIDE, ResolvedExperiment, leaves, load_experiment
+from unclip.config.load import FILE, OVERRIDE, ResolvedExperiment, load_experiment
 from unclip.config.text import annotated
 from unclip.runs.parents import count_parameters
 

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 
 from data_modules.base import StageData
 from unclip.common.errors import UserError
-from unclip.config.load import OVERRIDE, ResolvedExperiment, leaves
+from unclip.common.fields import leaves
+from unclip.config.load import OVERRIDE, ResolvedExperiment
 from unclip.data.batches import UpsamplerBatch
 from unclip.runs.parents import parents
 from unclip.runs.train import assemble, make_parent

@@ -16,13 +16,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unclip.common import artifacts
+from unclip.common import artifacts, yaml_text
 from unclip.common.checks import nearest
 from unclip.common.errors import UserError
-from unclip.common.gone import without_gone
+from unclip.common.fields import leaves
 from unclip.common.processes import environment, interruptible, stop
+from unclip.common.removed import without_removed
 from unclip.config.files import find_experiment
-from unclip.config.load import ResolvedExperiment, leaves, load_experiment, read_yaml
+from unclip.config.load import ResolvedExperiment, load_experiment
 from unclip.stages.row import KINDS, PCA
 from unclip.tracking.report import Finished
 from unclip.training.checkpoint_folders import newest_checkpoint
@@ -57,7 +58,7 @@ class Task:
 def load(name: str) -> Recipe:
     """The recipe called ``name``, or at a path; unknown keys are refused."""
     path = find_experiment(name if "/" in name or name.endswith(".yaml") else f"recipes/{name}")
-    content = read_yaml(path)
+    content = yaml_text.read_file(path)
     known = Recipe.__dataclass_fields__
     for key, value in content.items():
         if key not in known:
@@ -196,7 +197,7 @@ def _same(before: dict[str, Any], now: ResolvedExperiment) -> bool:
     default.
     """
     defaults = leaves(asdict(type(now.config)()))
-    before = without_gone(type(now.config), before)
+    before = without_removed(type(now.config), before)
     a, b = dict([*defaults, *leaves(before)]), dict(leaves(now.as_dict()))
     by_itself = (*now.stage.filled_fields(now.config), "trainer.threads")
     filled = {k for k in by_itself if b.get(k) is None or k == "model.context"}

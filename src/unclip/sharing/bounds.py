@@ -7,7 +7,8 @@ from typing import Any
 import psutil
 
 from unclip.common.errors import UserError
-from unclip.config.load import ResolvedExperiment, leaves
+from unclip.common.fields import leaves
+from unclip.config.load import ResolvedExperiment
 
 MOST = {
     "max_steps": 10_000_000,

@@ -11,8 +11,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from unclip.common import yaml_text
 from unclip.common.errors import UserError, article
-from unclip.config.load import ResolvedExperiment, leaves, load_experiment
+from unclip.common.fields import leaves
+from unclip.config.load import ResolvedExperiment, load_experiment
 from unclip.sharing import bounds
 from unclip.sharing.layout import (
     EXPERIMENT,
@@ -26,7 +28,7 @@ from unclip.sharing.layout import (
     prefix,
 )
 from unclip.sharing.privacy import public
-from unclip.sharing.reading import Refused, metric_rows, numbers, read_object, read_untrusted_yaml
+from unclip.sharing.reading import Refused, metric_rows, numbers, read_object
 from unclip.tracking.config import TrackingConfig
 from unclip.training.config import RunConfig
 
@@ -104,7 +106,7 @@ def _part(name: str, folder: Path, manifest: Manifest, bundle: str) -> BundleEnt
     begin = prefix(name)
     file = folder / begin / EXPERIMENT
     with _refusing(bundle, begin + EXPERIMENT):
-        content = read_untrusted_yaml(file)
+        content = yaml_text.read_mapping(file)
         bounds.check_numbers(content)
         _check_places(content)
         try:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from unclip.common.errors import UserError
-from unclip.config.load import ResolvedExperiment, leaves
+from unclip.common.fields import leaves
+from unclip.config.load import ResolvedExperiment
 from unclip.embeddings.clip import FrozenClip
 from unclip.runs.parents import frozen_clip
 from unclip.sharing.bundle import THREADS, BundleEntry

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from unclip.common import artifacts
 from unclip.common.errors import UserError
-from unclip.config.load import ResolvedExperiment, leaves, load_experiment, parse_override
+from unclip.common.fields import leaves
+from unclip.config.load import ResolvedExperiment, load_experiment, parse_override
 from unclip.runs.recipe import run_together
 from unclip.sharing import bounds
 from unclip.sharing.bundle import Bundle, BundleEntry

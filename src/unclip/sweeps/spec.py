@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unclip.common import yaml_text
 from unclip.common.checks import nearest
 from unclip.common.errors import UserError
 from unclip.config.files import experiment_roots
-from unclip.config.load import OVERRIDE, load_experiment, parse_override, read_yaml
+from unclip.config.load import OVERRIDE, load_experiment, parse_override
 from unclip.evaluation.config import read_evaluation
 from unclip.sweeps.early import EarlyStop, early_stop
 from unclip.sweeps.parameters import Parameter, parameter
@@ -124,7 +125,7 @@ def load(name: str) -> Sweep:
     path = Path(name) if name.endswith((".yaml", ".yml")) else known.get(name)
     if path is None:
         raise UserError(f"{name}: no such sweep{nearest(name, known)}")
-    content = read_yaml(path)
+    content = yaml_text.read_file(path)
     for key in content:
         if key not in KEYS:
             raise UserError(f"{path}: {key}: unknown key{nearest(key, KEYS)}")

@@ -27,7 +27,6 @@ PACKAGES = (
     "torchvision",
     "lightning",
     "open_clip_torch",
-    "omegaconf",
     "safetensors",
     "numpy",
     "pillow",

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from unclip.common.atomic import PART, atomic_write, remove_parts
+from unclip.common.atomic import SCRATCH_SUFFIX, atomic_write, remove_parts
 from unclip.common.errors import UserError
 from unclip.common.hashing import file_sha256
 from unclip.data.embedding_store import layout
@@ -71,7 +71,9 @@ class Writer:
         before = layout.read_json(begun)
         if before is None and self._out.exists():
             # One that was killed as it began left a part of a file.
-            if not self._out.is_dir() or any(p.suffix != PART for p in self._out.iterdir()):
+            if not self._out.is_dir() or any(
+                p.suffix != SCRATCH_SUFFIX for p in self._out.iterdir()
+            ):
                 raise UserError(
                     f"--out {self._out}: exists and is no folder of `unclip embed`; name another"
                 )

@@ -8,8 +8,8 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from unclip.common import artifacts
 from unclip.common.errors import UserError
+from unclip.common.fields import as_dataclass
 from unclip.common.seeding import derive_seed
 from unclip.data.config import ScenesConfig
 from unclip.data.scenes.captions import noun
@@ -45,7 +45,7 @@ def trained_scenes(decoder: Path | str) -> ScenesConfig:
     artifact = describe(decoder)
     try:
         data = artifact.config.get("data", {})
-        scenes = artifacts.typed(ScenesConfig, data.get("scenes", {}))
+        scenes = as_dataclass(ScenesConfig, data.get("scenes", {}))
         scenes.validate()
     except (AttributeError, TypeError, UserError) as error:
         raise UserError(f"{artifact.path / 'config.yaml'}: data.scenes: {error}") from None

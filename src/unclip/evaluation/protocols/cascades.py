@@ -44,9 +44,8 @@ def evaluate_cascade(
         UserError: the cascade was not trained on scenes, or cannot be sampled so.
     """
     root = Path(folder)
-    trained_on = artifacts.typed(
-        DecoderExperiment, artifacts.describe(root / "decoder", key="decoder").config
-    ).data
+    decoder = artifacts.describe(root / "decoder", key="decoder")
+    trained_on = decoder.stored(DecoderExperiment).data
     if trained_on.source != "scenes":
         raise UserError(
             f"{folder}: was trained on {trained_on.source}; the oracle judges scenes alone"

@@ -102,7 +102,7 @@ class _Described:
     def __init__(self, artifact: artifacts.Artifact):
         self._artifact = artifact
         row = registry.STAGES[artifact.stage]
-        self._experiment: Any = artifacts.typed(row.experiment, artifact.config)
+        self._experiment: Any = artifact.stored(row.experiment)
 
     @property
     def sampler(self) -> Any:
@@ -133,7 +133,7 @@ def _open_prior(
     artifact = artifacts.describe(path, key=PRIOR)
     artifacts.expect(artifact, registry.of_kind(PRIOR), key=PRIOR)
     row = registry.STAGES[artifact.stage]
-    experiment: Any = artifacts.typed(row.experiment, artifact.config)
+    experiment: Any = artifact.stored(row.experiment)
     frozen = registry.STAGES[CLIP].load(clip or experiment.clip)
     part = row.load(path, frozen)
     data = experiment.data

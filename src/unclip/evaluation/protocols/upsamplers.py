@@ -45,7 +45,7 @@ def check_settings(path: Path, settings: Settings) -> None:
         UserError: a value out of range.
     """
     artifact = artifacts.describe(path, key="upsampler")
-    settings.apply("upsampler", artifacts.typed(UpsamplerExperiment, artifact.config))
+    settings.apply("upsampler", artifact.stored(UpsamplerExperiment))
 
 
 def evaluate_upsampler(
@@ -66,7 +66,7 @@ def evaluate_upsampler(
     artifact = artifacts.expect(
         artifacts.describe(path, key="upsampler"), ("upsampler",), key="upsampler"
     )
-    experiment = artifacts.typed(UpsamplerExperiment, artifact.config)
+    experiment = artifact.stored(UpsamplerExperiment)
     corruption = replace(experiment.corruption, kind=kind or experiment.corruption.kind)
     corruption.validate()
     part = load(artifact.path)

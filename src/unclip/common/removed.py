@@ -11,19 +11,19 @@ import typing
 from typing import Any
 
 
-def gone_from(cls: Any) -> dict[str, str]:
+def removed_fields(cls: Any) -> dict[str, str]:
     """The former fields of a config: name -> what takes its place."""
     return getattr(cls, "GONE", {})
 
 
-def without_gone(cls: Any, content: dict[str, Any]) -> dict[str, Any]:
+def without_removed(cls: Any, content: dict[str, Any]) -> dict[str, Any]:
     """Nested plain values of the dataclass ``cls`` without its former fields."""
     kept = {}
     hints = typing.get_type_hints(cls)
     for name, value in content.items():
-        if name in gone_from(cls):
+        if name in removed_fields(cls):
             continue
         section = hints.get(name)
         nested = isinstance(value, dict) and dataclasses.is_dataclass(section)
-        kept[name] = without_gone(section, value) if nested else value
+        kept[name] = without_removed(section, value) if nested else value
     return kept

@@ -1,0 +1,192 @@
+"""Values from files and command lines as the fields of dataclasses. Imports no torch.
+
+A field is a bool, int, float, str or `Literal`, a list of one of these, one of these or None,
+``int | str``, another dataclass, or a ``dict`` of dataclasses by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Container, Iterator, Mapping
+from typing import Any, TypeVar
+
+from unclip.common import yaml_text
+from unclip.common.checks import as_choice, choices_of, closest, nearest
+from unclip.common.errors import UserError
+from unclip.common.removed import without_removed
+
+Config = TypeVar("Config")
+
+_NULL = ("", "~", "null", "Null", "NULL", "None")  # None is how W&B writes it
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "text in quotes",
+    type(None): "null",
+}
+_MANY = {int: "whole numbers, as [1, 2]", float: "numbers, as [0.5, 1]", str: "texts, as [a, b]"}
+_INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+
+
+def set_fields(
+    cls: type[Config],
+    values: Mapping[str, Any],
+    where: Callable[[str], str],
+    typed: Container[str] = (),
+) -> Config:
+    """The dataclass ``cls``, with its defaults where ``values`` say nothing.
+
+    Args:
+        cls: Every field of it and of its sections has a default.
+        values: Dotted key -> value.
+        where: How errors about a key begin: ``tiny.yaml: ``.
+        typed: Keys whose values are texts from a command line.
+
+    Raises:
+        UserError: a key is unknown or a value is not of its field's type.
+    """
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        hint, read = _type_of(cls, key, where(key)), from_text if key in typed else as_type
+        *sections, last = key.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = read(hint, value, f"{where(key)}{key}={value!r:.200}")
+    return _made(cls, tree)
+
+
+def as_dataclass(cls: type[Config], content: Mapping[str, Any], where: str = "") -> Config:
+    """Nested plain values as the dataclass ``cls``; fields that it no longer has are passed over.
+
+    Raises:
+        UserError: as `set_fields`; ``where`` begins it.
+    """
+    values = dict(leaves(without_removed(cls, dict(content))))
+    return set_fields(cls, values, lambda key: where)
+
+
+def as_type(hint: Any, value: Any, setting: str) -> Any:
+    """``value``, as YAML or JSON has it, as a field of the type ``hint`` holds it.
+
+    Raises:
+        UserError: it cannot be one; ``setting`` is how it was given.
+    """
+    if choices := choices_of(hint):
+        return as_choice(setting, value, choices)
+    kinds = _alternatives(hint)
+    if value is None and type(None) in kinds:
+        return None
+    for kind in kinds:
+        if (found := _converted(kind, value)) is not None:
+            return found
+    raise UserError(f"{setting}: must be {_expected(hint)}")
+
+
+def from_text(hint: Any, text: Any, setting: str) -> Any:
+    """What was typed for a field of the type ``hint``: as it is for a str, else read as YAML.
+
+    Raises:
+        UserError: as `as_type`.
+    """
+    kinds = _alternatives(hint)
+    if type(None) in kinds and text in _NULL:
+        return None
+    if isinstance(text, str) and str not in kinds and not choices_of(hint):
+        try:
+            text = yaml_text.read(text)
+        except ValueError as error:
+            raise UserError(f"{setting}: must be {_expected(hint)} ({error})") from None
+    return as_type(hint, text, setting)
+
+
+def leaves(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested mappings as dotted keys; lists are leaves (a child's list replaces its parent's)."""
+    found: list[tuple[str, Any]] = []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            found += leaves(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", value))
+    return found
+
+
+def keys_of(cls: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a dataclass and its sections, without those whose names are the user's."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from keys_of(hints[field.name], f"{prefix}{field.name}.")
+        elif typing.get_origin(hints[field.name]) is not dict:
+            yield f"{prefix}{field.name}"
+
+
+def _expected(hint: Any) -> str:
+    """What a field of the type ``hint`` may be, in words."""
+    if typing.get_origin(hint) is list:
+        return f"a list of {_MANY[typing.get_args(hint)[0]]}"
+    return " or ".join(_WORDS[kind] for kind in _alternatives(hint))
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _converted(kind: Any, value: Any) -> Any:
+    """``value`` as ``kind``; None if it is of another type, or a number that is not finite."""
+    if typing.get_origin(kind) is list:
+        if not isinstance(value, (list, tuple)):
+            return None
+        items = [_converted(typing.get_args(kind)[0], item) for item in value]
+        return None if None in items else items
+    if kind in (int, float) and isinstance(value, str):
+        whole, number = _INTEGER.fullmatch(value), _NUMBER.fullmatch(value)
+        value = int(value) if whole else float(value) if number else None
+    if kind is float and type(value) in (int, float):
+        return float(value) if math.isfinite(value) else None
+    return value if type(value) is kind else None
+
+
+def _type_of(cls: Any, key: str, where: str) -> Any:
+    """The type of the field ``key``; raises a `UserError` that names the one most like it."""
+    top, parts = cls, key.split(".")
+    for depth, part in enumerate(parts):
+        path = ".".join(parts[: depth + 1])
+        if typing.get_origin(cls) is dict:
+            cls = typing.get_args(cls)[1]
+        else:
+            names = [field.name for field in dataclasses.fields(cls)]
+            if part not in names:
+                raise UserError(f"{where}{path}: unknown key{_hint(part, names, top)}")
+            cls = typing.get_type_hints(cls)[part]
+        last = depth == len(parts) - 1
+        if (dataclasses.is_dataclass(cls) or typing.get_origin(cls) is dict) == last:
+            what = "is a section, give it keys" if last else f"has no keys below it ({key})"
+            raise UserError(f"{where}{path}: {what}")
+    return cls
+
+
+def _hint(part: str, names: list[str], top: Any) -> str:
+    """The nearest of ``names``, or a field of another section that is called so, or ``names``."""
+    elsewhere = [key for key in keys_of(top) if key.rsplit(".", 1)[-1] == part]
+    if elsewhere and closest(part, names) is None:
+        return f"; did you mean {' or '.join(map(repr, elsewhere))}?"
+    return nearest(part, names)
+
+
+def _made(cls: Any, tree: dict[str, Any]) -> Any:
+    hints = typing.get_type_hints(cls)
+    given = {}
+    for name, value in tree.items():
+        hint = hints[name]
+        if typing.get_origin(hint) is dict:
+            value = {k: _made(typing.get_args(hint)[1], v) for k, v in value.items()}
+        given[name] = _made(hint, value) if dataclasses.is_dataclass(hint) else value
+    return cls(**given)
