@@ -11,7 +11,14 @@ def gaussian_blur(image: Tensor, *, kernel: int = 3, sigma: float = 0.6) -> Tens
     """Blur ``image`` ``[B, C, H, W]`` with a ``kernel`` x ``kernel`` Gaussian, edges replicated.
 
     ``sigma`` is in pixels of ``image``. The taps sum to one, so a constant image is unchanged.
+    Autocast is off: in bfloat16 training would see other images than a pipeline makes, by up to
+    half a grey level.
     """
+    with torch.autocast(image.device.type, enabled=False):
+        return _blur(image, kernel, sigma)
+
+
+def _blur(image: Tensor, kernel: int, sigma: float) -> Tensor:
     offsets = torch.arange(kernel, device=image.device, dtype=torch.float32) - kernel // 2
     taps = torch.exp(-0.5 * (offsets / sigma) ** 2)
     taps = (taps / taps.sum()).to(image.dtype)

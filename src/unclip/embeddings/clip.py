@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +46,7 @@ class Clip(nn.Module):
     def __init__(self, model: nn.Module, *, context: int, tokenize: Any = None):
         super().__init__()
         self.model = model
+        self.follows_autocast = True
         self.context = context
         self.tokenize = tokenize or Tokenizer(context)
         visual: Any = model.visual
@@ -74,6 +75,21 @@ class Clip(nn.Module):
         final = getattr(model, "ln_final", None)
         return int((model.text.ln_final if final is None else final).weight.shape[0])
 
+    def freeze(self) -> Clip:
+        """Prepare for other stages, and return itself: nothing trains, autocast is not followed.
+
+        So embeddings are the same computation wherever they are made: float32 in a stage's
+        training, in `unclip fit-pca` and in a pipeline. A PCA of 256 buckets gives two codes in
+        three another value when z_i are made in bfloat16.
+        """
+        self.follows_autocast = False
+        return self.eval().requires_grad_(False)
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        if self.follows_autocast:
+            return nullcontext()
+        return torch.autocast(device.type, enabled=False)
+
     def preprocess(self, image: Tensor) -> Tensor:
         """Images ``[B, 3, H, W]`` in [-1, 1] as the image encoder wants them."""
         if image.shape[-2:] != (self.image_size, self.image_size):
@@ -89,7 +105,8 @@ class Clip(nn.Module):
     def encode_image(self, image: Tensor) -> Tensor:
         """z_i ``[B, D]`` float32, L2-normalised, of images in [-1, 1] of any size."""
         model: Any = self.model
-        return F.normalize(model.encode_image(self.preprocess(image)).float(), dim=-1)
+        with self._autocast(image.device):
+            return F.normalize(model.encode_image(self.preprocess(image)).float(), dim=-1)
 
     def encode_text(self, tokens: Tensor) -> TextFeatures:
         """z_t ``[B, D]`` and token features ``[B, L, W]`` (both float32) of tokens ``[B, L]``."""
@@ -102,16 +119,18 @@ class Clip(nn.Module):
             finally:
                 hook.remove()
             return TextFeatures(z_t, seen[0].float(), token_mask(tokens))
-        out = model.text.forward_intermediates(
-            tokens, normalize_intermediates=True, output_fmt="NLC", intermediates_only=False
-        )
+        with self._autocast(tokens.device):
+            out = model.text.forward_intermediates(
+                tokens, normalize_intermediates=True, output_fmt="NLC", intermediates_only=False
+            )
         features = out["text_intermediates"][-1].float()
         return TextFeatures(self._z_t(tokens), features, token_mask(tokens))
 
     def _z_t(self, tokens: Tensor) -> Tensor:
         model: Any = self.model
         on_cpu = tokens.device.type == "cpu"  # torch's flash kernel crawls there in bfloat16
-        with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
+        kernel = sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext()
+        with kernel, self._autocast(tokens.device):
             return F.normalize(model.encode_text(tokens).float(), dim=-1)
 
     def forward(self, image: Tensor, tokens: Tensor) -> ClipOutput:
@@ -153,6 +172,9 @@ class FrozenClip:
     model: Clip
     fingerprint: str
     source: str  # what it was loaded from
+
+    def __post_init__(self) -> None:
+        self.model.freeze()
 
 
 def load_open_clip(spec: str) -> Clip:

@@ -44,7 +44,8 @@ def prior_metrics(sampled: Tensor, z_i: Tensor, z_t: Tensor) -> PriorMetrics:
             f" z_t {tuple(z_t.shape)}"
         )
     z, image, text = (F.normalize(each.float(), dim=1) for each in (sampled, z_i, z_t))
-    rank = _ranks(z, image)
+    with torch.autocast(z.device.type, enabled=False):  # it would rank bfloat16 similarities
+        rank = _ranks(z, image)
     return PriorMetrics(
         cosine=_mean_dot(z, image),
         cosine_z_t=_mean_dot(z, text),

@@ -110,7 +110,9 @@ def plan(resolved: ResolvedExperiment, *, gpus: int, device: str, mfu: float) ->
         seen = traces[layout.activation_checkpointing]
         needed = need(layout, sizes, seen, world=gpus, precision=experiment.trainer.precision)
         flops = gpus * accumulate * (clip_flops + seen.flops)
-        seconds = flops / (gpus * mfu * found.peak(experiment.trainer.precision))
+        trained = seen.flops / found.peak(experiment.trainer.precision)
+        frozen = clip_flops / found.peak("32")  # the frozen CLIP does not follow autocast
+        seconds = accumulate * (trained + frozen) / mfu
         days = seconds * experiment.trainer.max_steps / DAY
         fits = needed.memory.total <= (1 - HEADROOM) * found.memory
         rows.append(

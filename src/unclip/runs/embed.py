@@ -76,6 +76,7 @@ def embed(
             todo = writer.unfinished()
         todo = fabric.broadcast(todo)
         job.clip.model.to(fabric.device)
+        job.clip.model.follows_autocast = True  # of --precision
         mine = todo[fabric.global_rank :: fabric.world_size]
         for number, shard in job.encoded(mine, fabric, stop_if_told):
             writer.write(number, shard)

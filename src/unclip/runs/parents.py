@@ -187,7 +187,7 @@ def frozen_clip(spec: str) -> Clip:
     except Exception as error:  # some architectures ask a hub for the shape of their text tower
         first = str(error).strip().split("\n")[0]
         raise UserError(f"clip={spec}: cannot be built without its weights: {first}") from None
-    return clip.eval().requires_grad_(False)
+    return clip.freeze()
 
 
 def _own(spec: str) -> Clip:

@@ -45,5 +45,6 @@ def best_of(z_i: Tensor, z_t: Tensor, candidates: int) -> Tensor:
     The second row of a caption is kept when its z_i · z_t is higher (paper, section 2.2).
     """
     z_i = z_i.unflatten(0, (len(z_t), candidates))
-    best = torch.einsum("bcd,bd->bc", z_i, z_t.float()).argmax(dim=1)
+    with torch.autocast(z_i.device.type, enabled=False):  # bfloat16 ties what is near
+        best = torch.einsum("bcd,bd->bc", z_i, z_t.float()).argmax(dim=1)
     return z_i[torch.arange(len(z_t), device=z_i.device), best]

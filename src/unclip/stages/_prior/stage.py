@@ -49,7 +49,8 @@ def judge(found: Tensor, pair: Pair, batch: PriorBatch) -> Preview:
     metrics = prior_metrics(found, pair.z_i, pair.z_t)._asdict() if len(found) > 1 else {}
     if batch.clip_image is None:
         return Preview([], metrics)
-    similar = found @ pair.z_i.T
+    with torch.autocast(found.device.type, enabled=False):
+        similar = found @ pair.z_i.T
     cosine = (found * pair.z_i).sum(dim=1)
     images = [
         CaptionedImage(to_uint8(batch.clip_image[best]), f"{caption} ({cosine[k]:.2f})", k)

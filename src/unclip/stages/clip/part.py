@@ -22,5 +22,4 @@ def load(path: Path | str, clip: Any = None, *, key: str = "clip") -> FrozenClip
         artifact = expect(describe(path, key=key), ("clip",), key=key)
         model = build_clip(artifact.section("model", ClipConfig))
         artifact.load_into(model.model)
-    model.eval().requires_grad_(False)
     return FrozenClip(model, model.fingerprint(), str(path))
