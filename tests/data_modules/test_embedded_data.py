@@ -190,6 +190,17 @@ def test_a_row_that_is_no_number_stops_the_run_where_it_is_told_to(holes):
         list(data.train_dataloader())
 
 
+@pytest.mark.parametrize("which", ["img", "text"])
+def test_embeddings_of_zeros_are_refused(tmp_path, which):
+    """They have no direction: a prior would train on them without a word."""
+    folder = write_clip_retrieval(tmp_path / "e", COUNTS)
+    for number, count in enumerate(COUNTS):
+        np.save(folder / f"{which}_emb/{which}_emb_{number}.npy", np.zeros((count, 8), np.float16))
+    for on_error, message in (("skip", "next to no rows"), ("error", "the embedding is all zeros")):
+        with pytest.raises(UserError, match=message):
+            list(prior_data(folder, held_out=0, on_error=on_error).train_dataloader())
+
+
 def test_too_many_rows_that_are_no_numbers_stop_the_run(tmp_path):
     folder = write_clip_retrieval(tmp_path / "e", COUNTS)
     np.save(folder / "img_emb/img_emb_2.npy", np.full((20, 8), np.inf, np.float16))
@@ -200,7 +211,7 @@ def test_too_many_rows_that_are_no_numbers_stop_the_run(tmp_path):
     for number, count in enumerate(COUNTS):
         np.save(folder / f"img_emb/img_emb_{number}.npy", np.full((count, 8), np.inf, np.float16))
     loader = prior_data(folder, held_out=0, max_skipped=1.0).train_dataloader()
-    with pytest.raises(UserError, match="next to no finite rows"):
+    with pytest.raises(UserError, match="next to no rows that are finite"):
         list(loader)
 
 

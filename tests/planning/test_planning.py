@@ -153,6 +153,13 @@ def test_printed_parts_add_up_to_the_printed_total(planned):
     assert network + clip == pytest.approx(total)
 
 
+def test_a_resnet_that_sees_one_sample_at_a_time_is_refused():
+    with pytest.raises(UserError, match=r"^data\.batch_size: leaves one sample at a time \(8 proc"):
+        planning.plan(
+            load_experiment("clip/tiny", ["data.batch_size=8"]), gpus=8, device="h100", mfu=0.4
+        )
+
+
 def test_json_adds_up(four):
     found = as_json(four)
     assert found["parameters"] == four.sizes.trained

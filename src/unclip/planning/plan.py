@@ -103,6 +103,9 @@ def plan(resolved: ResolvedExperiment, *, gpus: int, device: str, mfu: float) ->
     resolved = replace(resolved, config=deepcopy(resolved.config))  # its CLIP's sizes go into it
     experiment, accumulate = resolved.config, resolved.config.trainer.accumulate
     batch = local_batch_size(experiment.data.batch_size, world=gpus, accumulate=accumulate)
+    on_all = deepcopy(experiment)
+    on_all.trainer.devices, on_all.trainer.nodes = gpus, 1
+    on_all.validate()
     sizes, clip_flops, traces = measure(resolved, Share(batch, gpus), gpu=found.gpu)
     asked, said = _asked(resolved, gpus), any(key in resolved.origins for key in KEYS)
     rows = []

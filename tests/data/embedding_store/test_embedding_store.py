@@ -12,7 +12,7 @@ import torch
 from tiny_data import embeddings, is_held_out, write_clip_retrieval
 
 from unclip.common.errors import UserError
-from unclip.data.embedding_store.arrays import finite_rows
+from unclip.data.embedding_store.arrays import usable_rows
 from unclip.data.embedding_store.layout import file_of, files_of
 from unclip.data.embedding_store.rows import truncate_tokens
 from unclip.data.embedding_store.source import EmbeddingSource
@@ -182,11 +182,11 @@ def test_a_caption_that_is_missing_or_no_utf8_does_not_cost_the_others(folder):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_rows_that_are_no_numbers_are_found_by_their_bits(dtype):
+def test_rows_that_are_no_embeddings_are_found_by_their_bits(dtype):
     z = np.array([[1, -2], [np.nan, 0], [0, np.inf], [-np.inf, 1], [0, 0]], dtype)
-    assert finite_rows(z).tolist() == [True, False, False, False, True]
+    assert usable_rows(z).tolist() == [True, False, False, False, False]
     extremes = np.array([[np.finfo(dtype).max, np.finfo(dtype).tiny]], dtype)
-    assert finite_rows(extremes).all()
+    assert usable_rows(extremes).all()
 
 
 def test_an_empty_shard_is_no_harm(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from unclip.common.errors import UserError
 from unclip.config.load import load_experiment
 from unclip.data.batches import ClipBatch
 from unclip.runs.parents import Parents
@@ -76,6 +77,27 @@ def test_means_of_batch_normalisation_see_each_micro_batch_once():
     gradients(net, split(batch_of(8), [4, 4]))
     counted = [m.num_batches_tracked.item() for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     assert set(counted) == {2}
+
+
+@pytest.mark.parametrize(
+    ("split_by", "message"),
+    [
+        (["trainer.accumulate=4"], r"1 processes x trainer\.accumulate=4"),
+        (["trainer.devices=4"], r"4 processes x trainer\.accumulate=1"),
+    ],
+)
+def test_batch_normalisation_of_one_sample_is_refused(minute_experiment, split_by, message):
+    resnet = ["model.vision=resnet", "model.vision_stages=[1,1,1,1]", "model.image_size=32"]
+    with pytest.raises(
+        UserError, match=rf"data\.batch_size=4: leaves one sample at a time \({message}"
+    ):
+        load_experiment(str(minute_experiment("clip")), [*resnet, *split_by])
+    load_experiment(str(minute_experiment("clip")), split_by)  # a transformer has none
+
+
+def test_one_sample_is_not_contrasted_with_itself(minute_experiment):
+    with pytest.raises(UserError, match=r"data\.batch_size=1: must be at least 2"):
+        load_experiment(str(minute_experiment("clip")), ["data.batch_size=1"])
 
 
 def test_logits_are_float32_under_autocast():

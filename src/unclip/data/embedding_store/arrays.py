@@ -96,10 +96,20 @@ def open_derived(
     return open_shards(files, dtypes=(dtype,), shape=shape, counts=counts)
 
 
-def finite_rows(z: np.ndarray) -> np.ndarray:
-    """Which rows of ``[B, D]`` are all numbers; by their bits, ten times as fast as isfinite."""
+def usable_rows(z: np.ndarray) -> np.ndarray:
+    """Which rows of ``[B, D]`` are embeddings: finite, and not zero (or next to it) throughout.
+
+    By their bits, ten times as fast as isfinite.
+    """
     kind, exponent = _EXPONENT[z.dtype.name]
-    return (z.view(kind) & exponent).max(axis=1) < exponent
+    largest = (z.view(kind) & exponent).max(axis=1)
+    return (largest > 0) & (largest < exponent)
+
+
+def flaw(*z: np.ndarray) -> str:
+    """What is wrong with a row of which one of ``z`` ``[1, D]`` is not usable, for a message."""
+    finite = all(np.isfinite(each).all() for each in z)
+    return "is all zeros" if finite else "is not finite"
 
 
 def _open(path: Path, dtypes: tuple[str, ...], shape: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unclip.common.errors import UserError
 from unclip.data.decode import BadSample
-from unclip.data.embedding_store.arrays import finite_rows
+from unclip.data.embedding_store.arrays import flaw, usable_rows
 from unclip.data.embedding_store.source import EmbeddingSource
 from unclip.data.keys import key_hashes
 from unclip.data.readers.source import Source, digest
@@ -79,8 +79,9 @@ class SourceWithEmbeddings:
         row = self._by_key.rows([key])
         if row[0] < 0:
             raise BadSample(f"{key}: has no embedding in {folder.path}")
-        if not finite_rows(self._by_key.gathered(row)).all():
-            raise BadSample(f"{key}: its embedding in {folder.path} is not finite")
+        z_i = self._by_key.gathered(row)
+        if not usable_rows(z_i).all():
+            raise BadSample(f"{key}: its embedding in {folder.path} {flaw(z_i)}")
         return self._source[index]
 
     def key(self, index: int) -> str:

@@ -11,7 +11,7 @@ from unclip.common.errors import UserError
 from unclip.common.seeding import derive_seed
 from unclip.data.batches import PriorBatch
 from unclip.data.decode import BadSample
-from unclip.data.embedding_store.arrays import finite_rows
+from unclip.data.embedding_store.arrays import flaw, usable_rows
 from unclip.data.embedding_store.source import EmbeddingSource, ShardRows
 from unclip.data.order import Draws
 from unclip.data.readers.source import Subset
@@ -38,8 +38,8 @@ class PriorRows(Dataset[BatchReport]):
         contexts: Lengths of the CLIP's and of the prior's own tokens; None without any.
         captions: Whether batches carry their captions, which have to be read from parquet.
         seed: Chooses what stands in for a bad row.
-        on_error: `error` stops at the first row that is not finite; `skip` puts another in its
-            place.
+        on_error: `error` stops at the first row that is not finite or all zeros; `skip` puts
+            another in its place.
     """
 
     def __init__(
@@ -74,16 +74,19 @@ class PriorRows(Dataset[BatchReport]):
             places = folder.places(rows)
             z_i = folder.gather(folder.z_i, places)
             z_t = None if folder.z_t is None else folder.gather(folder.z_t, places)
-            fine = finite_rows(z_i) if z_t is None else finite_rows(z_i) & finite_rows(z_t)
+            both = [z_i] if z_t is None else [z_i, z_t]
+            fine = np.all([usable_rows(z) for z in both], axis=0)
             if fine.all():
                 batch = self._batch(rows, places, z_i, z_t)
                 return BatchReport(batch, len(rows), [tuple(each) for each in problems.values()])
             for at in np.flatnonzero(~fine).tolist():
-                problems.setdefault(at, []).append(self._problem(int(rows[at])))
+                problems.setdefault(at, []).append(self._problem(int(rows[at]), at, both))
                 draw = int(draws.epochs[at]), int(draws.numbers[at])
                 other = derive_seed("replacement", self._seed, *draw, attempt)
                 rows[at] = self._part.rows[other % len(self)]
-        raise UserError(f"data.embeddings: {folder.path} has next to no finite rows")
+        raise UserError(
+            f"data.embeddings: {folder.path} has next to no rows that are finite and not all zeros"
+        )
 
     def _batch(
         self, rows: np.ndarray, places: list[ShardRows], z_i: np.ndarray, z_t: np.ndarray | None
@@ -103,10 +106,11 @@ class PriorRows(Dataset[BatchReport]):
             z_t=None if z_t is None else torch.from_numpy(z_t),
         )
 
-    def _problem(self, row: int) -> str:
-        """What is wrong with a bad row; raised if one is enough to stop."""
+    def _problem(self, row: int, at: int, both: list[np.ndarray]) -> str:
+        """What is wrong with a bad row, ``at`` in the batch; raised if one is enough to stop."""
         name = self._part.folder.names(np.array([row]))[0]
-        problem = f"{self._part.folder.path}: shard:row {name}: the embedding is not finite"
+        problem = f"{self._part.folder.path}: shard:row {name}: the embedding "
+        problem += flaw(*(z[at : at + 1] for z in both))
         if self._on_error == "error":
             raise BadSample(f"{problem} (data.on_error=skip leaves such samples out)")
         return problem

@@ -66,6 +66,22 @@ class ClipExperiment(Experiment):
     optim: SamOptimConfig = field(default_factory=SamOptimConfig)  # type: ignore[assignment]
     data: DataConfig = field(default_factory=DataConfig)
 
+    def validate(self) -> None:
+        """Refuse what the sections cannot see by themselves."""
+        super().validate()
+        require(
+            self.data.batch_size >= 2, "data.batch_size", "must be at least 2: samples contrast"
+        )
+        trainer = self.trainer
+        split = f"{trainer.processes} processes x trainer.accumulate={trainer.accumulate}"
+        require(
+            self.model.vision != "resnet"
+            or self.data.batch_size >= 2 * trainer.processes * trainer.accumulate,
+            "data.batch_size",
+            f"leaves one sample at a time ({split}), but the batch normalisation of "
+            "model.vision=resnet needs two",
+        )
+
 
 EXPERIMENT, SAMPLER = ClipExperiment, None
 
