@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import Dataset
 
 from unclip.data.config import ReadingConfig, TrainingDataConfig
@@ -16,10 +18,13 @@ from unclip.data.embedding_store.source import EmbeddingSource
 from unclip.data.loader import BatchOrder, Loader, ResumableLoader, local_batch_size
 from unclip.data.mixture import order_of
 from unclip.data.order import Draws, PermutedOrder
+from unclip.data.readers.inventory import inventory_of
 from unclip.data.readers.source import Source, digest
 from unclip.data.skips import Skips
 from unclip.data.sources import Splits, open_splits
 from unclip.embeddings.clip import FrozenClip
+
+logger = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch")
 
@@ -58,6 +63,7 @@ class StageData(LightningDataModule, Generic[Batch]):
         self._seed = seed
         self._accumulate = accumulate
         self._splits: Splits | None = None
+        self._counted = False
         self._skips = Skips(config.max_skipped)
         self._held_out_skips = Skips(config.max_skipped)
 
@@ -81,8 +87,15 @@ class StageData(LightningDataModule, Generic[Batch]):
         return open_splits(self.config, image_size=self._render_size)
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the source, so that a wrong one is reported before training starts."""
-        _ = self.splits
+        """Open the source, so that a wrong one is reported before training starts.
+
+        What lies in it and is not read is logged with the reasons.
+        """
+        files = inventory_of(self.splits.train)
+        if files is not None and files.left_out and not self._counted:
+            left = f"{files.total - files.read:,} of {files.total:,} files are not read"
+            rank_zero_only(logger.warning)("data.source: %s: %s", left, files.reasons())
+        self._counted = True
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches without end of state, epoch after epoch (see `ResumableLoader`).

@@ -79,10 +79,11 @@ def test_the_numbers_of_known_faults(faulty, capsys):
     found = inspected(capsys, faulty, "--out", "look")
     assert json.loads((faulty.parent / "look" / "report.json").read_text()) == found
     assert " ".join(found) == (
-        "source fingerprint samples held_out looked_at readable unreadable formats size captions "
+        "source fingerprint files samples held_out looked_at readable unreadable formats size captions "
         "blank duplicates"
     )
     assert found["source"] == str(faulty)
+    assert found["files"] == {"total": 20, "read": 20, "left_out": []}  # the listing is one
     assert (found["samples"], found["looked_at"], found["readable"]) == (20, 20, 16)
     names = [*FILES, "gone.png"]
     held_out = sum(key_hash(name.split(".")[0]) < 0.02 * 2**64 for name in names)
@@ -96,7 +97,7 @@ def test_the_numbers_of_known_faults(faulty, capsys):
     assert (size["height"]["median"], size["height"]["max"]) == (50, 280)
     assert size["shorter_side_below"] == {"64": 11 / 16, "256": 15 / 16, "1024": 1}
     assert size["width_over_height"]["max"] == 3
-    assert size["longer_than_two_squares"] == 1 / 16
+    assert size["longer_than_two_squares"] == 1
     assert found["blank"] == {"count": 2, "keys": ["blank-0", "blank-1"]}
 
 
@@ -148,6 +149,7 @@ def test_the_text_names_each_finding_and_steers_no_terminal(faulty, capsys):
     text, remarks = capsys.readouterr()
     lines = [" ".join(line.split()) for line in text.splitlines()]
     for line in (
+        "files 20, of which 20 read, 0 left out",
         "samples 20, of which 1 held out",
         "1 x the image is damaged: cut",
         "formats JPEG 1, PNG 15",
@@ -157,6 +159,7 @@ def test_the_text_names_each_finding_and_steers_no_terminal(faulty, capsys):
         "near-blank images 2 blank-0, blank-1",
         "look like an earlier image 2, in 1 groups",
         "good-0 = copy-0 = copy-1",
+        "- 1 of 16 is more than twice as long as wide or high: the square crop keeps less than half",
         "- 5.88 % of captions are longer than 77 tokens: they are cut",
         "- 68.8 % are below 64 pixels: training at 64 enlarges those",
     ):

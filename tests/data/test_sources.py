@@ -17,8 +17,9 @@ from tiny_data import (
 from unclip.common.errors import UserError
 from unclip.data.config import SOURCES, DataConfig, MixtureConfig, ScenesConfig
 from unclip.data.decode import BadSample
-from unclip.data.readers.source import Concat, NamedSource, Subset, hashes, raw_of
+from unclip.data.readers.source import Concat, Subset, hashes, raw_of
 from unclip.data.readers.tar import TarSource
+from unclip.data.readers.wrapped import NamedSource
 from unclip.data.sources import open_source, open_splits
 
 
@@ -249,7 +250,7 @@ def test_many_shards_share_the_memory_for_row_groups(tmp_path):
     source = open_all(tmp_path)
     assert keys(source) == [f"{n:04d}" for n in range(40)]
     assert source.shards().tolist() == [5] * 8
-    assert {part._cache_bytes for part in source._sources} == {2**30 // 4}
+    assert {part._cache_bytes for part in source._source._sources} == {2**30 // 4}
 
 
 def test_only_what_is_a_file_has_stored_bytes(tmp_path):

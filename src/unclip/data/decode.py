@@ -127,7 +127,9 @@ def _decode_caption(value: Any, *, where: str) -> str:
         # A str is checked as well: bytes that were read with surrogates are not UTF-8 either.
         caption = (value if isinstance(value, bytes) else value.encode()).decode("utf-8-sig")
     except UnicodeError:
-        raise BadSample(f"{where}: the caption is not UTF-8 text") from None
+        utf16 = isinstance(value, bytes) and value[:2] in (b"\xff\xfe", b"\xfe\xff")
+        form = " (UTF-16; save it as UTF-8)" if utf16 else ""
+        raise BadSample(f"{where}: the caption is not UTF-8 text{form}") from None
     caption = caption.strip()
     if not caption:
         raise BadSample(f"{where}: the caption is empty")
@@ -146,3 +148,12 @@ def parse_json(data: bytes | str) -> Any:
         return json.loads(data)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def json_caption(data: bytes, *, where: str) -> Any:
+    """The `caption` or `text` of a .json beside an image; None where it has none."""
+    try:
+        fields = parse_json(data)
+    except ValueError:
+        raise BadSample(f"{where}: its .json cannot be read") from None
+    return fields.get("caption", fields.get("text")) if isinstance(fields, dict) else None

@@ -28,7 +28,7 @@ class File(NamedTuple):
 
     path: str
     size: int  # bytes
-    stamp: str  # changes when the content does: modification time or entity tag
+    stamp: str  # changes when the content does: times of the last changes, or entity tag
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly ``size`` bytes from ``offset``.
@@ -70,7 +70,9 @@ def stat_file(path: str) -> File:
     if not is_url(path):
         with _reasons(path):
             status = os.stat(path)
-        return File(path, status.st_size, str(status.st_mtime_ns))
+        # The time of the last change too: `touch -r` and `rsync -t` keep that of the modification.
+        stamp = f"{status.st_mtime_ns}-{status.st_ctime_ns}"
+        return File(path, status.st_size, stamp)
     info = file_info(path)
     if info.get("size") is None:
         raise Unreadable(path, "cannot be read by parts (the server does not tell its size)")
@@ -141,8 +143,18 @@ def last_part(path: str) -> str:
     return (path.split("?")[0] if is_url(path) else path).rstrip("/").rpartition("/")[2]
 
 
-def walk(folder: str) -> Iterator[tuple[str, int]]:
-    """Names relative to ``folder`` and sizes in bytes of all files below it, sorted.
+class FoundFile(NamedTuple):
+    """What `walk` finds: a file, or something else that has a name."""
+
+    name: str  # relative to the folder
+    size: int  # bytes
+    problem: str = ""  # why it cannot be read, if so
+
+
+def walk(folder: str) -> Iterator[FoundFile]:
+    """All files below ``folder``, sorted by folder and name; folders are only named if unreadable.
+
+    Links to files are followed, links to folders are not.
 
     Raises:
         Unreadable: It cannot be listed.
@@ -150,15 +162,28 @@ def walk(folder: str) -> Iterator[tuple[str, int]]:
     if is_url(folder):
         base = with_retries(folder, lambda _, name: name).rstrip("/") + "/"
         found = with_retries(folder, lambda system, _: system.find(base, detail=True))
-        yield from sorted((n.removeprefix(base), i.get("size") or 0) for n, i in found.items())
+        yield from sorted(
+            FoundFile(n.removeprefix(base), i.get("size") or 0) for n, i in found.items()
+        )
         return
     with _reasons(folder):
-        for place, folders, names in os.walk(folder):
-            folders.sort()
-            for name in sorted(names):
-                path = os.path.join(place, name)
-                if os.path.isfile(path):  # no dangling link, no pipe
-                    yield os.path.relpath(path, folder), os.path.getsize(path)
+        os.listdir(folder)
+    problems: list[str] = []
+    for place, folders, names in os.walk(folder, onerror=lambda e: problems.append(e.filename)):
+        folders.sort()
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        for name in sorted([*names, *links]):
+            path = os.path.join(place, name)
+            relative = os.path.relpath(path, folder)
+            if name in links:
+                problem = "a link to a folder, which is not followed; name that folder"
+                yield FoundFile(relative, 0, problem)
+            elif os.path.isfile(path):
+                yield FoundFile(relative, os.path.getsize(path))
+            else:
+                yield FoundFile(relative, 0, "a link to nothing, a device or a pipe")
+    for path in problems:
+        yield FoundFile(os.path.relpath(path, folder), 0, "a folder that may not be read")
 
 
 def expand(spec: str) -> list[str]:

@@ -15,7 +15,8 @@ from unclip.data.config import ReadingConfig
 from unclip.data.decode import Limits
 from unclip.data.keys import held_out_mask
 from unclip.data.readers.opening import open_files
-from unclip.data.readers.source import Concat, NamedSource, Source, Subset, digest, hashes
+from unclip.data.readers.source import Concat, Source, Subset, digest, hashes
+from unclip.data.readers.wrapped import NamedSource
 from unclip.data.scenes.dataset import Scenes
 
 Split = Literal["train", "held_out", "all"]

@@ -32,7 +32,8 @@ from unclip.data.decode import BadSample
 from unclip.data.pack.manifest import Packing
 from unclip.data.pack.pack import pack
 from unclip.data.pack.shards import safe_name
-from unclip.data.readers.source import RawSource, key_of
+from unclip.data.readers.names import key_of
+from unclip.data.readers.source import RawSource
 from unclip.data.sample import Sample
 from unclip.data.sources import open_source
 

@@ -29,8 +29,9 @@ from unclip.data.keys import key_hash
 from unclip.data.readers.coco import CocoSource
 from unclip.data.readers.folder import FolderSource
 from unclip.data.readers.hub import HubSource
+from unclip.data.readers.names import key_of
 from unclip.data.readers.parquet import ParquetSource
-from unclip.data.readers.source import Concat, Subset, hashes, key_of
+from unclip.data.readers.source import Concat, Subset, hashes
 from unclip.data.readers.tar import TarSource
 
 
@@ -129,9 +130,9 @@ def test_the_fingerprint_follows_the_samples_not_the_folder(tmp_path, kind, monk
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_keys_end_at_the_first_dot_of_the_file_name():
+def test_keys_are_file_names_without_their_endings():
     for name, key in (
-        ("a.b/0001.seg.png", "a.b/0001"),
+        ("a.b/0001.seg.png", "a.b/0001.seg"),
         ("./a//b.png", "a/b"),
         ("../../x.png", "../../x"),
         ("/x/.png", "/x/.png"),
@@ -255,7 +256,7 @@ class TestFolder:
         (tmp_path / "lonely.PNG").write_bytes(png(picture(3)))
         source = FolderSource(tmp_path)
         keys = [source.key(n) for n in range(len(source))]
-        assert keys == ["lonely", "a.d/x", "b/c/0000", "b/c/0001"]
+        assert keys == ["lonely", "a.d/x.y", "b/c/0000", "b/c/0001"]
         assert source[1].captions == ["a caption"]
         with pytest.raises(BadSample, match=r"lonely.PNG: its caption 'lonely.txt' does not exist"):
             source[0]
@@ -263,7 +264,7 @@ class TestFolder:
     def test_keys_keep_what_tells_files_apart(self, tmp_path):
         write_sidecars(tmp_path, [("a 1.2", png(picture(0)), "x"), ("a 1.3", png(picture(1)), "y")])
         source = FolderSource(tmp_path)
-        assert [source.key(n) for n in range(2)] == ["a 1.2.png", "a 1.3.png"]
+        assert [source.key(n) for n in range(2)] == ["a 1.2", "a 1.3"]
 
     def test_links_are_followed_to_files_alone(self, tmp_path):
         elsewhere = write_images(tmp_path / "elsewhere", records(1)) / "0000.png"
@@ -374,7 +375,7 @@ class TestHub:
         pq.write_table(pa.table(rows), folder / "test.parquet")
         source = HubSource(f"{folder}@test")
         assert source[0].captions == ["a", "b"]
-        assert source.key(0) == "d@test-00000000"
+        assert [source.key(n) for n in range(2)] == ["x", "d@test-00000001"]
         with pytest.raises(BadSample, match="the image has no bytes"):
             source[1]
         pq.write_table(pa.table({"image": ["x"], "text": ["a"]}), folder / "test.parquet")
@@ -391,10 +392,10 @@ class TestParquet:
         assert source[0].key == "d-00000000"
         assert np.array_equal(source[0].image, picture(5))
 
-    def test_rows_are_numbered_when_paths_are_not_unique(self, tmp_path):
+    def test_rows_are_numbered_where_paths_repeat(self, tmp_path):
         rows = [("same", *record[1:]) for record in records(3)]
         source = ParquetSource(write_parquet(tmp_path / "d.parquet", rows))
-        assert [source.key(n) for n in range(3)] == [f"d-{n:08d}" for n in range(3)]
+        assert [source.key(n) for n in range(3)] == ["same", "d-00000001", "d-00000002"]
 
     def test_a_missing_column_is_reported_with_those_present(self, tmp_path):
         for columns in (

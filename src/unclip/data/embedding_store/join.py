@@ -14,6 +14,7 @@ from unclip.data.embedding_store.arrays import flaw, usable_rows
 from unclip.data.embedding_store.source import EmbeddingSource
 from unclip.data.keys import key_hashes
 from unclip.data.readers.source import Source, digest
+from unclip.data.readers.wrapped import WrappedSource
 from unclip.data.sample import Sample
 
 _TRIED = 1000  # keys of which at least one must have an embedding
@@ -64,15 +65,12 @@ class EmbeddingsByKey:
             )
 
 
-class SourceWithEmbeddings:
+class SourceWithEmbeddings(WrappedSource):
     """The samples of ``source``, of which those without an embedding are bad ones."""
 
     def __init__(self, source: Source, by_key: EmbeddingsByKey):
-        self._source = source
+        super().__init__(source)
         self._by_key = by_key
-
-    def __len__(self) -> int:
-        return len(self._source)
 
     def __getitem__(self, index: int) -> Sample:
         key, folder = self.key(index), self._by_key.folder
@@ -83,14 +81,6 @@ class SourceWithEmbeddings:
         if not usable_rows(z_i).all():
             raise BadSample(f"{key}: its embedding in {folder.path} {flaw(z_i)}")
         return self._source[index]
-
-    def key(self, index: int) -> str:
-        """The key of sample ``index``."""
-        return self._source.key(index)
-
-    def shards(self) -> np.ndarray | None:
-        """Those of the images; embeddings cost the same in any order."""
-        return self._source.shards()
 
     def fingerprint(self) -> str:
         """A hash of both."""

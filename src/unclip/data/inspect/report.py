@@ -8,6 +8,7 @@ import numpy as np
 
 from unclip.data.inspect.duplicates import equal_groups, near_pairs
 from unclip.data.inspect.scan_samples import FEW, SourceScan
+from unclip.data.readers.inventory import inventory_of
 from unclip.data.readers.source import Source
 
 BLANK = 3.0  # levels of 255: where no channel deviates more, there is next to nothing to see
@@ -57,12 +58,13 @@ def make_report(
         held_out: Samples of the whole source that are kept for validation.
         context: Tokens that the CLIP reads.
     """
-    images = scanned.images
+    images, files = scanned.images, inventory_of(source)
     unreadable = sum(kind.count for kind in scanned.problems.values())
     formats, counts = np.unique(images["format"], return_counts=True)
     return {
         "source": name,
         "fingerprint": source.fingerprint(),
+        "files": None if files is None else files.as_dict(),
         "samples": len(source),
         "held_out": held_out,
         "looked_at": len(images) + unreadable,
@@ -103,7 +105,7 @@ def _size(images: np.ndarray) -> Report:
         "height": _quantiles(height),
         "shorter_side_below": {str(side): float(np.mean(shorter < side)) for side in SMALL},
         "width_over_height": _quantiles(width / height),
-        "longer_than_two_squares": float(np.mean(longer > LONG * shorter)),
+        "longer_than_two_squares": int(np.sum(longer > LONG * shorter)),
     }
 
 

@@ -26,6 +26,8 @@ def advice(found: Report) -> Iterator[str]:
             f"{share} cannot be read: data.on_error=skip leaves those {bad:,} out; a share of more "
             "than data.max_skipped stops the run"
         )
+    if (files := found["files"]) and (left := files["total"] - files["read"]):
+        yield f"{left:,} of {files['total']:,} files are not read; the table says why"
     if not found["readable"]:
         return
     size, captions = found["size"], found["captions"]
@@ -33,8 +35,12 @@ def advice(found: Report) -> Iterator[str]:
         if share := size["shorter_side_below"][str(side)]:
             yield f"{_percent(share)} are below {side} pixels: training at {side} enlarges those"
             break
-    if share := size["longer_than_two_squares"]:
-        yield f"{_percent(share)} are longer than two squares: the square crop keeps under half"
+    if count := size["longer_than_two_squares"]:
+        are = "is" if count == 1 else "are"
+        yield (
+            f"{count:,} of {found['readable']:,} {are} more than twice as long as wide or high: "
+            "the square crop keeps less than half"
+        )
     if share := captions["cut"]["share"]:
         yield (
             f"{_percent(share)} of captions are longer than {captions['context']} tokens: "
@@ -59,6 +65,12 @@ def advice(found: Report) -> Iterator[str]:
 
 def _lines(found: Report) -> Iterator[list[str]]:
     """Rows of the table."""
+    if files := found["files"]:
+        left = files["total"] - files["read"]
+        yield ["files", f"{files['total']:,}, of which {files['read']:,} read, {left:,} left out"]
+        for each in files["left_out"]:
+            reason, count = each["reason"], each["count"]
+            yield ["", f"{count:,} x {reason}: {_few(each['names'], count)}"]
     yield ["samples", f"{found['samples']:,}, of which {found['held_out']:,} held out"]
     yield ["looked at", f"{found['looked_at']:,}"]
     yield ["unreadable", f"{found['unreadable']['count']:,}"]

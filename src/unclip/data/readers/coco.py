@@ -39,10 +39,11 @@ def _listing(path: str) -> Listing:
     data = files.read(path)
     try:
         content = parse_json(data)
-        names = {image["id"]: image["file_name"] for image in content["images"]}
-        said: dict[Any, list[Any]] = {}
+        # Some writers give ids as numbers in one list and as texts in the other.
+        names = {_identity(image["id"]): image["file_name"] for image in content["images"]}
+        said: dict[str, list[Any]] = {}
         for annotation in content["annotations"]:
-            add(said, annotation["image_id"], annotation["caption"])
+            add(said, _identity(annotation["image_id"]), annotation["caption"])
     except ValueError as error:
         raise UserError(f"data.source: {path} is not JSON ({error})") from None
     except (KeyError, TypeError):
@@ -57,9 +58,24 @@ def _listing(path: str) -> Listing:
             add(captions, inside(name, where=f"data.source: {path}"), said[identity])
         else:
             silent += 1
+    if names and not captions:
+        known = f"{next(iter(names))!r}, ..."
+        given = f"{next(iter(said))!r}, ..." if said else "nothing"
+        raise UserError(
+            f"data.source: {path}: no annotation is of one of its images: their id is {known}, "
+            f"image_id is {given}"
+        )
     if silent:
         logger.warning("data.source: %s: %d images without captions are left out", path, silent)
-    return Listing(captions, hashlib.blake2b(data, digest_size=8).hexdigest())
+    return Listing(
+        captions, hashlib.blake2b(data, digest_size=8).hexdigest(), files.last_part(path)
+    )
+
+
+def _identity(value: Any) -> str:
+    if not isinstance(value, (str, int, float)):
+        raise TypeError("an id is a number or a text")
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _folder(path: str, names: list[str]) -> str:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from unclip.common.errors import UserError
 from unclip.data.keys import Strings
-from unclip.data.readers.source import key_of
+from unclip.data.readers.names import key_of
 
 
 class Columns(NamedTuple):
@@ -26,33 +26,74 @@ def find_columns(schema: pa.Schema, *, where: str) -> Columns:
     Raises:
         UserError: One is missing or of another type; ``where`` names the table.
     """
+    for name in ("image", "caption", "text"):
+        if schema.names.count(name) > 1:
+            raise UserError(f"data.source: {where} has two columns called {name}; keep one")
     image = schema.field("image").type if "image" in schema.names else pa.null()
     fields = {f.name: f.type for f in image} if pa.types.is_struct(image) else {}
     caption = next((name for name in ("caption", "text") if name in schema.names), None)
     if caption is None or not (
-        _is_binary(fields.get("bytes", image)) and _is_text(schema.field(caption).type)
+        _is_binary(fields.get("bytes", image)) and _is_caption(schema.field(caption).type)
     ):
         columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
         raise UserError(
             f"data.source: {where} needs a column image (bytes, or a struct with bytes) and a "
             f"column caption or text (text, or a list of texts); it has {columns or 'none'}"
         )
-    return Columns(caption, bool(fields), fields.get("path") == pa.string())
+    return Columns(caption, bool(fields), is_text(fields.get("path", pa.null())))
 
 
 def row_keys(paths: Sequence[str | None], stem: str) -> Strings:
-    """`key_of` the images' paths if all are there and differ, else ``stem`` and row numbers."""
-    keys = [key_of(path) for path in paths if path]
-    if keys and len(set(keys)) == len(paths):
-        return Strings.of(keys)
-    return Strings.of(f"{stem}-{row:08d}" for row in range(len(paths)))
+    """`key_of` each image's path; ``stem`` and the row's number where it has none of its own.
+
+    So a row that is added changes no other row's key.
+    """
+    used: dict[str, None] = {}  # in their order
+    for row, path in enumerate(paths):
+        key = key_of(path) if path else ""
+        if not key or key in used:
+            key = f"{stem}-{row:08d}"
+        while key in used:
+            key += "+"
+        used[key] = None
+    return Strings.of(used)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds a text a row, in any of Arrow's forms."""
+    if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return _is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return any(
+        test(kind)
+        for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    )
+
+
+def _is_caption(kind: pa.DataType) -> bool:
+    """Texts, or lists of them."""
+    if any(test(kind) for test in _LISTS):
+        kind = kind.value_type
+    return is_text(kind) or _is_binary(kind)
+
+
+_LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(
+        test(kind)
+        for test in (
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_binary_view,
+            pa.types.is_fixed_size_binary,
+        )
+    )

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unclip.common.errors import UserError
 from unclip.data import files
-from unclip.data.decode import LIMITS, BadSample, Limits
-from unclip.data.keys import Strings, printable
-from unclip.data.readers.listings import Listing, find_listing
-from unclip.data.readers.source import RawSample, Reader, keys_of
+from unclip.data.decode import LIMITS, BadSample, Limits, json_caption
+from unclip.data.keys import Strings, key_hashes, printable
+from unclip.data.readers.inventory import Inventory
+from unclip.data.readers.listings import Listing, count_files, find_listing
+from unclip.data.readers.names import ending_of, key_of, stem_of, unique_keys
+from unclip.data.readers.source import RawSample, Reader
 from unclip.data.remote import Unreadable
 
 
 class FileSource(Reader):
     """The images of ``listing`` in ``folder``.
 
-    The key is the file name without its ending, or with it when two would have the same key.
+    The key is the file name without its ending, see `unique_keys`.
     Links are followed: reading an image or a caption is all that is done with what they lead to.
 
     Args:
@@ -29,7 +33,7 @@ class FileSource(Reader):
     """
 
     def __init__(self, folder: str, listing: Listing, limits: Limits):
-        super().__init__(keys_of(list(listing.captions)), limits)
+        super().__init__(Strings.of(unique_keys(list(listing.captions))), limits)
         self._folder = folder
         self._listing = listing._replace(captions={})
         self._names = Strings.of(listing.captions)
@@ -43,27 +47,49 @@ class FileSource(Reader):
         name = self._names[index]
         where = printable(f"{self._folder}/{name}")
         try:
-            image = files.read(files.join(self._folder, name))
+            image = _read(self._folder, name)
         except Unreadable as problem:
             raise BadSample(f"{where}: {problem.reason}") from None
         return RawSample(self._keys[index], where, image, self._caption(index, name, where))
+
+    def hashes(self) -> np.ndarray:
+        """See `hashes`; of the names without endings, so that no other file changes the split."""
+        return key_hashes(map(key_of, self._names))
 
     def fingerprint(self) -> str:
         """A hash of the listing."""
         return self._listing.fingerprint
 
+    def inventory(self) -> Inventory | None:
+        """See `inventory_of`."""
+        return count_files(self._folder, self._listing, self._names)
+
     def _caption(self, index: int, name: str, where: str) -> Any:
-        if not self._listing.beside:
-            return json.loads(self._captions[index])
-        text = f"{os.path.splitext(name)[0]}.txt"
+        captions = json.loads(self._captions[index])
+        if self._listing.name:
+            return captions
+        text = captions[0] if captions else f"{stem_of(name)}.txt"
         try:
-            return files.read(files.join(self._folder, text))
+            data = files.read(files.join(self._folder, text))
         except Unreadable as problem:
             raise BadSample(f"{where}: its caption {text!r} {problem.reason}") from None
+        return json_caption(data, where=where) if ending_of(text) == "json" else data
+
+
+def _read(folder: str, name: str) -> bytes:
+    """An image, also if its name is listed in another of Unicode's normal forms (macOS)."""
+    try:
+        return files.read(files.join(folder, name))
+    except Unreadable:
+        for form in () if name.isascii() else ("NFC", "NFD"):
+            path = files.join(folder, unicodedata.normalize(form, name))  # type: ignore[arg-type]
+            if files.exists(path):
+                return files.read(path)
+        raise
 
 
 class FolderSource(FileSource):
-    """A folder with `metadata.jsonl` or `metadata.csv`, or with a .txt beside each image.
+    """A folder with `metadata.jsonl` or `metadata.csv`, or with a .txt or .json beside each image.
 
     Args:
         folder: A local path or a URL; images may lie in folders below it.

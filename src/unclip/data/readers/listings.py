@@ -1,34 +1,40 @@
-"""What a folder of images says about them: `metadata.jsonl`, `metadata.csv`, or .txt files."""
+"""What a folder says about its images: `metadata.jsonl`, `metadata.csv`, or files beside each."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import io
+import unicodedata
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from unclip.common.errors import UserError
 from unclip.data import files
 from unclip.data.decode import parse_json
+from unclip.data.readers.inventory import Inventory
+from unclip.data.readers.names import ending_of, is_hidden, is_image, stem_of, why_unread
 from unclip.data.readers.source import digest
-from unclip.data.readers.tar_index import IMAGE_ENDINGS
 
 METADATA = ("metadata.jsonl", "metadata.csv")
+_CAPTIONS = ("txt", "json")  # beside an image, the first that is there
+_TABLES = ("csv", "tsv", "jsonl", "json", "txt", "xlsx")  # that may hold the captions of a folder
 
 
 class Listing(NamedTuple):
     """The images of a folder."""
 
-    captions: dict[
-        str, list[Any]
-    ]  # as they stand there, by file name; checked when a sample is read
+    # As they stand there, by file name; checked when a sample is read. Where they lie beside the
+    # images: the name of the caption's file, if there is one.
+    captions: dict[str, list[Any]]
     fingerprint: str  # changes with the listing
-    beside: bool = False  # there are none here: they are in the .txt beside each image
+    name: str = ""  # of its file, within the folder; empty where captions lie beside the images
+    files: Inventory | None = None  # counted already: what lies in the folder
 
 
 def find_listing(folder: str) -> Listing:
-    """The listing of ``folder``: the first of `METADATA` that is there, else its .txt files.
+    """The listing of ``folder``: the first of `METADATA` that is there, else the files beside.
 
     Raises:
         UserError: It cannot be used; the message names the line.
@@ -37,10 +43,27 @@ def find_listing(folder: str) -> Listing:
         path = files.join(folder, name)
         if files.exists(path):
             data = files.read(path)
-            # Surrogates keep the rest readable: a caption that is not UTF-8 is one bad sample.
-            captions = parse(data.decode("utf-8-sig", "surrogateescape"), path)
-            return Listing(captions, hashlib.blake2b(data, digest_size=8).hexdigest())
-    return _text_files(folder)
+            captions = parse(_text(data, path), path)
+            return Listing(captions, hashlib.blake2b(data, digest_size=8).hexdigest(), name)
+    return _beside(folder)
+
+
+def count_files(folder: str, listing: Listing, names: Iterable[str]) -> Inventory | None:
+    """Every file in ``folder``, of which ``names`` are listed; None where only a server knows."""
+    if listing.files is not None or files.is_url(folder):
+        return listing.files
+    found, named = Inventory(), {unicodedata.normalize("NFC", n) for n in _plain(names)}
+    where = files.last_part(listing.name)
+    for file in files.walk(folder):
+        if file.name == listing.name or unicodedata.normalize("NFC", file.name) in named:
+            found.read += 1
+        elif file.problem:
+            found.leave_out(file.name, file.problem)
+        elif is_hidden(file.name) or not (is_image(file.name) or _is_caption(file.name)):
+            found.leave_out(file.name, why_unread(file.name))
+        else:
+            found.leave_out(file.name, f"not named in {where}")
+    return found
 
 
 def inside(name: Any, *, where: str) -> str:
@@ -61,6 +84,22 @@ def add(captions: dict[str, list[Any]], name: str, more: Any) -> None:
         captions.setdefault(name, []).extend(more if isinstance(more, list) else [more])
     else:
         captions.setdefault(name, [])
+
+
+def _plain(names: Iterable[str]) -> list[str]:
+    """File names as `files.walk` gives them."""
+    return [str(PurePosixPath(name)) for name in names]
+
+
+def _is_caption(name: str) -> bool:
+    return ending_of(name) in _CAPTIONS
+
+
+def _text(data: bytes, path: str) -> str:
+    """A listing's text. Surrogates keep the rest readable where one caption is not UTF-8."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:200]:
+        raise UserError(f"data.source: {path} is UTF-16 or UTF-32 text; save it as UTF-8")
+    return data.decode("utf-8-sig", "surrogateescape")
 
 
 def _jsonl(text: str, path: str) -> dict[str, list[Any]]:
@@ -89,10 +128,14 @@ def _csv(text: str, path: str) -> dict[str, list[Any]]:
         header = next(rows, [])
         column = next((name for name in ("caption", "text") if name in header), None)
         if column is None or "file_name" not in header:
+            split = next((c for c in ";\t|" if any(c in name for name in header)), None)
+            hint = f"; separate its fields by commas, not by {split!r}" if split else ""
             raise UserError(
                 f"data.source: {path} needs a first line with file_name and caption or text; "
-                f"it has {header}"
+                f"it has {header}{hint}"
             )
+        if twice := {name for name in header if header.count(name) > 1} & {"file_name", column}:
+            raise UserError(f"data.source: {path} has two columns called {min(twice)}; keep one")
         for row in rows:
             where = f"data.source: {path} line {rows.line_num}"
             if len(row) not in (0, len(header)):
@@ -108,13 +151,70 @@ def _csv(text: str, path: str) -> dict[str, list[Any]]:
     return captions
 
 
-def _text_files(folder: str) -> Listing:
-    """Every image in ``folder`` and those below it, for its caption in a .txt of the same name."""
-    found = [
-        (name, size)
-        for name, size in files.walk(folder)
-        if not PurePosixPath(name).name.startswith(".")  # what macOS leaves behind
-        and name.lower().endswith((".txt", *(f".{ending}" for ending in IMAGE_ENDINGS)))
-    ]
-    captions: dict[str, list[Any]] = {n: [] for n, _ in found if not n.lower().endswith(".txt")}
-    return Listing(captions, digest(found), beside=True)
+def _beside(folder: str) -> Listing:
+    """Every image in ``folder`` and those below it, with the .txt or .json of the same name."""
+    found = Inventory()
+    kept: list[files.FoundFile] = []
+    for file in files.walk(folder):
+        if file.problem:
+            found.leave_out(file.name, file.problem)
+        elif is_hidden(file.name) or not (is_image(file.name) or _is_caption(file.name)):
+            found.leave_out(file.name, why_unread(file.name))
+        else:
+            kept.append(file)
+    images = [file.name for file in kept if is_image(file.name)]
+    texts = [file.name for file in kept if not is_image(file.name)]
+    captions = pair(images, texts)
+    used = {name for names in captions.values() for name in names}
+    if images and not used:
+        _refuse_silent(folder, images[0], len(images))
+    stems = {stem_of(name) for name in images}
+    for name in texts:
+        if name not in used:
+            further = stem_of(name) in stems
+            reason = "a further text of an image" if further else "a text without an image"
+            found.leave_out(name, reason)
+    found.read = len(images) + len(used)
+    listed = [(f.name, f.size) for f in kept if ending_of(f.name) != "json" or f.name in used]
+    return Listing(captions, digest(listed), files=found)
+
+
+def pair(images: list[str], texts: list[str]) -> dict[str, list[Any]]:
+    """The caption file of each image, in a list; an empty list where there is none.
+
+    They share their names up to the ending, perhaps in another of Unicode's normal forms (macOS).
+    """
+    beside: dict[str, str] = {}
+    for ending in _CAPTIONS:
+        for name in sorted(texts, reverse=True):  # of a.txt and a.TXT the first
+            if ending_of(name) == ending:
+                for stem in (stem_of(name), unicodedata.normalize("NFC", stem_of(name))):
+                    if ending_of(beside.get(stem, name)) == ending:
+                        beside[stem] = name
+    found: dict[str, list[Any]] = {}
+    for image in images:
+        stem = stem_of(image)
+        text = beside.get(stem) or beside.get(unicodedata.normalize("NFC", stem))
+        found[image] = [] if text is None else [text]
+    return found
+
+
+def _refuse_silent(folder: str, image: str, count: int) -> None:
+    """Stop where no image has a caption, and name what may hold the captions."""
+    tables = [f.name for f in files.walk(folder) if ending_of(f.name) in _TABLES]
+    below = next((n for n in tables if "/" in n and files.last_part(n) in METADATA), None)
+    if below is not None:
+        hint = (
+            f"{below} lies there: name its folder, data.source={folder}/{below.rpartition('/')[0]}"
+        )
+    elif tables:
+        hint = (
+            f"{tables[0]} lies there, which is not read: make it a metadata.csv with the columns "
+        )
+        hint += "file_name and caption (or name the file itself if it is of COCO's form)"
+    else:
+        hint = "or give all captions in a metadata.csv with the columns file_name and caption"
+    raise UserError(
+        f"data.source: {folder}: none of its {count:,} images has a caption beside it, as "
+        f"{stem_of(image)}.txt; {hint}"
+    )

@@ -14,6 +14,8 @@ from unclip.data import files
 from unclip.data.decode import LIMITS, BadSample, Limits
 from unclip.data.keys import Strings
 from unclip.data.readers.columns import find_columns, row_keys
+from unclip.data.readers.inventory import Inventory
+from unclip.data.readers.names import stem_of
 from unclip.data.readers.source import RawSample, Reader, digest
 from unclip.data.remote import Unreadable
 
@@ -72,6 +74,10 @@ class ParquetSource(Reader):
             raise BadSample(f"{where}: the caption is not UTF-8 text") from None
         return RawSample(key, where, data, caption)
 
+    def inventory(self) -> Inventory:
+        """See `inventory_of`: one file, of which every row is a sample."""
+        return Inventory(read=1)
+
     def shards(self) -> np.ndarray:
         """Rows of each row group."""
         return np.diff(self._starts)
@@ -83,7 +89,7 @@ class ParquetSource(Reader):
         return digest((self._keys.digest(), sizes))
 
     def _read_keys(self, file: pq.ParquetFile, *, paths: bool) -> Strings:
-        stem = files.last_part(self._file.path).removesuffix(".parquet")
+        stem = stem_of(files.last_part(self._file.path))
         if not paths:
             return row_keys([None] * self._metadata.num_rows, stem)
         column = file.read(["image.path"], use_threads=False).flatten()["image.path"]

@@ -7,13 +7,13 @@ import hashlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from unclip.data.decode import LIMITS, Limits, decode_captions, decode_image
-from unclip.data.keys import Strings, key_hashes, printable
+from unclip.data.keys import Strings, key_hashes
+from unclip.data.readers.inventory import Inventory, inventory_of
 from unclip.data.sample import Sample
 
 
@@ -101,13 +101,21 @@ class Reader(ABC):
         """See `hashes`."""
         return key_hashes(self._keys)
 
+    def inventory(self) -> Inventory | None:
+        """See `inventory_of`."""
+        return None
+
     def shards(self) -> np.ndarray | None:
         """None unless the reader knows better: every file is read alone."""
         return None
 
 
 def hashes(source: Source) -> np.ndarray:
-    """`key_hash` of every key, ``uint64``, from the source itself where it has them at hand."""
+    """What decides the split: ``uint64 [N]``, `key_hash` of every key.
+
+    Where a key had to be told apart from another (`1.png` beside `1.jpg`, or a key that a second
+    tar has too), it is that of the key as it would be alone.
+    """
     if isinstance(source, _Hashed):
         return source.hashes()
     return key_hashes(source.key(index) for index in range(len(source)))
@@ -116,24 +124,6 @@ def hashes(source: Source) -> np.ndarray:
 @runtime_checkable
 class _Hashed(Protocol):
     def hashes(self) -> np.ndarray: ...
-
-
-def key_of(name: str) -> str:
-    """A file's path up to the first dot of its last part, as webdataset groups tar members.
-
-    >>> key_of("./birds/0001.seg.png")
-    'birds/0001'
-    """
-    if "/" in name:  # slow, and most names have none
-        name = str(PurePosixPath(name))
-    folder, slash, last = name.rpartition("/")
-    return printable(folder + slash + (last.split(".", 1)[0] or last))
-
-
-def keys_of(names: Sequence[str]) -> Strings:
-    """`key_of` each, or the names whole where two would have the same."""
-    keys = [key_of(name) for name in names]
-    return Strings.of(keys if len(set(keys)) == len(keys) else map(printable, names))
 
 
 def digest(parts: Iterable[object]) -> str:
@@ -168,6 +158,10 @@ class Subset:
     def hashes(self) -> np.ndarray:
         """See `hashes`."""
         return hashes(self._source)[self._indices]
+
+    def inventory(self) -> Inventory | None:
+        """See `inventory_of`; of the whole source."""
+        return inventory_of(self._source)
 
     def shards(self) -> np.ndarray | None:
         """What is left of the source's shards; None unless the indices ascend."""
@@ -212,6 +206,15 @@ class Concat:
         """See `hashes`."""
         return np.concatenate([hashes(source) for source in self._sources])
 
+    def inventory(self) -> Inventory | None:
+        """Of all the sources together."""
+        each = [inventory_of(source) for source in self._sources]
+        known = [one for one in each if one is not None]
+        found = Inventory()
+        for one in known:
+            found.add(one)
+        return found if known else None
+
     def shards(self) -> np.ndarray | None:
         """Those of the sources in a row; one without any is a shard."""
         each = [source.shards() for source in self._sources]
@@ -228,42 +231,3 @@ class Concat:
     def _locate(self, index: int) -> tuple[int, int]:
         part = bisect.bisect_right(self._ends, index)
         return part, index - (self._ends[part - 1] if part else 0)
-
-
-class NamedSource:
-    """A source of a mixture: its keys begin with its name, so that they stay unique.
-
-    Their hashes are the source's own, so that the same samples are held out as without a mixture.
-    """
-
-    def __init__(self, name: str, source: Source):
-        self._name = name
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self._source[index]
-        return sample._replace(key=f"{self._name}/{sample.key}")
-
-    def key(self, index: int) -> str:
-        """The name of the source and its own key."""
-        return f"{self._name}/{self._source.key(index)}"
-
-    def raw(self, index: int) -> RawSample | None:
-        """See `raw_of`."""
-        raw = raw_of(self._source, index)
-        return None if raw is None else raw._replace(key=f"{self._name}/{raw.key}")
-
-    def hashes(self) -> np.ndarray:
-        """See `hashes`."""
-        return hashes(self._source)
-
-    def shards(self) -> np.ndarray | None:
-        """The source's own."""
-        return self._source.shards()
-
-    def fingerprint(self) -> str:
-        """A hash of the name and the source."""
-        return digest((self._name, self._source.fingerprint()))

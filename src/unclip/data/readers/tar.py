@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from unclip.common.errors import UserError
 from unclip.data import files
-from unclip.data.decode import LIMITS, BadSample, Limits, parse_json
+from unclip.data.decode import LIMITS, BadSample, Limits, json_caption
+from unclip.data.readers.inventory import Inventory
 from unclip.data.readers.source import RawSample, Reader, digest
 from unclip.data.readers.tar_index import tar_index
+from unclip.data.readers.tar_members import HEADER
 from unclip.data.remote import Unreadable
 
 logger = logging.getLogger(__name__)
@@ -23,7 +25,8 @@ class TarSource(Reader):
     """The samples of one uncompressed tar, found by their offsets and read in place.
 
     The caption is the .txt, or the `caption` or `text` of the .json (one, or a list). Of two
-    members with one name the later counts, as when a tar is unpacked.
+    members with one name the later counts, as when a tar is unpacked. What belongs to no sample is
+    counted (see `inventory`).
 
     Args:
         path: The tar, a local path or a URL.
@@ -49,14 +52,14 @@ class TarSource(Reader):
         """Sample ``index`` undecoded."""
         key = self._keys[index]
         where = f"{self._file.path}: {key}"
-        image, text, fields = self._index.spans[index].tolist()
         try:
-            data = self._read(image)
+            data = self._read(index, 0)
             if data is None:
                 raise BadSample(f"{where}: it has no image")
-            caption = self._read(text)
+            caption = self._read(index, 1)
             if caption is None:
-                caption = _json_caption(self._read(fields), where=where)
+                fields = self._read(index, 2)
+                caption = None if fields is None else json_caption(fields, where=where)
         except Unreadable as problem:
             raise BadSample(f"{where}: {problem.reason}") from None
         return RawSample(key, where, data, caption)
@@ -74,16 +77,17 @@ class TarSource(Reader):
         places = hashlib.blake2b(self._index.spans.astype("<i8").data, digest_size=8).hexdigest()
         return digest((self._keys.digest(), places))
 
-    def _read(self, span: list[int]) -> bytes | None:
-        offset, size = span
-        return None if offset < 0 else self._file.read(offset, size)
+    def inventory(self) -> Inventory:
+        """See `inventory_of`; of the tar's members."""
+        return self._index.files
 
-
-def _json_caption(data: bytes | None, *, where: str) -> Any:
-    if data is None:
-        return None
-    try:
-        fields = parse_json(data)
-    except ValueError:
-        raise BadSample(f"{where}: its .json cannot be read") from None
-    return fields.get("caption", fields.get("text")) if isinstance(fields, dict) else None
+    def _read(self, index: int, column: int) -> bytes | None:
+        """The member in ``column``, of which the header is still the one that was indexed."""
+        offset, size = self._index.spans[index, column].tolist()
+        if offset < 0:
+            return None
+        data = self._file.read(offset - HEADER, HEADER + size)
+        if zlib.crc32(data[:HEADER]) != self._index.headers[index, column]:
+            stale = f"is not what its index says; remove {self._file.path}.index.npz"
+            raise Unreadable(self._file.path, stale)
+        return data[HEADER:]

@@ -1,43 +1,32 @@
-"""Where a tar's samples lie: found once, then kept beside the tar or in a cache folder."""
+"""The index of a tar: made once, then kept beside the tar or in a cache folder."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import io
+import json
 import logging
 import os
-import tarfile
 import zipfile
+import zlib
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from unclip.common.atomic import atomic_write
-from unclip.common.errors import UserError
 from unclip.data import files
 from unclip.data.files import File
-from unclip.data.keys import Strings, key_hashes, printable
-from unclip.data.readers.source import key_of
+from unclip.data.keys import Strings
+from unclip.data.readers.inventory import Inventory
+from unclip.data.readers.tar_members import HEADER, TarIndex, scan_tar
 from unclip.data.remote import Unreadable
 
 logger = logging.getLogger(__name__)
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
-_COLUMN = {**dict.fromkeys(IMAGE_ENDINGS, 0), "txt": 1, "json": 2}
 _BESIDE = ".index.npz"
-_FORMAT = 1
-
-
-class TarIndex(NamedTuple):
-    """The samples of one tar."""
-
-    keys: Strings
-    hashes: np.ndarray  # uint64 [N]: `key_hashes` of the keys
-    spans: np.ndarray  # int64 [N, 3, 2]: offset and size of image, txt and json; offset -1: none
-    members: int  # files that lie wholly inside the tar
-    damaged: bool  # the tar does not end as one should
+_FORMAT = 2
+_CHECKED = 8  # headers of a local tar that are compared with its index
 
 
 def tar_index(tar: File) -> TarIndex:
@@ -51,7 +40,7 @@ def tar_index(tar: File) -> TarIndex:
     cached = _cache_path(tar)
     index = _beside(tar) or _cached(cached, tar)
     if index is None:
-        index = _scan(tar)
+        index = scan_tar(tar)
         try:
             _write(cached, index, tar.size, tar.stamp)
         except OSError as error:
@@ -68,7 +57,7 @@ def write_beside(tar_path: str | Path) -> None:
     """
     tar = files.stat_file(str(tar_path))
     # The tar's own folder may be copied, which gives it another modification time.
-    _write(Path(tar.path + _BESIDE), _scan(tar), tar.size, stamp="")
+    _write(Path(tar.path + _BESIDE), scan_tar(tar), tar.size, stamp="")
 
 
 def _beside(tar: File) -> TarIndex | None:
@@ -107,6 +96,8 @@ def _write(path: Path, index: TarIndex, size: int, stamp: str) -> None:
             offsets=index.keys.offsets,
             hashes=index.hashes,
             spans=index.spans,
+            headers=index.headers,
+            files=np.frombuffer(json.dumps(index.files.as_dict()).encode(), dtype=np.uint8),
         )
 
 
@@ -120,19 +111,29 @@ def _read(data: bytes, tar: File, *, stamp: str) -> TarIndex | None:
             version, size, members, damaged = found["about"].tolist()
             if (version, size, found["stamp"].tobytes()) != (_FORMAT, tar.size, stamp.encode()):
                 return None
-            keys = Strings(found["blob"], found["offsets"])
-            index = TarIndex(keys, found["hashes"], found["spans"], members, bool(damaged))
-        return index if _is_sound(index, tar.size) else None
+            index = TarIndex(
+                Strings(found["blob"], found["offsets"]),
+                found["hashes"],
+                found["spans"],
+                found["headers"],
+                members,
+                bool(damaged),
+                Inventory.of_dict(json.loads(found["files"].tobytes())),
+            )
+        return index if _is_sound(index, tar.size) and _fits(index, tar) else None
     except Exception:  # a damaged .npz can raise nearly anything
         return None
 
 
 def _is_sound(index: TarIndex, size: int) -> bool:
     """Whether every number in an index that anyone may have written can be used."""
-    (blob, offsets), (_, hashes, spans, *_) = (index.keys.blob, index.keys.offsets), index
+    blob, offsets = index.keys.blob, index.keys.offsets
+    _, hashes, spans, headers, *_ = index
     count = len(hashes)
-    kinds = (blob.dtype.str, offsets.dtype.str, hashes.dtype.str, spans.dtype.str)
-    if kinds != ("|u1", "<i8", "<u8", "<i8") or spans.shape != (count, 3, 2):
+    kinds = [array.dtype.str for array in (blob, offsets, hashes, spans, headers)]
+    if kinds != ["|u1", "<i8", "<u8", "<i8", "<u4"]:
+        return False
+    if spans.shape != (count, 3, 2) or headers.shape != (count, 3):
         return False
     if blob.ndim != 1 or hashes.ndim != 1 or offsets.shape != (count + 1,) or not count:
         return False
@@ -143,53 +144,20 @@ def _is_sound(index: TarIndex, size: int) -> bool:
         return False
     start, length = spans[..., 0], spans[..., 1]
     held = start >= 0
-    return bool((~held | ((length >= 0) & (length <= size) & (start <= size - length))).all())
+    inside = (length >= 0) & (length <= size) & (start <= size - length) & (start >= HEADER)
+    return bool((~held | inside).all())
 
 
-def _scan(tar: File) -> TarIndex:
-    """The index made from the headers of all members."""
-    members, damaged = _members(tar)
-    rows: dict[str, list[int]] = {}
-    for path, *span in members:
-        name = path.rpartition("/")[2]
-        column = _COLUMN.get(name.partition(".")[2].lower())
-        if column is not None and not name.startswith("."):
-            rows.setdefault(key_of(path), [-1] * 6)[2 * column : 2 * column + 2] = span
-    spans = np.array(list(rows.values()), dtype=np.int64).reshape(-1, 3, 2)
-    if not (spans[:, 0, 0] >= 0).any():
-        endings = ", ".join(f".{ending}" for ending in IMAGE_ENDINGS)
-        raise UserError(f"data.source: {tar.path} holds no image ({endings})")
-    return TarIndex(Strings.of(rows), key_hashes(rows), spans, len(members), damaged)
+def _fits(index: TarIndex, tar: File) -> bool:
+    """Whether some headers of a local tar are where the index says; `TarSource` checks the rest.
 
-
-class _Members(NamedTuple):
-    found: list[tuple[str, int, int]]  # path, offset and size of files that lie wholly inside
-    damaged: bool  # the archive does not end as one should
-
-
-def _members(tar: File) -> _Members:
-    """The regular files in a tar. `tarfile` alone takes some cut-off tars for whole ones."""
-    found: list[tuple[str, int, int]] = []
-    with tar.open() as file:
-        try:
-            archive = tarfile.TarFile(fileobj=file)
-        except UserError:
-            raise
-        except Exception as error:  # a damaged header can raise nearly anything
-            problem = f"is not an uncompressed tar ({printable(str(error))})"
-            raise UserError(f"data.source: {tar.path} {problem}") from None
-        try:
-            for member in archive:
-                if archive.offset <= member.offset:  # of a negative size: it would never end
-                    return _Members(found, damaged=True)
-                whole = member.offset_data + member.size <= tar.size
-                if member.isfile() and not member.issparse() and whole:
-                    found.append((member.name, member.offset_data, member.size))
-                archive.members = []  # type: ignore[attr-defined]  # a kilobyte each
-        except UserError:
-            raise
-        except Exception:
-            return _Members(found, damaged=True)
-        file.seek(archive.offset)
-        # POSIX: zero blocks end the archive.
-        return _Members(found, damaged=file.read(512) != bytes(512))
+    A tar that was replaced by one of its size and time is found out so.
+    """
+    if files.is_url(tar.path):
+        return True  # each would fetch megabytes
+    places = np.argwhere(index.spans[..., 0] >= 0)
+    some = places[np.linspace(0, len(places) - 1, min(len(places), _CHECKED)).astype(np.int64)]
+    return all(
+        zlib.crc32(tar.read(int(index.spans[at][0]) - HEADER, HEADER)) == index.headers[at]
+        for at in map(tuple, some)
+    )
