@@ -79,8 +79,8 @@ def test_the_numbers_of_known_faults(faulty, capsys):
     found = inspected(capsys, faulty, "--out", "look")
     assert json.loads((faulty.parent / "look" / "report.json").read_text()) == found
     assert " ".join(found) == (
-        "source fingerprint files samples held_out looked_at readable unreadable formats size captions "
-        "blank duplicates"
+        "source fingerprint files samples held_out looked_at readable unreadable formats size "
+        "captions blank duplicates"
     )
     assert found["source"] == str(faulty)
     assert found["files"] == {"total": 20, "read": 20, "left_out": []}  # the listing is one
@@ -159,7 +159,7 @@ def test_the_text_names_each_finding_and_steers_no_terminal(faulty, capsys):
         "near-blank images 2 blank-0, blank-1",
         "look like an earlier image 2, in 1 groups",
         "good-0 = copy-0 = copy-1",
-        "- 1 of 16 is more than twice as long as wide or high: the square crop keeps less than half",
+        "- 1 of 16 is more than twice as long as wide; the square crop loses over half",
         "- 5.88 % of captions are longer than 77 tokens: they are cut",
         "- 68.8 % are below 64 pixels: training at 64 enlarges those",
     ):

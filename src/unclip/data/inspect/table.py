@@ -38,8 +38,8 @@ def advice(found: Report) -> Iterator[str]:
     if count := size["longer_than_two_squares"]:
         are = "is" if count == 1 else "are"
         yield (
-            f"{count:,} of {found['readable']:,} {are} more than twice as long as wide or high: "
-            "the square crop keeps less than half"
+            f"{count:,} of {found['readable']:,} {are} more than twice as long as wide; "
+            "the square crop loses over half"
         )
     if share := captions["cut"]["share"]:
         yield (
