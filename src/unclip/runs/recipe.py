@@ -77,15 +77,18 @@ def run_recipe(recipe: Recipe, overrides: list[str]) -> Path:
     for tasks in waves:
         commands = {task.part: command for task in tasks if (command := _command(task))}
         run_together(commands)
-    from unclip.evaluation.protocols.scenes import report
+    from unclip.evaluation.protocols import own_data, scenes
     from unclip.tracking.wandb import tracked
 
     stages = [task for tasks in waves for task in tasks if task.part != PCA]
     stages.sort(key=lambda task: KINDS.index(task.part.split("_")[0]))
     finished = [Finished.load(task.folder) for task in stages]
     first = load_experiment(stages[0].name, stages[0].overrides).config
-    shapes, seconds = first.data.scenes.shapes, time.perf_counter() - began
-    page = report(root, finished, prompts=recipe.prompts, shapes=shapes, seconds=seconds)
+    told: dict[str, Any] = {"prompts": recipe.prompts, "began": began}
+    if first.data.source == "scenes":
+        page = scenes.report(root, finished, shapes=first.data.scenes.shapes, **told)
+    else:
+        page = own_data.report(root, finished, data=first.data, **told)
     parts: dict[str, str | None] = {task.part: str(task.folder) for task in stages}
     about: dict[str, Any] = {"experiment": asdict(recipe), "parents": parts}
     name = f"pipeline/{root.name}"

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from PIL import Image
 from tqdm import tqdm
 
@@ -20,9 +17,9 @@ from unclip.common.html import render
 from unclip.common.images import Array, grid, save, to_uint8
 from unclip.data.scenes.dataset import Prompt, single_object_prompts, two_object_prompts
 from unclip.evaluation.oracle.oracle import Verdict, check
+from unclip.evaluation.protocols.training import curves, stage_table
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
-from unclip.tracking.files import read_metrics
 from unclip.tracking.report import Finished
 
 
@@ -66,17 +63,19 @@ def share(drawn: Sequence[OracleReading], *what: str) -> float:
 
 
 def report(
-    root: Path, runs: Sequence[Finished], *, prompts: int, shapes: Sequence[str], seconds: float
+    root: Path, runs: Sequence[Finished], *, prompts: int, shapes: Sequence[str], began: float
 ) -> Path:
     """Draw held-out captions with the cascade in ``root`` and write ``root/index.html``.
 
-    The objects of the captions have the ``shapes`` that the cascade was trained on.
+    The objects of the captions have the ``shapes`` that the cascade was trained on. The run has
+    lasted since ``began``, of `time.perf_counter`.
 
     Also writes ``report.json`` and the sheets as PNGs.
     """
     pipeline = Pipeline.load(root)
     single = draw(pipeline, single_object_prompts(prompts, 1, shapes))
     pairs = draw(pipeline, two_object_prompts(min(16, prompts), 1, shapes))
+    seconds = time.perf_counter() - began
     figures: dict[str, Any] = {
         "single_object": {
             "prompts": len(single),
@@ -99,7 +98,7 @@ def report(
         "single": save(sheet(single), root / "single.png"),
         "pairs": save(sheet(pairs), root / "pairs.png"),
         "cascade": save(_cascade(single[:8]), root / "cascade.png"),
-        "curves": _curves(runs, root / "curves.png"),
+        "curves": curves(runs, root / "curves.png"),
     }
     page = root / "index.html"
     with atomic_write(page) as scratch:
@@ -126,42 +125,8 @@ def _cascade(drawn: Sequence[OracleReading]) -> Image.Image:
     return grid(images, captions, columns=len(drawn))
 
 
-def _curves(runs: Sequence[Finished], path: Path) -> Path:
-    """Training and validation loss, and the quality, of each stage."""
-    figure, axes = plt.subplots(1, len(runs), figsize=(4 * len(runs), 3), squeeze=False)
-    for axis, run in zip(axes[0], runs):
-        rows = read_metrics(run.folder / "metrics.jsonl")
-        for name, style in (("train/loss", "-"), ("val/loss", "o")):
-            points = [(r["step"], r[name]) for r in rows if name in r]
-            if points:
-                axis.plot(*zip(*points), style, label=name, markersize=4)
-        axis.set_title(run.summary["experiment"], parse_math=False)
-        axis.set_xlabel("optimizer step")
-        axis.set_yscale("log")
-        axis.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
-
-
 def render_page(runs: Sequence[Finished], figures: dict, sheets: dict[str, Path]) -> str:
     """The text of ``index.html``."""
-    stages = [["stage", "parameters", "steps", "loss", "quality", "samples/s", "time", "memory"]]
-    for run in runs:
-        s = run.summary
-        stages.append(
-            [
-                s["experiment"],
-                f"{s['parameters']:,}",
-                str(s["steps"]),
-                f"{s['loss']:.4f}",
-                f"{s['quality']['name']} {s['quality']['value']:.3f}",
-                f"{s['samples_per_second']:.0f}",
-                f"{s['seconds']:.0f} s",
-                f"{s['peak_memory_gib']:.1f} GiB",
-            ]
-        )
     one, two = figures["single_object"], figures["two_objects"]
     single = [["single objects, held-out captions", "right"]]
     single += [[k.replace("_", " "), f"{one[k]:.0%}"] for k in list(one)[1:]]
@@ -175,5 +140,5 @@ def render_page(runs: Sequence[Finished], figures: dict, sheets: dict[str, Path]
         prompts=one["prompts"],
         single=single,
         pairs=pairs,
-        stages=stages,
+        stages=stage_table(runs),
     )

@@ -1,0 +1,53 @@
+"""What the page of a cascade says of its training: a table of the stages, and their curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from unclip.tracking.files import read_metrics
+from unclip.tracking.report import Finished
+
+
+def curves(runs: Sequence[Finished], path: Path) -> Path:
+    """Training and validation loss, and the quality, of each stage."""
+    figure, axes = plt.subplots(1, len(runs), figsize=(4 * len(runs), 3), squeeze=False)
+    for axis, run in zip(axes[0], runs):
+        rows = read_metrics(run.folder / "metrics.jsonl")
+        for name, style in (("train/loss", "-"), ("val/loss", "o")):
+            points = [(r["step"], r[name]) for r in rows if name in r]
+            if points:
+                axis.plot(*zip(*points), style, label=name, markersize=4)
+        axis.set_title(run.summary["experiment"], parse_math=False)
+        axis.set_xlabel("optimizer step")
+        axis.set_yscale("log")
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def stage_table(runs: Sequence[Finished]) -> list[list[str]]:
+    """Size, steps, results and cost of each stage, titles first."""
+    rows = [["stage", "parameters", "steps", "loss", "metric", "samples/s", "time", "memory"]]
+    for run in runs:
+        s = run.summary
+        rows.append(
+            [
+                s["experiment"],
+                f"{s['parameters']:,}",
+                str(s["steps"]),
+                f"{s['loss']:.4f}",
+                f"{s['quality']['name']} {s['quality']['value']:.3f}",
+                f"{s['samples_per_second']:.0f}",
+                f"{s['seconds']:.0f} s",
+                f"{s['peak_memory_gib']:.1f} GiB",
+            ]
+        )
+    return rows
