@@ -11,8 +11,8 @@ The front door, from which everything is imported when it is first asked for:
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+import importlib as _importlib
+import typing as _typing
 
 __version__ = "0.1.0"
 __all__ = ["Pipeline", "load_experiment", "train"]
@@ -24,11 +24,11 @@ _FROM = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     if name not in _FROM:
         raise AttributeError(f"module 'unclip' has no attribute {name!r}")
-    return getattr(importlib.import_module(_FROM[name]), name)
+    return getattr(_importlib.import_module(_FROM[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_FROM])
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -95,6 +95,10 @@ def test_the_filter_looks_at_name_stage_and_purpose_in_any_case(project, capsys,
     assert "clip/tiny" not in {r["name"] for r in listed(capsys, word)[0]}
 
 
+def test_a_filter_with_a_slash_is_of_names_alone(project, capsys):
+    assert all(r["name"].startswith("prior/") for r in listed(capsys, "prior/")[0])
+
+
 def test_nothing_that_matches_is_said(project, capsys):
     assert listed(capsys, "no such thing") == ([], [])
     assert main(["experiments", "list", "no such thing"]) == 2

@@ -5,9 +5,34 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
+import unclip
+from unclip.common.errors import UserError
+
 README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_door_shows_its_three_names_and_nothing_else():
+    assert [name for name in dir(unclip) if not name.startswith("__")] == [
+        "Pipeline",
+        "load_experiment",
+        "train",
+    ]
+
+
+def test_wrong_calls_are_answered_in_a_line(cascade):
+    with pytest.raises(
+        UserError, match=r"train: give what load_experiment\('prior/tiny'\) returns"
+    ):
+        unclip.train("prior/tiny")
+    pipeline = unclip.Pipeline.load(cascade)
+    with pytest.raises(UserError, match=r"captions: must be a list of texts, as \['abc'\]"):
+        pipeline.generate("abc", [0, 1, 2])
+    for captions, seeds in (([], []), (["a"], []), (["a"], [0, 1])):
+        with pytest.raises(UserError, match="give one seed per caption"):
+            pipeline.generate(captions, seeds)
 
 
 def test_the_script_of_the_readme_trains_and_samples(minute_experiment, tmp_path, monkeypatch):

@@ -76,6 +76,12 @@ def test_the_words_are_those_of_wandbs_agent(sweep_file, tmp_path):
     ]
 
 
+def test_an_override_takes_the_place_of_the_files_own_word(sweep_file):
+    file = sweep_file(**command("unclip", "train", "clip/tiny", "trainer.max_steps=5", "a=1"))
+    words = spec.load(str(file)).command({"x": 2}, ["trainer.max_steps=9"])
+    assert words == ["train", "clip/tiny", "a=1", "x=2", "trainer.max_steps=9"]
+
+
 def test_the_command_for_wandb_has_the_overrides(sweep_file):
     sweep = spec.load(str(sweep_file()))
     assert sweep.online_command(["z=1"])[-4:] == ["train", "clip/tiny", "z=1", ARGS]

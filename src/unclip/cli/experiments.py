@@ -44,7 +44,10 @@ def add(commands: argparse._SubParsersAction) -> None:
         **how,
     )
     v.add_argument(
-        "filter", nargs="?", default="", help="only with this in name, stage or purpose, any case"
+        "filter",
+        nargs="?",
+        default="",
+        help="only with this in name, stage or purpose (`prior/`: in the name), any case",
     )
     v.add_argument("--json", action="store_true", help="every field, machine-readable")
     v.set_defaults(run=list_)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,16 +82,19 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _list() -> None:
+    from unclip.config.listing import aligned
     from unclip.sweeps import spec
 
+    rows = []
     for name in spec.files():
         try:
             sweep = spec.load(name)
         except UserError as error:
-            print(f"{name:<20} {error}")
+            print(f"unclip: not listed: {error}", file=sys.stderr)
             continue
         goal = "max" if sweep.maximize else "min"
-        print(f"{name:<20} {sweep.method:<7} {goal} {sweep.metric:<18} {sweep.about}")
+        rows.append((name, sweep.method, f"{goal} {sweep.metric}", sweep.about))
+    print("\n".join(aligned(rows)))
 
 
 def _online(sweep: Sweep, args: argparse.Namespace) -> None:

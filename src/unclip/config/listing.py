@@ -70,8 +70,10 @@ def _entry(name: str, path: Path, *hidden: Path) -> Entry:
 
 
 def matching(entries: Sequence[Entry], word: str) -> list[Entry]:
-    """Those with ``word`` in their name, stage or about, in any case."""
+    """Those with ``word`` in their name, stage or about, in any case; with a slash, in the name."""
     word = word.lower()
+    if "/" in word:
+        return [e for e in entries if word in e.name.lower()]
     return [e for e in entries if word in f"{e.name}\n{e.stage}\n{e.about}".lower()]
 
 

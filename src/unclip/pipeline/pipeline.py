@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from unclip.common.errors import UserError
 from unclip.common.types import Progress
 from unclip.pipeline import inpainting, manipulations
 from unclip.pipeline.cascade import Cascade, load_cascade, open_folder
@@ -70,9 +71,18 @@ class Pipeline:
         settings: Settings | None = None,
         progress: Progress | None = None,
     ) -> Generated:
-        """One image ``[B, ...]`` per (caption, seed); an image depends on its own pair alone."""
-        if len(captions) != len(seeds):
-            raise ValueError(f"{len(captions)} captions, {len(seeds)} seeds")
+        """One image ``[B, ...]`` per (caption, seed); an image depends on its own pair alone.
+
+        Raises:
+            UserError: no captions, another number of seeds, or settings that do not fit a stage.
+        """
+        if isinstance(captions, str):
+            raise UserError(f"captions: must be a list of texts, as [{captions[:20]!r}]")
+        if len(captions) != len(seeds) or not captions:
+            raise UserError(
+                f"{len(captions)} captions and {len(seeds)} seeds: give one seed per caption, at "
+                "least one of each"
+            )
         return Sampling(self.cascade, settings, progress).generate(captions, seeds)
 
     def encode(

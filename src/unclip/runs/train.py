@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data_modules.base import StageData
 from unclip.common import artifacts
+from unclip.common.errors import UserError
 from unclip.config.load import ResolvedExperiment
 from unclip.nn import attention
 from unclip.runs.fit import fit
@@ -44,7 +45,12 @@ def train(
     """Train ``resolved`` (or continue it) and export its artifact.
 
     ``with_parents`` first trains the experiments it depends on that have no finished run.
+
+    Raises:
+        UserError: something that the user can fix, in one line.
     """
+    if not isinstance(resolved, ResolvedExperiment):
+        raise UserError(f"train: give what load_experiment({resolved!r}) returns, not its name")
     depends_on = parents(resolved, make=make_parent if with_parents else None)
     trainer = resolved.config.trainer
     determinism.pin_threads(trainer)

@@ -82,7 +82,8 @@ class Sweep:
         """What runs a trial with these values of the parameters, without the word `unclip`.
 
         The values have the form that W&B's agent gives them. A trial with a ``folder`` goes on in
-        it. Nothing is sent to W&B unless ``overrides`` say so: the sweep is a local one.
+        it. Nothing is sent to W&B unless ``overrides`` say so: the sweep is a local one. Of a key
+        that is given twice the last value stays.
         """
         given = [f"{name}={value}" for name, value in values.items()]
         words = []
@@ -91,7 +92,12 @@ class Sweep:
                 words += [*given, *overrides] if word == ARGS else [word]
         if folder is not None:
             words += [f"run.dir={folder}", *(["--continue"] if words[0] == "train" else [])]
-        return words
+        last = {word.partition("=")[0]: at for at, word in enumerate(words)}
+        return [
+            word
+            for at, word in enumerate(words)
+            if "=" not in word or last[word.partition("=")[0]] == at
+        ]
 
     def online_command(self, overrides: Sequence[str]) -> list[str]:
         """The file's command with ``overrides``, for W&B's agent."""

@@ -110,7 +110,7 @@ def _draw(runs: Sequence[Compared], path: Path) -> None:
             run = each.label.replace("$", r"\$")  # no formulas
             for name in panel:
                 points = each.curves.get(name, [])
-                style = "-" if name == "train/loss" else "o-"
+                style = "-" if name == "train/loss" and len(points) > 1 else "o-"
                 label = f"{run} {name}" if len(panel) > 1 else run
                 if points:
                     axis.plot(*zip(*points), style, color=f"C{number}", label=label, markersize=4)

@@ -39,7 +39,7 @@ class ArPriorConfig:
         require(
             self.codes is None or self.codes + 2 <= self.context,
             "model.context",
-            f"{self.context} cannot hold the {self.codes} codes of the PCA, z_t and the dot product: "
+            f"{self.context} cannot hold {self.codes} codes of the PCA, z_t and the dot product: "
             f"take a PCA of fewer components (pca/paper), or model.context={2 + (self.codes or 0)}",
         )
 
