@@ -15,10 +15,12 @@ from unclip.stages.experiment import Experiment, ParentSizes
 class ToyPriorConfig:
     """A linear map."""
 
+    # What a prior's network reads of the caption: its own tokens (bpe), or the frozen CLIP's token
+    # features (clip). `_prior` asks every prior; this one has no choice, so it is no field.
     caption: ClassVar[str] = "bpe"
 
-    embed_dim: int | None = None
-    bias: bool = True
+    embed_dim: int | None = None  # D, filled in from the CLIP
+    bias: bool = True  # of the map
 
     def validate(self) -> None:
         """Everything goes."""

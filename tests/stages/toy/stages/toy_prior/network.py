@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from unclip.stages.toy_prior.config import ToyPriorConfig, ToyPriorExperiment
 
 from unclip.stages.experiment import ParentSizes
 from unclip.stages.interface import Given, Needs, Share
+from unclip.stages.toy_prior.config import ToyPriorConfig, ToyPriorExperiment
 
 
 class ToyPrior(nn.Module):

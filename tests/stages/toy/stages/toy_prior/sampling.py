@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from unclip.stages.toy_prior.config import ToySamplerConfig
-from unclip.stages.toy_prior.network import ToyPrior
 
 from unclip.common.seeding import SampleNoise
+from unclip.stages.toy_prior.config import ToySamplerConfig
+from unclip.stages.toy_prior.network import ToyPrior
 
 
 @torch.no_grad()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from data_modules.toy_prior import ToyPriorData
 from torch import Tensor
-from unclip.stages.toy_prior.config import ToyPriorExperiment
-from unclip.stages.toy_prior.network import ToyPrior, build_network
-from unclip.stages.toy_prior.sampling import sample_toy
 
+from data_modules.toy_prior import ToyPriorData
 from unclip.common.seeding import SampleNoise
 from unclip.embeddings.clip import FrozenClip
 from unclip.stages._prior.stage import Pair, PriorStage
 from unclip.stages.interface import LoadedParents
+from unclip.stages.toy_prior.config import ToyPriorExperiment
+from unclip.stages.toy_prior.network import ToyPrior, build_network
+from unclip.stages.toy_prior.sampling import sample_toy
 from unclip.training.random import StepRandom
 
 
