@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import gc
 import io
+import re
 import statistics
 import tempfile
 import time
@@ -157,8 +158,9 @@ def described(times: list[list[Seconds]], flops: int, args: Any) -> str:
     rate = flops / median(times[0], "wall")
     found.append(f"{flops / 1e9:.1f} GFLOP, {rate / 1e9:.0f} a second")
     card = torch.cuda.get_device_name().lower() if args.device == "cuda" else ""
+    words = re.split(r"[\s-]+", card.replace("rtx ", "rtx"))
     for gpu in GPUS:
-        if gpu.name in card:
+        if gpu.name in words:
             found.append(f"utilisation {rate / gpu.peak(args.precision):.1%}")
     return "  ".join(found)
 

@@ -184,6 +184,7 @@ def test_rounding():
     ("gpus", "device", "mfu", "message"),
     [
         (0, "h200", 0.4, "--gpus=0: must be at least 1"),
+        (1, "rtx409", 0.4, "--device: unknown device 'rtx409'; did you mean 'rtx4090'?"),
         (1, "h300", 0.4, "--device: unknown device 'h300'; did you mean 'h200'?"),
         (1, "h200", 0.0, "--mfu=0: must be above 0 and at most 1"),
         (1, "h200", 1.5, "--mfu=1.5: must be above 0 and at most 1"),
@@ -193,6 +194,12 @@ def test_rounding():
 def test_what_cannot_be_is_refused(gpus, device, mfu, message, planned):
     with pytest.raises(UserError, match=re.escape(message)):
         planned("upsampler", gpus, device, mfu=mfu)
+
+
+def test_a_device_without_bfloat16_is_refused_for_it(planned):
+    with pytest.raises(UserError, match="--device t4: has no bfloat16 units; add trainer.prec"):
+        planned("upsampler", 1, "t4", "trainer.precision=bf16-mixed")
+    assert planned("upsampler", 1, "t4", "trainer.precision=32").rows[0].fits
 
 
 def test_a_codec_is_not_trained(planned):

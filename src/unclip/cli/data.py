@@ -18,6 +18,7 @@ examples:
   unclip data inspect photos/ --out look
   unclip data inspect laion/00000.tar --limit 2000 --clip open_clip:ViT-L-14/openai
   unclip data inspect scenes --limit 200 --json
+  unclip data index "s3://bucket/laion/{00000..00999}.tar"
   unclip data pack photos/ --out packed
   unclip data pack photos/ --out packed --format parquet --max-side 512 --shard-size 5000
 """
@@ -33,6 +34,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     verbs = p.add_subparsers(title="verbs", required=True, metavar="VERB")
     _add_inspect(verbs)
+    _add_index(verbs)
     _add_pack(verbs)
 
 
@@ -58,6 +60,21 @@ def _add_inspect(verbs: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--json", action="store_true", help="print the report as JSON, nothing else")
     p.set_defaults(run=inspect)
+
+
+def _add_index(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser(
+        "index",
+        help="index the tars of a source ahead of training",
+        description="Reads the headers of every tar, 16 at a time, local or remote, so that no "
+        "run has to when it starts. The indexes go into the cache ($UNCLIP_CACHE, else "
+        "~/.cache/unclip), or beside local tars, where every machine that sees them finds them.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("source", help="what data.source takes: tars")
+    p.add_argument("--beside", action="store_true", help="write NAME.tar.index.npz beside each tar")
+    p.set_defaults(run=index)
 
 
 def _add_pack(verbs: argparse._SubParsersAction) -> None:
@@ -132,6 +149,27 @@ def _context_of(clip: str) -> int:
     from unclip.runs.parents import clip_dims
 
     return clip_dims(clip)["context"]
+
+
+def index(args: argparse.Namespace) -> None:
+    """Open the source, which indexes what is not indexed yet."""
+    from unclip.common.errors import UserError
+    from unclip.data import files
+    from unclip.data.readers.opening import open_files, tars_of
+    from unclip.data.readers.tar_index import write_beside
+
+    tars = tars_of(args.source)
+    if args.beside:
+        for tar in tars:
+            if files.is_url(tar):
+                raise UserError(f"--beside: {tar} is remote; leave --beside out to use the cache")
+        for tar in tars:
+            try:
+                write_beside(tar)
+            except OSError as error:
+                raise UserError(f"--beside: {tar}: {error.strerror or error}") from None
+    samples = len(open_files(args.source, on_error="skip"))
+    print(f"{args.source}: tars {len(tars):,}, samples {samples:,}, indexed")
 
 
 def pack(args: argparse.Namespace) -> None:

@@ -29,7 +29,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         "overrides", nargs="*", default=[], metavar="key=value", help="fields of the experiment"
     )
     p.add_argument("--gpus", type=int, required=True, help="how many, over all machines")
-    p.add_argument("--device", required=True, help="h200, h100, a100 or cpu (this machine)")
+    p.add_argument(
+        "--device",
+        required=True,
+        help="h200, h100, a100, v100, a10g, l4, t4, rtx5090, rtx4090, rtx3090 or cpu (this one)",
+    )
     p.add_argument(
         "--mfu",
         type=float,

@@ -19,7 +19,7 @@ class Device(NamedTuple):
 
     name: str
     memory: int  # bytes
-    bfloat16: float  # dense peak, floating-point operations per second
+    bfloat16: float | None  # dense peak, floating-point operations per second; None: it has none
     float32: float
 
     @property
@@ -28,17 +28,35 @@ class Device(NamedTuple):
         return self.name != "cpu"
 
     def peak(self, precision: str) -> float:
-        """Operations per second at ``trainer.precision``."""
-        return self.float32 if precision == "32" else self.bfloat16
+        """Operations per second at ``trainer.precision``.
+
+        Raises:
+            UserError: the device cannot compute with it.
+        """
+        if precision == "32":
+            return self.float32
+        if self.bfloat16 is None:
+            raise UserError(
+                f"--device {self.name}: has no bfloat16 units; add trainer.precision=32"
+            )
+        return self.bfloat16
 
 
-# The SXM cards of 141, 80 and 80 GB. Peaks: NVIDIA's data sheets of H200, H100 and A100, which give
-# Hopper's with sparsity, twice the dense ones. Memory: what nvidia-smi shows. Float32 is the plain
-# one: torch multiplies float32 matrices without TF32 unless it is told to, and it is not.
+# Peaks: NVIDIA's data sheets and white papers, dense (some give twice as much, with sparsity)
+# and accumulated in float32, which halves those of GeForce cards. h200, h100, a100 and v100 are the
+# SXM cards of 141, 80, 80 and 16 GB. Memory: what nvidia-smi shows. Float32 is the plain one: torch
+# multiplies float32 matrices without TF32 unless it is told to, and it is not.
 GPUS = (
     Device("h200", 143_771 * MIB, 989.4e12, 66.9e12),
     Device("h100", 81_559 * MIB, 989.4e12, 66.9e12),
     Device("a100", 81_920 * MIB, 312e12, 19.5e12),
+    Device("v100", 16_160 * MIB, None, 15.7e12),
+    Device("a10g", 23_028 * MIB, 70e12, 31.5e12),
+    Device("l4", 23_034 * MIB, 121e12, 30.3e12),
+    Device("t4", 15_360 * MIB, None, 8.1e12),
+    Device("rtx5090", 32_607 * MIB, 209.5e12, 104.8e12),
+    Device("rtx4090", 24_564 * MIB, 165.2e12, 82.6e12),
+    Device("rtx3090", 24_576 * MIB, 71e12, 35.6e12),
 )
 
 

@@ -100,6 +100,7 @@ def plan(resolved: ResolvedExperiment, *, gpus: int, device: str, mfu: float) ->
     if not 0 < mfu <= 1:
         raise UserError(f"--mfu={mfu:g}: must be above 0 and at most 1")
     found = devices.find(device, gpus)
+    found.peak(resolved.config.trainer.precision)  # which it may not have
     resolved = replace(resolved, config=deepcopy(resolved.config))  # its CLIP's sizes go into it
     experiment, accumulate = resolved.config, resolved.config.trainer.accumulate
     batch = local_batch_size(experiment.data.batch_size, world=gpus, accumulate=accumulate)

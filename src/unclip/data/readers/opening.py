@@ -67,6 +67,22 @@ def open_files(spec: str, *, on_error: str = "error", limits: Limits = LIMITS) -
     return source
 
 
+def tars_of(spec: str) -> list[str]:
+    """The tars that `open_files` would read for ``spec``.
+
+    Raises:
+        UserError: It does not exist, or is no source of tars.
+    """
+    paths = list(dict.fromkeys(files.expand(spec)))
+    if len(paths) == 1 and not _is_shard(paths[0]):
+        paths = _shards(paths[0])
+    if not paths or any(ending_of(files.last_part(path)) != "tar" for path in paths):
+        raise UserError(
+            f"data.source: {spec} is not a source of tars, so there is no index to make"
+        )
+    return paths
+
+
 def _shards(folder: str) -> list[str]:
     """The tars of a folder without a listing, or else its parquets, if they hold images.
 
