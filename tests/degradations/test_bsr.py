@@ -11,6 +11,7 @@ from unclip.degradations.blur import gaussian_blur
 from unclip.degradations.bsr import apply, bsr
 from unclip.degradations.bsr_parameters import FULL, LIGHT, NOISE, UNIFORMS, draw_parameters
 from unclip.degradations.config import CorruptionConfig
+from unclip.degradations.jpeg import jpeg
 from unclip.nn.config import UNetConfig
 from unclip.stages.upsampler.config import UpsamplerExperiment
 from unclip.stages.upsampler.stage import UpsamplerStage
@@ -153,6 +154,18 @@ def test_the_light_variant_blurs_once():
     assert not torch.equal(apply(images, p, noise, scale=4), apply(images, other, noise, scale=4))
 
 
+def test_the_full_variant_blurs_twice_each_time_by_its_own_kernel():
+    images, p = pictures(4, 64, 64), draw_parameters(chance(4), scale=4, variant=FULL)
+    noise, found = noise_like(images), []
+    for blur in (None, 0, 1):
+        changed = p._replace(blur_variance=p.blur_variance.clone())
+        if blur is not None:
+            changed.blur_variance[:, blur] = 25.0
+        found.append(apply(images, changed, noise, scale=4).flatten(1))
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert (found[one] != found[other]).any(dim=1).all()
+
+
 def test_the_full_variant_loses_more_than_the_light_one():
     images = pictures(16, 64, 64)
     clean = torch.nn.functional.avg_pool2d(images, 4)
@@ -165,6 +178,35 @@ def test_mixed_precision_around_it_changes_nothing():
     with torch.autocast("cpu", torch.bfloat16):
         inside = degraded(images, FULL)
     assert torch.equal(inside, degraded(images, FULL))
+
+
+@pytest.fixture
+def tf32():
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+    yield matmul
+    matmul.fp32_precision = before
+
+
+def test_matrix_products_are_exact_inside_and_as_before_afterwards(tf32, monkeypatch):
+    inside = []
+
+    def spy(image, quality, size=None):
+        inside.append(tf32.fp32_precision)
+        return jpeg(image, quality, size)
+
+    monkeypatch.setattr("unclip.degradations.bsr.jpeg", spy)
+    degraded(pictures(2, 32, 32), FULL)
+    assert set(inside) == {"ieee"}
+    assert tf32.fp32_precision == "tf32"
+
+    def fail(image, quality, size=None):
+        raise RuntimeError("no JPEG")
+
+    monkeypatch.setattr("unclip.degradations.bsr.jpeg", fail)
+    with pytest.raises(RuntimeError, match="no JPEG"):
+        degraded(pictures(2, 32, 32), FULL)
+    assert tf32.fp32_precision == "tf32"
 
 
 def test_shapes_that_do_not_fit_are_refused():

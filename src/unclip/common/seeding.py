@@ -44,13 +44,17 @@ class SampleNoise:
         """Float32 noise of ``shape``, whose first dimension must be the number of seeds."""
         import torch
 
-        return self._rows(torch.randn, shape).to(device)
+        from unclip.common.upload import upload
+
+        return upload(self._rows(torch.randn, shape), device)
 
     def uniform(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """Float32 numbers in [0, 1) of ``shape``, from the same streams."""
         import torch
 
-        return self._rows(torch.rand, shape).to(device)
+        from unclip.common.upload import upload
+
+        return upload(self._rows(torch.rand, shape), device)
 
     def _rows(self, draw: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
         import torch

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.common.upload import upload_together
+
 
 def full_size(image: Tensor) -> Tensor:
     """The ``size`` ``[G, 2]`` of samples that fill their canvas."""
@@ -39,9 +41,7 @@ def replicate_edges(image: Tensor, size: Tensor | None, shape: tuple[int, int]) 
     if size is None:
         below, beside = (new - old for new, old in zip(shape, image.shape[2:]))
         return F.pad(image, (0, beside, 0, below), mode="replicate") if below or beside else image
-    last = (size - 1).to(image.device)
     rows, columns = (
-        torch.arange(length, device=image.device).minimum(last[:, axis, None])
-        for axis, length in enumerate(shape)
+        torch.arange(length).minimum(size[:, axis, None] - 1) for axis, length in enumerate(shape)
     )
-    return gather_pixels(image, rows, columns)
+    return gather_pixels(image, *upload_together(rows, columns, device=image.device))

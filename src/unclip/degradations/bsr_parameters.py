@@ -124,14 +124,14 @@ def draw_parameters(uniforms: Tensor, *, scale: int, variant: Variant) -> BsrPar
     (In NumPy, which takes a fraction of PyTorch's time for so many small steps.)
 
     Args:
-        uniforms: The only source of chance.
+        uniforms: The only source of chance, on the CPU: reading them back would make a GPU wait.
         scale: High-resolution over low-resolution side. It may be halved first if it is
             even and above 2; the widths and factors are then those of the scale that remains.
         variant: `FULL` or `LIGHT`.
     """
     if uniforms.shape[1:] != (UNIFORMS,):
         raise ValueError(f"uniforms of shape {tuple(uniforms.shape)}, not [B, {UNIFORMS}]")
-    columns = uniforms.to("cpu", torch.float64).numpy()
+    columns = uniforms.double().numpy()
     order, blur, shares, vectors = (
         columns[:, start:stop] for start, stop in pairwise((11, 18, 28, 31, UNIFORMS))
     )

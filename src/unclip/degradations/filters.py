@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.common.upload import upload_together
 from unclip.degradations.borders import full_size, gather_pixels, mirror_index
 
 LARGEST = 25  # pixels a side of the largest kernel
@@ -66,10 +67,10 @@ def _pad(image: Tensor, size: Tensor | None) -> Tensor:
         return F.pad(image, (_REACH,) * 4, mode="reflect")
     size = full_size(image) if size is None else size
     rows, columns = (
-        mirror_index(torch.arange(-_REACH, side + _REACH), size[:, axis, None]).to(image.device)
+        mirror_index(torch.arange(-_REACH, side + _REACH), size[:, axis, None])
         for axis, side in enumerate(image.shape[2:])
     )
-    return gather_pixels(image, rows, columns)
+    return gather_pixels(image, *upload_together(rows, columns, device=image.device))
 
 
 def _convolve_line(padded: Tensor, dim: int, length: int, taps: Tensor) -> Tensor:

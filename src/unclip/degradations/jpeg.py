@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.common.upload import upload
 from unclip.degradations.borders import replicate_edges
 
 _LUMA = (
@@ -102,7 +103,7 @@ def _double(planes: Tensor) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _alternating(even: float, odd: float, length: int, device: torch.device) -> Tensor:
-    return torch.tensor([even, odd], device=device).repeat(length // 2)
+    return even + (odd - even) * (torch.arange(length, device=device) % 2)
 
 
 def jpeg(image: Tensor, quality: Tensor, size: Tensor | None = None) -> Tensor:
@@ -110,12 +111,12 @@ def jpeg(image: Tensor, quality: Tensor, size: Tensor | None = None) -> Tensor:
 
     Args:
         image: A canvas; rounded to 255ths first.
-        quality: ``[G]`` int64 from 1 to 100, on the CPU or the image's device.
+        quality: ``[G]`` int64 from 1 to 100, on the CPU.
         size: ``[G, 2]`` of the samples (see `unclip.degradations.borders`); all, if None.
     """
     height, width = image.shape[2:]
     c = _constants(image.device)
-    tables = c.tables[quality.to(image.device) - 1]
+    tables = c.tables[upload(quality - 1, image.device)]
     rgb = (image * 255).round_().clamp_(0, 255).flatten(2)
     ycc = (c.to_ycc @ rgb).add_(c.rounded_by).floor_().view(image.shape)
 

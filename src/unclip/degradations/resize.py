@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.common.upload import upload_together
 from unclip.degradations.borders import full_size, mirror_index
 
 BILINEAR, BICUBIC, AREA, GAUSSIAN = range(4)
@@ -61,9 +62,8 @@ def weights(
     farthest = int((before / after).max() / 2) + 2
     reach = max({BILINEAR: 1, BICUBIC: 2, AREA: farthest, GAUSSIAN: 13}[k] for k in present)
     new = torch.arange(int(after.max()), device=device)[:, None]
-    kind, length, sigma, scale = (
-        x.to(device)[:, None, None] for x in (kind, before, sigma.float(), before / after)
-    )
+    numbers = upload_together(kind, before, sigma.float(), before / after, device=device)
+    kind, length, sigma, scale = (x[:, None, None] for x in numbers)
     centre = (new + 0.5) * scale - 0.5  # [G, after, 1]
     index = centre.floor() + torch.arange(1 - reach, reach + 1, device=device)
     away = (index - centre).abs()  # [G, after, 2 reach]

@@ -154,8 +154,8 @@ def dpmpp_2m(predictor: Predictor, x_T: Tensor, *, progress: Progress | None = N
         x0 = midpoint = predictor(x, row).x0
         if earlier is not None and row > 0:
             lambdas = 0.5 * torch.logit(chain.alpha_bar[row - 1 : row + 2])  # of s, r, before r
-            ratio = ((lambdas[0] - lambdas[1]) / (lambdas[1] - lambdas[2])).item()
-            midpoint = x0 + 0.5 * ratio * (x0 - earlier)
+            ratio = (lambdas[0] - lambdas[1]) / (lambdas[1] - lambdas[2])
+            midpoint = x0 + (0.5 * ratio).to(x0) * (x0 - earlier)
         x = exponential_step(x, midpoint, predictor.index(x, row), schedule=chain)
         earlier = x0
     return x

@@ -81,7 +81,7 @@ def evaluate_upsampler(
     def degrade(image: Tensor, numbers: Sequence[int]) -> Tensor:
         seeds = [derive_seed("corruption", seed, k) for k in numbers]
         draws = SampleNoise(seeds)
-        uniforms = draws.uniform((len(image), UNIFORMS), image.device)
+        uniforms = draws.uniform((len(image), UNIFORMS))
         noise = draws(image.shape, image.device)
         return corrupt(image, model.low_size, corruption, uniforms=uniforms, noise=noise)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from data_modules.upsampler import UpsamplerData
 from unclip.common.images import CaptionedImage, to_uint8
 from unclip.common.seeding import SampleNoise
+from unclip.common.upload import upload
 from unclip.data.batches import UpsamplerBatch
 from unclip.degradations.blur import gaussian_blur
 from unclip.degradations.bsr_parameters import UNIFORMS, VARIANTS
@@ -55,14 +57,16 @@ class UpsamplerStage(DiffusionStage):
         low, corruption = self.low(image), self.experiment.corruption
         if corruption.kind not in VARIANTS:
             return self.corrupt(low, rng)
-        uniforms = rng.uniform("bsr", len(image), UNIFORMS)
+        on_cpu = replace(rng, device="cpu")  # to plan by; reading back would make a GPU wait
+        uniforms = on_cpu.uniform("bsr", len(image), UNIFORMS)
+        clean = on_cpu.keep("corruption", len(image), corruption.probability)
         noise = rng.normal("bsr_noise", image.shape)
-        clean = rng.keep("corruption", len(image), corruption.probability)
         rows = clean.logical_not().nonzero()[:, 0]
-        low[rows] = corrupt(
-            image[rows], low.shape[-1], corruption, uniforms=uniforms[rows], noise=noise[rows]
+        there = upload(rows, image.device)
+        bad = corrupt(
+            image[there], low.shape[-1], corruption, uniforms=uniforms[rows], noise=noise[there]
         )
-        return low
+        return low.index_copy_(0, there, bad)
 
     def corrupt(self, low: Tensor, rng: StepRandom) -> Tensor:
         """``low`` with the blur of ``corruption``, each sample by its own draw.
