@@ -11,9 +11,15 @@ from unclip.common.types import Caption
 from unclip.degradations.bsr import bsr
 from unclip.degradations.bsr_parameters import FULL, LIGHT, UNIFORMS
 from unclip.degradations.jpeg import jpeg
-from unclip.diffusion.config import SAMPLERS, DiffusionConfig, ImageDiffusionConfig, SamplerConfig
+from unclip.diffusion.config import (
+    INVERSIONS,
+    SAMPLERS,
+    DiffusionConfig,
+    ImageDiffusionConfig,
+    SamplerConfig,
+)
 from unclip.diffusion.inpainting import inpaint
-from unclip.diffusion.inversion import INVERSIONS, invert
+from unclip.diffusion.inversion import invert
 from unclip.diffusion.predictor import build_predictor, guided_denoiser
 from unclip.diffusion.samplers import sample
 from unclip.embeddings.codec import Codec
