@@ -8,7 +8,9 @@ tensors of the CPU beside the device's.
 
 from __future__ import annotations
 
+from contextlib import ExitStack, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -18,6 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from unclip.training.random import StepRandom
 
 GPU = torch.device("meta")
+_real_autocast = torch.autocast
+
+
+def _autocast(device: str, **options: Any) -> Any:
+    """Mixed precision, which the meta device does not know."""
+    return nullcontext() if device == GPU.type else _real_autocast(device, **options)
 
 
 class _FromPython(TorchFunctionMode):
@@ -45,15 +53,16 @@ class Waits(TorchDispatchMode):
         super().__init__()
         self.waits: list[str] = []
         self.operators = 0
-        self._from_python = _FromPython(self.waits)
+        self._around = ExitStack()
 
     def __enter__(self):
-        self._from_python.__enter__()
+        self._around.enter_context(patch.object(torch, "autocast", _autocast))
+        self._around.enter_context(_FromPython(self.waits))
         return super().__enter__()
 
     def __exit__(self, *error):
         super().__exit__(*error)
-        self._from_python.__exit__(*error)
+        self._around.close()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

@@ -6,7 +6,7 @@ Zhang et al., arXiv 2103.14006, section 3; see `unclip.degradations.bsr_paramete
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -124,10 +124,9 @@ def exact_float32(device: torch.device) -> Iterator[None]:
     """No mixed precision, and no TensorFloat-32 in matrix products: JPEG counts in whole levels."""
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
-    mixed = torch.amp.is_autocast_available(device.type)
     matmul.fp32_precision = "ieee"
     try:
-        with torch.autocast(device.type, enabled=False) if mixed else nullcontext():
+        with torch.autocast(device.type, enabled=False):
             yield
     finally:
         matmul.fp32_precision = before
