@@ -92,7 +92,7 @@ def test_a_missing_part_is_named(copy):
 def test_a_stage_in_anothers_place_is_refused(copy):
     shutil.rmtree(copy / "decoder")
     shutil.copytree(copy / "prior", copy / "decoder")
-    with pytest.raises(UserError, match="is a diffusion_prior, a decoder is needed"):
+    with pytest.raises(UserError, match="is a diffusion_prior, but a decoder is needed"):
         Pipeline.load(copy)
 
 

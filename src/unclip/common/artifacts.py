@@ -11,21 +11,23 @@ import os
 import shutil
 import tempfile
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unclip.common import yaml_text
+from unclip.common import json_text, yaml_text
 from unclip.common.errors import UserError, article
 from unclip.common.fields import as_dataclass
 from unclip.common.hashing import file_sha256
 
 Config = TypeVar("Config")
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 FORMAT_VERSION = 1
 X0_ERRORS = "errors.json"  # only where `unclip fit-variance` was run
@@ -45,23 +47,25 @@ class Artifact:
     provenance: dict[str, Any]
 
     def weights(self) -> dict[str, Tensor]:
-        """The state dict, on the CPU, its checksum verified."""
+        """The state dict, on the CPU: its checksum verified, every number finite and real."""
         file = self.path / "weights.safetensors"
         if file_sha256(file) != self.sha256:
             raise UserError(f"{file}: checksum differs from artifact.json; export or copy it again")
         try:
-            return load_file(file)
+            found = load_file(file)
         except SafetensorError as error:
             raise UserError(f"{file}: not a safetensors file: {error}") from None
+        for name, tensor in found.items():
+            if tensor.is_complex() or not torch.isfinite(tensor).all():
+                raise UserError(f"{file}: {name} holds NaN, infinite or complex numbers")
+        return found
 
     def section(self, name: str, cls: type[Config]) -> Config:
-        """A section of the stored experiment, typed; an unknown field is an error."""
-        try:
-            value = as_dataclass(cls, self.config[name])
-            value.validate()  # type: ignore[attr-defined]
-            return value
-        except (KeyError, TypeError, UserError) as error:
-            raise UserError(f"{self.path / 'config.yaml'}: {name}: {error}") from None
+        """A section of the stored experiment, checked as an experiment's is."""
+        where = f"{self.path / 'config.yaml'}: "
+        value = as_dataclass(cls, self.config.get(name, {}), where, f"{name}.")
+        self._validate(value)
+        return value
 
     def stored(self, cls: type[Config]) -> Config:
         """The whole stored experiment, typed and not checked further."""
@@ -69,18 +73,66 @@ class Artifact:
 
     def experiment(self, cls: type[Config], *sections: str) -> Config:
         """The stored experiment with ``sections`` read, typed and checked; others are defaults."""
-        return cls(**{name: self.section(name, _section(cls, name)) for name in sections})
+        found = cls(**{name: self.section(name, _section(cls, name)) for name in sections})
+        self._validate(found)
+        return found
 
-    def load_into(self, network: torch.nn.Module) -> None:
-        """Put the weights into ``network``; every name and shape must match."""
+    def network(self, build: Callable[[], Network], weights_of: str = "") -> Network:
+        """What ``build`` makes, with the weights; every name, shape and kind of number must match.
+
+        It is built without memory first: a config that asks for more than the weights are is
+        refused before anything is allocated.
+
+        Args:
+            build: Makes the network on the default device.
+            weights_of: The submodule that the weights are of, if not of all.
+
+        Raises:
+            UserError: the weights do not fit.
+        """
+        file = self.path / "weights.safetensors"
+        with torch.device("meta"):
+            wanted = build().get_submodule(weights_of).state_dict()
+        found = self._shapes()
+        for name in [*wanted, *found]:
+            one = _shape(list(wanted[name].shape)) if name in wanted else "none"
+            two = _shape(found[name]) if name in found else "none"
+            if one != two:
+                raise UserError(
+                    f"{self.path}: weights do not fit config.yaml: {name} has the shape {two}, the "
+                    f"config asks for {one}"
+                )
+        weights = self.weights()
+        for name, tensor in weights.items():
+            if tensor.dtype.is_floating_point != wanted[name].dtype.is_floating_point:
+                raise UserError(
+                    f"{file}: {name} holds {tensor.dtype}, {wanted[name].dtype} is needed"
+                )
+        network = build()
+        network.get_submodule(weights_of).load_state_dict(weights)
+        return network
+
+    def _shapes(self) -> dict[str, list[int]]:
+        """Of each tensor of the weights, without reading them."""
+        file = self.path / "weights.safetensors"
         try:
-            network.load_state_dict(self.weights())
-        except RuntimeError as error:
-            lines = str(error).split("\n")
-            first = lines[1] if len(lines) > 1 else lines[0]
-            raise UserError(
-                f"{self.path}: weights do not fit config.yaml: {first.strip()}"
-            ) from None
+            with safe_open(file, "pt") as stored:
+                return {k: stored.get_slice(k).get_shape() for k in stored.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise UserError(f"{file}: not a safetensors file: {error}") from None
+
+    def _validate(self, value: Any) -> None:
+        try:
+            value.validate()
+        except UserError as error:
+            raise UserError(f"{self.path / 'config.yaml'}: {error}") from None
+        except ZeroDivisionError:
+            raise UserError(f"{self.path / 'config.yaml'}: a size is 0") from None
+
+
+def _shape(shape: list[int]) -> list[int]:
+    """A scalar is stored as a number or as a list of one."""
+    return shape or [1]
 
 
 def _section(cls: type, name: str) -> Any:
@@ -134,15 +186,16 @@ def describe(path: Path | str, *, key: str = "artifact") -> Artifact:
     if missing:
         raise UserError(f"{key}={path}: not an artifact: {', '.join(missing)} missing in {folder}")
     try:
-        header = json.loads((folder / "artifact.json").read_text())
+        header = json_text.read_object(folder / "artifact.json")
         config = yaml_text.read_file(folder / "config.yaml")
-        provenance = json.loads((folder / "provenance.json").read_text())
+        provenance = json_text.read_object(folder / "provenance.json", finite=False)
         version = header["format_version"]
         if version != FORMAT_VERSION:
             raise UserError(
                 f"{key}={path}: format version {version}, this unclip reads {FORMAT_VERSION}; "
                 "use the unclip that wrote it, or train again"
             )
+        _check_header(header, config)
         return Artifact(
             folder,
             header["stage"],
@@ -152,8 +205,25 @@ def describe(path: Path | str, *, key: str = "artifact") -> Artifact:
             config,
             provenance,
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{key}={path}: damaged artifact: {type(error).__name__} {error}") from None
+    except KeyError as error:
+        raise UserError(f"{key}={path}: damaged artifact: {error} is missing") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{key}={path}: damaged artifact: {error}") from None
+
+
+def _check_header(header: dict[str, Any], config: dict[str, Any]) -> None:
+    """ValueError for what is not of its type in artifact.json, or contradicts config.yaml."""
+    dim, fingerprint = header["embed_dim"], header["clip_fingerprint"]
+    texts = [header["stage"], header["sha256"], *([] if fingerprint is None else [fingerprint])]
+    if not all(isinstance(text, str) for text in texts) or type(dim) not in (int, type(None)):
+        raise ValueError("artifact.json: a field is not of its type")
+    if config.get("stage", header["stage"]) != header["stage"]:
+        stage = str(config["stage"])[:50]
+        raise ValueError(f"artifact.json is of stage {header['stage']}, config.yaml of {stage}")
+    model = config.get("model")
+    size = model.get("embed_dim") if isinstance(model, dict) else None
+    if None not in (dim, size) and dim != size:
+        raise ValueError(f"artifact.json has embed_dim {dim}, config.yaml {str(size)[:50]}")
 
 
 def expect(artifact: Artifact, stages: tuple[str, ...], *, key: str) -> Artifact:

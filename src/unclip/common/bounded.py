@@ -15,8 +15,12 @@ INTEGER = 2**63
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal would obey them
 
 
-def check(value: Any) -> None:
+def check(value: Any, *, finite: bool = True) -> None:
     """Hold a tree of plain values to the limits, level by level.
+
+    Args:
+        value: Of mappings, lists, texts, numbers, booleans and None.
+        finite: Whether NaN and infinities are refused too.
 
     Raises:
         ValueError: says which and, below a mapping, at which key.
@@ -34,20 +38,20 @@ def check(value: Any) -> None:
             elif isinstance(item, list):
                 below += [(key, inside) for inside in item]
             else:
-                _check_leaf(item, f"{key[:100]}: " if key else "")
+                _check_leaf(item, f"{key[:100]}: " if key else "", finite)
         if not below:
             return
         level = below
     raise ValueError(f"is nested deeper than {DEPTH}")
 
 
-def _check_leaf(value: Any, where: str) -> None:
+def _check_leaf(value: Any, where: str, finite: bool) -> None:
     if isinstance(value, str):
         check_text(value, where)
     elif isinstance(value, int):
         limit(abs(value) < INTEGER, f"{where}holds the integer {str(value)[:25]}, 2^63 or more")
     elif isinstance(value, float):
-        limit(math.isfinite(value), f"{where}holds {value}, which is not finite")
+        limit(not finite or math.isfinite(value), f"{where}holds {value}, which is not finite")
     else:
         limit(value is None, f"{where}holds a {type(value).__name__}")
 

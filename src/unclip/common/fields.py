@@ -14,10 +14,11 @@ import typing
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, TypeVar
 
-from unclip.common import yaml_text
+from unclip.common import bounded, yaml_text
 from unclip.common.checks import as_choice, choices_of, closest, nearest
 from unclip.common.errors import UserError
 from unclip.common.removed import without_removed
+from unclip.common.sizes import check_size
 
 Config = TypeVar("Config")
 
@@ -39,6 +40,7 @@ def set_fields(
     values: Mapping[str, Any],
     where: Callable[[str], str],
     typed: Container[str] = (),
+    section: str = "",
 ) -> Config:
     """The dataclass ``cls``, with its defaults where ``values`` say nothing.
 
@@ -47,29 +49,34 @@ def set_fields(
         values: Dotted key -> value.
         where: How errors about a key begin: ``tiny.yaml: ``.
         typed: Keys whose values are texts from a command line.
+        section: Where ``cls`` stands in an experiment: ``model.``.
 
     Raises:
-        UserError: a key is unknown or a value is not of its field's type.
+        UserError: a key is unknown, or a value is not of its field's type or of no possible size.
     """
     tree: dict[str, Any] = {}
     for key, value in values.items():
-        hint, read = _type_of(cls, key, where(key)), from_text if key in typed else as_type
+        here, read = f"{where(key)}{section}", from_text if key in typed else as_type
+        hint, setting = _type_of(cls, key, here), f"{here}{key}={value!r:.200}"
         *sections, last = key.split(".")
         node = tree
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[last] = read(hint, value, f"{where(key)}{key}={value!r:.200}")
+        for name in sections:
+            node = node.setdefault(name, {})
+        node[last] = read(hint, value, setting)
+        check_size(section + key, node[last], setting)
     return _made(cls, tree)
 
 
-def as_dataclass(cls: type[Config], content: Mapping[str, Any], where: str = "") -> Config:
+def as_dataclass(cls: type[Config], content: Any, where: str = "", section: str = "") -> Config:
     """Nested plain values as the dataclass ``cls``; fields that it no longer has are passed over.
 
     Raises:
         UserError: as `set_fields`; ``where`` begins it.
     """
-    values = dict(leaves(without_removed(cls, dict(content))))
-    return set_fields(cls, values, lambda key: where)
+    if not isinstance(content, dict):
+        raise UserError(f"{where}{section.rstrip('.')}={content!r:.200}: must be a section of keys")
+    values = dict(leaves(without_removed(cls, content)))
+    return set_fields(cls, values, lambda key: where, section=section)
 
 
 def as_type(hint: Any, value: Any, setting: str) -> Any:
@@ -85,8 +92,17 @@ def as_type(hint: Any, value: Any, setting: str) -> Any:
         return None
     for kind in kinds:
         if (found := _converted(kind, value)) is not None:
+            _check_texts(found, setting)
             return found
     raise UserError(f"{setting}: must be {_expected(hint)}")
+
+
+def _check_texts(value: Any, setting: str) -> None:
+    for item in value if isinstance(value, list) else [value]:
+        try:
+            bounded.check_text(item if isinstance(item, str) else "")
+        except ValueError as error:
+            raise UserError(f"{setting}: {error}") from None
 
 
 def from_text(hint: Any, text: Any, setting: str) -> Any:

@@ -106,6 +106,8 @@ class Codec:
             )
         except KeyError as error:
             raise ValueError(f"codec without the tensor {error}") from error
+        if odd := [name for name in codec.tensors() if not t[name].is_floating_point()]:
+            raise ValueError(f"{odd[0]} holds {t[odd[0]].dtype}, not floating-point numbers")
         dim, buckets = t["mean"].numel(), t["dot_centers"].numel()
         k = t["components"].numel() // max(dim, 1)
         expected = {

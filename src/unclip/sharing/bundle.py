@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from unclip.common import yaml_text
+from unclip.common import json_text, yaml_text
 from unclip.common.errors import UserError, article
 from unclip.common.fields import leaves
 from unclip.config.load import ResolvedExperiment, load_experiment
@@ -28,7 +28,7 @@ from unclip.sharing.layout import (
     prefix,
 )
 from unclip.sharing.privacy import public
-from unclip.sharing.reading import Refused, metric_rows, numbers, read_object
+from unclip.sharing.reading import Refused, metric_rows, numbers
 from unclip.tracking.config import TrackingConfig
 from unclip.training.config import RunConfig
 
@@ -89,7 +89,7 @@ def read(folder: Path, manifest: Manifest, bundle: str) -> Bundle:
                 pass
     if SUMMARY in manifest.files:
         with _refusing(bundle, SUMMARY):
-            numbers(read_object(folder / SUMMARY).get("metrics"))
+            numbers(json_text.read_object(folder / SUMMARY).get("metrics"))
     parts = {name: _part(name, folder, manifest, bundle) for name in manifest.parts}
     leant_on = [getattr(part.experiment.config, p, "") for part in parts.values() for p in PARENTS]
     for name in PARENTS:
@@ -115,12 +115,12 @@ def _part(name: str, folder: Path, manifest: Manifest, bundle: str) -> BundleEnt
             raise ValueError(str(error).removeprefix(f"{file}: ")) from None
         _check_settings(name, experiment)
     with _refusing(bundle, begin + PROVENANCE):
-        provenance = read_object(folder / begin / PROVENANCE)
+        provenance = json_text.read_object(folder / begin / PROVENANCE)
         _check_provenance(provenance)
     has_weights = begin + WEIGHTS in manifest.files
     if has_weights:
         with _refusing(bundle, f"{begin}artifact/artifact.json"):
-            header = read_object(folder / begin / "artifact" / "artifact.json")
+            header = json_text.read_object(folder / begin / "artifact" / "artifact.json")
             if header.get("stage") != experiment.stage.name:
                 raise ValueError(f"stage: must be {experiment.stage.name}, as in {EXPERIMENT}")
             if header.get("sha256") != manifest.weights[name]:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from unclip.common import artifacts
+from unclip.common import artifacts, json_text
 from unclip.common.errors import UserError
-from unclip.sharing.reading import Refused, read_object
+from unclip.sharing.reading import Refused
 
 FORMAT = "unclip-bundle"
 FORMAT_VERSION = 1
@@ -103,7 +103,7 @@ def read_manifest(path: Path, bundle: str) -> Manifest:
         UserError: it is damaged, of another format version, or names what no bundle has.
     """
     try:
-        content = read_object(path)
+        content = json_text.read_object(path)
         if content.get("format") != FORMAT:
             raise ValueError(f"is not of a bundle (format: must be {FORMAT})")
         version = content.get("format_version")

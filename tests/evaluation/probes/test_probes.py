@@ -157,7 +157,7 @@ def test_a_decoder_without_z_i_has_one_way_only(pipeline):
 
 
 def test_another_stage_in_the_place_of_the_ar_prior_is_refused(cascade, pipeline):
-    with pytest.raises(UserError, match="is a diffusion_prior, an ar_prior is needed"):
+    with pytest.raises(UserError, match="is a diffusion_prior, but an ar_prior is needed"):
         find_ar_prior(cascade, cascade / "prior", pipeline)
     assert find_ar_prior(cascade / "clip", None, pipeline) is None
 

@@ -64,6 +64,6 @@ def load(path: Path | str, clip: FrozenClip, *, key: str = "prior") -> ArPriorPa
     model = experiment.model
     if model.codes is None or model.buckets is None:
         raise UserError(f"{artifact.path / 'config.yaml'}: model.codes and model.buckets unset")
-    net = build_network(experiment, LoadedParents(clip).sizes())
-    artifact.load_into(net)
+    sizes = LoadedParents(clip).sizes()
+    net = artifact.network(lambda: build_network(experiment, sizes))
     return ArPriorPart(net, experiment.sampler, Tokenizer(model.text.context))

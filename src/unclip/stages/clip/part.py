@@ -20,6 +20,6 @@ def load(path: Path | str, clip: Any = None, *, key: str = "clip") -> FrozenClip
         model = load_open_clip(str(path))
     else:
         artifact = expect(describe(path, key=key), ("clip",), key=key)
-        model = build_clip(artifact.section("model", ClipConfig))
-        artifact.load_into(model.model)
+        config = artifact.section("model", ClipConfig)
+        model = artifact.network(lambda: build_clip(config), "model")
     return FrozenClip(model, model.fingerprint(), str(path))

@@ -20,8 +20,8 @@ def load(path: Path | str, clip: FrozenClip, *, key: str = "decoder") -> Decoder
     artifact = describe(path, key=key)
     check_embedding(artifact, clip, key=key)
     experiment = artifact.experiment(DecoderExperiment, "model", "sampler", "diffusion")
-    net = build_network(experiment, LoadedParents(clip).sizes())
-    artifact.load_into(net)
+    sizes = LoadedParents(clip).sizes()
+    net = artifact.network(lambda: build_network(experiment, sizes))
     return DecoderPart(
         net,
         experiment.sampler,

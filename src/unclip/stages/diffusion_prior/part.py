@@ -84,8 +84,8 @@ def load(path: Path | str, clip: FrozenClip, *, key: str = "prior") -> Diffusion
     artifact = artifacts.expect(artifacts.describe(path, key=key), ("diffusion_prior",), key=key)
     check_embedding(artifact, clip, key=key)
     experiment = artifact.experiment(DiffusionPriorExperiment, "model", "sampler", "diffusion")
-    net = build_network(experiment, LoadedParents(clip).sizes())
-    artifact.load_into(net)
+    sizes = LoadedParents(clip).sizes()
+    net = artifact.network(lambda: build_network(experiment, sizes))
     return DiffusionPriorPart(
         net,
         experiment.sampler,

@@ -16,6 +16,5 @@ def load(path: Path | str, clip: Any = None, *, key: str = "upsampler") -> Upsam
     """From an artifact; ``clip`` plays no part, since an upsampler knows none."""
     artifact = artifacts.expect(artifacts.describe(path, key=key), ("upsampler",), key=key)
     experiment = artifact.experiment(UpsamplerExperiment, "model", "sampler", "diffusion")
-    net = build_network(experiment, ParentSizes())
-    artifact.load_into(net)
+    net = artifact.network(lambda: build_network(experiment, ParentSizes()))
     return UpsamplerPart(net, experiment.sampler, experiment.diffusion)

@@ -54,6 +54,5 @@ def load(path: Path | str, clip: FrozenClip, *, key: str = "prior") -> ToyPriorP
     artifact = artifacts.expect(artifacts.describe(path, key=key), ("toy_prior",), key=key)
     check_embedding(artifact, clip, key=key)
     experiment = artifact.experiment(ToyPriorExperiment, "model", "sampler")
-    net = build_network(experiment, LoadedParents(clip).sizes())
-    artifact.load_into(net)
+    net = artifact.network(lambda: build_network(experiment, LoadedParents(clip).sizes()))
     return ToyPriorPart(net, experiment.sampler, clip.model.tokenize)
