@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from lightning.pytorch.utilities import rank_zero_only
 
 from data_modules.base import StageData
 from unclip.data.batches import ClipBatch
 from unclip.data.config import DataConfig
 from unclip.data.dataset import Example, Tokenize, square_transforms
+from unclip.data.loader import Loader
 from unclip.data.transforms import to_tensor
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,3 +60,13 @@ class ClipData(StageData[ClipBatch]):
             seed=seed,
             accumulate=accumulate,
         )
+
+    def val_dataloader(self) -> Loader | list[Loader]:
+        """As of `StageData`; none with a single sample, which any CLIP ranks first of all."""
+        if min(len(self.splits.held_out), self.config.val_samples) == 1:
+            rank_zero_only(logger.warning)(
+                "data.held_out: one held-out sample has no other to be told from, so there is no "
+                "validation; raise data.held_out or data.val_samples"
+            )
+            return []
+        return super().val_dataloader()

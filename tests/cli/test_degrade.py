@@ -18,7 +18,7 @@ def picture(tmp_path, monkeypatch):
 
 
 def sheet(*words) -> np.ndarray:
-    assert main(["degrade", *map(str, words), "--out", "sheet.png"]) == 0
+    assert main(["degrade", *map(str, words), "--out", "sheet.png", "--force"]) == 0
     return np.asarray(Image.open("sheet.png"))
 
 
@@ -45,11 +45,12 @@ def test_each_image_has_its_row(picture):
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["nowhere.png"], "nowhere.png: No such file"),
+        (["nowhere.png"], "nowhere.png: does not exist"),
         (["letter.png"], "letter.png: not an image"),
         (["image.png", "--n", "0"], "--n must be at least 1"),
         (["image.png", "--size", "30"], "--size 30 must be a multiple of --scale"),
         (["image.png", "--scale", "1"], "--scale, which is at least 2"),
+        (["image.png", "--out", "image.png"], "--out image.png: exists; name another file, or add"),
         (["image.png", "--out", "sheet.jpg"], "must end in .png"),
         (["image.png", "--size", "16", "--out", "letter.png/sheet.png"], "--out letter.png"),
     ],

@@ -119,6 +119,7 @@ def test_the_manifest_says_what_is_there_and_how_it_came_about(whole, cascade, c
     }
     assert main(["embed", str(whole), "--verify"]) == 0
     said = capsys.readouterr().out
+    assert f"{whole}: verified, every file is as it was written; 132 emb" in said
     assert "132 embeddings of 16 numbers, float16, shards: 5; 0 of 44 samples left out" in said
 
 

@@ -142,6 +142,8 @@ def test_missing_pipeline(run):
 def test_a_captions_file_that_is_no_text(run, tmp_path):
     (tmp_path / "captions.txt").write_bytes(b"\xff\xfe\x00")
     assert "cannot be read" in run("sample", "--captions", tmp_path / "captions.txt")
+    said = run("sample", "--captions", "/dev/zero")
+    assert "--captions /dev/zero: cannot be read (not a regular file)" in said
 
 
 def test_an_unwritable_run_folder(run, clip_experiment, tmp_path):

@@ -263,3 +263,27 @@ def test_there_are_never_more_workers_than_cores(tar, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 5}, raising=False)
     assert clip_data(tar, num_workers=12).train_dataloader().num_workers == 2
     assert clip_data(tar, num_workers=1).train_dataloader().num_workers == 1
+
+
+def test_a_clip_is_not_validated_with_a_single_sample(tmp_path, caplog):
+    source = write_sidecars(tmp_path / "d", records(30))
+    held = len(clip_data(source).splits.held_out)
+    assert held > 2
+    assert len(clip_data(source, val_samples=2).val_dataloader()) == 1
+    assert clip_data(source, val_samples=1).val_dataloader() == []
+    assert "one held-out sample has no other to be told from" in caplog.text
+
+
+def test_files_that_are_not_read_are_logged_once_before_training(tmp_path, caplog):
+    source = write_sidecars(tmp_path / "d", records(30))
+    (source / "a.heic").touch()
+    (source / ".DS_Store").touch()
+    data = clip_data(source)
+    for _ in range(2):
+        data.setup()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "data.source: 2 of 62 files are not read: "
+        "1 x hidden or of the operating system (.DS_Store); "
+        "1 x an image of a kind that is not read (.heic); convert it to JPEG or PNG (a.heic)"
+    )

@@ -3,6 +3,8 @@
 import logging
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tiny_data import (
@@ -20,7 +22,7 @@ from unclip.common.errors import UserError
 from unclip.data.config import DataConfig, EmbeddedDataConfig, ScenesConfig
 from unclip.data.decode import BadSample
 from unclip.data.embedding_store.source import EmbeddingSource
-from unclip.embeddings.tokens import Tokenizer
+from unclip.embeddings.tokens import END_OF_TEXT, Tokenizer
 from unclip.training.one_pass import unit, z_i_of, z_t_of
 
 COUNTS = (15, 5, 20)
@@ -211,7 +213,9 @@ def test_too_many_rows_that_are_no_numbers_stop_the_run(tmp_path):
     for number, count in enumerate(COUNTS):
         np.save(folder / f"img_emb/img_emb_{number}.npy", np.full((count, 8), np.inf, np.float16))
     loader = prior_data(folder, held_out=0, max_skipped=1.0).train_dataloader()
-    with pytest.raises(UserError, match="next to no rows that are finite"):
+    with pytest.raises(
+        UserError, match=r"next to no rows that can be used; the last: .* not finite"
+    ):
         list(loader)
 
 
@@ -256,6 +260,8 @@ def test_several_rows_of_a_key_are_of_one_image(tmp_path):
     rows = records(10)
     keys = [f"{n // 2:04d}" for n in range(20)]
     folder = write_clip_retrieval(tmp_path / "e", (20,), keys=keys, dtype="float32")
+    array = np.load(folder / "img_emb/img_emb_0.npy")
+    np.save(folder / "img_emb/img_emb_0.npy", array[np.arange(20) // 2 * 2])
     data = decoder_data(write_parquet(tmp_path / "d.parquet", rows), folder, held_out=0)
     batch = next(iter(data.train_dataloader()))
     first = torch.from_numpy(embeddings(20))[::2]
@@ -301,3 +307,89 @@ def test_crops_that_the_embedding_has_not_seen_are_refused():
         EmbeddedDataConfig(embeddings="e", crop="random").validate()
     with pytest.raises(UserError, match=r"data\.embeddings: must name a folder, or be null"):
         EmbeddedDataConfig(embeddings="").validate()
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_key_that_stands_for_two_images_is_refused(tmp_path, apart):
+    keys = ["0", "1", "0", "2"] if apart else ["0", "0", "1", "2"]
+    folder = write_clip_retrieval(tmp_path / "e", (4,), keys=keys)
+    where = "0 and 2" if apart else "0 and 1"
+    message = rf"one key stands for several images, as '0' in rows {where}; embed the source again"
+    with pytest.raises(UserError, match=message):
+        decoder_data(write_parquet(tmp_path / "d.parquet", records(3)), folder)
+
+
+def silent(kind, captions):
+    return {
+        "null": lambda: pa.nulls(len(captions)),
+        "string": lambda: pa.array(captions, pa.string()),
+        "string_view": lambda: pa.array(captions, pa.string()).cast(pa.string_view()),
+        "dictionary": lambda: pa.array(captions, pa.string()).dictionary_encode(),
+        "large_string": lambda: pa.array(captions, pa.large_string()),
+    }[kind]()
+
+
+def write_captions(folder, shard, captions):
+    first = sum(COUNTS[:shard])
+    keys = [f"{first + n:04d}" for n in range(COUNTS[shard])]
+    table = pa.table({"image_path": keys, "caption": captions})
+    pq.write_table(table, folder / f"metadata/metadata_{shard}.parquet")
+
+
+@pytest.mark.parametrize("texts", [True, False])
+@pytest.mark.parametrize("tokenized", [True, False])
+@pytest.mark.parametrize("kind", ["null", "string", "string_view", "dictionary", "large_string"])
+def test_rows_without_a_caption_are_bad_samples_and_their_column_may_have_any_type(
+    tmp_path, caplog, kind, tokenized, texts
+):
+    folder = write_clip_retrieval(tmp_path / "e", COUNTS, texts=texts)
+    captions = [None, "", " \n", "a", "b"]
+    write_captions(folder, 1, silent(kind, captions))
+    bad = {f"1:{n}" for n in range(5 if kind == "null" else 3)}
+    tokenize = Tokenizer(9) if tokenized else None
+    loader = prior_data(folder, tokenize=tokenize, held_out=0, max_skipped=0.5).train_dataloader()
+    for _ in range(2):
+        for batch in loader:
+            assert not bad & {*batch.keys}
+            if tokenized or not texts:
+                assert (batch.clip_tokens[:, 1] != END_OF_TEXT).all()
+    messages = {record.getMessage() for record in caplog.records}
+    assert messages == {f"skipped {folder}: shard:row {n}: the caption is empty" for n in bad}
+
+
+def test_a_folder_whose_captions_are_all_missing_says_so(tmp_path):
+    folder = write_clip_retrieval(tmp_path / "e", COUNTS)
+    for shard, count in enumerate(COUNTS):
+        write_captions(folder, shard, pa.nulls(count))
+    loader = prior_data(folder, held_out=0).train_dataloader()
+    with pytest.raises(UserError, match=r"no rows that can be used; the last: .* caption is empty"):
+        list(loader)
+    table = pa.table({"image_path": [f"{n:04d}" for n in range(15, 20)]})
+    pq.write_table(table, folder / "metadata/metadata_1.parquet")
+    with pytest.raises(
+        UserError, match=r"no captions: expected .*metadata_1\.parquet with a column"
+    ):
+        prior_data(folder, held_out=0).setup()
+
+
+def test_two_columns_of_captions_are_refused(tmp_path):
+    folder = write_clip_retrieval(tmp_path / "e", COUNTS)
+    columns = [pa.array(["x"] * 5)] * 3
+    table = pa.Table.from_arrays(columns, names=["image_path", "caption", "caption"])
+    pq.write_table(table, folder / "metadata/metadata_1.parquet")
+    with pytest.raises(UserError, match=r"metadata_1\.parquet has two columns called caption"):
+        EmbeddingSource(folder)
+
+
+def test_tokens_beyond_the_vocabulary_are_a_bad_sample(tmp_path):
+    folder = write_clip_retrieval(tmp_path / "e", COUNTS)
+    list(prior_data(folder, held_out=0).train_dataloader())
+    (file,) = folder.glob("tokens_12/*_1.npy")
+    array = np.load(file)
+    array[2, 3] = 65535
+    np.save(file, array)
+    data = prior_data(folder, held_out=0, on_error="error")
+    with pytest.raises(
+        BadSample, match=r"shard:row 1:2: a token is not below 49408, as CLIP's are"
+    ):
+        list(data.train_dataloader())

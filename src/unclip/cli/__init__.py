@@ -30,6 +30,7 @@ from unclip.cli import (
     runs,
     sample,
     share,
+    streams,
     sweep,
     train,
     vary,
@@ -81,15 +82,23 @@ def parser() -> CommandParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 done, 2 the user can fix it, 75 resumable, 130 interrupted."""
+    streams.prepare()
     try:
-        args = _parse(argv)
-        args.run(args)
+        try:
+            args = _parse(argv)
+            args.run(args)
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         print(f"unclip: error: {_line(error)}", file=sys.stderr)
         return 75 if isinstance(error, Interrupted) else 2
     except BrokenPipeError:  # `unclip ... | head`
-        sys.stderr.close()
+        streams.drop_output()
         return 0
+    except OSError as error:  # a full or read-only disk, or standard output
+        streams.drop_output()
+        print(f"unclip: error: {streams.reason(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("unclip: interrupted", file=sys.stderr)
         return 130

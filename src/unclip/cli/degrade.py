@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unclip.cli.image_files import read
+from unclip.cli.outputs import check_file, writing
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -15,8 +18,8 @@ KINDS = ("bsr", "bsr_light", "blur")
 EXAMPLES = """\
 examples:
   unclip degrade photo.jpg --out sheet.png
-  unclip degrade photo.jpg other.png --kind bsr_light --n 6 --out sheet.png
-  unclip degrade photo.jpg --size 128 --scale 2 --seed 20 --out sheet.png
+  unclip degrade photo.jpg other.png --kind bsr_light --n 6 --out light.png
+  unclip degrade photo.jpg --size 128 --scale 2 --seed 20 --out small.png
 """
 
 
@@ -37,6 +40,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--size", type=int, default=256, help="side before that, pixels (default 256)")
     p.add_argument("--seed", type=int, default=0, help="of the first draw (default 0)")
     p.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png")
+    p.add_argument("--force", action="store_true", help="replace the file if it is there")
     p.set_defaults(run=run)
 
 
@@ -50,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--size {args.size} must be a multiple of --scale, which is at least 2")
     if args.out.suffix != ".png":
         raise UserError(f"--out {args.out}: must end in .png")
+    check_file(args.out, "--out", force=args.force)
     from unclip.common.images import grid, save, to_uint8
 
     tiles: list[Array] = []
@@ -63,10 +68,8 @@ def run(args: argparse.Namespace) -> None:
     whole = -(-128 // low_side)  # enlarged by an integer, to at least 128 pixels
     each = len(tiles) // len(args.image)
     sheet = grid(tiles, captions, columns=min(each, 7), side=low_side * whole)
-    try:
+    with writing(args.out):
         save(sheet, args.out)
-    except OSError as error:
-        raise UserError(f"--out {args.out}: {error.strerror}") from None
     print(args.out)
 
 
@@ -75,14 +78,7 @@ def _square(path: Path, side: int) -> Tensor:
     import torch
     from PIL import Image, ImageOps
 
-    from unclip.common.errors import UserError
-    from unclip.data.decode import decode_image
-
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    image = Image.fromarray(decode_image(data, where=str(path)))
+    image = Image.fromarray(read(path))
     image = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(1, side, side, 3).permute(0, 3, 1, 2) / 127.5 - 1

@@ -86,8 +86,9 @@ def run(args: argparse.Namespace) -> None:
             clip = str(trained(clip))
         manifest = embed(settings, clip, out, force=args.force)
     if manifest is not None:
+        done = "verified, every file is as it was written; " if args.verify else ""
         print(
-            f"{out}: {manifest['rows']:,} embeddings of {manifest['embed_dim']} numbers, "
+            f"{out}: {done}{manifest['rows']:,} embeddings of {manifest['embed_dim']} numbers, "
             f"{manifest['dtype']}, shards: {len(manifest['shards'])}; "
             f"{manifest['skipped']:,} of {manifest['data']['samples']:,} samples left out"
         )

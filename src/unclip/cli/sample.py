@@ -95,12 +95,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _captions(args: argparse.Namespace) -> list[str]:
+    from unclip.data import files
+    from unclip.data.remote import Unreadable
+
     captions = list(args.caption)
     if args.captions is not None:
         try:
-            captions += args.captions.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--captions {args.captions}: cannot be read: {error}") from None
+            captions += files.read(str(args.captions)).decode("utf-8-sig").splitlines()
+        except Unreadable as problem:
+            raise UserError(f"--captions {args.captions}: {problem.reason}") from None
+        except UnicodeDecodeError:
+            raise UserError(f"--captions {args.captions}: cannot be read: not UTF-8 text") from None
     captions = [c.strip() for c in captions if c.strip()]
     if not captions:
         raise UserError('no caption: give one, as `unclip sample "a red circle"`, or --captions')

@@ -41,13 +41,18 @@ class Limits:
 
     max_pixels: int = MAX_PIXELS  # at most twice the default, where Pillow itself stops
     max_aspect: float = MAX_ASPECT  # longer side over shorter
+    named: bool = False  # whether they are settings of an experiment, to be named in messages
 
     def problem(self, width: int, height: int) -> str | None:
         """What is wrong with an image of this size, in pixels; None when nothing is."""
         if width * height > self.max_pixels:
-            return f"{width}x{height} pixels are more than data.max_pixels={self.max_pixels}"
+            most = f"data.max_pixels={self.max_pixels}" if self.named else f"{self.max_pixels:,}"
+            return f"{width}x{height} pixels are more than {most}"
         if not 0 < max(width, height) <= self.max_aspect * min(width, height):
-            return f"{width}x{height} pixels are beyond data.max_aspect={self.max_aspect:g}"
+            if self.named:
+                return f"{width}x{height} pixels are beyond data.max_aspect={self.max_aspect:g}"
+            times = f"{self.max_aspect:g} times"
+            return f"{width}x{height} pixels: one side is more than {times} the other; crop it"
         return None
 
 
@@ -81,7 +86,8 @@ def decode_image(data: bytes | None, *, where: str, limits: Limits = LIMITS) -> 
     except Image.UnidentifiedImageError:
         problem = f"not an image that can be read (it starts with {data[:8]!r})"
     except Image.DecompressionBombError:  # raised while the header is read
-        problem = f"it has more pixels than data.max_pixels={limits.max_pixels}"
+        most = f"data.max_pixels={limits.max_pixels}" if limits.named else f"{limits.max_pixels:,}"
+        problem = f"it has more pixels than {most}"
     except Exception as error:  # a damaged file can raise nearly anything inside a codec
         problem = f"the image is damaged ({' '.join(str(error).split()) or type(error).__name__})"
     raise BadSample(f"{where}: {problem}")

@@ -16,6 +16,7 @@ from unclip.data.embedding_store.arrays import usable_rows
 from unclip.data.embedding_store.layout import file_of, files_of
 from unclip.data.embedding_store.rows import truncate_tokens
 from unclip.data.embedding_store.source import EmbeddingSource
+from unclip.data.embedding_store.writer import EmbeddingShard, Writer
 from unclip.data.keys import held_out_mask, key_hashes
 from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.tokens import Tokenizer
@@ -328,12 +329,32 @@ def test_a_damaged_folder_is_refused_in_one_line(folder, damage):
     assert str(folder) in str(error.value)
 
 
+def test_a_full_disk_is_named_and_what_is_finished_is_kept(tmp_path, monkeypatch):
+    writer = Writer(tmp_path / "e", {"clip": {}}, shards=1)
+    writer.prepare(force=False)
+    z = np.ones((1, 4), np.float16)
+    shard = EmbeddingShard(z, z, np.ones((1, 8), np.uint16), ["a"], ["a cat"], 0)
+
+    def full(file, array, **_):
+        file.write(b"half")
+        raise OSError("8 requested and 4 written")  # numpy's own: without a number
+
+    monkeypatch.setattr(np, "save", full)
+    message = "cannot be written: 8 requested and 4 written; finished shards are kept: make room"
+    with pytest.raises(UserError, match=message):
+        writer.write(0, shard)
+    left = [path.name for path in (tmp_path / "e").rglob("*") if path.is_file()]
+    assert left == ["begun.json"]
+
+
 def test_captions_are_needed_for_tokens(folder):
     for file in folder.glob("metadata/*"):
         file.unlink()
     source = EmbeddingSource(folder)
     assert not source.has_captions
-    with pytest.raises(UserError, match=r"has no captions \(metadata/metadata_0\.parquet with"):
+    with pytest.raises(
+        UserError, match=r"has no captions: expected metadata/metadata_0\.parquet with"
+    ):
         source.tokens(8)
     put(folder / "tokens/tokens_0.npy", np.zeros((5, 8), np.int64))
     put(folder / "tokens/tokens_1.npy", np.zeros((3, 8), np.int64))

@@ -30,6 +30,7 @@ from unclip.data.readers.coco import CocoSource
 from unclip.data.readers.folder import FolderSource
 from unclip.data.readers.hub import HubSource
 from unclip.data.readers.names import key_of
+from unclip.data.readers.opening import open_files
 from unclip.data.readers.parquet import ParquetSource
 from unclip.data.readers.source import Concat, Subset, hashes
 from unclip.data.readers.tar import TarSource
@@ -381,6 +382,38 @@ class TestHub:
         pq.write_table(pa.table({"image": ["x"], "text": ["a"]}), folder / "test.parquet")
         with pytest.raises(UserError, match=r"^data\.source: hf:.*d@test needs a column image"):
             HubSource(f"{folder}@test")
+
+    @pytest.mark.parametrize("split", ["", "@train", "@test"])
+    def test_what_save_to_disk_wrote_is_read(self, tmp_path, split, monkeypatch):
+        import datasets
+
+        def rows(first):
+            images = [{"bytes": image, "path": f"{k}.png"} for k, image, _ in records(4)[first:]]
+            texts = [caption for *_, caption in records(4)[first:]]
+            whole = datasets.Dataset.from_dict({"image": images, "caption": texts})
+            return whole.cast_column("image", datasets.Image())
+
+        both = datasets.DatasetDict(train=rows(0), test=rows(2))
+        both.save_to_disk(tmp_path / "both")
+        source = HubSource(f"{tmp_path}/both{split}")
+        expected = [caption for *_, caption in records(4)[2 if split == "@test" else 0 :]]
+        assert [source[n].captions[0] for n in range(len(source))] == expected
+        assert source.key(1) == ("0003" if split == "@test" else "0001")
+        rows(0).filter(lambda row: row["caption"] != "image number 1").save_to_disk(
+            tmp_path / "one"
+        )
+        monkeypatch.setenv("HOME", str(tmp_path))
+        if split:
+            with pytest.raises(UserError, match=rf"without splits; leave out {split}$"):
+                HubSource(f"~/one{split}")
+        else:
+            source = HubSource("~/one")
+            assert [source.key(n) for n in range(3)] == ["0000", "0002", "0003"]
+            assert source[1].captions == ["image number 2"]
+            with pytest.raises(UserError, match="no split 'val'; it has @train, @test"):
+                HubSource(f"{tmp_path}/both@val")
+            with pytest.raises(UserError, match=rf"read it by data\.source=hf:{tmp_path}/one"):
+                open_files(str(tmp_path / "one"))
 
 
 class TestParquet:

@@ -89,7 +89,7 @@ def open_derived(
                 write_array(home / names[number], make(number))
             except OSError as error:
                 raise UserError(
-                    f"data.embeddings: {home / kind} cannot be written ({error.strerror})"
+                    f"data.embeddings: {home / kind} cannot be written ({error.strerror or error})"
                 ) from None
             bar.update(counts[number])
     files = [next(home / name for home in homes if (home / name).is_file()) for name in names]

@@ -18,6 +18,8 @@ from unclip.data.readers.wrapped import WrappedSource
 from unclip.data.sample import Sample
 
 _TRIED = 1000  # keys of which at least one must have an embedding
+_COMPARED = 4096  # pairs of rows of one key whose embeddings must agree
+_SAME = 0.02  # largest difference of two embeddings of one image, of their largest number
 
 
 class EmbeddingsByKey:
@@ -27,7 +29,7 @@ class EmbeddingsByKey:
         folder: The embeddings.
 
     Raises:
-        UserError: The folder has no keys.
+        UserError: The folder has no keys, or rows of one key are of different images.
     """
 
     def __init__(self, folder: EmbeddingSource):
@@ -40,6 +42,29 @@ class EmbeddingsByKey:
         hashes = folder.hashes()
         self._rows = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._rows]
+        self._refuse_ambiguous()
+
+    def _refuse_ambiguous(self) -> None:
+        """Captions of one image lie side by side and share its z_i; keys of several images do not.
+
+        Some pairs of rows of one key are compared, those that lie apart first.
+        """
+        again = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])
+        if not len(again):
+            return
+        first, second = self._rows[again], self._rows[again + 1]
+        order = np.argsort(second == first + 1, kind="stable")[:_COMPARED]
+        a, b = (self.gathered(rows[order]).astype(np.float32) for rows in (first, second))
+        limit = _SAME * np.abs(a).max(axis=1, initial=0)
+        wrong = np.flatnonzero(~(np.abs(a - b).max(axis=1, initial=0) <= limit))
+        wrong = wrong[usable_rows(a[wrong]) & usable_rows(b[wrong])]
+        if len(wrong):
+            one, other = (int(rows[order][wrong[0]]) for rows in (first, second))
+            raise UserError(
+                f"data.embeddings: in {self.folder.path} one key stands for several images, as "
+                f"{self.folder.key(one)!r} in rows {one} and {other}; embed the source again, "
+                "which tells its keys apart"
+            )
 
     def rows(self, keys: Sequence[str]) -> np.ndarray:
         """The row of each key ``[B]``, -1 where it has none."""

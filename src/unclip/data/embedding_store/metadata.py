@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unclip.common.errors import UserError
+from unclip.data.readers.columns import is_text
 
 CAPTION = "caption"
 _KEYS = ("image_path", "key")  # clip-retrieval's own column; img2dataset's, which it copies
@@ -25,20 +26,31 @@ class Metadata:
         counts: Rows of each shard.
         caption: The captions' column, None where a shard has none.
         key: The keys' column, None where a shard has none.
+        silent: The first shard's file without a column of captions; None if all have one.
 
     Raises:
-        UserError: A file is no parquet.
+        UserError: A file is no parquet, or has two columns of one name.
     """
 
     def __init__(self, files: Sequence[Path]):
         self.files = files
         self.counts = []
+        self.silent: Path | None = None
         texts: set[str] | None = None
         for file in files:
             with _parquet(file) as parquet:
                 self.counts.append(parquet.metadata.num_rows)
-                here = {field.name for field in parquet.schema_arrow if _is_text(field.type)}
-                texts = here if texts is None else texts & here
+                schema = parquet.schema_arrow
+            for name in (CAPTION, *_KEYS):
+                if schema.names.count(name) > 1:
+                    raise UserError(
+                        f"data.embeddings: {file} has two columns called {name}; keep one"
+                    )
+            # A shard of which all are missing has the type null.
+            here = {f.name for f in schema if is_text(f.type) or pa.types.is_null(f.type)}
+            texts = here if texts is None else texts & here
+            if CAPTION not in here and self.silent is None:
+                self.silent = file
         self.caption = CAPTION if texts and CAPTION in texts else None
         self.key = next((name for name in _KEYS if texts and name in texts), None)
         self._newest: tuple[int, str, pa.ChunkedArray] | None = None
@@ -49,17 +61,15 @@ class Metadata:
             with _parquet(self.files[shard]) as parquet:
                 # No threads: they die in a fork.
                 table = parquet.read([column], use_threads=False)
-            self._newest = shard, column, table[column]
+            found = table[column]
+            if pa.types.is_dictionary(found.type):
+                found = found.cast(found.type.value_type)
+            # As bytes, because one text that is not UTF-8 must not cost the others.
+            self._newest = shard, column, found.cast(pa.large_binary())
         found = self._newest[2] if rows is None else self._newest[2].take(pa.array(rows))
-        # By way of bytes, because one text that is not UTF-8 must not cost the others.
         return [
-            "" if text is None else text.decode("utf-8", "replace")
-            for text in found.cast(pa.large_binary()).to_pylist()
+            "" if text is None else text.decode("utf-8", "replace") for text in found.to_pylist()
         ]
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _parquet(path: Path) -> pq.ParquetFile:

@@ -16,7 +16,7 @@ from unclip.data.embedding_store.source import EmbeddingSource, ShardRows
 from unclip.data.order import Draws
 from unclip.data.readers.source import Subset
 from unclip.data.skips import BatchReport
-from unclip.embeddings.tokens import END_OF_TEXT
+from unclip.embeddings.tokens import END_OF_TEXT, VOCABULARY
 
 _ATTEMPTS = 50  # at a stand-in for a row that cannot be used
 
@@ -38,8 +38,8 @@ class PriorRows(Dataset[BatchReport]):
         contexts: Lengths of the CLIP's and of the prior's own tokens; None without any.
         captions: Whether batches carry their captions, which have to be read from parquet.
         seed: Chooses what stands in for a bad row.
-        on_error: `error` stops at the first row that is not finite or all zeros; `skip` puts
-            another in its place.
+        on_error: `error` stops at the first row that cannot be used (not finite, all zeros, without
+            a caption, tokens that are none); `skip` puts another in its place.
     """
 
     def __init__(
@@ -75,26 +75,59 @@ class PriorRows(Dataset[BatchReport]):
             z_i = folder.gather(folder.z_i, places)
             z_t = None if folder.z_t is None else folder.gather(folder.z_t, places)
             both = [z_i] if z_t is None else [z_i, z_t]
-            fine = np.all([usable_rows(z) for z in both], axis=0)
-            if fine.all():
-                batch = self._batch(rows, places, z_i, z_t)
+            tokens = None
+            if self._contexts is not None:
+                tokens = folder.gather(folder.tokens(max(self._contexts)), places)
+            flaws = self._flaws(places, both, tokens)
+            if not flaws:
+                batch = self._batch(rows, places, z_i, z_t, tokens)
                 return BatchReport(batch, len(rows), [tuple(each) for each in problems.values()])
-            for at in np.flatnonzero(~fine).tolist():
-                problems.setdefault(at, []).append(self._problem(int(rows[at]), at, both))
+            for at, what in sorted(flaws.items()):
+                problems.setdefault(at, []).append(self._problem(int(rows[at]), what))
                 draw = int(draws.epochs[at]), int(draws.numbers[at])
                 other = derive_seed("replacement", self._seed, *draw, attempt)
                 rows[at] = self._part.rows[other % len(self)]
+        last = next(reversed(problems.values()))[-1]
         raise UserError(
-            f"data.embeddings: {folder.path} has next to no rows that are finite and not all zeros"
+            f"data.embeddings: {folder.path} has next to no rows that can be used; the last: {last}"
         )
 
+    def _flaws(
+        self, places: list[ShardRows], both: list[np.ndarray], tokens: np.ndarray | None
+    ) -> dict[int, str]:
+        """What is wrong with rows of the batch, by their place in it."""
+        found = dict.fromkeys(self._silent(places, tokens).tolist(), "the caption is empty")
+        if tokens is not None:
+            unknown = np.flatnonzero((tokens >= VOCABULARY).any(axis=1)).tolist()
+            found |= dict.fromkeys(unknown, f"a token is not below {VOCABULARY}, as CLIP's are")
+        unusable = ~np.all([usable_rows(z) for z in both], axis=0)
+        for at in np.flatnonzero(unusable).tolist():
+            found[at] = f"the embedding {flaw(*(z[at : at + 1] for z in both))}"
+        return found
+
+    def _silent(self, places: list[ShardRows], tokens: np.ndarray | None) -> np.ndarray:
+        """Rows without a caption, told by their tokens, or by their text where those are not read.
+
+        An empty text has the two tokens of start and end.
+        """
+        folder = self._part.folder
+        if tokens is not None:
+            return np.flatnonzero(tokens[:, 1] == END_OF_TEXT)
+        if not folder.has_captions:
+            return np.empty(0, np.int64)
+        return np.flatnonzero([not caption.strip() for caption in folder.captions(places)])
+
     def _batch(
-        self, rows: np.ndarray, places: list[ShardRows], z_i: np.ndarray, z_t: np.ndarray | None
+        self,
+        rows: np.ndarray,
+        places: list[ShardRows],
+        z_i: np.ndarray,
+        z_t: np.ndarray | None,
+        stored: np.ndarray | None,
     ) -> PriorBatch:
         folder = self._part.folder
         clip_tokens = tokens = None
-        if self._contexts is not None:
-            stored = folder.gather(folder.tokens(max(self._contexts)), places)
+        if self._contexts is not None and stored is not None:
             clip_tokens, tokens = (truncate_tokens(stored, context) for context in self._contexts)
         return PriorBatch(
             clip_image=None,
@@ -106,11 +139,10 @@ class PriorRows(Dataset[BatchReport]):
             z_t=None if z_t is None else torch.from_numpy(z_t),
         )
 
-    def _problem(self, row: int, at: int, both: list[np.ndarray]) -> str:
-        """What is wrong with a bad row, ``at`` in the batch; raised if one is enough to stop."""
+    def _problem(self, row: int, what: str) -> str:
+        """What is wrong with a bad row; raised if one is enough to stop."""
         name = self._part.folder.names(np.array([row]))[0]
-        problem = f"{self._part.folder.path}: shard:row {name}: the embedding "
-        problem += flaw(*(z[at : at + 1] for z in both))
+        problem = f"{self._part.folder.path}: shard:row {name}: {what}"
         if self._on_error == "error":
             raise BadSample(f"{problem} (data.on_error=skip leaves such samples out)")
         return problem

@@ -126,7 +126,7 @@ class EmbeddingSource:
         if self._metadata.key is None:
             return str(index)
         shard, row = self._within(np.array([index]))
-        return self._metadata.texts(int(shard[0]), self._metadata.key, row)[0]
+        return self._metadata.texts(int(shard[0]), self._metadata.key, row)[0] or str(index)
 
     def names(self, rows: np.ndarray) -> list[str]:
         """``shard:row`` of rows ``[B]``: what a batch calls its samples, at no cost of reading."""
@@ -192,7 +192,8 @@ class EmbeddingSource:
         def make(shard: int) -> np.ndarray:
             if self._metadata.key is None:
                 return key_hashes(map(str, range(*self._starts[shard : shard + 2])))
-            return key_hashes(self._metadata.texts(shard, self._metadata.key))
+            keys = self._metadata.texts(shard, self._metadata.key)
+            return key_hashes(key or str(n) for n, key in enumerate(keys, self._starts[shard]))
 
         return np.concatenate(
             open_derived(KEYS, self._homes, self._counts, make, dtype="uint64", shape="[N]")
@@ -216,9 +217,10 @@ class EmbeddingSource:
                 return found
         column = self._metadata.caption
         if column is None:
+            silent = self._metadata.silent or f"{METADATA}/{METADATA}_0.parquet"
             raise UserError(
-                f"data.embeddings: {self.path} has no captions ({METADATA}/{METADATA}_0.parquet "
-                "with a column of text called caption)"
+                f"data.embeddings: {self.path} has no captions: expected {silent} with a column of "
+                "text called caption"
             )
         tokenize = Tokenizer(context)
 

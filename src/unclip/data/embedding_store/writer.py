@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -149,7 +150,10 @@ class Writer:
         if totals["rows"] == 0:
             raise UserError("data.source: holds no sample that can be used")
         manifest = {**self._header, **totals, "shards": shards}
-        layout.write_json(self._out / layout.MANIFEST, manifest)
+        try:
+            layout.write_json(self._out / layout.MANIFEST, manifest)
+        except OSError as error:
+            raise self._unwritable(error) from None
         return manifest
 
     def _record(self, shard: int) -> dict[str, Any]:
@@ -159,7 +163,10 @@ class Writer:
         return [layout.file_of(kind, shard, self._shards) for kind in layout.KINDS]
 
     def _unwritable(self, error: OSError) -> UserError:
-        return UserError(f"--out {self._out}: cannot be written: {error.strerror}")
+        what = error.strerror or " ".join(str(error).split())  # numpy's own have no number
+        full = error.errno in (None, errno.ENOSPC, errno.EDQUOT)
+        kept = "; finished shards are kept: make room and run the same command" if full else ""
+        return UserError(f"--out {self._out}: cannot be written: {what}{kept}")
 
 
 def verify(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow.compute as pc
@@ -14,13 +14,15 @@ from unclip.data.readers.columns import find_columns, row_keys
 from unclip.data.readers.source import RawSample, Reader, digest
 from unclip.data.remote import Unreadable
 
+SAVED = ("dataset_dict.json", "state.json")  # of save_to_disk: several splits, or one
+
 
 class HubSource(Reader):
     """Columns and keys as of `ParquetSource`; images stay encoded until they are read.
 
     Args:
-        spec: `NAME[:CONFIG][@SPLIT]` of a dataset on the hub, or a local folder as NAME; the split
-            is `train` unless another is given.
+        spec: `NAME[:CONFIG][@SPLIT]` of a dataset on the hub, or a local folder as NAME, in its
+            layout or written by `save_to_disk`; the split is `train` unless another is given.
         limits: Which images are refused.
 
     Raises:
@@ -72,10 +74,23 @@ def _load(spec: str) -> Any:
     name, _, split = spec.partition("@")
     name, _, config = name.partition(":")
     try:
-        return datasets.load_dataset(name, config or None, split=split or "train")
+        if not any((Path(name).expanduser() / file).is_file() for file in SAVED):
+            return datasets.load_dataset(name, config or None, split=split or "train")
+        saved = datasets.load_from_disk(str(Path(name).expanduser()))
     except Exception as error:  # of the network, the hub, the files, the split
         reason = " ".join(str(error).split())
         raise UserError(f"data.source: hf:{spec} cannot be loaded ({reason})") from None
+    if not isinstance(saved, datasets.DatasetDict):
+        if split:
+            raise UserError(
+                f"data.source: hf:{spec}: {name} is one saved dataset without splits; leave out "
+                f"@{split}"
+            )
+        return saved
+    if (split or "train") not in saved:
+        known = ", ".join(f"@{each}" for each in saved)
+        raise UserError(f"data.source: hf:{spec} has no split {split or 'train'!r}; it has {known}")
+    return saved[split or "train"]
 
 
 def _undecoded(rows: Any) -> Any:

@@ -19,7 +19,7 @@ from unclip.data.config import SOURCES
 from unclip.data.decode import LIMITS, Limits
 from unclip.data.readers.coco import CocoSource
 from unclip.data.readers.folder import FolderSource
-from unclip.data.readers.hub import HubSource
+from unclip.data.readers.hub import SAVED, HubSource
 from unclip.data.readers.inventory import Inventory, inventory_of
 from unclip.data.readers.listings import METADATA
 from unclip.data.readers.names import ending_of, is_hidden, is_image, why_unread
@@ -97,6 +97,11 @@ def _shards(folder: str) -> list[str]:
             return shards
     if not files.exists(folder):
         raise UserError(f"data.source: {folder} does not exist; expected {SOURCES}")
+    if any(files.exists(files.join(folder, name)) for name in SAVED):
+        raise UserError(
+            f"data.source: {folder} was written by save_to_disk of datasets; read it by "
+            f"data.source=hf:{folder}"
+        )
     if not files.is_folder(folder):
         raise UserError(f"data.source: {folder} is of no known kind; expected {SOURCES}")
     return []

@@ -44,7 +44,7 @@ def tar_index(tar: File) -> TarIndex:
         try:
             _write(cached, index, tar.size, tar.stamp)
         except OSError as error:
-            _warn_unwritable(str(cached.parent), str(error.strerror))
+            _warn_unwritable(str(cached.parent), error.strerror or str(error))
     return index
 
 
