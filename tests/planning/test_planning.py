@@ -197,7 +197,7 @@ def test_what_cannot_be_is_refused(gpus, device, mfu, message, planned):
 
 
 def test_a_device_without_bfloat16_is_refused_for_it(planned):
-    with pytest.raises(UserError, match="--device t4: has no bfloat16 units; add trainer.prec"):
+    with pytest.raises(UserError, match="has no bfloat16 units; add trainer"):
         planned("upsampler", 1, "t4", "trainer.precision=bf16-mixed")
     assert planned("upsampler", 1, "t4", "trainer.precision=32").rows[0].fits
 
