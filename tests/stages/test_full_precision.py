@@ -72,7 +72,9 @@ def tokens(count=8):
 @pytest.mark.parametrize("kind", ["prior", "ar_prior"])
 @pytest.mark.parametrize("caption", ["clip", "bpe"])
 def test_a_prior_sees_the_embeddings_of_the_pipeline(stage_of, kind, caption):
-    stage = stage_of(kind, f"model.caption={caption}")
+    small = ["model.text.context=16", "model.text.width=32", "model.text.layers=1"]
+    more = [*small, "model.text.heads=2"] if kind == "ar_prior" else []
+    stage = stage_of(kind, f"model.caption={caption}", *more)
     names = [str(k) for k in range(8)]
     batch = PriorBatch(images(), tokens(), tokens(), names, names)
     assert_same(lambda: stage.encode(batch))
