@@ -130,6 +130,7 @@ class StageData(LightningDataModule, Generic[Batch]):
             fingerprint=fingerprint,
             num_workers=self.config.num_workers,
             skips=self._skips,
+            processes=self._processes_here,
         )
 
     def val_dataloader(self) -> Loader | list[Loader]:
@@ -147,6 +148,7 @@ class StageData(LightningDataModule, Generic[Batch]):
             collate=self._collate,
             num_workers=self.config.num_workers,
             skips=self._held_out_skips,
+            processes=self._processes_here,
         )
 
     def one_pass(
@@ -172,6 +174,10 @@ class StageData(LightningDataModule, Generic[Batch]):
     @property
     def _world(self) -> int:
         return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def _processes_here(self) -> int:
+        return getattr(self.trainer, "num_devices", 1)
 
     def _dataset(self, source: Source, *, training: bool) -> Dataset:
         return Examples(

@@ -113,6 +113,14 @@ def test_what_is_not_a_number_does_not_pass():
     assert not overfit.Overfitted(1.0, 0.1, [*good, Score("PSNR", 14.9, 15.0)]).passed
 
 
+def test_a_sharded_experiment_is_overfitted_by_one_process(minute_experiment):
+    more = ["trainer.strategy=fsdp", "trainer.cpu_offload=true", "trainer.nodes=2"]
+    experiment = load_experiment(str(minute_experiment("upsampler")), more).config
+    overfit.simplify(experiment)
+    trainer = experiment.trainer
+    assert (trainer.strategy, trainer.cpu_offload, trainer.processes) == ("auto", False, 1)
+
+
 def test_nothing_is_dropped_corrupted_or_guided():
     for name, path in experiment_files():
         experiment = load_experiment(str(path)).config
@@ -120,6 +128,7 @@ def test_nothing_is_dropped_corrupted_or_guided():
             continue
         overfit.simplify(experiment)
         experiment.validate()
+        assert (experiment.trainer.strategy, experiment.trainer.processes) == ("auto", 1), name
         flat = dict(leaves(dataclasses.asdict(experiment)))
         drops = [v for k, v in flat.items() if k.split(".")[-1].startswith("drop")]
         assert not any(drops), name

@@ -263,6 +263,16 @@ def test_there_are_never_more_workers_than_cores(tar, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 5}, raising=False)
     assert clip_data(tar, num_workers=12).train_dataloader().num_workers == 2
     assert clip_data(tar, num_workers=1).train_dataloader().num_workers == 1
+    four = SimpleNamespace(
+        num_devices=2, world_size=4, global_rank=0
+    )  # two on each of two machines
+    for env, expected in (({}, 1), ({"SLURM_CPUS_PER_TASK": "2"}, 2)):  # srun has shared them out
+        with monkeypatch.context() as patched:
+            for name, value in env.items():
+                patched.setenv(name, value)
+            data = clip_data(tar, num_workers=12)
+            data.trainer = four
+            assert data.train_dataloader().num_workers == expected
 
 
 def test_a_clip_is_not_validated_with_a_single_sample(tmp_path, caplog):

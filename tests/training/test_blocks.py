@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
+from functorch.compile import aot_module_simplified, nop
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unclip.config.load import load_experiment
@@ -15,7 +18,14 @@ from unclip.nn.unet import UNet
 from unclip.runs.train import train
 from unclip.stages.clip.config import ClipConfig
 from unclip.stages.clip.network import build_clip
-from unclip.training.blocks import blocks_of, checkpoint_blocks, compile_blocks
+from unclip.training.blocks import (
+    blocks_of,
+    checkpoint_blocks,
+    compile_blocks,
+    missing_for_compilation,
+)
+from unclip.training.config import TrainerConfig
+from unclip.training.stage import Stage
 
 
 def transformer():
@@ -117,6 +127,75 @@ def test_a_compiled_network_computes_the_same(build, how):
     compile_blocks(twin, how)
     assert twin.state_dict().keys() == net.state_dict().keys()
     torch.testing.assert_close(twin(*inputs), net(*inputs), rtol=1e-4, atol=1e-5)
+
+
+def graphs_of(net, inputs, monkeypatch):
+    """The graphs that compiling the blocks of ``net`` gives, forward passes of training alone."""
+    found = []
+
+    def backend(graph, examples):
+        found.append(graph)
+        return aot_module_simplified(graph, examples, fw_compiler=nop)
+
+    torch._dynamo.reset()
+    original = nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, **kw: original(self, backend=backend, **kw)
+    )
+    compile_blocks(net, "blocks")
+    net(*inputs).square().mean().backward()
+    torch._dynamo.reset()
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")  # dynamo's own
+@pytest.mark.parametrize("how", ["none", "full", "selective"])
+def test_blocks_that_are_recomputed_are_compiled(how, monkeypatch):
+    net, inputs = transformer()
+    checkpoint_blocks(net, how)
+    assert len(graphs_of(net, inputs, monkeypatch)) >= 1
+
+
+@pytest.mark.filterwarnings("ignore")  # dynamo's own
+def test_sizes_of_compiled_blocks_are_numbers(monkeypatch):
+    """The blocks of a U-Net share their code and have many shapes."""
+    net, inputs = unet()
+    graphs = graphs_of(net, inputs, monkeypatch)
+    assert len(graphs) > 3
+    symbolic = [
+        node
+        for graph in graphs
+        for node in graph.graph.nodes
+        if isinstance(node.meta.get("example_value"), torch.SymInt)
+    ]
+    assert not symbolic
+    assert not torch._dynamo.config.optimize_ddp  # DDP's buckets would cut blocks in two
+
+
+def test_where_nothing_can_be_compiled_auto_compiles_nothing(monkeypatch, capsys):
+    """A slim image has no C compiler for Triton's launchers."""
+
+    def compile(*args, **kwargs):
+        def fail(*args):
+            raise RuntimeError("\nFailed to find C compiler. Please specify via CC\nmore")
+
+        return fail
+
+    stage = Stage(SimpleNamespace(averages=False, trainer=TrainerConfig()), nn.Linear(1, 1))
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    stage._trainer = SimpleNamespace(strategy=strategy, is_global_zero=True)
+    monkeypatch.setattr(torch, "compile", compile)
+    assert stage._compilation(gpu=True) == "none"
+    line = "trainer.compile=auto: nothing is compiled, because it fails here: Failed to find C comp"
+    assert capsys.readouterr().err.startswith(line)
+    assert stage._compilation(gpu=False) == "none"
+    stage.experiment.trainer.compile = "blocks"
+    assert stage._compilation(gpu=True) == "blocks"  # what was asked for fails loudly
+
+
+@pytest.mark.slow  # compiles
+def test_a_machine_that_can_compile_says_so():
+    assert missing_for_compilation(torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize("how", ["full", "selective"])

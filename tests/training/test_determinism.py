@@ -90,10 +90,30 @@ def test_what_is_switched_on_is_switched_back(monkeypatch, switched_off):
     assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
 
 
-def test_fast_changes_nothing(switched_off):
+def test_fast_lets_cudnn_look_for_the_fastest_and_changes_nothing_else(switched_off):
     with determinism.apply(TrainerConfig()):
         assert not torch.are_deterministic_algorithms_enabled()
         assert torch.get_num_threads() == 1
+        assert torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.benchmark
+    with determinism.apply(TrainerConfig(deterministic="strict")):
+        assert not torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize("how", ["fast", "strict"])
+def test_float32_is_not_tf32(how, switched_off):
+    """cuDNN's convolutions use it by default, and NVIDIA's containers set it for products."""
+    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = True
+        with determinism.apply(TrainerConfig(precision="32", deterministic=how)):
+            assert not any(backend.allow_tf32 for backend in backends)
+        assert all(backend.allow_tf32 for backend in backends)
+    finally:
+        for backend, allowed in zip(backends, before):
+            backend.allow_tf32 = allowed
 
 
 def test_an_operation_without_a_deterministic_algorithm_is_named(load, tmp_path, monkeypatch):

@@ -8,10 +8,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
+from unclip.common.errors import UserError
+from unclip.nn.transformer import Transformer
 from unclip.tracking.files import read_metrics
+from unclip.training import strategies
+from unclip.training.config import TrainerConfig
+from unclip.training.stage import Stage
+from unclip.training.world import device_of
 
 STAGES = ("clip", "prior", "ar_prior", "decoder", "upsampler")
 STEPS = 20
@@ -29,6 +38,76 @@ def start(jobs, folder, processes):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=r"^trainer\.devices=4: this machine has 2 GPUs; ask for"):
+        strategies.world_of(4, 1, "auto")
+    with pytest.raises(UserError, match=r"^--devices=4: this machine has 2 GPUs"):
+        strategies.world_of(4, 1, "gpu", prefix="--")
+    assert strategies.world_of(2, 1, "auto") == 2
+    assert strategies.world_of(4, 1, "cpu") == 4
+
+
+def test_offloaded_weights_leave_the_stage_on_its_device(monkeypatch):
+    """Batches, draws and the frozen CLIP go where the stage says it is."""
+    there = torch.device("meta")
+    monkeypatch.setattr(strategies.ShardedStrategy, "root_device", there)
+    strategy = strategies.ShardedStrategy(1, offload=True)
+    stage = Stage(SimpleNamespace(averages=False), nn.Linear(2, 2))
+    strategy._lightning_module = strategy.model = stage
+    strategy.model_to_device()
+    assert stage.device == there
+    assert {p.device.type for p in stage.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize(("precision", "blocks"), [("bf16-mixed", torch.bfloat16), ("32", None)])
+def test_on_gpus_blocks_alone_are_gathered_in_bfloat16(monkeypatch, precision, blocks):
+    """The root has tables, positions and CLIP's temperature."""
+    found = []
+    monkeypatch.setattr(
+        strategies,
+        "fully_shard",
+        lambda part, *, mesh, mp_policy, offload_policy: found.append(
+            (part, mp_policy.param_dtype, mp_policy.reduce_dtype)
+        ),
+    )
+
+    class Mesh:
+        device_type = "cuda"
+
+        def __getitem__(self, name):
+            return self
+
+    net = nn.Sequential(Transformer(width=8, layers=2, heads=1, causal=True), nn.Linear(8, 8))
+    strategies.shard(net, TrainerConfig(precision=precision, strategy="fsdp"), Mesh())
+    assert [dtype for _, dtype, _ in found] == [blocks, blocks, None]
+    assert found[-1][0] is net
+    assert {reduced for _, _, reduced in found} == {torch.float32}
+
+
+def test_each_process_has_the_gpu_of_its_place(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.delenv("SLURM_LOCALID", raising=False)
+    assert device_of("auto") == torch.device("cuda", 0)
+    monkeypatch.setenv("SLURM_LOCALID", "5")
+    assert device_of("gpu") == torch.device("cuda", 5)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert device_of("auto") == torch.device("cuda", 3)
+    assert device_of("cpu") == torch.device("cpu")
+
+
+def test_images_can_be_drawn_before_the_first_validation_with_fsdp(jobs, tmp_path):
+    """Sampling calls other methods than `forward`; a block must not take itself for a root."""
+    every = ["trainer.strategy=fsdp", "trainer.val_every=2", "trainer.sample_every=2"]
+    more = [*every, "trainer.max_steps=4", "trainer.devices=1"]
+    start([jobs(kind, tmp_path / kind, *more) for kind in ("decoder", "prior")], tmp_path, 1)
+    for kind in ("decoder", "prior"):
+        rows = read_metrics(tmp_path / kind / "metrics.jsonl")
+        assert [row["step"] for row in rows if "val/loss" in row] == [1, 3]
 
 
 def losses(folder):

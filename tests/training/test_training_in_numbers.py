@@ -61,6 +61,8 @@ class Numbers(Stage):
         return (self.net.w * batch).mean()
 
     def validation_step(self, batch, batch_idx):
+        # FSDP2 could not write again what it gathered for the average in inference mode.
+        assert not torch.is_inference_mode_enabled()
         self.validated.append((self.global_step, self.validation_rng(batch_idx).step))
         self.log("val/loss", self.net.w.mean())
 

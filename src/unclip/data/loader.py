@@ -72,7 +72,9 @@ class Loader(DataLoader):
         dataset: Takes a `Draw`, or with `__getitems__` a batch's `Draws`.
         batches: The draws of each batch.
         collate: Makes a batch of a list of examples.
-        num_workers: Loader processes; never more than cores, as no sample depends on their number.
+        num_workers: Loader processes; never more than this process's share of the cores, as no
+            sample depends on their number.
+        processes: Of the machine, which share its cores.
         skips: Is told of the bad samples, for a dataset of `Example`s.
     """
 
@@ -84,9 +86,10 @@ class Loader(DataLoader):
         collate: Callable[[Any], Any],
         num_workers: int = 0,
         skips: Skips | None = None,
+        processes: int = 1,
     ):
         self._skips = skips
-        num_workers = min(num_workers, cores())
+        num_workers = min(num_workers, share_of_cores(processes))
         super().__init__(
             dataset,
             batch_sampler=batches,
@@ -119,6 +122,7 @@ class ResumableLoader(Loader):
         fingerprint: Names data and order; a state saved with others is refused.
         num_workers: As for `Loader`.
         skips: As for `Loader`.
+        processes: As for `Loader`.
     """
 
     def __init__(
@@ -130,9 +134,15 @@ class ResumableLoader(Loader):
         fingerprint: str,
         num_workers: int = 0,
         skips: Skips | None = None,
+        processes: int = 1,
     ):
         super().__init__(
-            dataset, batches=order, collate=collate, num_workers=num_workers, skips=skips
+            dataset,
+            batches=order,
+            collate=collate,
+            num_workers=num_workers,
+            skips=skips,
+            processes=processes,
         )
         self._order = order
         self._fingerprint = fingerprint
@@ -177,6 +187,16 @@ class ResumableLoader(Loader):
     def _normalise(self) -> None:
         if self._yielded >= len(self):
             self._epoch, self._yielded = self._epoch + 1, 0
+
+
+def share_of_cores(processes: int) -> int:
+    """Cores for each of a machine's ``processes``, at least one.
+
+    srun may have given each its own (--cpus-per-task); then `cores` has divided already.
+    """
+    if "SLURM_CPUS_PER_TASK" in os.environ:
+        return cores()
+    return max(1, cores() // processes)
 
 
 def cores() -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,10 +86,18 @@ class Clip(nn.Module):
         self.follows_autocast = False
         return self.eval().requires_grad_(False)
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+    @contextmanager
+    def _autocast(self, device: torch.device) -> Iterator[None]:
         if self.follows_autocast:
-            return nullcontext()
-        return torch.autocast(device.type, enabled=False)
+            yield
+            return
+        cudnn = torch.backends.cudnn
+        tf32, cudnn.allow_tf32 = cudnn.allow_tf32, False
+        try:
+            with torch.autocast(device.type, enabled=False):
+                yield
+        finally:
+            cudnn.allow_tf32 = tf32
 
     def preprocess(self, image: Tensor) -> Tensor:
         """Images ``[B, 3, H, W]`` in [-1, 1] as the image encoder wants them."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unclip.common.errors import UserError
+from unclip.common.local_rank import local_rank
 
 INSTEAD = "use trainer.attention=sdpa"
 
@@ -25,8 +26,9 @@ def check() -> None:
             f"{INSTEAD}"
         )
     if not torch.cuda.is_available():
-        raise UserError(f"trainer.attention=xformers: needs a GPU, here is none; {INSTEAD}")
-    q = torch.randn(1, 1, 16, 32, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        raise UserError(f"trainer.attention=xformers: needs a GPU, none found; {INSTEAD}")
+    device = torch.device("cuda", local_rank())  # not 0 of them all: a context costs half a GB
+    q = torch.randn(1, 1, 16, 32, device=device, dtype=torch.bfloat16, requires_grad=True)
     try:
         attend(q, q, q, None, False).sum().backward()
     except Exception as error:  # its dispatcher lists every operator's reasons, over many lines

@@ -127,10 +127,10 @@ def _sharded(layout: Layout, sizes: Sizes, trace: Trace, world: int, width: int)
     if layout.cpu_offload:
         states = Memory(0, 0, 0, 0, 0, 0)
     first, second = sorted([*sizes.blocks, 0, 0], reverse=True)[:2]
-    gathered = sizes.trained if sizes.climbs else sizes.root + first + second
+    blocks = sum(sizes.blocks) if sizes.climbs else first + second
     other = {
         "frozen CLIP": sizes.clip_bytes,
-        "gathered weights": width * gathered,
+        "gathered weights": width * blocks + FLOAT * sizes.root,  # the root in float32
         "a gradient being summed": FLOAT * max(first, sizes.root),
     }
     memory = states._replace(

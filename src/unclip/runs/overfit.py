@@ -91,7 +91,9 @@ def _simplify_unless_typed(resolved: ResolvedExperiment) -> None:
 def simplify(experiment: Any) -> None:
     """Nothing dropped, augmented, corrupted or guided; the rest stays the experiment's own."""
     trainer, optim = experiment.trainer, experiment.optim
-    trainer.max_steps, trainer.accumulate, trainer.devices = STEPS, 1, 1
+    trainer.max_steps, trainer.accumulate = STEPS, 1
+    trainer.devices = trainer.nodes = 1
+    trainer.strategy, trainer.cpu_offload = "auto", False
     optim.warmup_steps, optim.schedule = min(optim.warmup_steps, STEPS // 10), "constant"
     experiment.data.batch_size = AMONG
     if experiment.averages:

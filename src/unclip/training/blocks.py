@@ -6,6 +6,7 @@ transformer's layer, a U-Net's residual block with the attention after it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -57,9 +58,18 @@ def checkpoint_blocks(net: nn.Module, how: str) -> None:
         more["context_fn"] = partial(create_selective_checkpoint_contexts, PRODUCTS)
     for block in blocks_of(net):
         random = any(isinstance(m, nn.Dropout) and m.p > 0 for m in block.modules())
-        block.forward = partial(  # type: ignore[method-assign]
-            checkpoint, block.forward, use_reentrant=False, preserve_rng_state=random, **more
+        block.forward = _recomputing(  # type: ignore[method-assign]
+            block.forward, preserve_rng_state=random, **more
         )
+
+
+def _recomputing(forward: Callable[..., Any], **how: Any) -> Callable[..., Any]:
+    """A closure: dynamo compiles nothing of a block whose `forward` is a `partial`."""
+
+    def recomputed(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, use_reentrant=False, **how, **kwargs)
+
+    return recomputed
 
 
 def compile_blocks(net: nn.Module, how: str) -> None:
@@ -75,5 +85,23 @@ def compile_blocks(net: nn.Module, how: str) -> None:
         # All blocks of a kind share one function, and dynamo gives up on one with too many shapes.
         limit = torch._dynamo.config.recompile_limit
         torch._dynamo.config.recompile_limit = max(limit, len(blocks) + 8)
+        torch._dynamo.config.optimize_ddp = False  # it would cut blocks where DDP's buckets end
         for block in blocks:
-            block.compile()
+            # Blocks share their code, so from the second shape on sizes would turn symbolic;
+            # training batches are always full.
+            block.compile(dynamic=False)
+
+
+def missing_for_compilation(device: torch.device) -> str | None:
+    """Why nothing can be compiled on ``device``, in a line; None where a tiny function can.
+
+    Slim images have no C compiler or no Python headers, which Triton needs for its launchers.
+    """
+    try:
+        x = torch.ones(8, device=device, requires_grad=True)
+        torch.compile(lambda y: (y * 2).sin().sum(), dynamic=False)(x).backward()
+    except Exception as error:  # of dynamo, Inductor, Triton or the compiler
+        return next(
+            (line for line in str(error).splitlines() if line.strip()), type(error).__name__
+        )
+    return None

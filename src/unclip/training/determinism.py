@@ -30,7 +30,9 @@ def apply(config: TrainerConfig) -> Iterator[None]:
     """While it lasts, torch computes as ``config`` says; then as before.
 
     `strict`: every operation by an algorithm that gives the same bits each time; attention too,
-    whose kernels obey the same switch. TF32 stays as it is: coarser, but no less repeatable.
+    whose kernels obey the same switch. `fast`: cuDNN looks for the fastest algorithms, as shapes
+    never change. TF32 is off in both: what is float32 under `bf16-mixed` is meant to be, and `32`
+    says so.
 
     Raises:
         UserError: an operation has no such algorithm on this device.
@@ -43,12 +45,16 @@ def apply(config: TrainerConfig) -> Iterator[None]:
     threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
     mode = torch.get_deterministic_debug_mode()
     before = cudnn.deterministic, cudnn.benchmark
+    matmul = torch.backends.cuda.matmul
+    tf32 = cudnn.allow_tf32, matmul.allow_tf32
     os.environ.update(wanted)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if strict:
         torch.use_deterministic_algorithms(True)
-        cudnn.deterministic, cudnn.benchmark = True, False
+        cudnn.deterministic = True
+    cudnn.benchmark = not strict
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
     try:
         yield
     except RuntimeError as error:
@@ -62,7 +68,8 @@ def apply(config: TrainerConfig) -> Iterator[None]:
     finally:
         if strict:
             torch.set_deterministic_debug_mode(mode)
-            cudnn.deterministic, cudnn.benchmark = before
+        cudnn.deterministic, cudnn.benchmark = before
+        cudnn.allow_tf32, matmul.allow_tf32 = tf32
         torch.set_num_threads(threads)
         for name, value in environment.items():
             if value is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import time
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,7 +16,7 @@ from unclip.common.images import CaptionedImage
 from unclip.common.seeding import derive_seed
 from unclip.embeddings.clip import FrozenClip
 from unclip.training import strategies
-from unclip.training.blocks import checkpoint_blocks, compile_blocks
+from unclip.training.blocks import checkpoint_blocks, compile_blocks, missing_for_compilation
 from unclip.training.config import OptimConfig
 from unclip.training.means import Mean, Means, combined, mean_of_processes, means_of
 from unclip.training.optim import build_optimizer, lr_factor
@@ -88,15 +89,27 @@ class Stage(L.LightningModule):
         self._configured = True
         trainer, gpu = self.experiment.trainer, self.trainer.strategy.root_device.type == "cuda"
         checkpoint_blocks(self.net, trainer.activation_checkpointing)
-        how = trainer.compile
-        if how == "auto":
-            how = "blocks" if gpu else "none"
-        compile_blocks(self.net, how)
+        compile_blocks(self.net, self._compilation(gpu=gpu))
         for net in (self.net,) if self.ema is None else (self.net, self.ema):
             if trainer.strategy == "fsdp":
                 strategies.shard(net, trainer, self.device_mesh)  # type: ignore[arg-type]
             elif gpu:  # FSDP2 takes contiguous weights alone
                 net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _compilation(self, *, gpu: bool) -> str:
+        """What `trainer.compile` comes to here."""
+        how: str = self.experiment.trainer.compile
+        if how != "auto":
+            return how
+        if not gpu:
+            return "none"
+        reason = missing_for_compilation(self.trainer.strategy.root_device)
+        if reason is None:
+            return "blocks"
+        if self.trainer.is_global_zero:
+            line = f"trainer.compile=auto: nothing is compiled, because it fails here: {reason}"
+            print(line, file=sys.stderr)
+        return "none"
 
     def on_fit_start(self) -> None:
         """Bring the frozen CLIP to the device."""

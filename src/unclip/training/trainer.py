@@ -68,6 +68,7 @@ def build(
         val_check_interval=(config.val_every or config.max_steps) * config.accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
+        inference_mode=False,  # what FSDP gathers in it could not be written again
         use_distributed_sampler=False,
         enable_model_summary=False,
         enable_progress_bar=terminal,

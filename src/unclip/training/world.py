@@ -9,6 +9,7 @@ import torch
 from torch import distributed
 
 from unclip.common.errors import Interrupted, UserError
+from unclip.common.local_rank import local_rank
 
 
 class World(NamedTuple):
@@ -39,9 +40,9 @@ class World(NamedTuple):
 
 
 def device_of(accelerator: str) -> torch.device:
-    """One device of the kind that ``trainer.accelerator`` names."""
+    """The device of this process, of the kind that ``trainer.accelerator`` names."""
     gpu = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if gpu else "cpu")
+    return torch.device("cuda", local_rank()) if gpu else torch.device("cpu")
 
 
 def join_processes() -> int:

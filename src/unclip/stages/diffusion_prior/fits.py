@@ -37,6 +37,8 @@ def fit_standardisation(
     for net in nets:
         net.mean.copy_(moments.mean)
         net.std.copy_(moments.covariance.diagonal().clamp(min=1e-12).sqrt())
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def fit_x0_errors(
