@@ -143,6 +143,8 @@ def test_missing_data_are_named_with_the_mend(minute_experiment, tmp_path, elsew
     (tmp_path / "first").rename(tmp_path / "second")
     words = ["reproduce", tmp_path / "b.zip"]
     message = error(capsys, *words)
+    assert "data.source='photos': would be read on this machine; add --allow-source" in message
+    message = error(capsys, *words, "--allow-source")
     assert "photos does not exist" in message
     assert message.endswith("name your copy by data.source=...")
     words = [*map(str, words), f"data.source={tmp_path / 'second' / 'photos'}", "--dir", "out"]

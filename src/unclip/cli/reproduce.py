@@ -43,6 +43,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--dir", type=Path, metavar="FOLDER", help="new or empty (default runs/reproduced/BUNDLE)"
     )
+    p.add_argument(
+        "--allow-source", action="store_true", help="read the data that the bundle names"
+    )
     p.add_argument("--check-only", action="store_true", help="verify and compare, train nothing")
     p.add_argument(
         "--rtol",
@@ -62,7 +65,9 @@ def run(args: argparse.Namespace) -> None:
 
     require(0 <= args.rtol < 1, "--rtol", "must be in [0, 1)")
     folder = args.dir or Path("runs/reproduced") / _stem(args.bundle)
-    with reproduce.unpacked(args.bundle, folder, args.overrides) as found:
+    with reproduce.unpacked(
+        args.bundle, folder, args.overrides, allow_source=args.allow_source
+    ) as found:
         report = reproduce.check(found, args.bundle, rtol=args.rtol)
         _say_before(report)
         if args.check_only:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
+import re
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -18,6 +23,9 @@ _PERMANENT = (PermissionError, IsADirectoryError, ValueError, NotImplementedErro
 # fsspec gives a forked process new file systems and drops the parent's. Dropped for good, they
 # would close connections that the parent still uses.
 _kept: dict[int, AbstractFileSystem] = {}
+
+PUBLIC_ONLY = "UNCLIP_PUBLIC_ONLY"
+"""An environment variable: set while sources are read that a stranger named."""
 
 T = TypeVar("T")
 
@@ -83,10 +91,65 @@ def _judge(error: BaseException) -> tuple[str, bool]:
     return f"cannot be read ({text})", permanent
 
 
-def _system(url: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of ``url`` in this process, and the name of the file there."""
+def check_public(url: str) -> None:
+    """Refuse a URL whose host has an address that is not public: of this machine, or its network.
+
+    Raises:
+        UserError: names the URL and the address.
+    """
+    parts = urlsplit(url)
+    if parts.scheme.lower() not in ("http", "https"):
+        return
     try:
-        system, name = fsspec.url_to_fs(url)
+        port = parts.port or (443 if parts.scheme.lower() == "https" else 80)
+        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError) as error:
+        raise UserError(f"data.source: {url}: its host cannot be found ({error})") from None
+    for *_, address in found:
+        if not is_public(str(address[0])):
+            raise UserError(
+                f"data.source: {url}: is at the private address {address[0]}; "
+                "sources that somebody else named must be public"
+            )
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the internet's."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        found = found.ipv4_mapped or found.sixtofour or found
+        if found in ipaddress.ip_network("64:ff9b::/96"):  # stands for an IPv4 address
+            found = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+    return found.is_global and not found.is_multicast
+
+
+async def _public_client(**settings: Any) -> Any:
+    """A client of HTTP that reaches public addresses alone, after redirects too."""
+    import aiohttp
+
+    def connect(info: Any) -> socket.socket:
+        family, kind, protocol, _, address = info
+        if not is_public(str(address[0])):
+            raise OSError(f"{address[0]} is a private address")
+        return socket.socket(family, kind, protocol)
+
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=connect), **settings)
+
+
+def _system(url: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of ``url`` in this process, and the name of the file there.
+
+    fsspec's `reference` is never read: its files name others, local ones too.
+    """
+    if "reference" in re.split("::|://", url.lower()):
+        raise UserError(f"data.source: {url}: reference files are not read")
+    options: dict[str, Any] = {}
+    scheme = url.lower().partition("://")[0].split("::")
+    if os.environ.get(PUBLIC_ONLY) and scheme[-1] in ("http", "https"):
+        client = {"get_client": _public_client}
+        options = {scheme[-1]: client} if len(scheme) > 1 else client
+    try:
+        system, name = fsspec.url_to_fs(url, **options)
     except ImportError as error:
         package = f"({error}), or pip install 'unclip[remote]' for s3:// and gs://"
         raise UserError(f"data.source: {url} needs a package that is not here {package}") from None

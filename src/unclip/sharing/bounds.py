@@ -8,36 +8,11 @@ import psutil
 
 from unclip.common.errors import UserError
 from unclip.common.fields import leaves
-from unclip.config.load import ResolvedExperiment
+from unclip.config.load import OVERRIDE, ResolvedExperiment
+from unclip.data.loader import cores
 
-MOST = {
-    "max_steps": 10_000_000,
-    "batch_size": 65_536,
-    "accumulate": 65_536,
-    "num_workers": 256,
-    "devices": 1024,
-    "layers": 256,
-    "vision_layers": 256,
-    "text_layers": 256,
-    "vision_stages": 256,
-    "blocks": 64,
-    "multiples": 64,
-    "width": 65_536,
-    "vision_width": 65_536,
-    "text_width": 65_536,
-    "channels": 65_536,
-    "embed_dim": 8192,
-    "context": 65_536,
-    "clip_tokens": 4096,
-    "codes": 8192,
-    "components": 8192,
-    "buckets": 1_000_000,
-    "reservoir": 10_000_000,
-    "image_size": 16_384,
-    "candidates": 1024,
-}
-"""The most that a field of this name may be, wherever it is."""
-ANY_INTEGER = 1_000_000_000  # other fields
+MOST = 1_000_000_000  # of any number that has no smaller limit of its own
+MOST_STEPS = 10_000_000
 ITEMS = 32  # of a list
 _BYTES = 4 * 4  # of a parameter: weight, gradient, two moments
 
@@ -45,35 +20,51 @@ _BYTES = 4 * 4  # of a parameter: weight, gradient, two moments
 def check_numbers(experiment: dict[str, Any]) -> None:
     """Raise ValueError for a number or a list that is larger than any real experiment's."""
     for key, value in leaves(experiment):
-        most = MOST.get(key.rsplit(".", 1)[-1], ANY_INTEGER)
         items = value if isinstance(value, list) else [value]
         if len(items) > ITEMS:
             raise ValueError(f"{key}: a list of {len(items):,}, the most is {ITEMS}")
+        most = MOST_STEPS if key == "trainer.max_steps" else MOST
         for item in items:
             if isinstance(item, (int, float)) and abs(item) > most:
                 raise ValueError(f"{key}={item}: the most that a bundle may have is {most:,}")
 
 
-def check_memory(resolved: ResolvedExperiment) -> None:
-    """Refuse what cannot fit into this machine: weights and optimizer, and one batch of images.
+def check_machine(resolved: ResolvedExperiment) -> None:
+    """Refuse what this machine does not have: processes, threads, memory.
 
-    The network is built on the meta device, which takes no memory.
+    What the user has typed of processes and threads is taken as it is. The network is built on
+    the meta device, which takes no memory.
 
     Raises:
         UserError: says what is needed and what is there.
     """
     from unclip.runs.parents import count_parameters
 
-    model, data = getattr(resolved.config, "model", None), resolved.config.data
-    parameters = count_parameters(resolved)
+    trainer, data = resolved.config.trainer, resolved.config.data
+    for name, there in (("devices", _devices()), ("nodes", 1), ("threads", cores())):
+        key, wanted = f"trainer.{name}", getattr(trainer, name, None) or 1
+        if wanted > there and resolved.origins.get(key) != OVERRIDE:
+            raise UserError(
+                f"{resolved.files[0].name}: {key}={wanted:,}: this machine has {there}; add "
+                f"{key}={there}, or as many as you want"
+            )
+    model = getattr(resolved.config, "model", None)
+    parameters, devices = count_parameters(resolved), getattr(trainer, "devices", 1)
     pixels = getattr(model, "image_size", 1) ** 2
-    images = data.batch_size // resolved.config.trainer.accumulate * 3 * pixels * 4
-    needed, there = parameters * _BYTES + images, _memory()
+    batches = 1 + min(data.num_workers, cores())  # each worker has one ready
+    images = data.batch_size // getattr(trainer, "accumulate", 1) * 3 * pixels * 4 * batches
+    needed, there = parameters * _BYTES * devices + images, _memory()
     if needed > there:
         raise UserError(
             f"{resolved.files[0].name}: {parameters:,} parameters and {data.batch_size:,} samples "
             f"need {needed / 2**30:,.0f} GiB or more; this machine has {there / 2**30:,.0f}"
         )
+
+
+def _devices() -> int:
+    import torch
+
+    return max(1, torch.cuda.device_count())
 
 
 def _memory() -> int:

@@ -29,6 +29,7 @@ from unclip.sharing.layout import (
 )
 from unclip.sharing.privacy import public
 from unclip.sharing.reading import Refused, metric_rows, numbers
+from unclip.sharing.sources import check_source, named_sources
 from unclip.tracking.config import TrackingConfig
 from unclip.training.config import RunConfig
 
@@ -146,6 +147,11 @@ def _check_places(content: dict[str, Any]) -> None:
 
 def _check_settings(name: str, experiment: ResolvedExperiment) -> None:
     stage, settings = experiment.stage.name, experiment.config
+    for key, source in named_sources(experiment).items():
+        try:
+            check_source(source)
+        except ValueError as error:
+            raise ValueError(f"{key}={source[:80]!r}: {error}") from None
     if name != RUN and stage != name:
         raise ValueError(f"stage: is {article(stage)}, {article(name)} is needed")
     for parent in PARENTS:
@@ -154,7 +160,7 @@ def _check_settings(name: str, experiment: ResolvedExperiment) -> None:
         if (
             isinstance(spec, str)
             and spec != inside
-            and not (parent == "clip" and spec.startswith("open_clip:"))
+            and not (parent == "clip" and re.fullmatch(r"open_clip:[\w.-]+/[\w.-]+", spec))
         ):
             raise ValueError(f"{parent}={spec!r}: must be {inside}")
 

@@ -38,6 +38,8 @@ from unclip.tracking.config import TrackingConfig
 from unclip.tracking.files import read_metrics
 from unclip.training.config import RunConfig
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+
 
 def gather(run: str, *, weights: bool, licence: str = "unknown") -> Content:
     """All members of the bundle of ``run``, a run's folder or an experiment that has one.
@@ -67,6 +69,8 @@ def gather(run: str, *, weights: bool, licence: str = "unknown") -> Content:
         content[METRICS] = "".join(lines).encode()
     samples = sorted(folder.glob("samples/step_*.png"))[-MAX_SAMPLES:]
     content |= {f"samples/{file.name}": file for file in samples}
+    for file in (*samples, folder / SUMMARY, folder / METRICS):
+        _refuse_links(file, folder)
     experiment = yaml_text.read(content[EXPERIMENT].decode())  # type: ignore[union-attr]
     kind_name = str((summary or {}).get("experiment", f"{artifact.stage}/{folder.name}"))
     content[CARD] = card(
@@ -123,7 +127,20 @@ def _part(name: str, artifact: artifacts.Artifact, *, weights: bool) -> Content:
         }
         if (artifact.path / artifacts.X0_ERRORS).is_file():
             own[f"artifact/{artifacts.X0_ERRORS}"] = artifact.path / artifacts.X0_ERRORS
+        for what in own.values():
+            if isinstance(what, Path):
+                _refuse_links(what, artifact.path)
     return {begin + file: what for file, what in own.items()}
+
+
+def _refuse_links(file: Path, folder: Path) -> None:
+    """Refuse a file that is elsewhere than in ``folder``, or a sample that is no PNG."""
+    if file.resolve() != folder.resolve() / file.relative_to(folder):
+        raise UserError(f"{file}: is a link or below one; put a copy of the file there")
+    if file.suffix == ".png":
+        with file.open("rb") as opened:
+            if opened.read(len(_PNG)) != _PNG:
+                raise UserError(f"{file}: is not a PNG; remove it")
 
 
 def _said_of(experiment: dict[str, Any], parents: dict[str, artifacts.Artifact]) -> dict[str, str]:

@@ -64,7 +64,9 @@ class Report:
 
 
 @contextmanager
-def unpacked(place: str, folder: Path, overrides: list[str]) -> Iterator[Again]:
+def unpacked(
+    place: str, folder: Path, overrides: list[str], *, allow_source: bool = False
+) -> Iterator[Again]:
     """The bundle at ``place``, unpacked beside where it will be in ``folder``, and verified.
 
     When the block ends nothing is left of it, nor of folders that were made for it.
@@ -80,7 +82,8 @@ def unpacked(place: str, folder: Path, overrides: list[str]) -> Iterator[Again]:
         raise UserError(f"--dir {folder}: cannot be made: {error.strerror}") from None
     try:
         with scratch as path:
-            yield Again(fetch(place, Path(path)), overrides, folder)
+            found = fetch(place, Path(path))
+            yield Again(found, overrides, folder, allow_source=allow_source)
     finally:
         for new in made:
             if not any(new.iterdir()):
@@ -92,7 +95,7 @@ def check(again: Again, place: str, *, rtol: float = compare.RTOL) -> Report:
 
     Raises:
         UserError: an experiment does not fit into this machine, a parent inside is another than
-            the run was trained with, or the data are not there.
+            the run was trained with, or the data are not there or not allowed.
     """
     try:
         parts = {name: again.resolved(name) for name in again.bundle.parts}
@@ -127,7 +130,7 @@ def place(again: Again, place: str) -> Again:
     shutil.rmtree(folder / _BUNDLE, ignore_errors=True)
     os.replace(bundle.folder, folder / _BUNDLE)
     read = bundles.read(folder / _BUNDLE, bundle.manifest, place)
-    return Again(read, again.overrides, folder)
+    return Again(read, again.overrides, folder, allow_source=again.allow_source)
 
 
 def run(again: Again, report: Report, command: Command) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,15 +11,19 @@ from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.common.fields import leaves
 from unclip.config.load import ResolvedExperiment, load_experiment, parse_override
+from unclip.data.loader import cores
+from unclip.data.remote import PUBLIC_ONLY
 from unclip.runs.recipe import run_together
 from unclip.sharing import bounds
 from unclip.sharing.bundle import Bundle, BundleEntry
 from unclip.sharing.layout import PARENTS, RUN
+from unclip.sharing.sources import check_sources
 
 Command = Callable[[list[str], Mapping[str, str]], None]
 """Runs `unclip` with these words and environment variables; raises `UserError` if it fails."""
 
 _PLACES = ("clip", "pca", "data.source", "data.embeddings")
+_MACHINE = ("trainer.devices", "trainer.nodes", "trainer.threads")  # what is typed holds for all
 _OURS = ("run", "tracking", "stage", "about")
 
 
@@ -30,8 +35,10 @@ def in_a_process(words: list[str], variables: Mapping[str, str]) -> None:
 class Again:
     """The runs of ``bundle``, with ``overrides`` of its experiment, in ``folder``."""
 
-    def __init__(self, bundle: Bundle, overrides: list[str], folder: Path):
-        self.bundle, self.folder = bundle, folder
+    def __init__(
+        self, bundle: Bundle, overrides: list[str], folder: Path, *, allow_source: bool = False
+    ):
+        self.bundle, self.folder, self.allow_source = bundle, folder, allow_source
         self.overrides = overrides
         self.given = dict(map(parse_override, overrides))
         for key in self.given:
@@ -47,7 +54,9 @@ class Again:
         """The experiment of a part, with the overrides that are for it; its size is checked."""
         part = self.bundle.parts[name]
         found = load_experiment(str(part.file), [*self._overrides(part), *self._planned(part)])
-        bounds.check_memory(found)
+        bounds.check_machine(found)
+        if check_sources(found, allow=self.allow_source):
+            os.environ[PUBLIC_ONLY] = "1"  # also of the processes that train
         return found
 
     def changed(self) -> dict[str, tuple[object, object]]:
@@ -65,7 +74,7 @@ class Again:
             words += [f"{p}={self.spec(p)}" for p in self._leans_on(part)]
             row = part.experiment.stage
             how = [row.verb, "--continue" if row.trains else "--force"]
-            threads = {"OMP_NUM_THREADS": str(part.threads)} if part.threads else {}
+            threads = {"OMP_NUM_THREADS": str(min(part.threads, cores()))} if part.threads else {}
             command([how[0], str(part.file), *words, *how[1:]], threads)
         return artifacts.describe(folder)
 
@@ -93,6 +102,7 @@ class Again:
             return self.overrides
         keys = [key for key in self.given if key in ("data.source", "data.embeddings")]
         same = [key for key in keys if self._of(part, key) == self._of(self.bundle.run, key)]
+        same += [key for key in self.given if key in _MACHINE and self._of(part, key) is not None]
         return [item for item in self.overrides if item.partition("=")[0] in same]
 
     @staticmethod

@@ -1,0 +1,99 @@
+"""Which data a stranger's experiment may name, and which of it the user has to allow."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+
+from braceexpand import braceexpand
+
+from unclip.common.errors import UserError
+from unclip.common.fields import leaves
+from unclip.config.load import OVERRIDE, ResolvedExperiment
+from unclip.data.remote import check_public
+
+SCHEMES = ("https", "http", "s3", "gs")
+BUILT_IN = ("scenes", "mixture")
+MOST = 100_000  # files that braces may name
+_CACHES = re.compile(r"((simple|file|block)cache::)+(?=\w+://)")
+_KEY = re.compile(r"data\.(source|embeddings|mixture\.[^.]+\.source)")
+_SCHEME = re.compile(r"([a-z][\w+.-]*)://", re.IGNORECASE)
+
+
+def check_source(source: str) -> None:
+    """Refuse what is neither built in, nor a URL of `SCHEMES`, nor below the working folder.
+
+    A URL may begin with one of fsspec's caches: ``simplecache::https://...``.
+
+    Raises:
+        ValueError: says why, as the end of a sentence about the source.
+    """
+    if source in BUILT_IN:
+        return
+    for place in _places(source):
+        scheme = _SCHEME.match(place)
+        if "::" in place or (scheme and scheme[1].lower() not in SCHEMES):
+            raise ValueError(f"must be a path, or a URL that begins with {', '.join(SCHEMES)}")
+        parts = re.split(r"[/\\]", place)
+        if "hf:" in place or not place:
+            raise ValueError("must be one path or URL")
+        if not scheme and (parts[0] == "" or parts[0][0] == "~" or re.match(r"\w:", parts[0])):
+            raise ValueError("must be a path below the working folder")
+        if ".." in parts or "\0" in place:
+            raise ValueError("must not lead out of a folder")
+
+
+def named_sources(resolved: ResolvedExperiment) -> dict[str, str]:
+    """The sources that an experiment reads, by key, but for those that the user has typed."""
+    values = dict(leaves(resolved.as_dict()))
+    read = values.get("data.embeddings") or values.get("data.source")
+    found = {}
+    for key, value in values.items():
+        in_use = value == read or (read == "mixture" and key.startswith("data.mixture."))
+        typed = resolved.origins.get(key) == OVERRIDE
+        if _KEY.fullmatch(key) and in_use and not typed and value not in (*BUILT_IN, None, ""):
+            found[key] = value
+    return found
+
+
+def check_sources(resolved: ResolvedExperiment, *, allow: bool) -> bool:
+    """Hold what a stranger's experiment reads to `check_source`, and ask the user for it.
+
+    Args:
+        resolved: With the user's overrides.
+        allow: Whether the user has allowed what it names.
+
+    Returns:
+        Whether anything is read that the user has not typed.
+
+    Raises:
+        UserError: a source is refused, not allowed, or at a private address.
+    """
+    found = named_sources(resolved)
+    for key, source in found.items():
+        try:
+            check_source(source)
+        except ValueError as error:
+            raise UserError(f"{key}={source[:200]!r}: {error}") from None
+        if not allow:
+            raise UserError(
+                f"{key}={source[:200]!r}: would be read on this machine; add --allow-source, or "
+                f"name your own copy by {key}=..."
+            )
+        for place in _places(source):
+            check_public(place)
+    return bool(found)
+
+
+def _places(source: str) -> Iterator[str]:
+    """The paths and URLs of ``source``, braces expanded: COCO's FILE?images=FOLDER is two."""
+    file, _, images = source.partition("?images=")
+    for text in (file, *([images] if images else [])):
+        try:
+            found = list(itertools.islice(braceexpand(text, escape=False), MOST + 1))
+        except ValueError:
+            raise ValueError("has a brace that does not close") from None
+        if len(found) > MOST:
+            raise ValueError(f"names more than {MOST:,} files")
+        yield from (_CACHES.sub("", place.removeprefix("hf:"), count=1) for place in found)
