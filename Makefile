@@ -11,7 +11,7 @@ RUN ?= runs/quickstart
 TABLE = $(if $(filter scenes,$(ON)),,_$(ON))
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup quickstart test test-all mutants check format clean \
+.PHONY: help setup quickstart test test-all gpu-check mutants check format clean \
 	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sweep sample figures demo
 
 help:  ## print the targets
@@ -74,6 +74,9 @@ test: $(STAMP)  ## the tests, under 10 minutes on 2 cores
 
 test-all: $(STAMP)  ## the slow tests too
 	$(BIN)/python -m pytest -m ''
+
+gpu-check: $(STAMP)  ## what only a GPU can show; skipped where there is none
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 mutants: $(STAMP)  ## put plausible bugs in, one at a time: the tests must see each of them
 	$(BIN)/python tests/mutants.py $(ARGS)
