@@ -53,7 +53,7 @@ def test_steps_that_make_no_chain_are_refused(steps):
         section_counts(steps)
 
 
-@pytest.mark.parametrize("steps", [27, "27", "10,10,3,2,2"])
+@pytest.mark.parametrize("steps", [27, "27", "10,10,3,2,2", "fast27"])
 def test_steps_come_from_files_as_a_number_or_as_sections(steps):
     loaded = as_dataclass(SamplerConfig, {"steps": steps})
     assert sum(section_counts(loaded.steps)) == 27

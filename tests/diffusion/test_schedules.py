@@ -76,6 +76,11 @@ def test_glide_sections_are_the_published_27_timesteps():
     ten = [0, 22, 44, 66, 88, 111, 133, 155, 177, 199]
     expected = ten + [200 + t for t in ten] + [400, 500, 599, 600, 799, 800, 999]
     assert sampling_timesteps("10,10,3,2,2", 1000) == expected
+    # GLIDE's fast27 takes 997 in the place of 999, against artifacts of DDIM.
+    assert sampling_timesteps("fast27", 1000) == [*expected[:-1], 997]
+    assert len(sampling_schedule(COSINE, "fast27")) == 27
+    with pytest.raises(UserError, match="10 steps do not fit into a section of 8"):
+        sampling_timesteps("fast27", 40)
 
 
 @given(st.integers(2, 1200), st.data())

@@ -76,7 +76,7 @@ class SamplerConfig:
     HAS_X0_ERRORS: ClassVar[bool] = False  # whether `unclip fit-variance` fits what analytic needs
 
     sampler: SamplerName = "ddim"  # a function of `unclip.diffusion.samplers`; ddpm is ancestral
-    steps: int | str = 64  # strided to N of T, or sections such as "10,10,3,2,2"
+    steps: int | str = 64  # strided to N of T, sections such as "10,10,3,2,2", or fast27
     eta: float = (
         0.0  # ddim and analytic_ddim: 0 is deterministic, 1 is ancestral with the small variance
     )
@@ -113,12 +113,18 @@ class GuidedSamplerConfig(SamplerConfig):
         )
 
 
+FAST27 = "fast27"
+"""GLIDE's 27 steps for upsampling: sections of 10, 10, 3, 2 and 2, whose last is T - 3, not T - 1."""
+
+
 def section_counts(steps: int | str) -> list[int]:
-    """``64`` or ``"64"`` as ``[64]``, ``"10,10,3,2,2"`` as five counts.
+    """``64`` or ``"64"`` as ``[64]``, ``"10,10,3,2,2"`` as five counts, as which `FAST27` counts.
 
     Raises `UserError` unless all are positive numbers and the last is at least 2: a section of one
     step holds its first timestep only, so the chain would not start from T - 1.
     """
+    if steps == FAST27:
+        return [10, 10, 3, 2, 2]
     try:
         counts = [int(part) for part in str(steps).split(",")]
     except ValueError:
@@ -127,6 +133,6 @@ def section_counts(steps: int | str) -> list[int]:
         len(counts) > 0 and min(counts) >= 1 and counts[-1] >= 2,
         "sampler.steps",
         f"{steps!r} must be a number of steps (2 or more), or counts per section such as"
-        ' "10,10,3,2,2" of which the last is 2 or more',
+        f' "10,10,3,2,2" of which the last is 2 or more, or {FAST27}',
     )
     return counts

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unclip.common.errors import UserError
-from unclip.diffusion.config import DiffusionConfig, section_counts
+from unclip.diffusion.config import FAST27, DiffusionConfig, section_counts
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def sampling_timesteps(steps: int | str, total: int) -> list[int]:
     """Increasing original timesteps in [0, total): strided, or strided within equal sections.
 
     N of T strided is t = round(k (T - 1) / (N - 1)), the one-section case of Improved DDPM's
-    respacing. Raises `UserError` when a section is asked for more steps than it has.
+    respacing. `FAST27` is GLIDE's chain of sections, which steers clear of the noisiest timesteps:
+    it begins at T - 3. Raises `UserError` when a section is asked for more steps than it has.
     """
     counts = section_counts(steps)
     size, longer = divmod(total, len(counts))
@@ -104,6 +105,8 @@ def sampling_timesteps(steps: int | str, total: int) -> list[int]:
         gaps = max(count - 1, 1)
         timesteps += [start + round(k * (length - 1) / gaps) for k in range(count)]
         start += length
+    if steps == FAST27:
+        timesteps[-1] = total - 3
     return timesteps
 
 
