@@ -114,7 +114,7 @@ class GuidedSamplerConfig(SamplerConfig):
 
 
 FAST27 = "fast27"
-"""GLIDE's 27 steps for upsampling: sections of 10, 10, 3, 2 and 2, whose last is T - 3, not T - 1."""
+"""GLIDE's 27 steps for upsampling: sections of 10, 10, 3, 2 and 2 steps, the last at T - 3."""
 
 
 def section_counts(steps: int | str) -> list[int]:
