@@ -155,7 +155,7 @@ def test_the_text_names_each_finding_and_steers_no_terminal(faulty, capsys):
         "formats JPEG 1, PNG 15",
         "width, pixels 60 / 65 / 80 / 90 / 300",
         "captions cut at 77 tokens 1 (5.88 %)",
-        "2 x [red] ?[31mtwice",
+        "2 x [red] \\x1b[31mtwice",
         "near-blank images 2 blank-0, blank-1",
         "look like an earlier image 2, in 1 groups",
         "good-0 = copy-0 = copy-1",

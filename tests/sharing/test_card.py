@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from unclip.sharing.card import card, plain_markdown
+from unclip.common.markdown import plain_markdown
+from unclip.sharing.card import card
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 EVIL = [

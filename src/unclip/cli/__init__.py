@@ -37,6 +37,7 @@ from unclip.cli import (
 )
 from unclip.cli.command_parser import CommandParser
 from unclip.common.errors import Interrupted, UserError
+from unclip.common.terminal import visible
 
 COMMANDS = (
     train,
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except UserError as error:
-        print(f"unclip: error: {_line(error)}", file=sys.stderr)
+        print(f"unclip: error: {visible(_line(error))}", file=sys.stderr)
         return 75 if isinstance(error, Interrupted) else 2
     except BrokenPipeError:  # `unclip ... | head`
         streams.drop_output()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.common.errors import UserError
+from unclip.common.terminal import visible
 
 EXAMPLES = """\
 examples:
@@ -90,7 +91,7 @@ def list_(args: argparse.Namespace) -> None:
     found, remarks = listing.listing()
     entries = listing.matching(found, args.filter)
     for remark in remarks:
-        print(f"unclip: {remark}", file=sys.stderr)
+        print(f"unclip: {visible(remark)}", file=sys.stderr)
     if args.json:
         print(json.dumps([dataclasses.asdict(e) for e in entries], indent=2, ensure_ascii=False))
     elif not entries:
@@ -107,9 +108,9 @@ def show(args: argparse.Namespace) -> None:
     from unclip.config.text import annotated
 
     resolved = load_experiment(args.experiment, args.overrides)
-    print(f"# {resolved.name}: {' extends '.join(str(f) for f in resolved.files)}")
+    print(visible(f"# {resolved.name}: {' extends '.join(str(f) for f in resolved.files)}"))
     lines = annotated(resolved.as_dict(), lambda key: resolved.origins.get(key, "default"))
-    print("\n".join(lines))
+    print(visible("\n".join(lines), lines=True))
 
 
 def diff(args: argparse.Namespace) -> None:
@@ -151,10 +152,10 @@ def validate(args: argparse.Namespace) -> None:
             resolved = load_experiment(name)
             count = count_parameters(resolved)
             check_parameters(resolved.files[0], count)
-            print(f"ok      {name}  {count:,} parameters")
+            print(f"ok      {visible(name)}  {count:,} parameters")
         except UserError as error:
             failed += 1
-            print(f"FAILED  {name}  {error}", file=sys.stderr)
+            print(f"FAILED  {visible(name)}  {visible(error)}", file=sys.stderr)
     if failed:
         raise UserError(f"{failed} of {len(names)} invalid")
 

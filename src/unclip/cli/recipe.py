@@ -7,6 +7,7 @@ import dataclasses
 import sys
 
 from unclip.common.errors import UserError
+from unclip.common.terminal import visible
 
 EXAMPLES = """\
 examples:
@@ -59,7 +60,7 @@ def _list() -> None:
         try:
             about = str(yaml_text.read_file(path).get("about", ""))
         except UserError as error:
-            print(f"unclip: not listed: {error}", file=sys.stderr)
+            print(f"unclip: not listed: {visible(error)}", file=sys.stderr)
             continue
         notes = opening(path)
         rows.append((name.split("/")[1], notes.get("hardware", "-"), notes.get("time", "-"), about))

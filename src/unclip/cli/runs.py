@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unclip.common.errors import UserError
+from unclip.common.terminal import visible
 
 if TYPE_CHECKING:
     from unclip.tracking.index import RunRecord
@@ -64,6 +65,7 @@ def _add_root(v: argparse.ArgumentParser) -> None:
 
 def list_(args: argparse.Namespace) -> None:
     """A line per run."""
+    from unclip.config.listing import aligned
     from unclip.tracking import index
     from unclip.tracking.files import shown
 
@@ -94,9 +96,7 @@ def list_(args: argparse.Namespace) -> None:
                 _size(run.bytes),
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    for line in lines:
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths)).rstrip())
+    print("\n".join(aligned(lines)))
 
 
 def show(args: argparse.Namespace) -> None:
@@ -106,7 +106,8 @@ def show(args: argparse.Namespace) -> None:
 
     run = index.choose(args.name, args.root)
     summary = read_json(run.folder / SUMMARY)
-    print(f"{run.folder}: {run.experiment}, {run.status}{f' ({run.why})' if run.why else ''}")
+    why = f" ({run.why})" if run.why else ""
+    print(visible(f"{run.folder}: {run.experiment}, {run.status}{why}"))
     _section("experiment", _changed(run))
     _section("summary", _leaves(summary))
     origin = index.origin_of(run.folder)
@@ -139,7 +140,7 @@ def _section(title: str, values: dict[str, Any]) -> None:
     for key, value in values.items():
         text = value if isinstance(value, str) else json.dumps(value)
         text = shown(value, 6) if isinstance(value, float) else text
-        print(f"  {key:<{width}}  {text}")
+        print(visible(f"  {key:<{width}}  {text}", lines=True))
 
 
 def compare(args: argparse.Namespace) -> None:

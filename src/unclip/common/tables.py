@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from unclip.common.markdown import plain_markdown
+from unclip.common.terminal import visible
+
 Lines = Sequence[Sequence[str]]
 
 
@@ -14,13 +17,14 @@ def show(lines: Lines) -> None:
     """On the terminal."""
     table = Table(box=None, pad_edge=False)
     for title in lines[0]:
-        table.add_column(title, overflow="fold")
+        table.add_column(visible(title), overflow="fold")
     for line in lines[1:]:
-        table.add_row(*line)
+        table.add_row(*(visible(cell, lines=True) for cell in line))
     Console(markup=False, emoji=False).print(table)  # cells may hold anybody's text
 
 
 def markdown(lines: Lines) -> str:
-    """As Markdown."""
-    cells = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    """As Markdown, in which the cells are plain text."""
+    shown = [[plain_markdown(cell, in_cell=True) for cell in line] for line in lines]
+    cells = [shown[0], ["---"] * len(shown[0]), *shown[1:]]
     return "".join("| " + " | ".join(line) + " |\n" for line in cells)

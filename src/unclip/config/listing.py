@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unclip.common.errors import UserError
+from unclip.common.terminal import visible
 from unclip.config.files import missing_roots, shipped_experiments, yaml_files
 from unclip.config.load import read_head
 from unclip.config.text import opening
@@ -97,8 +98,9 @@ def plain(entries: Sequence[Entry]) -> list[str]:
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of cells as lines, the columns two spaces apart."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths)).rstrip() for row in rows]
+    shown = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown)]
+    return ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths)).rstrip() for row in shown]
 
 
 def print_tables(entries: Sequence[Entry]) -> None:
@@ -117,7 +119,8 @@ def print_tables(entries: Sequence[Entry]) -> None:
         table.add_column()
         for e in members:
             extends = f" (extends {e.parent})" if e.parent else ""
-            table.add_row(e.name, short(e.parameters), e.hardware or "-", _about(e) + extends)
+            cells = e.name, short(e.parameters), e.hardware or "-", _about(e) + extends
+            table.add_row(*map(visible, cells))
         console.print(table)
 
 

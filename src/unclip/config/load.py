@@ -19,6 +19,7 @@ from unclip.common import yaml_text
 from unclip.common.errors import UserError
 from unclip.common.fields import leaves, set_fields
 from unclip.common.removed import removed_fields
+from unclip.common.terminal import visible
 from unclip.config.files import find_experiment
 from unclip.stages import registry
 from unclip.stages.row import Row
@@ -161,7 +162,7 @@ def _is_removed(cls: Any, key: str, where: str) -> bool:
 
 @functools.cache
 def _note_once(line: str) -> None:
-    print(f"unclip: note: {line}", file=sys.stderr)
+    print(f"unclip: note: {visible(line)}", file=sys.stderr)
 
 
 def _validate(config: Any, origins: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from unclip.common import tables
 from unclip.common.errors import UserError
+from unclip.common.markdown import one_line, plain_markdown
 from unclip.sharing.compare import TIMED
 from unclip.stages import registry
 from unclip.stages.row import Row
@@ -18,8 +19,6 @@ LIMITS = """\
 - It was made for research. Nobody has checked it for biased, harmful or memorised output, nor
   whether its data allow a use other than research.
 """
-
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\\": "&#92;"}
 
 
 def check_licence(licence: str) -> str:
@@ -72,25 +71,9 @@ def card(
     return str(ModelCard("\n".join(sections)))
 
 
-def plain_markdown(text: str) -> str:
-    """One line of Markdown that shows ``text`` as it is, whoever wrote it.
-
-    Nothing in it becomes HTML, a link, an image, a formula, code, a heading or a list. Runs of
-    white space become one space, and characters that print nothing are dropped.
-    """
-    special = r"[&<>\\`*\[\]|~$#@]|:(?=//)|(?<=www)\."  # the last two: bare addresses
-    text = re.sub(special, lambda m: _ENTITIES.get(m[0], "\\" + m[0]), _one_line(text), flags=re.I)
-    text = re.sub(r"(?<![a-z0-9])_|_(?![a-z0-9])", r"\\_", text, flags=re.I)  # z_i stays
-    return re.sub(r"^(\d*)([-+.)])", r"\1\\\2", text)  # no rule or list
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
-
-
 def _code(text: str) -> str:
     """``text`` as code, or plain where backticks could not hold it."""
-    return plain_markdown(text) if re.search(r"[`<>]|^$", text) else f"`{_one_line(text)}`"
+    return plain_markdown(text) if re.search(r"[`<>]|^$", text) else f"`{one_line(text)}`"
 
 
 def _data(data: dict[str, Any], provenance: dict[str, Any]) -> str:
@@ -105,7 +88,7 @@ def _data(data: dict[str, Any], provenance: dict[str, Any]) -> str:
 
 
 def _metrics(metrics: dict[str, float]) -> str:
-    lines = [[plain_markdown(n), f"{v:.6g}"] for n, v in metrics.items() if n not in TIMED]
+    lines = [[n, f"{v:.6g}"] for n, v in metrics.items() if n not in TIMED]
     return tables.markdown([["metric", "value"], *lines])
 
 
@@ -126,7 +109,7 @@ def _training(
             ["samples per step", str(experiment["data"]["batch_size"])],
             ["precision", trainer["precision"]],
         ]
-    return tables.markdown([["", ""], *([key, plain_markdown(what)] for key, what in facts)])
+    return tables.markdown([["", ""], *([key, what] for key, what in facts)])
 
 
 def _revision(provenance: dict[str, Any]) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from unclip.common import json_text
+
 EXPERIMENT = "experiment.yaml"  # every field
 PROVENANCE = "provenance.json"
 METRICS = "metrics.jsonl"
@@ -19,10 +21,8 @@ Curve = list[tuple[int, float]]  # (optimizer step, value)
 
 def read_json(path: Path) -> dict[str, Any]:
     """The mapping in a JSON file; empty where it is missing or damaged."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return content
+    with contextlib.suppress(OSError, ValueError):
+        return json_text.read_object(path, finite=False)
     return {}
 
 

@@ -12,7 +12,7 @@ from unclip.data.inspect.report import BLANK, NEAR_LIMIT, SMALL, Report
 def show(found: Report) -> None:
     """Print it."""
     lines = [["source", found["source"]], *_lines(found)]
-    tables.show([[_printable(cell) for cell in line] for line in lines])
+    tables.show(lines)
     print()
     for line in list(advice(found)) or ["nothing to fix"]:
         print(f"- {line}")
@@ -132,8 +132,3 @@ def _few(keys: list[str], count: int) -> str:
 
 def _short(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
-
-
-def _printable(text: str) -> str:
-    """Keys and captions come from anywhere: nothing in them may steer the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)

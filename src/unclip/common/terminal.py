@@ -1,0 +1,21 @@
+"""Text as a terminal may show it, whoever wrote it. Imports no torch."""
+
+from __future__ import annotations
+
+_JOINERS = "\u200c\u200d"  # print nothing, but belong to words and to emoji
+
+
+def visible(text: object, *, lines: bool = False) -> str:
+    r"""``text`` with what a terminal would obey written out: an escape as ``\x1b``.
+
+    That is every character that does not print: controls, line ends, marks that turn the direction
+    of text. With ``lines`` a text keeps its line ends and tabs.
+
+    >>> visible("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    kept = _JOINERS + ("\n\t" if lines else "")
+    return "".join(
+        c if c.isprintable() or c in kept else c.encode("unicode_escape").decode()
+        for c in str(text)
+    )
