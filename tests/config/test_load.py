@@ -50,6 +50,14 @@ def test_a_child_wins_over_its_parent_and_an_override_over_both(tmp_path):
     assert [p.name for p in resolved.files] == ["c.yaml", "b.yaml", "a.yaml"]
 
 
+def test_a_tilde_is_the_users_home_in_files_and_overrides(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    file = write(tmp_path, "a.yaml", "stage: diffusion_prior\nclip: ~/clip\nabout: a ~ b\n")
+    config = load_experiment(str(file), ["run.dir=~/runs/a", "data.source=~you/b"]).config
+    assert (config.clip, config.run.dir) == ("/home/me/clip", "/home/me/runs/a")
+    assert (config.about, config.data.source) == ("a ~ b", "~you/b")
+
+
 def test_a_list_replaces_its_parents_list(tmp_path):
     write(tmp_path, "a.yaml", "stage: decoder\nmodel: {unet: {multiples: [1, 2, 3, 4]}}\n")
     child = write(

@@ -281,6 +281,6 @@ case(
     "COCO image without captions",
     Used("not a sample; counted in a log line", log="1 images without captions are left out"),
 )(coco(lambda c, _: c["images"].append({"id": -1, "file_name": "silent.png"})))
-case("COCO caption of an unknown image", Used("passed over"))(
+case("COCO caption of an unknown image", Used("ignored"))(
     coco(lambda c, _: c["annotations"].append({"image_id": -1, "caption": "x"}))
 )

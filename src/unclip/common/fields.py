@@ -68,7 +68,7 @@ def set_fields(
 
 
 def as_dataclass(cls: type[Config], content: Any, where: str = "", section: str = "") -> Config:
-    """Nested plain values as the dataclass ``cls``; fields that it no longer has are passed over.
+    """Nested plain values as the dataclass ``cls``; fields that it no longer has are ignored.
 
     Raises:
         UserError: as `set_fields`; ``where`` begins it.

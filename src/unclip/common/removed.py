@@ -1,7 +1,7 @@
 """Keys that files of earlier versions have and that are no longer fields. Imports no torch.
 
 A config says in ``GONE: ClassVar[dict[str, str]]`` which fields it no longer has, and what takes
-their place. In files they are passed over; whoever types one is told.
+their place. In files they are ignored; whoever types one is told.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import sys
 import typing
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def _parent(child: Path, parent: str) -> Path:
 
 
 def _build(cls: type, values: dict[str, Any], origins: dict[str, str]) -> Any:
-    kept = {k: v for k, v in values.items() if not _is_removed(cls, k, origins[k])}
+    kept = {k: _at_home(v) for k, v in values.items() if not _is_removed(cls, k, origins[k])}
     for key, value in kept.items():
         items = value if isinstance(value, list) else [value]
         if any(isinstance(v, str) and "${" in v for v in items):
@@ -144,6 +145,12 @@ def _build(cls: type, values: dict[str, Any], origins: dict[str, str]) -> Any:
     return config
 
 
+def _at_home(value: Any) -> Any:
+    """A path with ``~`` as the user's home; other values as they are."""
+    is_path = isinstance(value, str) and (value == "~" or value.startswith("~/"))
+    return os.path.expanduser(value) if is_path else value
+
+
 def _is_removed(cls: Any, key: str, where: str) -> bool:
     """Whether ``key`` was a field in earlier versions; said once for a file, refused when typed."""
     parts = key.split(".")
@@ -152,7 +159,7 @@ def _is_removed(cls: Any, key: str, where: str) -> bool:
             name = ".".join(parts[: depth + 1])
             if where == OVERRIDE:
                 raise UserError(f"{where}: {name}: no longer a field: {former[part]}")
-            _note_once(f"{where}: {name}: no longer a field ({former[part]}); passed over")
+            _note_once(f"{where}: {name}: no longer a field ({former[part]}); ignored")
             return True
         if not dataclasses.is_dataclass(cls) or part not in cls.__dataclass_fields__:
             return False
