@@ -22,6 +22,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         yield scratch
         os.replace(scratch, path)
+    except OSError as error:
+        if error.filename in (None, str(scratch), scratch):
+            error.filename = str(path)  # a full disk names none, and the scratch file means nothing
+        raise
     finally:
         scratch.unlink(missing_ok=True)
 

@@ -69,8 +69,9 @@ def status_of(folder: Path) -> Status:
 class RunLock:
     """A run that this process has for itself."""
 
-    def __init__(self, descriptor: int):
+    def __init__(self, descriptor: int, folder: Path):
         self._descriptor = descriptor
+        self._folder = folder
         self._begun = False
         self._content = _parsed(os.pread(descriptor, _MOST, 0))
         self._write(pid=os.getpid(), host=socket.gethostname())
@@ -91,14 +92,17 @@ class RunLock:
             state = "interrupted" if told else "failed"
             lines = str(error).strip().splitlines()
             why = lines[0][:500] if lines else type(error).__name__
-        with contextlib.suppress(OSError):  # a full disk must not hide the error
+        with contextlib.suppress(UserError):  # a full disk must not hide the error
             self._write(state=state, why=why)
 
     def _write(self, **content: Any) -> None:
         self._content.update(content)
         text = json.dumps(self._content, indent=1) + "\n"
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, text.encode(), 0)
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, text.encode(), 0)
+        except OSError as error:
+            raise _unwritable(self._folder, error) from None
 
 
 @contextmanager
@@ -113,10 +117,12 @@ def run_lock(folder: Path) -> Iterator[RunLock]:
     descriptor = _lock(folder)
     _locked.add(descriptor)
     try:
-        run = RunLock(descriptor)
+        run = RunLock(descriptor, folder)
         try:
             yield run
         except BaseException as error:
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(folder)  # what is full is most likely where it writes
             run.end(error)
             raise
         run.end(None)
@@ -133,7 +139,7 @@ def _lock(folder: Path) -> int:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise UserError(f"run.dir={folder}: cannot be written: {error.strerror}") from None
+            raise _unwritable(folder, error) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -152,6 +158,10 @@ def _lock(folder: Path) -> int:
         f"run.dir={folder}: another process is training there{who}; wait for it, stop it, or name "
         "another folder"
     )
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"run.dir={folder}: cannot be written: {error.strerror}")
 
 
 def _parsed(text: bytes) -> dict[str, Any]:

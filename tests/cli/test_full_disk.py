@@ -1,0 +1,56 @@
+"""A disk that takes no more: one line, and no part of a file is left."""
+
+import resource
+from contextlib import contextmanager
+
+import pytest
+from tiny_data import picture, png, records, write_sidecars
+
+from unclip.cli import main
+
+
+@contextmanager
+def limited(size):
+    """No file grows beyond ``size`` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def words_of(command, tmp_path, cascade, experiment):
+    (tmp_path / "photo.png").write_bytes(png(picture(1, 64, 64)))
+    photos = write_sidecars(tmp_path / "photos", records(40))
+    out = f"--out={tmp_path / 'out'}"
+    clip = f"clip={cascade / 'clip'}"
+    return {
+        "embed": ["embed", photos, "--clip", cascade / "clip", out],
+        "pack": ["data", "pack", photos, out, "--workers", "0"],
+        "parquet": ["data", "pack", photos, out, "--workers", "0", "--format", "parquet"],
+        "inspect": ["data", "inspect", photos, out, "--workers", "0"],
+        "degrade": ["degrade", tmp_path / "photo.png", out + ".png", "--size", "64"],
+        "fit-pca": ["fit-pca", experiment("pca"), clip, f"run.dir={tmp_path / 'out'}"],
+        "sample": ["sample", "a", "--pipeline", cascade, out],
+    }[command]
+
+
+@pytest.mark.parametrize("size", [0, 200, 2000])
+@pytest.mark.parametrize(
+    "command", ["embed", "pack", "parquet", "inspect", "degrade", "fit-pca", "sample"]
+)
+def test_a_full_disk_is_one_line_and_leaves_no_part(
+    command, size, tmp_path, cascade, minute_experiment, capsys
+):
+    words = [str(word) for word in words_of(command, tmp_path, cascade, minute_experiment)]
+    with limited(size):
+        status = main(words)
+    if size == 2000 and status == 0:
+        return  # all of its files are smaller
+    assert status == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "unclip: error:" in line]
+    assert len(lines) == 1
+    assert "None" not in lines[0]
+    assert str(tmp_path) in lines[0]
+    assert not [path.name for path in tmp_path.rglob("*.part")]
