@@ -72,8 +72,8 @@ demo: $(STAMP)  ## play with a trained cascade in the browser: make demo ARGS="-
 test: $(STAMP)  ## the tests, under 10 minutes on 2 cores
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-test-all: $(STAMP)  ## the slow tests too
-	$(BIN)/python -m pytest -m ''
+test-all: $(STAMP)  ## the slow tests too, and fifty times the examples of the property tests
+	$(BIN)/python -m pytest -m '' --hypothesis-profile=long
 
 gpu-check: $(STAMP)  ## what only a GPU can show; skipped where there is none
 	$(BIN)/python -m pytest -m gpu tests/gpu

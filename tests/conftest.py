@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+# `make test-all`: fifty times the examples of `make test`, other ones each time.
+settings.register_profile("long", max_examples=5000, deadline=None, print_blob=True)
 
 MINUTE = {
     "clip": """

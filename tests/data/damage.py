@@ -42,6 +42,15 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """The file ``name`` is no part of a sample: it is counted, for ``reason``."""
+
+    name: str
+    reason: str
+    cells = "not read; counted with the reason", "not read; counted with the reason"
+
+
+@dataclass(frozen=True)
 class Whole:
     """``left`` samples can be read."""
 

@@ -279,7 +279,10 @@ case("COCO image that is not there", LeftOut("does not exist"))(
 )
 case(
     "COCO image without captions",
-    Used("not a sample; counted in a log line", log="1 images without captions are left out"),
+    Used(
+        "not a sample; counted in a log line",
+        log="data.source: {path}: 1 images without captions are left out",
+    ),
 )(coco(lambda c, _: c["images"].append({"id": -1, "file_name": "silent.png"})))
 case("COCO caption of an unknown image", Used("ignored"))(
     coco(lambda c, _: c["annotations"].append({"image_id": -1, "caption": "x"}))

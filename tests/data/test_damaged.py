@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
+import damage_embeddings
 import damage_files  # noqa: F401 (adds its kinds to CASES)
+import damage_layouts  # noqa: F401 (likewise)
 import pytest
-from damage import CASES, GOOD, ROWS, LeftOut, Stops, Used, Whole
+from damage import CASES, GOOD, ROWS, Counted, LeftOut, Stops, Used, Whole
 from tiny_data import records
 
 from unclip.common.errors import UserError
@@ -13,6 +15,7 @@ from unclip.data.config import DataConfig
 from unclip.data.dataset import Examples
 from unclip.data.decode import BadSample
 from unclip.data.order import Draw
+from unclip.data.readers.inventory import inventory_of
 from unclip.data.sources import open_source
 from unclip.data.transforms import Square
 
@@ -53,7 +56,7 @@ def test_it_is_used(make, outcome, on_error, tmp_path, caplog):
     assert outcome.check(source[draw.number])
     assert examples[draw].key.endswith("bad")
     assert set(tmp_path.rglob("*")) == before
-    expected = [f"data.source: {path}: {outcome.log}"] if outcome.log else []
+    expected = [outcome.log.format(path=path)] if outcome.log else []
     assert [record.getMessage() for record in caplog.records] == expected
 
 
@@ -94,6 +97,16 @@ def test_what_is_whole_of_a_tar_is_used_or_it_stops(make, outcome, tmp_path, cap
 
 
 @POLICIES
+@of(Counted)
+def test_it_is_counted_with_its_reason(make, outcome, on_error, tmp_path):
+    source, _ = opened(make(tmp_path), on_error)
+    assert {source[n].captions[0] for n in range(len(source))} >= {c for *_, c in records(GOOD)}
+    ((reason, each),) = inventory_of(source).left_out.items()
+    assert re.search(outcome.reason, reason)
+    assert each.names == [outcome.name]
+
+
+@POLICIES
 @of(Stops)
 def test_it_stops_before_training(make, outcome, on_error, tmp_path):
     path = make(tmp_path)
@@ -103,6 +116,39 @@ def test_it_stops_before_training(make, outcome, on_error, tmp_path):
     assert_one_line(caught.value, path, outcome.reason)
 
 
+EMBEDDED = damage_embeddings.CASES
+
+
+@pytest.mark.parametrize("name", [n for n, (_, o) in EMBEDDED.items() if isinstance(o, LeftOut)])
+def test_a_row_of_embeddings_is_left_out_or_stops(name, tmp_path, caplog):
+    make, outcome = EMBEDDED[name]
+    folder = make(tmp_path)
+    for batch in damage_embeddings.batches(folder, "skip"):
+        assert damage_embeddings.BAD not in batch.keys
+    assert_one_line(caplog.records[0].getMessage(), folder, outcome.reason)
+    with pytest.raises(BadSample) as caught:
+        list(damage_embeddings.batches(folder, "error"))
+    assert_one_line(caught.value, folder, outcome.reason)
+
+
+@POLICIES
+@pytest.mark.parametrize("name", [n for n, (_, o) in EMBEDDED.items() if isinstance(o, Stops)])
+def test_a_folder_of_embeddings_stops(name, on_error, tmp_path):
+    make, outcome = EMBEDDED[name]
+    folder = make(tmp_path)
+    with pytest.raises(UserError) as caught:
+        damage_embeddings.batches(folder, on_error)
+    assert_one_line(caught.value, folder, outcome.reason)
+
+
 def test_the_documents_list_exactly_these_kinds():
     rows = [line.strip("| ") for line in TABLE.read_text().splitlines() if line.startswith("| ")]
-    assert rows[1:] == [" | ".join((name, *outcome.cells)) for name, (_, outcome) in CASES.items()]
+    expected = [
+        " | ".join((name, *outcome.cells))
+        for cases in (CASES, EMBEDDED)
+        for name, (_, outcome) in cases.items()
+    ]
+    assert [row for row in rows if not row.startswith("what is wrong")] == expected
+    count = f"{len(expected)} kinds of damage"
+    for page in ("README.md", "docs/data.md"):
+        assert count in " ".join((TABLE.parents[1] / page).read_text().split())

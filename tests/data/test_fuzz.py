@@ -31,10 +31,10 @@ from unclip.data.readers.tar_index import write_beside
 pytestmark = pytest.mark.slow
 LIMITS = Limits(max_pixels=10**6)
 FUZZ = settings(
-    max_examples=300,
+    max_examples=3 * settings.default.max_examples,  # 15,000 in `make test-all`
     deadline=timedelta(seconds=20),  # one input that takes so long would stall a worker
     suppress_health_check=list(HealthCheck),
-    derandomize=True,
+    derandomize=settings.default.max_examples == 100,
 )
 
 
