@@ -172,4 +172,4 @@ def test_scales_are_not_settings_too(folder, tmp_path, capsys):
 
 def test_figures_need_a_cascade(tmp_path, capsys):
     assert main(["figures", str(tmp_path / "none")]) == 2
-    assert "no such folder; `make quickstart` makes one" in capsys.readouterr().err
+    assert "no such folder; `unclip recipe quickstart` trains one" in capsys.readouterr().err

@@ -20,7 +20,7 @@ examples:
   unclip data inspect scenes --limit 200 --json
   unclip data index "s3://bucket/laion/{00000..00999}.tar"
   unclip data pack photos/ --out packed
-  unclip data pack photos/ --out packed --format parquet --max-side 512 --shard-size 5000
+  unclip data pack photos/ --out packed-512 --format parquet --max-side 512 --shard-size 5000
 """
 
 
@@ -82,7 +82,7 @@ def _add_pack(verbs: argparse._SubParsersAction) -> None:
         "pack",
         help="write tars or parquet from any source",
         description="Image files are copied as they are. An interrupted pack continues when the "
-        "same command is given again. Formats: docs/data_tools.md.",
+        "same command is given again.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -14,7 +14,7 @@ examples:
   unclip embed embedded --verify
   unclip train prior/diffusion_tiny data.embeddings=embedded
 
-A run that was stopped goes on when the same command is given again (docs/embeddings.md).
+To resume a run that was stopped, give the same command again.
 """
 
 

@@ -22,7 +22,7 @@ examples:
   unclip experiments new prior/mine --from prior/tiny model.width=256 trainer.max_steps=4000
 
 Files are looked for in ./experiments, in the folders of $UNCLIP_EXPERIMENTS and among the shipped
-ones; docs/experiments.md. Whole cascades: unclip recipe --list.
+ones. Whole cascades: unclip recipe --list.
 """
 
 

@@ -20,7 +20,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "plan",
         help="estimate a training: memory, arithmetic, days, and which strategy fits",
         description="Nothing is trained or downloaded: one step is traced with fake tensors, which "
-        "take no memory. What is counted and what is not: docs/plan.md.",
+        "take no memory.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

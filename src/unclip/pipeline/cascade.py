@@ -112,7 +112,7 @@ def open_folder(folder: Path | str, device: torch.device | str = "cpu") -> Casca
     """
     root = Path(folder)
     if not root.is_dir():
-        raise UserError(f"pipeline={folder}: no such folder; `make quickstart` makes one")
+        raise UserError(f"pipeline={folder}: no such folder; `unclip recipe quickstart` trains one")
     missing = [name for name in (CLIP, DECODER) if not (root / name).is_dir()]
     if missing:
         raise UserError(f"pipeline={folder}: {', '.join(missing)} missing in it")

@@ -75,7 +75,7 @@ def train(
             resuming = f", resuming {checkpoint.name}" if checkpoint else ""
             print(f"{resolved.name}: {folder}{resuming}", flush=True)
             if sys.stderr.isatty() and not resolved.config.tracking.wandb:
-                hint = "tracking.wandb=true sends metrics to W&B too (docs/wandb.md)"
+                hint = "tracking.wandb=true sends metrics to W&B too"
                 print(hint, file=sys.stderr)
         stack.enter_context(attention.backend(trainer.attention))
         tracker = stack.enter_context(

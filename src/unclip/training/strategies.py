@@ -144,7 +144,7 @@ def world_of(devices: int, nodes: int, accelerator: str, *, prefix: str = "train
             f"but {started} were started; make them equal"
         )
     if nodes > 1 and started is None:
-        raise UserError(f"{prefix}nodes: several machines need torchrun or srun (docs/cluster.md)")
+        raise UserError(f"{prefix}nodes: several machines need torchrun or srun")
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError(f"{prefix}accelerator=gpu: no GPU found; use auto or cpu")
     gpus = torch.cuda.device_count() if accelerator != "cpu" and torch.cuda.is_available() else 0

@@ -441,6 +441,11 @@ class TestParquet:
             with pytest.raises(UserError, match=r"d\.parquet needs .* has image \(\w+\), \w+"):
                 ParquetSource(tmp_path / "d.parquet")
 
+    def test_a_column_whose_name_has_line_breaks_is_named_on_one_line(self, tmp_path):
+        pq.write_table(pa.table({"\nimage\x1b": [b"x"]}), tmp_path / "d.parquet")
+        with pytest.raises(UserError, match=r"it has \\nimage\\x1b \(binary\)$"):
+            ParquetSource(tmp_path / "d.parquet")
+
     def test_a_file_that_is_cut_off_is_refused(self, tmp_path):
         path = write_parquet(tmp_path / "d.parquet", records(5))
         path.write_bytes(path.read_bytes()[:-100])

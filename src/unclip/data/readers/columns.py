@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from unclip.common.errors import UserError
-from unclip.data.keys import Strings
+from unclip.data.keys import Strings, printable
 from unclip.data.readers.names import key_of
 
 
@@ -35,7 +35,7 @@ def find_columns(schema: pa.Schema, *, where: str) -> Columns:
     if caption is None or not (
         _is_binary(fields.get("bytes", image)) and _is_caption(schema.field(caption).type)
     ):
-        columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
+        columns = printable(", ".join(f"{field.name} ({field.type})" for field in schema))
         raise UserError(
             f"data.source: {where} needs a column image (bytes, or a struct with bytes) and a "
             f"column caption or text (text, or a list of texts); it has {columns or 'none'}"

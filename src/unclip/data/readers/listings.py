@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from unclip.common.errors import UserError
 from unclip.data import files
 from unclip.data.decode import parse_json
+from unclip.data.keys import printable
 from unclip.data.readers.inventory import Inventory
 from unclip.data.readers.names import ending_of, is_hidden, is_image, stem_of, why_unread
 from unclip.data.readers.source import digest
@@ -216,5 +217,5 @@ def _refuse_silent(folder: str, image: str, count: int) -> None:
         hint = "or give all captions in a metadata.csv with the columns file_name and caption"
     raise UserError(
         f"data.source: {folder}: none of its {count:,} images has a caption beside it, as "
-        f"{stem_of(image)}.txt; {hint}"
+        f"{printable(stem_of(image))}.txt; {printable(hint)}"
     )

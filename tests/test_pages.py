@@ -1,0 +1,52 @@
+"""What a user is sent to exists where the user is."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def texts(path):
+    """The strings of a module that are no docstrings: messages and help."""
+    tree = ast.parse(path.read_text())
+    holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docs = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, holders) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    strings = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return [n.value for n in strings if isinstance(n.value, str) and id(n) not in docs]
+
+
+def test_no_message_sends_to_what_a_wheel_does_not_hold():
+    """A user who installed the wheel has neither docs/ nor the Makefile."""
+    found = [
+        (path.name, text)
+        for path in sorted((ROOT / "src").rglob("*.py"))
+        for text in texts(path)
+        if re.search(r"docs/\w+\.md|`make ", text)
+    ]
+    assert not found
+
+
+def test_the_readme_lists_every_page_and_every_experiment():
+    readme = (ROOT / "README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name})" in readme, page.name
+    rows = [line for line in readme.splitlines() if line.startswith("| `")]
+    listed = " ".join(rows)
+    for path in (ROOT / "experiments").glob("*/*.yaml"):
+        if path.parent.name not in ("recipes", "sweeps"):
+            assert re.search(rf"[ ,]{path.stem}[ ,|]", listed), path.name
+
+
+@pytest.mark.parametrize("page", ["data.md", "data_tools.md"])
+def test_no_page_writes_two_things_into_one_folder(page):
+    text = (ROOT / "docs" / page).read_text()
+    for block in re.findall(r"```\n(.*?)```", text, re.S):
+        folders = re.findall(r"--out (\S+)", block)
+        assert len(set(folders)) == len(folders)
