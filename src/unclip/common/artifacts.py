@@ -155,7 +155,10 @@ def export(
         folder = Path(scratch) / "artifact"
         folder.mkdir()
         state = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
-        save_file(state, folder / "weights.safetensors", metadata={"format": "pt"})
+        try:
+            save_file(state, folder / "weights.safetensors", metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk
+            raise UserError(f"{path}: cannot be written: {error}; make room") from None
         header = {
             "format_version": FORMAT_VERSION,
             "stage": stage,
