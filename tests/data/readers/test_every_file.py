@@ -46,7 +46,9 @@ def content(name, state):
         data = json.dumps({"caption": name}).encode()
     else:
         data = name.encode()
-    return {"whole": data, "empty": b"", "cut": data[: len(data) // 2]}[state]
+    if state == "cut" and is_image(name):
+        return data[: len(data) // 2]
+    return b"" if state == "empty" else data
 
 
 def opened(path):
