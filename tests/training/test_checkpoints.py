@@ -53,7 +53,8 @@ def test_only_complete_checkpoints_count(tmp_path):
     net, optimizer = trained()
     for step in (3, 20, 100):
         checkpoints.write(folder_of(tmp_path, step), net, optimizer, {})
-    folder_of(tmp_path, 200).with_suffix(".part").mkdir()
+    checkpoints.write(folder_of(tmp_path, 200), net, optimizer, {})
+    folder_of(tmp_path, 200).rename(folder_of(tmp_path, 200).with_suffix(".part"))  # all but named
     folder_of(tmp_path, 300).mkdir()
     found = checkpoint_folders.checkpoints(tmp_path)
     assert [checkpoint_folders.step_of(path) for path in found] == [3, 20, 100]

@@ -26,7 +26,8 @@ def step_of(path: Path) -> int:
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints of a run's ``folder``, by step."""
     found = (folder / "checkpoints").glob("step_*")
-    return sorted(p for p in found if (p / MANIFEST).is_file())
+    # One that is being written, or was when the process was killed, is called step_0000005.part.
+    return sorted(p for p in found if p.suffix == "" and (p / MANIFEST).is_file())
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
