@@ -165,6 +165,17 @@ def test_a_guided_decoder_goes_from_what_it_says_without_both_conditions(guidanc
     torch.testing.assert_close(output[:, 3:], torch.full((2, 3, 4, 4), given))  # the variance
 
 
+@GUIDANCE
+def test_a_decoder_draws_with_the_guidance_of_its_settings(guidance):
+    net = Decoder()
+    plain = net.denoise
+    net.denoise = lambda x_t, t, given: plain(x_t, t, given) / 100  # type: ignore[method-assign]
+    sampler = GuidedSamplerConfig(steps=3, guidance=guidance)
+    part = DecoderPart(net, sampler, LEARNED, Tokenizer(L))  # type: ignore[arg-type]
+    found = part.draw(z_t_of(2), ["a", "b"], SampleNoise([3, 4]))
+    torch.testing.assert_close(found, torch.full((2, 3, 4, 4), 0.11 * guidance))
+
+
 @pytest.mark.parametrize("steps", [3, "2,2"])
 def test_a_decoder_starts_from_its_own_noise_in_the_steps_asked_for(steps):
     net, seen = Decoder(), []
