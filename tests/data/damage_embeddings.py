@@ -130,6 +130,16 @@ def cut(folder):
     path.write_bytes(path.read_bytes()[:-10])
 
 
+@case("damaged captions of embeddings", Stops("metadata_0.parquet cannot be read as parquet"))
+def spoilt(folder):
+    path = folder / "metadata/metadata_0.parquet"
+    chunk = pq.ParquetFile(path).metadata.row_group(0).column(1)
+    data = bytearray(path.read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    data[start : start + 40] = b"\xff" * 40
+    path.write_bytes(data)
+
+
 @case("embeddings without their metadata of a shard", Stops("copy"))
 def missing(folder):
     for kind in ("img_emb", "text_emb"):

@@ -220,6 +220,7 @@ def test_indexes_beside_tars(data):
 PARQUET = template(lambda folder: write_parquet(folder / "d.parquet", records(9), 4))
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of what fails
 @FUZZ
 @given(st.one_of(st.binary(max_size=300), mutated(PARQUET)))
 def test_parquets(data):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 
 from unclip.common.errors import UserError
 from unclip.data.readers.columns import is_text
+from unclip.data.readers.parquet import DAMAGE
 
 CAPTION = "caption"
 _KEYS = ("image_path", "key")  # clip-retrieval's own column; img2dataset's, which it copies
@@ -56,7 +58,11 @@ class Metadata:
         self._newest: tuple[int, str, pa.ChunkedArray] | None = None
 
     def texts(self, shard: int, column: str, rows: np.ndarray | None = None) -> list[str]:
-        """A column of a shard, or some rows of it; what is missing is empty."""
+        """A column of a shard, or some rows of it; what is missing is empty.
+
+        Raises:
+            UserError: The column cannot be read.
+        """
         if self._newest is None or self._newest[:2] != (shard, column):
             with _parquet(self.files[shard]) as parquet:
                 # No threads: they die in a fork.
@@ -72,10 +78,13 @@ class Metadata:
         ]
 
 
-def _parquet(path: Path) -> pq.ParquetFile:
+@contextmanager
+def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """The opened file; what it objects to while the block lasts names it."""
     try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+        with pq.ParquetFile(path) as parquet:
+            yield parquet
+    except DAMAGE as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"data.embeddings: {path} cannot be read as parquet ({reason}); copy it again"

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
@@ -23,7 +22,7 @@ from unclip.data.readers.hub import SAVED, HubSource
 from unclip.data.readers.inventory import Inventory, inventory_of
 from unclip.data.readers.listings import METADATA
 from unclip.data.readers.names import ending_of, is_hidden, is_image, why_unread
-from unclip.data.readers.parquet import CACHE_BYTES, ParquetSource
+from unclip.data.readers.parquet import CACHE_BYTES, DAMAGE, ParquetSource
 from unclip.data.readers.source import Concat, Source, hashes
 from unclip.data.readers.tar import TarSource
 from unclip.data.readers.wrapped import FolderOfShards, NamedSource
@@ -117,7 +116,7 @@ def _about_images(parquet: str, folder: str) -> bool:
         with files.stat_file(parquet).open() as file:
             if "image" in pq.read_schema(file).names:
                 return False
-    except (pa.ArrowException, OSError):
+    except DAMAGE:
         return False  # its reader says what is wrong
     return any(is_image(file.name) and not is_hidden(file.name) for file in files.walk(folder))
 

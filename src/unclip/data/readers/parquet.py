@@ -19,7 +19,7 @@ from unclip.data.readers.names import stem_of
 from unclip.data.readers.source import RawSample, Reader, digest
 from unclip.data.remote import Unreadable
 
-_DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
+DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 CACHE_BYTES = 2**30  # row groups kept in memory, per process
 
 
@@ -52,7 +52,7 @@ class ParquetSource(Reader):
                 self._caption = columns.caption
                 self._image = "image.bytes" if columns.nested else "image"
                 super().__init__(self._read_keys(file, paths=columns.paths), limits)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             reason = f"cannot be read as parquet ({_line(error)})"
             raise UserError(f"data.source: {path} {reason}") from None
         sizes = [self._metadata.row_group(g).num_rows for g in range(self._metadata.num_row_groups)]
@@ -110,7 +110,7 @@ class ParquetSource(Reader):
                 table = file.read_row_group(group, columns=columns, use_threads=False).flatten()
         except Unreadable as problem:
             raise BadSample(f"{where}: {problem.reason}") from None
-        except _DAMAGE as error:
+        except DAMAGE as error:
             reason = _line(error)
             raise BadSample(f"{where}: row group {group} cannot be read ({reason})") from None
         self._groups[group] = table
