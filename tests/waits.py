@@ -60,9 +60,7 @@ class Waits(TorchDispatchMode):
     def __enter__(self):
         self._around.enter_context(patch.object(torch, "autocast", _autocast))
         self._around.callback(setattr, deterministic, FILL, getattr(deterministic, FILL))
-        setattr(
-            deterministic, FILL, False
-        )  # as an earlier test may have set it
+        setattr(deterministic, FILL, False)  # as an earlier test may have set it
         self._around.enter_context(_FromPython(self.waits))
         return super().__enter__()
 

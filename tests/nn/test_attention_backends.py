@@ -56,5 +56,5 @@ def test_xformers_says_why_it_cannot_serve(monkeypatch):
         enter("xformers")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: "there")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"needs a GPU, here is none; use trainer\.attention=sdpa"):
+    with pytest.raises(UserError, match=r"needs a GPU, none found; use trainer\.attention=sdpa"):
         enter("xformers")
