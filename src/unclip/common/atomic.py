@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield scratch
         os.replace(scratch, path)
     except OSError as error:
+        if error.errno is None:  # numpy's own: "8 requested and 4 written"
+            raise OSError(errno.EIO, str(error), str(path)) from None
         if error.filename in (None, str(scratch), scratch):
             error.filename = str(path)  # a full disk names none, and the scratch file means nothing
         raise

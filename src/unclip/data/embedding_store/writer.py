@@ -164,7 +164,7 @@ class Writer:
 
     def _unwritable(self, error: OSError) -> UserError:
         what = error.strerror or " ".join(str(error).split())  # numpy's own have no number
-        full = error.errno in (None, errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT)
         kept = "; finished shards are kept: make room and run the same command" if full else ""
         return UserError(f"--out {self._out}: cannot be written: {what}{kept}")
 
