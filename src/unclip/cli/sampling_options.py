@@ -114,7 +114,8 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
     from unclip.pipeline.pipeline import Pipeline
 
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads what it would fill
+    # Nothing reads what it would fill.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     device = find_device(args.device)
     own = (args.clip, args.prior, args.decoder, args.upsampler)
     if not any(own):
