@@ -141,9 +141,9 @@ def test_missing_pipeline(run):
 
 def test_a_captions_file_that_is_no_text(run, tmp_path):
     (tmp_path / "captions.txt").write_bytes(b"\xff\xfe\x00")
-    assert "cannot be read" in run("sample", "--captions", tmp_path / "captions.txt")
+    assert "is not UTF-8 text" in run("sample", "--captions", tmp_path / "captions.txt")
     said = run("sample", "--captions", "/dev/zero")
-    assert "--captions /dev/zero: cannot be read (not a regular file)" in said
+    assert "--captions /dev/zero: is larger than 16 MiB" in said
 
 
 def test_an_unwritable_run_folder(run, clip_experiment, tmp_path):

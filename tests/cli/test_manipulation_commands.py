@@ -140,6 +140,8 @@ def masks(pictures) -> Path:
     left[:, 12:] = 1
     Image.fromarray(left * 255).convert("1").save(pictures / "bits.png")
     Image.fromarray(left).save(pictures / "ones.png")
+    Image.fromarray(left.astype(np.uint16)).save(pictures / "deep_ones.png")
+    Image.fromarray(left.astype(np.uint16) * 65535).save(pictures / "deep_mask.png")
     for name, colour in (("black", 0), ("white", 255)):
         rgba = np.full((24, 24, 4), colour, np.uint8)
         rgba[..., 3] = left * 255
@@ -148,7 +150,11 @@ def masks(pictures) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["mask.png", "bits.png", "ones.png", "alpha_black.png", "alpha_white.png"]
+    "name",
+    [
+        *("mask.png", "bits.png", "ones.png", "deep_ones.png", "deep_mask.png"),
+        *("alpha_black.png", "alpha_white.png"),
+    ],
 )
 def test_a_mask_keeps_its_white_or_its_opaque_part(masks, name):
     keep = read_mask(masks / name)
@@ -199,7 +205,7 @@ FILL = ("--mask", "mask.png", "--caption", "a star")
         (("interpolate", "plain.png", "tiny.png", "--n", "1"), "--n: must be at least 2"),
         (("edit", "plain.png", "--to", " "), "--from, --to: a caption is empty"),
         (("edit", "plain.png", "--from", "", *EDIT), "--from, --to: a caption is empty"),
-        (("edit", "plain.png", "--theta", "2", *EDIT), "theta_max=2.0: is not in [0, 1]"),
+        (("edit", "plain.png", "--theta", "2", *EDIT), "--theta: 2.0 must be in [0, 1]"),
         (("edit", "plain.png", "--from", "a blue circle", *EDIT), "nothing to change"),
         (("inpaint", "plain.png", "--mask", "mask.png", "--caption", ""), "--caption: is empty"),
         (("inpaint", "plain.png", *FILL, "--n", "0"), "--n: must be at least 1"),

@@ -77,6 +77,62 @@ def test_a_second_call_leaves_the_first_ones_files(cascade, tmp_path, capsys):
     assert len(list(out.iterdir())) == 6
 
 
+def test_an_input_is_never_replaced(cascade, tmp_path, capsys, image):
+    words = ["vary", image, "--n", "1", "--iterations", "1", "--pipeline", str(cascade)]
+    target = tmp_path / "vary.png"
+    Path(image).rename(target)
+    words[1] = str(target)
+    before = target.read_bytes()
+    assert main([*words, "--out", str(tmp_path), "--force"]) == 2
+    assert f"{target} is an input; leave out --force" in capsys.readouterr().err
+    assert target.read_bytes() == before
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    assert target.read_bytes() == before
+
+
+def test_an_evaluation_replaces_no_run_and_no_other_evaluation(cascade, tmp_path, capsys):
+    words = ["evaluate", str(cascade), "--n", "1", "decoder.steps=2", "upsampler.steps=2"]
+    assert main([*words, f"run.dir={cascade / 'prior'}", "--force"]) == 2
+    assert "holds a training run" in capsys.readouterr().err
+    assert main([*words, f"run.dir={tmp_path / 'e'}"]) == 0
+    assert main([*words, f"run.dir={tmp_path / 'e'}"]) == 2
+    assert "holds an evaluation; name another, or add --force" in capsys.readouterr().err
+    assert main([*words, f"run.dir={tmp_path / 'e'}", "--force"]) == 0
+
+
+def test_small_steps_of_theta_keep_their_images(cascade, tmp_path, image):
+    words = ["edit", image, "--to", "a star", "--iterations", "1", "--pipeline", str(cascade)]
+    assert main([*words, "--out", str(tmp_path / "a"), "--theta", "0.01", "--n", "4"]) == 0
+    assert len(list((tmp_path / "a").iterdir())) == 5
+    assert main([*words, "--out", str(tmp_path / "b"), "--theta", "0", "--n", "2"]) == 0
+    assert len(list((tmp_path / "b").iterdir())) == 3
+
+
+@pytest.mark.parametrize("command", ["sample", "vary", "edit", "interpolate", "inpaint", "probe"])
+def test_more_images_than_any_memory_holds_are_refused_at_once(command, image, capsys):
+    words = {
+        "sample": ["a"],
+        "vary": [image],
+        "edit": [image, "--to", "b"],
+        "interpolate": [image, image],
+        "inpaint": [image, "--mask", image, "--caption", "b"],
+        "probe": ["relations"],
+    }[command]
+    assert main([command, *words, "--n", "1000000000"]) == 2
+    assert "--n: 1,000,000,000 images are more than 100,000" in capsys.readouterr().err
+
+
+def test_captions_files_are_bounded_texts(cascade, tmp_path, capsys):
+    (tmp_path / "utf16.txt").write_text("a", encoding="utf-16")
+    for file, said in (("/dev/zero", "is larger than 16 MiB"), (tmp_path / "utf16.txt", "UTF-8")):
+        assert main(["sample", "--captions", str(file)]) == 2
+        assert said in capsys.readouterr().err
+    (tmp_path / "bom.txt").write_text("a\n", encoding="utf-8-sig")
+    out = ["--pipeline", str(cascade), "--out", str(tmp_path / "o"), "decoder.steps=2"]
+    assert main(["sample", "--captions", str(tmp_path / "bom.txt"), *out]) == 0
+    assert json.loads((tmp_path / "o" / "samples.jsonl").read_text())["caption"] == "a"
+
+
 def test_one_call_has_one_number(tmp_path):
     (tmp_path / "b.png").touch()
     (tmp_path / "a-2.png").touch()

@@ -50,7 +50,6 @@ def test_a_file_in_a_folder_may_have_an_equals_sign():
 
 
 NOT_SETTINGS = [
-    ("sample", "a", "decoder.=3"),
     ("sample", "a", "clip.steps=4"),
     ("sample", "a", "Decoder.steps=4"),
     ("sample", "a", "decodr.steps=4"),
@@ -96,6 +95,12 @@ def test_the_nearest_stage_is_named():
         (("train", "prior/tiny", "run.dir=x", "--foo"), "unrecognized option: --foo"),
         (("sample", "a", "--n", "2", "b"), "unrecognized argument: b"),
         (("smaple",), "invalid choice: 'smaple'"),
+        (
+            ("sample", "a", "decoder=2"),
+            "give the setting's name, as decoder",
+        ),
+        (("sample", "a", "decoder.=3"), "give the setting's name, as decoder"),
+        (("train", "prior/tiny", "--steps", "4"), "unrecognized option: --steps; see"),
     ],
 )
 def test_what_a_command_does_not_have_is_one_line_with_the_way_out(words, message):
@@ -115,6 +120,11 @@ def test_overrides_may_follow_options_and_home_is_meant_by_a_tilde(monkeypatch, 
         [tmp_path / "u"],
     )
     assert args.caption == ["a ~ b"]
+
+
+def test_a_setting_may_count_on_what_the_artifact_says(cascade, tmp_path):
+    words = ["sample", "a", "decoder.clip_range=2", "--pipeline", str(cascade)]
+    assert main([*words, "--out", str(tmp_path)]) == 0  # its artifact clips statically
 
 
 def test_unclip_alone_prints_its_help(capsys):
@@ -158,6 +168,8 @@ def test_bad_values_are_found_before_anything_is_loaded(
         ("upsampler.noise_level=50000", "upsampler.noise_level: 50000 must be"),
         ("prior.sampler=analytic", "prior.sampler=analytic: no errors are fitted"),
         ("prior.temperature=0.5", "prior.temperature: this prior has no such setting"),
+        ("decoder.guidance=1e300", "decoder.guidance: must be in [0, 1000]"),
+        ("prior.candidates=1000000000", "prior.candidates: must be in [1, 1000]"),
         ("decoder.eta=1 decoder.sampler=heun", "decoder.eta: has no effect with decoder.sampler"),
         ("decoder.clip_range=2 decoder.clip=none", "decoder.clip_range: has no effect"),
     ],

@@ -30,6 +30,27 @@ def test_wrong_calls_are_answered_in_a_line(cascade):
     pipeline = unclip.Pipeline.load(cascade)
     with pytest.raises(UserError, match=r"captions: must be a list of texts, as \['abc'\]"):
         pipeline.generate("abc", [0, 1, 2])
+    for captions, seeds, said in (
+        (["a"], 0, r"seeds: must be a list of whole numbers, as \[0\]"),
+        (None, [0], "captions: must be a list of texts"),
+        ([3], [0], "captions: must be a list of texts; 3 is not one"),
+        (["a"], [1.5], "seeds: must be a list of whole numbers; 1.5 is not one"),
+        (["a"], [True], "True is not one"),
+        ([" "], [0], "captions: one is empty"),
+    ):
+        with pytest.raises(UserError, match=said):
+            pipeline.generate(captions, seeds)
+    with pytest.raises(UserError, match="device foo: must be auto"):
+        unclip.Pipeline.load(cascade, device="foo")
+    with pytest.raises(UserError, match="pipeline=None: must be the path"):
+        unclip.Pipeline.load(None)
+    for name, overrides, said in (
+        (None, [], "experiment None: must be a name"),
+        ("prior/tiny", "trainer.seed=1", "overrides: must be a list of texts"),
+        ("prior/tiny", [f"trainer.seed={2**32}"], r"must be in \[0, 4294967295\]"),
+    ):
+        with pytest.raises(UserError, match=said):
+            unclip.load_experiment(name, overrides)
     for captions, seeds in (([], []), (["a"], []), (["a"], [0, 1])):
         with pytest.raises(UserError, match="give one seed per caption"):
             pipeline.generate(captions, seeds)

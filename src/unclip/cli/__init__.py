@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -116,5 +117,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _line(error: UserError) -> str:
     """The message alone: a loader worker wraps it in its own trace."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].split("UserError: ")[-1].split("BadSample: ")[-1] if lines else "unknown"
+    text = str(error).strip()
+    if "Traceback (most recent call last)" in text:
+        text = re.split("UserError: |BadSample: ", text.splitlines()[-1])[-1]
+    return text or "unknown"

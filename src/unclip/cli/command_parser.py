@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,8 @@ class CommandParser(argparse.ArgumentParser):
         plain, settings = self._split(words) if self.sampled else (words, [])
         found, rest = super().parse_known_args(plain, namespace)
         if self._subparsers is not None:
+            if rest:
+                self._refuse(rest, words)
             return found, rest
         overrides = [word for word in rest if "=" in word and not word.startswith("-")]
         unknown = [word for word in rest if word not in overrides or "overrides" not in found]
@@ -86,7 +89,9 @@ class CommandParser(argparse.ArgumentParser):
     def _check_setting(self, word: str) -> None:
         key = word.partition("=")[0]
         stage, _, name = key.partition(".")
-        if stage not in STAGES or not name:
+        if stage in STAGES and not name:
+            raise UserError(f"{word}: give the setting's name, as {stage}.steps=16")
+        if stage not in STAGES:
             hint = nearest(stage, STAGES, otherwise="")
             raise UserError(
                 f"{word}: is no sampler setting{hint or ', such as decoder.steps=16'}; a caption "
@@ -103,7 +108,8 @@ class CommandParser(argparse.ArgumentParser):
         option = options[0].partition("=")[0]
         if new := self._replacement(options[0], words):
             raise UserError(f"{option}: has been replaced by {new}")
-        hint = nearest(option, self._option_string_actions, otherwise="")
+        close = difflib.get_close_matches(option, self._option_string_actions, n=1, cutoff=0.75)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
         self.error(f"unrecognized option: {option}{hint}")
 
     def _replacement(self, word: str, words: list[str]) -> str:

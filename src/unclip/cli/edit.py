@@ -8,9 +8,10 @@ from pathlib import Path
 
 from unclip.cli import image_files
 from unclip.cli.command_parser import STAGES
-from unclip.cli.outputs import Outputs
+from unclip.cli.outputs import Outputs, unique
 from unclip.cli.sampling_options import (
     add_manipulation,
+    check_count,
     note_long,
     open_pipeline,
     settings_of,
@@ -70,15 +71,17 @@ def run(args: argparse.Namespace) -> None:
     from unclip.pipeline.manipulations import DIRECTIONS
 
     theta = DIRECTIONS[args.direction] if args.theta is None else args.theta
+    require(0 <= theta <= 1, "--theta", f"{theta} must be in [0, 1]; the paper's are 0.25 to 0.5")
     captions = [args.to] if args.source is None else [args.to, args.source]
     require(all(c.strip() for c in captions), "--from, --to", "a caption is empty; give words")
-    require(args.n > 1, "--n", "must be at least 2: theta goes from 0 to --theta")
+    check_count(args.n, len(args.image), least=2)  # theta goes from 0 to --theta
     if args.direction != "prior" and (key := settings_of(args).first_of("prior")):
         raise UserError(f"{key}: only `--direction prior` uses the prior")
     settings, names = settings_of(args).unguided(), image_files.names(args.image)
-    thetas = [f"{theta * k / (args.n - 1):.2f}" for k in range(args.n)]
-    files = [[f"{name}_theta{theta}.png" for theta in thetas] for name in names]
-    out = Outputs(args.out, [*chain(*files), "edit.png"], force=args.force)
+    digits = 2 if theta >= 0.01 * (args.n - 1) else 6
+    thetas = [f"{theta * k / (args.n - 1):.{digits}f}" for k in range(args.n)]
+    files = [[f"{each}.png" for each in unique([f"{n}_theta{t}" for t in thetas])] for n in names]
+    out = Outputs(args.out, [*chain(*files), "edit.png"], force=args.force, inputs=args.image)
     images = [image_files.read(path) for path in args.image]
     pipeline = open_pipeline(args)
     note_long(pipeline, captions)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unclip.cli.command_parser import CommandParser
-from unclip.cli.outputs import check_file, writing
-from unclip.cli.sampling_options import add_force
+from unclip.cli.outputs import check_file, check_folder, writing
+from unclip.cli.sampling_options import add_force, check_count
+from unclip.common.checks import require
 
 if TYPE_CHECKING:
     from unclip.pipeline.settings import Settings
@@ -80,6 +81,8 @@ def run(args: argparse.Namespace) -> None:
         args.image = args.former_image
     given = [word for word in (*args.stage, *args.overrides) if "=" in word]
     args.stage = [word for word in args.stage if "=" not in word]
+    if args.image is not None and args.image.suffix.lower() != ".png":
+        raise UserError(f"--image {args.image}: is written as PNG; name it .png")
     for option in ("out", "image"):
         check_file(getattr(args, option), f"--{option}", force=args.force)
     if any((Path(name) / "decoder").is_dir() for name in args.stage):
@@ -96,8 +99,8 @@ def run(args: argparse.Namespace) -> None:
     least, n, batch = (2, 1000, 100) if kind == "priors" else (1, 64, 4)
     args.n = n if args.n is None else args.n
     args.batch = batch if args.batch is None else args.batch
-    if args.n < least or args.batch < 1:
-        raise UserError(f"--n must be at least {least} and --batch at least 1")
+    check_count(args.n, least=least)
+    require(args.batch >= 1, "--batch", "must be at least 1")
     (_priors if kind == "priors" else _upsamplers)(args, settings)
 
 
@@ -163,6 +166,14 @@ def _cascade(args: argparse.Namespace, given: list[str]) -> None:
     values = {name: getattr(args, name) for name in ("n", "batch", "seed")}
     values = {name: value for name, value in values.items() if value is not None}
     wanted, settings = read_evaluation(given, values)
+    check_count(wanted.n)
+    if wanted.run.dir:
+        folder = Path(wanted.run.dir)
+        check_folder(folder, "run.dir")
+        if (folder / "experiment.yaml").exists():
+            raise UserError(f"run.dir={folder}: holds a training run; name another folder")
+        if (folder / "summary.json").exists() and not args.force:
+            raise UserError(f"run.dir={folder}: holds an evaluation; name another, or add --force")
     from unclip.evaluation.protocols.cascades import evaluate_cascade
 
     metrics = evaluate_cascade(args.stage[0], wanted, settings).metrics

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from unclip.cli import image_files
-from unclip.cli.outputs import check_folder, writing
+from unclip.cli.outputs import numbered_folder, writing
 from unclip.cli.sampling_options import (
     add_device,
     add_force,
@@ -67,7 +67,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Open, draw, write."""
     settings = settings_of(args)
-    out = _folder(args)
+    out = numbered_folder(args.out or args.pipeline / "figures", "index.html", force=args.force)
     photos = [image_files.read(path) for path in args.images]
     pipeline = open_pipeline(args)
     from unclip.evaluation.figures.drawings import FigureInputs
@@ -107,14 +107,3 @@ def run(args: argparse.Namespace) -> None:
     for note in notes:
         print(f"unclip: note: {note}", file=sys.stderr)
     print(page)
-
-
-def _folder(args: argparse.Namespace) -> Path:
-    """Where the page goes: a folder with a number behind its name if there is a page already."""
-    wanted = found = args.out or args.pipeline / "figures"
-    number = 1
-    while (found / "index.html").exists() and not args.force:
-        number += 1
-        found = wanted.with_name(f"{wanted.name}-{number}")
-    check_folder(found)
-    return found

@@ -37,6 +37,9 @@ def read_mask(path: Path) -> Array:
     data = _bytes(path)
     grey = decode_image(data, where=str(path)).max(axis=2)
     with Image.open(io.BytesIO(data)) as image:
+        if image.mode.startswith("I"):  # 16 bits, of which `decode_image` keeps the upper 8
+            deep = np.asarray(image)
+            return deep > (32767 if deep.max() > 1 else 0)
         if image.has_transparency_data:
             alpha = image.convert("RGBA").getchannel("A")
             if alpha.getextrema() != (255, 255):

@@ -11,6 +11,7 @@ from unclip.cli.sampling_options import (
     add_output,
     add_pipeline,
     add_sampling,
+    check_count,
     note_long,
     open_pipeline,
     settings_of,
@@ -50,12 +51,13 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Read, fill, write."""
     require(bool(args.caption.strip()), "--caption", "is empty; say what the image is to show")
-    require(args.n > 0, "--n", "must be at least 1")
+    check_count(args.n)
     settings = settings_of(args)
     seeds = [args.seed + k for k in range(args.n)]
     (name,) = image_files.names([args.image])
     files = [f"{name}_seed{seed}.png" for seed in seeds]
-    out = Outputs(args.out, [*files, "inpaint.png"], force=args.force)
+    inputs = [args.image, args.mask]
+    out = Outputs(args.out, [*files, "inpaint.png"], force=args.force, inputs=inputs)
     photo = image_files.read(args.image)
     keep = image_files.read_mask(args.mask)
     if keep.shape != photo.shape[:2]:

@@ -7,8 +7,13 @@ from pathlib import Path
 
 from unclip.cli import image_files
 from unclip.cli.outputs import Outputs
-from unclip.cli.sampling_options import add_manipulation, open_pipeline, settings_of, step_bar
-from unclip.common.checks import require
+from unclip.cli.sampling_options import (
+    add_manipulation,
+    check_count,
+    open_pipeline,
+    settings_of,
+    step_bar,
+)
 
 EXAMPLES = """\
 examples:
@@ -39,11 +44,11 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, interpolate, write."""
-    require(args.n > 1, "--n", "must be at least 2, for the two ends")
+    check_count(args.n, least=2)  # the two ends
     settings = settings_of(args)
     one, other = image_files.names([args.a, args.b])
     files = [f"{one}_{other}_{k:02d}.png" for k in range(args.n)]
-    out = Outputs(args.out, [*files, "interpolate.png"], force=args.force)
+    out = Outputs(args.out, [*files, "interpolate.png"], force=args.force, inputs=[args.a, args.b])
     a, b = image_files.read(args.a), image_files.read(args.b)
     pipeline = open_pipeline(args)
     with step_bar() as progress:

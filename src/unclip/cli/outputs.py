@@ -20,18 +20,25 @@ class Outputs:
         folder: Is made when the first file is written.
         names: Files that will be written.
         force: Replace those that are there instead.
+        inputs: Files that the command reads, which are never replaced.
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: the folder cannot be written to, or an input would be replaced.
     """
 
-    def __init__(self, folder: Path, names: Iterable[str], *, force: bool):
+    def __init__(
+        self, folder: Path, names: Iterable[str], *, force: bool, inputs: Iterable[Path] = ()
+    ):
         check_folder(folder)
         self.folder, names = folder, list(names)
         number, self._suffix = 1, ""
         while not force and any(self.path(name).exists() for name in names):
             number += 1
             self._suffix = f"-{number}"
+        read = {path.resolve() for path in inputs}
+        for path in map(self.path, names):
+            if path.resolve() in read:
+                raise UserError(f"--out {folder}: {path} is an input; leave out --force")
 
     def path(self, name: str) -> Path:
         """The file for ``name``."""
@@ -52,6 +59,20 @@ def check_folder(folder: Path, option: str = "--out") -> None:
         raise UserError(f"{option} {folder}: {there} is not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"{option} {folder}: {there} cannot be written to")
+
+
+def numbered_folder(wanted: Path, marker: str, *, force: bool) -> Path:
+    """``wanted``, or with a number behind its name if it holds a file ``marker`` already.
+
+    Raises:
+        UserError: it cannot be written to.
+    """
+    found, number = wanted, 1
+    while (found / marker).exists() and not force:
+        number += 1
+        found = wanted.with_name(f"{wanted.name}-{number}")
+    check_folder(found)
+    return found
 
 
 def check_file(path: Path | None, option: str, *, force: bool) -> None:

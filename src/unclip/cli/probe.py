@@ -15,6 +15,7 @@ from unclip.cli.sampling_options import (
     add_force,
     add_pipeline,
     add_sampling,
+    check_count,
     note_long,
     open_pipeline,
     settings_of,
@@ -128,7 +129,7 @@ def _add_captions(v: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw, write, print the table."""
-    require(getattr(args, "n", 1) > 0, "--n", "must be at least 1")
+    check_count(getattr(args, "n", 1), len(getattr(args, "caption", ())) or 1)
     settings = settings_of(args)
     files = [f"{args.probe}.{suffix}" for suffix in ("png", "json", "csv", "md")]
     out = Outputs(args.out, files, force=args.force)

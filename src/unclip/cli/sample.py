@@ -13,11 +13,11 @@ from unclip.cli.sampling_options import (
     add_output,
     add_pipeline,
     add_sampling,
+    check_count,
     note_long,
     open_pipeline,
     settings_of,
 )
-from unclip.common.checks import require
 from unclip.common.errors import UserError
 
 EXAMPLES = """\
@@ -26,6 +26,9 @@ examples:
   unclip sample --captions captions.txt --pipeline runs/quickstart --out samples
   unclip sample "a large green star" decoder.guidance=3 decoder.steps=50 --seed 7
 """
+
+
+MOST_BYTES = 16 << 20  # of a captions file
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -48,7 +51,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write a PNG per image, a labelled grid, and samples.jsonl."""
     captions = _captions(args)
-    require(args.n > 0, "--n", "must be at least 1")
+    check_count(args.n, len(captions))
     settings = settings_of(args)
     different = list(dict.fromkeys(captions))
     stems = dict(zip(different, unique([slug(caption) for caption in different])))
@@ -60,8 +63,10 @@ def run(args: argparse.Namespace) -> None:
     from unclip.common.atomic import atomic_write
     from unclip.common.images import grid, save, to_uint8
     from unclip.common.progress import bar_interval
+    from unclip.pipeline.sampling import Sampling
 
     pipeline = open_pipeline(args)
+    Sampling(pipeline.cascade, settings, None)  # refuses what does not fit before any bar is shown
     images: list = []
     note_long(pipeline, captions)
     with (
@@ -95,18 +100,31 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _captions(args: argparse.Namespace) -> list[str]:
-    from unclip.data import files
-    from unclip.data.remote import Unreadable
-
-    captions = list(args.caption)
+    if any(not caption.strip() for caption in args.caption):
+        raise UserError("caption: one is empty; give words")
+    captions = [caption.strip() for caption in args.caption]
     if args.captions is not None:
-        try:
-            captions += files.read(str(args.captions)).decode("utf-8-sig").splitlines()
-        except Unreadable as problem:
-            raise UserError(f"--captions {args.captions}: {problem.reason}") from None
-        except UnicodeDecodeError:
-            raise UserError(f"--captions {args.captions}: cannot be read: not UTF-8 text") from None
-    captions = [c.strip() for c in captions if c.strip()]
+        captions += [line.strip() for line in _text(args.captions).splitlines() if line.strip()]
     if not captions:
         raise UserError('no caption: give one, as `unclip sample "a red circle"`, or --captions')
+    for caption in captions:
+        try:
+            caption.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"caption {caption!r}: is not UTF-8 text") from None
     return captions
+
+
+def _text(path: Path) -> str:
+    """The text of a captions file, of which no more than `MOST_BYTES` are read."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"--captions {path}: cannot be read: {error.strerror or error}") from None
+    if len(data) > MOST_BYTES:
+        raise UserError(f"--captions {path}: is larger than {MOST_BYTES >> 20} MiB; split it")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"--captions {path}: is not UTF-8 text; save it as UTF-8") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unclip.cli.command_parser import STAGES, CommandParser
+from unclip.common.checks import require
 from unclip.common.errors import UserError
 from unclip.common.types import Progress
 
@@ -17,12 +18,27 @@ if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
     from unclip.pipeline.settings import Settings
 
-HELP = """\
-Any field of a stage's `sampler` section, to override what its artifact says:
-  decoder.steps=16 decoder.guidance=3 prior.candidates=4 upsampler.steps=10,10,3,2,2
-Diffusion: sampler (ddpm | ddim | dpmpp_2m | heun; priors also analytic, analytic_ddim), steps,
-eta, guidance, clip, clip_range; priors also candidates; upsamplers noise_level and no guidance.
-Autoregressive prior: temperature, top_k, top_p, guidance, dot_percentile, candidates."""
+HELP = {
+    "prior": """\
+Diffusion prior: sampler (ddpm | ddim | dpmpp_2m | heun | analytic | analytic_ddim), steps, eta,
+guidance, clip, clip_range, candidates. Autoregressive prior: temperature, top_k, top_p, guidance,
+dot_percentile, candidates.""",
+    "decoder": """\
+Decoder: sampler (ddpm | ddim | dpmpp_2m | heun), steps, eta, guidance, clip, clip_range.""",
+    "upsampler": """\
+Upsamplers: sampler, steps, eta, clip, clip_range, noise_level; no guidance.""",
+}
+"""The fields of each stage's `sampler` section."""
+
+
+def help_of(stages: Sequence[str], note: str) -> str:
+    """What the help of a command says of the settings of ``stages``."""
+    example = "decoder.steps=16 decoder.guidance=3 upsampler.steps=10,10,3,2,2"
+    example += " prior.candidates=4" if "prior" in stages else ""
+    opening = "Any field of a stage's `sampler` section, to override what its artifact says:"
+    return "\n".join(
+        [opening, f"  {example}", *(HELP[s] for s in stages), *([note] if note else [])]
+    )
 
 
 def add_device(p: argparse.ArgumentParser) -> None:
@@ -35,7 +51,10 @@ def add_pipeline(p: argparse.ArgumentParser) -> None:
     add_device(p)
     where = p.add_argument_group("where the trained stages are")
     where.add_argument(
-        "--pipeline", type=Path, default=Path("runs/quickstart"), help="folder with all of them"
+        "--pipeline",
+        type=Path,
+        default=Path("runs/quickstart"),
+        help="folder with all of them (default runs/quickstart)",
     )
     where.add_argument("--clip", help="artifact or open_clip:ARCH/TAG, instead of the folder's")
     where.add_argument(
@@ -47,7 +66,7 @@ def add_pipeline(p: argparse.ArgumentParser) -> None:
 
 def add_sampling(p: CommandParser, note: str = "", stages: Sequence[str] = STAGES) -> None:
     """Settings of the samplers of ``stages``, as words of the command line."""
-    p.add_argument_group("sampling: stage.setting=value", HELP + (f"\n{note}" if note else ""))
+    p.add_argument_group("sampling: stage.setting=value", help_of(stages, note))
     p.sampled = tuple(stages)
 
 
@@ -72,7 +91,7 @@ def add_manipulation(
         help="guided_diffusion (the paper's) | inverse_scheduler | fixed_point (default)",
     )
     how.add_argument(
-        "--iterations", type=int, default=4, help="evaluations a step of fixed_point (default 4)"
+        "--iterations", type=int, default=4, help="evaluations per step of fixed_point (default 4)"
     )
 
 
@@ -87,8 +106,19 @@ def add_output(p: argparse.ArgumentParser, folder: str = "samples") -> None:
 def add_force(p: argparse.ArgumentParser) -> None:
     """Whether files that are there are replaced."""
     p.add_argument(
-        "--force", action="store_true", help="replace files of the same names, which else are kept"
+        "--force",
+        action="store_true",
+        help="replace existing files, instead of keeping them and numbering the new ones",
     )
+
+
+MOST = 100_000  # images of one call, which are all held until its figure is drawn
+
+
+def check_count(n: int, each: int = 1, *, least: int = 1) -> None:
+    """Refuse ``--n`` below ``least``, or more than `MOST` images: ``n`` of ``each``."""
+    require(n >= least, "--n", f"must be at least {least}")
+    require(n * each <= MOST, "--n", f"{n * each:,} images are more than {MOST:,}; split the call")
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -108,16 +138,20 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 def open_pipeline(args: argparse.Namespace) -> Pipeline:
     """The pipeline of `add_pipeline`'s options, and torch's deterministic algorithms."""
+    own = (args.clip, args.prior, args.decoder, args.upsampler)
+    if not any(own) and not args.pipeline.is_dir():  # before the slow imports
+        raise UserError(
+            f"pipeline={args.pipeline}: no such folder; `unclip recipe quickstart` trains one"
+        )
     import torch
 
     from unclip.common.devices import find_device
     from unclip.pipeline.pipeline import Pipeline
 
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Nothing reads what it would fill.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # Nothing reads the empty tensors that it would fill.
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     device = find_device(args.device)
-    own = (args.clip, args.prior, args.decoder, args.upsampler)
     if not any(own):
         return Pipeline.load(args.pipeline, device)
     folder = args.pipeline

@@ -8,8 +8,13 @@ from pathlib import Path
 
 from unclip.cli import image_files
 from unclip.cli.outputs import Outputs
-from unclip.cli.sampling_options import add_manipulation, open_pipeline, settings_of, step_bar
-from unclip.common.checks import require
+from unclip.cli.sampling_options import (
+    add_manipulation,
+    check_count,
+    open_pipeline,
+    settings_of,
+    step_bar,
+)
 
 EXAMPLES = """\
 examples:
@@ -39,11 +44,11 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, vary, write."""
-    require(args.n > 0, "--n", "must be at least 1")
+    check_count(args.n, len(args.image))
     settings, names = settings_of(args), image_files.names(args.image)
     seeds = [args.seed + k for k in range(args.n)]
     files = [[f"{name}_seed{seed}.png" for seed in seeds] for name in names]
-    out = Outputs(args.out, [*chain(*files), "vary.png"], force=args.force)
+    out = Outputs(args.out, [*chain(*files), "vary.png"], force=args.force, inputs=args.image)
     images = [image_files.read(path) for path in args.image]
     pipeline = open_pipeline(args)
     with step_bar() as progress:

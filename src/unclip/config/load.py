@@ -44,12 +44,18 @@ class ResolvedExperiment:
         return dataclasses.asdict(self.config)
 
 
-def load_experiment(name: str, overrides: list[str] | None = None) -> ResolvedExperiment:
+def load_experiment(name: str | Path, overrides: list[str] | None = None) -> ResolvedExperiment:
     """Resolve experiment ``name`` (``kind/name`` or a path) with dotlist ``overrides``.
 
     Raises `UserError` naming the file, the key and the fix for anything that is wrong.
     """
-    chain = _chain(name)
+    if not isinstance(name, (str, Path)):
+        raise UserError(f"experiment {name!r}: must be a name, as 'prior/tiny', or a path")
+    if isinstance(overrides, (str, dict)):
+        raise UserError(
+            f"overrides: must be a list of texts, as ['trainer.seed=1'], not {overrides!r}"
+        )
+    chain = _chain(str(name))
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for path in reversed(chain):

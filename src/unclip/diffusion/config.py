@@ -16,6 +16,7 @@ TimestepKind = Literal["uniform", "logit_normal", "importance"]
 SamplerName = Literal["ddpm", "ddim", "analytic", "analytic_ddim", "dpmpp_2m", "heun"]
 Clip = Literal["none", "static", "dynamic"]
 
+MOST_GUIDANCE = 1000.0  # beyond it float32 overflows long before an image gets better
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 INVERSIONS = ("guided_diffusion", "inverse_scheduler", "fixed_point")
 """Conventions of `unclip.diffusion.inversion.invert`."""
@@ -94,7 +95,11 @@ class SamplerConfig:
         section_counts(self.steps)
         require(0 <= self.eta <= 1, "sampler.eta", f"{self.eta} is not in [0, 1]")
         reach = self.clip_range
-        require(reach > 0 and isfinite(reach), "sampler.clip_range", f"{reach} must be above 0")
+        require(
+            reach > 0 and isfinite(reach),
+            "sampler.clip_range",
+            f"{reach} must be a finite number above 0",
+        )
 
 
 @dataclass(kw_only=True)
@@ -107,9 +112,9 @@ class GuidedSamplerConfig(SamplerConfig):
         """Raise `UserError` for settings that cannot be sampled with."""
         super().validate()
         require(
-            self.guidance >= 0 and isfinite(self.guidance),
+            0 <= self.guidance <= MOST_GUIDANCE,
             "sampler.guidance",
-            "must be a finite number, not negative",
+            f"must be in [0, {MOST_GUIDANCE:g}]",
         )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unclip.common import artifacts
+from unclip.common.devices import find_device
 from unclip.common.errors import UserError
 from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.codec import Codec
@@ -90,6 +91,8 @@ def load_cascade(
     ``prior`` is not read where the decoder takes no image embeddings. Upsamplers are applied in
     the order of their sizes.
     """
+    if isinstance(upsamplers, (str, Path)):
+        upsamplers = [upsamplers]
     frozen = registry.STAGES[CLIP].load(clip)
     loaded: DecoderPart = load_part(DECODER, decoder, frozen)
     if loaded.takes != "image":
@@ -101,7 +104,7 @@ def load_cascade(
         decoder=loaded,
         upsamplers=tuple(sorted(enlarging, key=lambda p: p.net.config.image_size)),
         codec=None if pca is None else load_part(PCA, pca, frozen),
-        device=torch.device(device),
+        device=find_device(str(device), key="device"),
     )
 
 
@@ -110,6 +113,8 @@ def open_folder(folder: Path | str, device: torch.device | str = "cpu") -> Casca
 
     Each is an artifact, or a run's folder with one inside.
     """
+    if not isinstance(folder, (str, Path)):
+        raise UserError(f"pipeline={folder!r}: must be the path of a cascade's folder")
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"pipeline={folder}: no such folder; `unclip recipe quickstart` trains one")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -76,8 +77,9 @@ class Pipeline:
         Raises:
             UserError: no captions, another number of seeds, or settings that do not fit a stage.
         """
-        if isinstance(captions, str):
-            raise UserError(f"captions: must be a list of texts, as [{captions[:20]!r}]")
+        captions, seeds = _listed("captions", captions, str), _listed("seeds", seeds, int)
+        if any(not caption.strip() for caption in captions):
+            raise UserError("captions: one is empty; give words")
         if len(captions) != len(seeds) or not captions:
             raise UserError(
                 f"{len(captions)} captions and {len(seeds)} seeds: give one seed per caption, at "
@@ -228,3 +230,15 @@ class Pipeline:
         """
         sampling = Sampling(self.cascade, settings, progress)
         return inpainting.inpaint(sampling, images, masks, captions, seeds, resample)
+
+
+def _listed(key: str, values: Any, kind: type) -> list[Any]:
+    """``values`` as a list, each of ``kind``."""
+    name = {str: "texts", int: "whole numbers"}[kind]
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise UserError(f"{key}: must be a list of {name}, as [{values!r}]")
+    found = list(values)
+    for value in found:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise UserError(f"{key}: must be a list of {name}; {value!r} is not one")
+    return found

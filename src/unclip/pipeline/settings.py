@@ -139,6 +139,9 @@ def check_changes(settings: Settings) -> None:
         ]
         each = for_each(settings, stage, [experiment.sampler for experiment in experiments])
         for experiment, own in zip(experiments, each):
+            # Whether it has an effect depends on the artifact's own value of the other setting.
+            unsure = (n for n, (other, _) in USED_WITH.items() if other not in own.changes[stage])
+            own = own.without(*(f"{stage}.{name}" for name in unsure))
             if own.first_of(stage):
                 own.apply(stage, _AnyOf(experiment.sampler))
 

@@ -75,6 +75,11 @@ Attention = Literal["auto", "sdpa", "xformers", "math"]
 Determinism = Literal["fast", "strict"]
 
 
+def require_seed(seed: int) -> None:
+    """Refuse what torch and numpy cannot be seeded with."""
+    require(0 <= seed < 2**32, "trainer.seed", f"must be in [0, {2**32 - 1}]")
+
+
 @dataclass(kw_only=True)
 class TrainerConfig:
     """Length, precision and rhythm of a run."""
@@ -111,8 +116,9 @@ class TrainerConfig:
         for name in (*counts, "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"trainer.{name}", "must be at least 1")
         require_choices(self, "trainer")
-        for name in ("val_every", "sample_every", "grad_clip", "seed"):
+        for name in ("val_every", "sample_every", "grad_clip"):
             require(getattr(self, name) >= 0, f"trainer.{name}", "must not be negative")
+        require_seed(self.seed)
         require(
             not self.cpu_offload or self.strategy == "fsdp",
             "trainer.cpu_offload",
@@ -150,7 +156,7 @@ class FitConfig:
     def validate(self) -> None:
         """Refuse values out of range."""
         require_choices(self, "trainer")
-        require(self.seed >= 0, "trainer.seed", "must not be negative")
+        require_seed(self.seed)
         require(
             self.threads is None or self.threads >= 1,
             "trainer.threads",

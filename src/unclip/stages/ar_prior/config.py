@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import ClassVar, Literal
 
 from unclip.common.checks import require, require_choices
@@ -58,13 +57,11 @@ class ArSamplerConfig:
     def validate(self) -> None:
         """Refuse values out of range."""
         for name in ("temperature", "guidance"):
-            value = getattr(self, name)
-            finite = "must be a finite number, not negative"
-            require(value >= 0 and isfinite(value), f"sampler.{name}", finite)
+            require(0 <= getattr(self, name) <= 1000, f"sampler.{name}", "must be in [0, 1000]")
         require(self.top_k >= 0, "sampler.top_k", "must not be negative")
         require(0 < self.top_p <= 1, "sampler.top_p", "must be in (0, 1]")
         require(0 <= self.dot_percentile < 100, "sampler.dot_percentile", "must be in [0, 100)")
-        require(self.candidates >= 1, "sampler.candidates", "must be at least 1")
+        require(1 <= self.candidates <= 1000, "sampler.candidates", "must be in [1, 1000]")
 
 
 @dataclass(kw_only=True)

@@ -52,7 +52,7 @@ class PriorSamplerConfig(GuidedSamplerConfig):
     def validate(self) -> None:
         """Refuse values out of range."""
         super().validate()
-        require(self.candidates >= 1, "sampler.candidates", "must be at least 1")
+        require(1 <= self.candidates <= 1000, "sampler.candidates", "must be in [1, 1000]")
 
 
 @dataclass(kw_only=True)
