@@ -188,8 +188,12 @@ def test_nothing_readable_is_reported_too_and_no_sheet_is_left(faulty, capsys):
     assert (faulty.parent / "runs" / "inspect" / "contact_sheet.png").exists()
     for name in FILES:
         (faulty / name).write_bytes(b"")
-    assert main(["data", "inspect", str(faulty), "--workers", "0"]) == 0
+    words = ["data", "inspect", str(faulty), "--workers", "0"]
+    assert main(words) == 0
     assert "- 100 % cannot be read" in capsys.readouterr().out
+    assert (faulty.parent / "runs" / "inspect" / "contact_sheet.png").exists()
+    assert not (faulty.parent / "runs" / "inspect-2" / "contact_sheet.png").exists()
+    assert main([*words, "--force"]) == 0
     assert not (faulty.parent / "runs" / "inspect" / "contact_sheet.png").exists()
 
 
@@ -208,15 +212,15 @@ def test_pack_says_how_much_and_continues(faulty, capsys):
         (["inspect", "nowhere"], "data.source: nowhere does not exist"),
         (["inspect", "faulty", "--limit", "0"], "--limit: must be at least 1"),
         (["inspect", "faulty", "--workers", "-1"], "--workers: must not be negative"),
-        (["inspect", "scenes", "--size", "0"], "--size: must be at least 1"),
+        (["inspect", "scenes", "--size", "0"], "--size: must be in [1, 4096]"),
         (["inspect", "faulty", "--context", "2"], "--context: must be at least 3"),
         (["inspect", "faulty", "--clip", "c", "--context", "9"], "--clip, --context: give one"),
         (["inspect", "faulty", "--clip", "nowhere"], "clip=nowhere: "),
-        (["inspect", "faulty", "--out", "letter/out"], "--out letter/out: Not a directory"),
+        (["inspect", "faulty", "--out", "letter/out"], "--out letter/out: letter is not a folder"),
         (["pack", "nowhere", "--out", "out"], "data.source: nowhere does not exist"),
         (["pack", "faulty", "--out", "out", "--shard-size", "0"], "--shard-size: must be at lea"),
         (["pack", "faulty", "--out", "out", "--quality", "0"], "--quality: must be in [1, 100]"),
-        (["pack", "faulty", "--out", "letter/out"], "--out letter/out: Not a directory"),
+        (["pack", "faulty", "--out", "letter/out"], "--out letter/out: letter is not a folder"),
         (["pack", "faulty", "--out", "full"], "--out full: is not empty; name another folder"),
         (["pack", "faulty", "--out", "faulty"], "--out faulty: the source is there"),
         (["pack", "faulty/cut.tar", "--out", "faulty"], "--out faulty: the source is there"),

@@ -47,7 +47,7 @@ def test_each_image_has_its_row(picture):
     [
         (["nowhere.png"], "nowhere.png: does not exist"),
         (["letter.png"], "letter.png: not an image"),
-        (["image.png", "--n", "0"], "--n must be at least 1"),
+        (["image.png", "--n", "0"], "--n 0: must be in [1, 1000]"),
         (["image.png", "--size", "30"], "--size 30 must be a multiple of --scale"),
         (["image.png", "--scale", "1"], "--scale, which is at least 2"),
         (["image.png", "--out", "image.png"], "--out image.png: exists; name another file, or add"),

@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unclip.cli.outputs import check_folder, numbered_folder, writing
+from unclip.cli.sampling_options import add_force
+
 if TYPE_CHECKING:
     from unclip.data.config import DataConfig, OnError
     from unclip.data.readers.source import Source
@@ -59,6 +62,7 @@ def _add_inspect(verbs: argparse._SubParsersAction) -> None:
         "--out", type=Path, metavar="DIR", default=Path("runs/inspect"), help="default runs/inspect"
     )
     p.add_argument("--json", action="store_true", help="print the report as JSON, nothing else")
+    add_force(p)
     p.set_defaults(run=inspect)
 
 
@@ -107,11 +111,11 @@ def _add_common(p: argparse.ArgumentParser) -> None:
 def inspect(args: argparse.Namespace) -> None:
     """Measure, print, draw."""
     from unclip.common.checks import require
-    from unclip.common.errors import UserError
 
     _check(args)
     require(not (args.clip and args.context), "--clip, --context", "give one of them")
     require(args.context is None or args.context > 2, "--context", "must be at least 3")
+    out = numbered_folder(args.out, "report.json", force=args.force)
     context = _context_of(args.clip) if args.clip else args.context or 77
 
     config, source = _open(args, on_error="skip")
@@ -120,28 +124,25 @@ def inspect(args: argparse.Namespace) -> None:
     from unclip.data.inspect.table import show
     from unclip.data.sources import open_splits
 
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        found = inspect(
-            source,
-            held_out=len(open_splits(config, image_size=args.size).held_out),
-            name=args.source,
-            limit=args.limit,
-            context=context,
-            workers=args.workers,
-        )
-        text = json.dumps(found.report, indent=2)
-        with atomic_write(args.out / "report.json") as scratch:
+    found = inspect(
+        source,
+        held_out=len(open_splits(config, image_size=args.size).held_out),
+        name=args.source,
+        limit=args.limit,
+        context=context,
+        workers=args.workers,
+    )
+    text = json.dumps(found.report, indent=2)
+    with writing(out):
+        with atomic_write(out / "report.json") as scratch:
             scratch.write_text(text + "\n", encoding="utf-8")
         for name, sheet in found.sheets.items():
-            (args.out / name).unlink(missing_ok=True)  # of another source
+            (out / name).unlink(missing_ok=True)  # of another source, with --force
             if sheet is not None:
-                with atomic_write(args.out / name) as scratch:
+                with atomic_write(out / name) as scratch:
                     sheet.save(scratch, "png")
-    except OSError as error:
-        raise UserError(f"--out {args.out}: {error.strerror or error}") from None
     print(text) if args.json else show(found.report)
-    print(f"written to {args.out}", file=sys.stderr)
+    print(f"written to {out}", file=sys.stderr)
 
 
 def _context_of(clip: str) -> int:
@@ -180,6 +181,7 @@ def pack(args: argparse.Namespace) -> None:
     here, source = args.out.resolve(), Path(args.source).expanduser().resolve()
     if here in (source, source.parent):
         raise UserError(f"--out {args.out}: the source is there; name another folder")
+    check_folder(args.out)
 
     _, opened = _open(args, on_error=args.on_error)
     from unclip.data.pack.manifest import Packing
@@ -216,5 +218,5 @@ def _check(args: argparse.Namespace) -> None:
     from unclip.common.checks import require
 
     require(args.workers >= 0, "--workers", "must not be negative")
-    require(args.size > 0, "--size", "must be at least 1")
+    require(0 < args.size <= 4096, "--size", "must be in [1, 4096]")
     require(args.limit is None or args.limit > 0, "--limit", "must be at least 1")

@@ -48,8 +48,10 @@ def run(args: argparse.Namespace) -> None:
     """Degrade each, draw one sheet."""
     from unclip.common.errors import UserError
 
-    if args.n < 1:
-        raise UserError("--n must be at least 1")
+    if not 1 <= args.n <= 1000:
+        raise UserError(f"--n {args.n}: must be in [1, 1000]")
+    if args.size > 4096:
+        raise UserError(f"--size {args.size}: must be at most 4096")
     if args.scale < 2 or args.size < 1 or args.size % args.scale:
         raise UserError(f"--size {args.size} must be a multiple of --scale, which is at least 2")
     if args.out.suffix != ".png":

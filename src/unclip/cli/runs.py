@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unclip.cli.outputs import numbered_folder, writing
+from unclip.cli.sampling_options import add_force
 from unclip.common.errors import UserError
 from unclip.common.terminal import visible
 
@@ -54,6 +56,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         default=Path("runs/compare"),
         help="gets compare.png and compare.html (default runs/compare)",
     )
+    add_force(v)
     v.set_defaults(run=compare)
 
 
@@ -151,6 +154,7 @@ def compare(args: argparse.Namespace) -> None:
 
     if len(args.names) < 2:
         raise UserError("compare: name two runs or more")
+    out = numbered_folder(args.out, "compare.html", force=args.force)
     runs: list[RunRecord] = []
     for name in args.names:
         run = index.choose(name, args.root)
@@ -170,10 +174,8 @@ def compare(args: argparse.Namespace) -> None:
         for run, label in zip(runs, labels(runs))
     ]
     tables = comparison_tables(compared)
-    try:
-        page = write_comparison(args.out, compared, tables)
-    except OSError as error:
-        raise UserError(f"--out {args.out}: {error.strerror or error}") from None
+    with writing(out):
+        page = write_comparison(out, compared, tables)
     for title, lines in tables.items():
         print(f"{title}: nothing\n" if len(lines) == 1 else f"{title}:")
         if len(lines) > 1:

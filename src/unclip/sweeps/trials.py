@@ -79,7 +79,10 @@ def sweep_lock(dir: Path, *, force: bool = False) -> Iterator[int]:
     """
     if dir.is_dir() and not (dir / FILE).is_file() and _seen(dir):
         raise UserError(f"--dir {dir}: is not empty and holds no sweep; give another")
-    dir.mkdir(parents=True, exist_ok=True)
+    try:
+        dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--dir {dir}: cannot be made: {error.strerror or error}") from None
     with (dir / ".lock").open("w") as file:
         _lock(file.fileno(), dir)
         for path in _seen(dir) if force else []:
