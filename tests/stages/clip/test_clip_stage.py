@@ -12,6 +12,7 @@ from torch import nn
 from unclip.common.errors import UserError
 from unclip.config.load import load_experiment
 from unclip.data.batches import ClipBatch
+from unclip.embeddings.clip import ClipOutput
 from unclip.runs.parents import Parents
 from unclip.runs.train import assemble, train
 from unclip.stages.clip.cached_gradients import step_loss
@@ -98,6 +99,19 @@ def test_batch_normalisation_of_one_sample_is_refused(minute_experiment, split_b
 def test_one_sample_is_not_contrasted_with_itself(minute_experiment):
     with pytest.raises(UserError, match=r"data\.batch_size=1: must be at least 2"):
         load_experiment(str(minute_experiment("clip")), ["data.batch_size=1"])
+
+
+def test_a_last_validation_sample_alone_does_not_lower_the_loss(minute_experiment, monkeypatch):
+    stage = ClipStage(load_experiment(str(minute_experiment("clip"))).config)
+    logged = {}
+    monkeypatch.setattr(stage, "log", lambda name, value, **_: logged.update({name: float(value)}))
+    z_i, z_t = (nn.functional.normalize(torch.randn(9, 16), dim=-1) for _ in range(2))
+    for size in (8, 9):  # of two batches, then with one sample more
+        output = ClipOutput(z_i[:size], z_t[:size], torch.tensor(10.0))
+        stage._seen.append((output, [str(k) for k in range(size)]))
+        stage.on_validation_epoch_end()
+        losses = [contrastive_loss(z_i[a : a + 4], z_t[a : a + 4], output.scale) for a in (0, 4)]
+        assert logged["val/loss"] == pytest.approx(float(sum(losses)) / 2, rel=1e-6)
 
 
 def test_logits_are_float32_under_autocast():

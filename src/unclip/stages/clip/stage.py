@@ -173,10 +173,15 @@ class ClipStage(Stage):
             z_t = torch.cat([embedded.z_t for embedded, _ in self._seen])
             scale, size = self._seen[0][0].scale, self.experiment.data.batch_size
             losses = [
-                contrastive_loss(i, t, scale) * len(i)
+                (contrastive_loss(i, t, scale) * len(i), len(i))
                 for i, t in zip(z_i.split(size), z_t.split(size))
+                if len(i) > 1 or len(z_i) == 1  # a last sample alone has nothing to contrast with
             ]
-            self.log("val/loss", torch.stack(losses).sum() / len(z_i), sync_dist=True)
+            total, count = (
+                torch.stack([loss for loss, _ in losses]).sum(),
+                sum(n for _, n in losses),
+            )
+            self.log("val/loss", total / count, sync_dist=True)
             captions = [caption for _, captions in self._seen for caption in captions]
             self.log("val/retrieval", retrieval(z_i, z_t, captions), sync_dist=True)
         self._seen.clear()
