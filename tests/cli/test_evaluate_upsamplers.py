@@ -66,7 +66,7 @@ def test_what_cannot_be_evaluated_is_refused_in_a_line(cascade, tmp_path, capsys
     assert "decoder: only priors, upsamplers and cascades" in error(cascade / "decoder")
     assert "--clip: does not apply to upsamplers" in error(upsampler, "--clip", "x")
     assert "--kind: does not apply to priors" in error(cascade / "prior", "--kind", "none")
-    assert "--n must be at least 1" in error(upsampler, "--n", "0")
+    assert "--n: must be at least 1" in error(upsampler, "--n", "0")
     assert "corruption.kind" in error(upsampler, "--kind", "fog")
     assert "sampler.steps" in error(upsampler, "upsampler.steps=x")
     assert "no such experiment" in error("upsampler/none_such")

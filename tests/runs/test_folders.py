@@ -36,7 +36,7 @@ def test_runs_that_start_in_the_same_second_get_folders_of_their_own(load, tmp_p
 
     def start():
         here.wait()
-        with acquire_run(resolved, resume=False, force=False) as run:
+        with acquire_run(resolved) as run:
             (run.folder / "mine").touch()
             found.append(run.folder)
 
@@ -56,7 +56,7 @@ def test_only_one_of_many_gets_a_folder_that_all_ask_for(load, tmp_path):
     def start():
         here.wait()
         try:
-            with acquire_run(resolved, resume=False, force=False) as run:
+            with acquire_run(resolved) as run:
                 got.append(run.folder)
                 (run.folder / "experiment.yaml").touch()
                 done.wait()
@@ -149,7 +149,7 @@ def test_provenance_is_there_from_the_start_and_a_resumed_run_adds_to_it(
     assert status_of(tmp_path / "run")[:2] == ("failed", "no more")
     train(load(f"run.dir={tmp_path / 'run'}", kind="upsampler"), resume=True)
     found = json.loads((tmp_path / "run/provenance.json").read_text())
-    assert [set(entry) for entry in found.pop("resumed")] == [{"created", "command"}]
+    assert [set(entry) for entry in found.pop("resumed")] == [{"created", "command", "step"}]
     assert found == start
     log = (tmp_path / "run/log.txt").read_text()
     assert "MemoryError: no more" in log

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from unclip.common.errors import UserError
-from unclip.training import checkpoint_folders, checkpoints
+from unclip.training import checkpoint_damage, checkpoint_folders, checkpoints
 from unclip.training.config import OptimConfig
 from unclip.training.optim import build_optimizer
 
@@ -81,12 +81,12 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, capsys, hurt, s
     for step in (3, 6):
         checkpoints.write(folder_of(tmp_path, step), net, optimizer, {})
     hurt(folder_of(tmp_path, 6))
-    assert checkpoint_folders.newest_whole(tmp_path) == folder_of(tmp_path, 3)
+    assert checkpoint_damage.newest_whole(tmp_path) == folder_of(tmp_path, 3)
     assert said in (line := capsys.readouterr().out)
     assert "continuing from step_0000003" in line
     hurt(folder_of(tmp_path, 3))
     with pytest.raises(UserError, match=r"step_0000006: damaged .* there is no other"):
-        checkpoint_folders.newest_whole(tmp_path)
+        checkpoint_damage.newest_whole(tmp_path)
 
 
 def test_a_checkpoint_of_another_network_or_optimizer_is_refused(tmp_path):
@@ -147,7 +147,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path, limi
     assert "cannot write the checkpoint" in done.stdout, done.stderr
     assert "step_0000003 is whole" in done.stdout
     assert done.stdout.count("\n") == 1
-    assert checkpoint_folders.newest_whole(tmp_path) == folder_of(tmp_path, 3)
+    assert checkpoint_damage.newest_whole(tmp_path) == folder_of(tmp_path, 3)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_0000003"]
 
 

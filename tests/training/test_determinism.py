@@ -137,9 +137,7 @@ def test_a_strict_run_says_how_many_threads_it_has(load, tmp_path):
     train(load("upsampler", tmp_path / "run", "trainer.threads=null"))
     stored = yaml.safe_load((tmp_path / "run/experiment.yaml").read_text())
     assert stored["trainer"]["threads"] == torch.get_num_threads() == 1
-    with pytest.raises(
-        UserError, match=r"the run has 1 threads, here are 2; add trainer\.threads=1"
-    ):
+    with pytest.raises(UserError, match=r"--resume: trainer\.threads: 1 -> 2: "):
         train(load("upsampler", tmp_path / "run", "trainer.threads=2"), resume=True)
 
 

@@ -92,6 +92,7 @@ def fitted(
     )
     stage = kind(experiment)
     tmp_path.mkdir(exist_ok=True)
+    (tmp_path / "experiment.yaml").touch()  # a run's folder
     trainers.quiet()
     made = trainers.build(
         config,

@@ -149,7 +149,14 @@ def export(
     embed_dim: int | None = None,
     clip_fingerprint: str | None = None,
 ) -> Artifact:
-    """Write an artifact folder; all of it appears at once, or nothing does."""
+    """Write an artifact folder; all of it appears at once, or nothing does.
+
+    Raises:
+        UserError: a weight is NaN or infinite.
+    """
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"{path}: not written: {name} has a NaN or infinite value")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as scratch:
         folder = Path(scratch) / "artifact"

@@ -4,27 +4,48 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from unclip.common.errors import Interrupted
+from unclip.common.errors import Interrupted, UserError
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Within, SIGTERM raises `Interrupted`, so that what was started can be stopped in order."""
-    before = signal.signal(signal.SIGTERM, _told_to_stop)
+def interruptible(
+    advice: str = "progress is saved; run the same command to resume",
+) -> Iterator[None]:
+    """Within, SIGTERM and SIGHUP raise `Interrupted`, so that what was started can be stopped in
+    order. ``advice`` says how to resume.
+    """
+
+    def told(number: int, frame: Any) -> None:
+        raise Interrupted(f"{signal.Signals(number).name}: {advice}")
+
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # nohup
+            signal.signal(number, told)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _told_to_stop(number: int, frame: Any) -> None:
-    raise Interrupted("SIGTERM: progress is saved; run the same command to resume")
+def killed_worker(error: RuntimeError) -> UserError | None:
+    """What to say in place of torch's ``error``, if it is that a loader process was killed."""
+    how = r"DataLoader worker.*(killed by signal: [^.]*|exited unexpectedly)"
+    found = re.search(how, str(error))
+    if found is None:
+        return None
+    return UserError(
+        f"data.num_workers: a loader process died ({found[1]}), perhaps for want of memory; give "
+        "fewer of them or a smaller data.batch_size"
+    )
 
 
 def stop(processes: Iterable[subprocess.Popen]) -> None:
@@ -44,13 +65,13 @@ def environment(*, together: int) -> dict[str, str]:
     return env
 
 
-def die_with_parent() -> None:
-    """In a process just forked: ask for SIGTERM when its parent dies, however it does.
+def die_with_parent(*, kill: bool = False) -> None:
+    """Ask for SIGTERM (or SIGKILL) when the parent of this process dies, however it does.
 
     Linux only; elsewhere a child outlives a parent that was killed.
     """
     if _prctl is not None:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if kill else signal.SIGTERM)
 
 
 _PR_SET_PDEATHSIG = 1

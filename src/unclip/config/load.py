@@ -38,6 +38,7 @@ class ResolvedExperiment:
     config: Any  # the stage's Experiment subclass
     origins: dict[str, str]  # dotted key -> the file (or `command line`) that set it
     files: list[Path]  # the file and those it extends, nearest first
+    overrides: tuple[str, ...] = ()  # key=value, as they were typed
 
     def as_dict(self) -> dict[str, Any]:
         """Plain nested values, every field present."""
@@ -72,7 +73,7 @@ def load_experiment(name: str | Path, overrides: list[str] | None = None) -> Res
     entry = registry.stage(str(values.get("stage", "")), str(chain[0]))
     config = _build(entry.experiment, values, origins)
     kind_name = f"{entry.kind}/{chain[0].stem}"
-    return ResolvedExperiment(kind_name, entry, config, origins, chain)
+    return ResolvedExperiment(kind_name, entry, config, origins, chain, tuple(overrides or ()))
 
 
 def build_config(cls: type, values: dict[str, Any], overrides: list[str]) -> Any:

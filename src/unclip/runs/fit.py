@@ -34,7 +34,7 @@ def fit(resolved: ResolvedExperiment, *, force: bool = False, make: Make | None 
     with ExitStack() as stack:
         own = None
         if rank == 0:
-            own = stack.enter_context(acquire_run(resolved, resume=False, force=force))
+            own = stack.enter_context(acquire_run(resolved, force=force))
         stack.enter_context(determinism.apply(experiment.trainer))
         data = resolved.stage.data_module(experiment, clip)
         data.setup()

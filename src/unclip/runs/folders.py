@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import os
 import secrets
 import shutil
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from unclip.common import yaml_text
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
-from unclip.common.removed import without_removed
 from unclip.config.files import find_experiment
 from unclip.config.load import ResolvedExperiment
 from unclip.tracking import log, provenance, status
@@ -84,10 +83,13 @@ class RunFolder:
         self._held = held
 
     @contextmanager
-    def start(self, resolved: ResolvedExperiment, origin: dict[str, Any]) -> Iterator[None]:
+    def start(
+        self, resolved: ResolvedExperiment, origin: dict[str, Any], **noted: Any
+    ) -> Iterator[None]:
         """From here on the run is the new one: what was there goes, unless it is continued.
 
-        ``origin`` is what `unclip.tracking.provenance.collect` has found.
+        ``origin`` is what `unclip.tracking.provenance.collect` has found, ``noted`` what else there
+        is to say of a resume.
         While it lasts, what is printed goes to ``log.txt`` too.
         """
         if not self.resume:
@@ -96,52 +98,76 @@ class RunFolder:
         text = yaml_text.document(resolved.as_dict())
         with atomic_write(self.folder / EXPERIMENT) as scratch:
             scratch.write_text(text)
-        (provenance.resume if self.resume else provenance.begin)(self.folder, origin)
+        if self.resume:
+            provenance.resume(self.folder, origin, noted)
+        else:
+            provenance.begin(self.folder, origin)
         with log.tee_log(self.folder, origin["command"]):
             yield
 
 
 @contextmanager
-def acquire_run(resolved: ResolvedExperiment, *, resume: bool, force: bool) -> Iterator[RunFolder]:
-    """Take the folder of a new run, or of the one to continue, while the block lasts.
+def acquire_run(
+    resolved: ResolvedExperiment, *, resume: Path | None = None, force: bool = False
+) -> Iterator[RunFolder]:
+    """Take the folder of a new run, or ``resume``, that of one to continue, while the block lasts.
 
     Nothing in it is touched before the run has begun; of a run that never begins nothing is left.
 
     Raises:
-        UserError: it is in use, by another run or by something else, or there is none to continue.
+        UserError: it is in use, by another run or by something else.
     """
-    folder = _to_continue(resolved) if resume else _new(resolved)
-    with status.run_lock(folder) as held:
-        try:
+    made: list[Path] = []
+    folder = resume or _new(resolved, made)
+    try:
+        with status.run_lock(folder) as held:
             if not resume:
                 _refuse_used(folder, force=force)
-            yield RunFolder(folder, held, resume=resume)
-        finally:
-            if not _contents(folder):
-                (folder / status.FILE).unlink()
-                folder.rmdir()
+            yield RunFolder(folder, held, resume=resume is not None)
+    finally:
+        with contextlib.suppress(OSError):  # not empty: the run has begun, or another is here
+            for path in made:
+                path.rmdir()
 
 
-def _to_continue(resolved: ResolvedExperiment) -> Path:
+def folder_to_resume(resolved: ResolvedExperiment) -> Path:
+    """``run.dir``, the folder that holds the experiment's file, or the newest with a checkpoint.
+
+    Raises:
+        UserError: there is no checkpoint in it.
+    """
     run = resolved.config.run
-    home = Path(run.root) / resolved.name
+    home, beside = Path(run.root) / resolved.name, resolved.files[0]
     if run.dir:
         found = [Path(run.dir)]
+    elif beside.name == EXPERIMENT and newest_checkpoint(beside.parent):
+        found = [beside.parent]
     else:
         found = sorted(p for p in home.glob("*") if newest_checkpoint(p))[-1:]
-    if not found or not newest_checkpoint(found[0]):
-        where = run.dir or home
-        raise UserError(f"--resume: no checkpoint in {where}; start the run without --resume")
-    return found[0]
+    if found and newest_checkpoint(found[0]):
+        return found[0]
+    where = run.dir or home
+    if found and (found[0] / EXPERIMENT).is_file():
+        raise UserError(
+            f"--resume: {where} holds a run without a checkpoint; start it over with --force"
+        )
+    elsewhere = "" if run.dir else ", or name its folder (run.dir=FOLDER)"
+    raise UserError(
+        f"--resume: no checkpoint in {where}; start the run without --resume{elsewhere}"
+    )
 
 
-def _new(resolved: ResolvedExperiment) -> Path:
-    """``run.dir``, or a folder of a name that no other run has."""
+def _new(resolved: ResolvedExperiment, made: list[Path]) -> Path:
+    """``run.dir``, or a folder of a name that no other run has.
+
+    ``made`` gets the folders that did not exist, the innermost first.
+    """
     run = resolved.config.run
     home = Path(run.root) / resolved.name
     while True:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         folder = Path(run.dir) if run.dir else home / f"{stamp}-{secrets.token_hex(2)}"
+        made[:] = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=bool(run.dir))
         except FileExistsError:
@@ -160,13 +186,21 @@ def _contents(folder: Path) -> list[Path]:
 def _refuse_used(folder: Path, *, force: bool) -> None:
     if not _contents(folder):
         return
-    if not force:
+    if not (folder / EXPERIMENT).is_file():
+        raise UserError(
+            f"run.dir={folder}: is not empty and holds no run (--force replaces runs only); name "
+            "another folder"
+        )
+    if force:
+        return
+    if newest_checkpoint(folder):
         raise UserError(
             f"run.dir={folder}: exists and is not empty; add --resume to continue it or "
             "--force to start over"
         )
-    if not (folder / EXPERIMENT).is_file():
-        raise UserError(f"run.dir={folder}: --force replaces runs only, this is none")
+    raise UserError(
+        f"run.dir={folder}: holds a run without a checkpoint; add --force to start it over"
+    )
 
 
 def _empty(folder: Path) -> None:
@@ -176,25 +210,6 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def same_model(folder: Path, experiment: Any) -> None:
-    """A run can be continued longer or elsewhere, but not as another model."""
-    before = without_removed(type(experiment), yaml_text.read_file(folder / EXPERIMENT))
-    now = dataclasses.asdict(experiment)
-    for section in ("stage", "model", "diffusion"):
-        if before.get(section) != now.get(section):
-            raise UserError(
-                f"--resume: {section} differs from {folder / EXPERIMENT}; "
-                "a run continues with the model it was started with"
-            )
-    then, trainer = before.get("trainer") or {}, now["trainer"]
-    both_strict = then.get("deterministic") == trainer["deterministic"] == "strict"
-    if both_strict and then.get("threads") != trainer["threads"]:
-        raise UserError(
-            f"--resume: trainer.deterministic=strict: the run has {then.get('threads')} threads, "
-            f"here are {trainer['threads']}; add trainer.threads={then.get('threads')}"
-        )
 
 
 def newest_artifact(name: str, root: str = "runs") -> Path | None:

@@ -20,7 +20,7 @@ from unclip.common import artifacts, yaml_text
 from unclip.common.checks import nearest
 from unclip.common.errors import UserError
 from unclip.common.fields import leaves
-from unclip.common.processes import environment, interruptible, stop
+from unclip.common.processes import die_with_parent, environment, interruptible, stop
 from unclip.common.removed import without_removed
 from unclip.config.files import find_experiment
 from unclip.config.load import ResolvedExperiment, load_experiment
@@ -153,13 +153,13 @@ def run_together(
 
     Raises:
         UserError: a command failed (it has said why).
-        Interrupted: SIGTERM came; the commands were passed it, and have ended.
+        Interrupted: SIGTERM or SIGHUP came; the commands were passed it, and have ended.
     """
     env = environment(together=len(commands)) | dict(variables or {})
     many = len(commands) > 1
     pipe: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     running = {
-        name: subprocess.Popen(words, env=env, **(pipe if many else {}))
+        name: subprocess.Popen(words, env=env, preexec_fn=die_with_parent, **(pipe if many else {}))
         for name, words in commands.items()
     }
     readers = [

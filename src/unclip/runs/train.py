@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from contextlib import ExitStack
@@ -10,29 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from torch import Tensor
 
 from data_modules.base import StageData
-from unclip.common import artifacts
 from unclip.common.errors import UserError
+from unclip.common.processes import die_with_parent, interruptible, killed_worker
 from unclip.config.load import ResolvedExperiment
 from unclip.nn import attention
+from unclip.runs.finish import SamplesAtEnd, finish, restoring
 from unclip.runs.fit import fit
-from unclip.runs.folders import acquire_run, same_model, shared, shared_folder
-from unclip.runs.parents import Parents, load_parents, parents
+from unclip.runs.folders import acquire_run, folder_to_resume, shared, shared_folder
+from unclip.runs.parents import Parents, load_parents, parents, refuse_fitted
 from unclip.runs.record import origin_of_run, tracked_run
-from unclip.tracking.files import PROVENANCE, SUMMARY, read_json
+from unclip.runs.resume import check_length, check_origin, continued, is_whole, resume_notes
 from unclip.tracking.local import JsonlLogger
 from unclip.tracking.report import Finished
 from unclip.tracking.tracker import Tracker
 from unclip.training import determinism
-from unclip.training.callbacks import Samples, Throughput, peak_memory_bytes
+from unclip.training.callbacks import Samples, StepNumbers, Throughput
 from unclip.training.checkpoint_callback import CheckpointCallback
-from unclip.training.checkpoint_folders import newest_checkpoint, newest_whole, step_of
+from unclip.training.checkpoint_damage import newest_whole
+from unclip.training.checkpoint_folders import step_of
 from unclip.training.ema import EmaCallback
 from unclip.training.stage import Stage
+from unclip.training.strategies import processes_started
 from unclip.training.trainer import build, quiet
-from unclip.training.world import World, device_of
+from unclip.training.world import device_of
 
 
 def train(
@@ -44,36 +45,51 @@ def train(
 ) -> Finished:
     """Train ``resolved`` (or continue it) and export its artifact.
 
-    ``with_parents`` first trains the experiments it depends on that have no finished run.
+    A run is continued with the settings that it has, and what ``resolved`` has from the command
+    line. ``with_parents`` first trains the experiments it depends on that have no finished run.
 
     Raises:
         UserError: something that the user can fix, in one line.
     """
     if not isinstance(resolved, ResolvedExperiment):
         raise UserError(f"train: give what load_experiment({resolved!r}) returns, not its name")
-    depends_on = parents(resolved, make=make_parent if with_parents else None)
-    trainer = resolved.config.trainer
-    determinism.pin_threads(trainer)
-    with ExitStack() as stack:
-        along = shared_folder(resolved)
-        own = (
-            None
-            if along
-            else stack.enter_context(acquire_run(resolved, resume=resume, force=force))
-        )
+    refuse_fitted(resolved)
+    along = shared_folder(resolved)
+    typed, resumed, old = resolved, None, None
+    if resume:
+        old = along or folder_to_resume(typed)
+        resumed = continued(typed, old)
+        resolved = resumed.experiment
+        max_steps = resolved.config.trainer.max_steps
+        if is_whole(old, max_steps) and not resumed.effective:
+            if not along:
+                print(f"{resolved.name}: {old} has finished, at step {max_steps}", flush=True)
+            return Finished.load(old)
+    if along and processes_started() is None:
+        die_with_parent(kill=True)  # nothing can be saved without the first process
+    with interruptible("continue with --resume"), ExitStack() as stack:
+        depends_on = parents(resolved, make=make_parent if with_parents else None)
+        trainer = resolved.config.trainer
+        determinism.pin_threads(trainer)
+        own = None if along else stack.enter_context(acquire_run(resolved, resume=old, force=force))
         folder = along or own.folder  # type: ignore[union-attr]
         stack.enter_context(shared(folder))  # Lightning's further processes run the same command
-        checkpoint = None
-        if resume:
-            checkpoint = newest_checkpoint(folder) if along else newest_whole(folder)
+        checkpoint, noted = None, dict[str, Any]()
+        if resumed is not None:
+            checkpoint = newest_whole(folder, say=own is not None)
+            check_length(checkpoint, trainer.max_steps)
         stack.enter_context(determinism.apply(trainer))
-        data, stage = assemble(resolved, depends_on, resumed=folder if checkpoint else None)
+        data, stage = assemble(resolved, depends_on, resumed=checkpoint is not None)
+        origin = origin_of_run(resolved, depends_on, stage.clip, data)
+        if resumed is not None and checkpoint is not None:
+            check_origin(folder, resolved.config, origin)
+            noted = {"step": step_of(checkpoint), "changed": resumed.changed}
         if own:
-            stack.enter_context(
-                own.start(resolved, origin_of_run(resolved, depends_on, stage.clip, data))
-            )
+            stack.enter_context(own.start(resolved, origin, **noted))
             resuming = f", resuming {checkpoint.name}" if checkpoint else ""
             print(f"{resolved.name}: {folder}{resuming}", flush=True)
+            for line in resume_notes(typed, resumed) if resumed else ():
+                print(line, file=sys.stderr)
             if sys.stderr.isatty() and not resolved.config.tracking.wandb:
                 hint = "tracking.wandb=true sends metrics to W&B too"
                 print(hint, file=sys.stderr)
@@ -81,15 +97,18 @@ def train(
         tracker = stack.enter_context(
             tracked_run(resolved, depends_on, own.folder if own else None)
         )
-        return _fit(resolved, stage, data, folder, checkpoint, tracker)
+        try:
+            return _fit(resolved, stage, data, folder, checkpoint, tracker)
+        except RuntimeError as error:
+            raise killed_worker(error) or error from None
 
 
 def assemble(
-    resolved: ResolvedExperiment, depends_on: Parents, *, resumed: Path | None = None
+    resolved: ResolvedExperiment, depends_on: Parents, *, resumed: bool = False
 ) -> tuple[StageData, Stage]:
     """Data and stage of an experiment; sizes that its parents decide are filled in.
 
-    ``resumed`` is the folder of the run whose checkpoint the stage will load.
+    ``resumed`` says that the stage will load a checkpoint.
     """
     experiment = resolved.config
     quiet()
@@ -98,10 +117,8 @@ def assemble(
     resolved.stage.fill(experiment, loaded.sizes())
     data = resolved.stage.data_module(experiment, loaded.clip)
     data.setup()
-    if resumed is not None:
-        same_model(resumed, experiment)
     stage = resolved.stage.build_stage(experiment, loaded)
-    if resumed is None:
+    if not resumed:
         stage.prepare(data, device_of(experiment.trainer.accelerator))
     return data, stage
 
@@ -115,71 +132,44 @@ def _fit(
     tracker: Tracker | None,
 ) -> Finished:
     experiment = resolved.config
+    max_steps, log_every = experiment.trainer.max_steps, experiment.trainer.log_every
+    start = 0 if checkpoint is None else step_of(checkpoint)
     local = JsonlLogger(folder)
     if checkpoint is not None and not shared_folder(resolved):
-        local.forget_after(step_of(checkpoint))
+        ended = start == max_steps
+        # val_every=0 validates the last step twice, as a step and as the end.
+        every = experiment.trainer.val_every or max_steps + ended
+        local.forget_after(start, val_every=every, end=ended)
     loggers: list[Any] = [local]
     publish = None
     if tracker is not None:
         loggers.append(tracker)
         publish = tracker.publish
-    batch_size, log_every = experiment.data.batch_size, experiment.trainer.log_every
-    throughput = Throughput(batch_size, log_every, lambda: data.skipped)
+    throughput = Throughput(experiment.data.batch_size, log_every, lambda: data.skipped)
     samples = Samples(folder / "samples", experiment.trainer.sample_every, publish)
-    callbacks: list[L.Callback] = [throughput, samples]
+    keeper = CheckpointCallback(folder, experiment.trainer, stage.monitor)
+    callbacks: list[L.Callback] = [StepNumbers(), throughput, samples]
+    if start == max_steps:  # all but the end is there
+        callbacks.append(SamplesAtEnd(samples))
     if stage.ema is not None:
         callbacks.insert(0, EmaCallback(experiment.ema))
-    callbacks.append(CheckpointCallback(folder, experiment.trainer, stage.monitor))
-    trainer = build(experiment.trainer, folder=folder, callbacks=callbacks, loggers=loggers)
+    trainer = build(
+        experiment.trainer, folder=folder, callbacks=[*callbacks, keeper], loggers=loggers
+    )
     began = time.perf_counter()
-    trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
-    if trainer.global_step % (experiment.trainer.val_every or trainer.global_step + 1):
-        metrics |= {
-            k: float(v)
-            for result in trainer.validate(stage, datamodule=data, verbose=False)
-            for k, v in result.items()
-        }
-    metrics |= samples.metrics
-    weights = stage.weights()
-    skipped = sum(World.here().gather(data.skipped))
-    if not trainer.is_global_zero:
-        raise SystemExit  # the first process does the rest
-    summary = {
-        "experiment": resolved.name,
-        "steps": trainer.global_step,
-        "loss": metrics.get("val/loss", metrics.get("train/loss")),
-        "quality": {"name": stage.monitor.name, "value": metrics.get(stage.monitor.name)},
-        "samples_per_second": throughput.samples_per_second,
-        "data_wait": throughput.waited / throughput.seconds if throughput.seconds else 0.0,
-        "data_skipped": skipped,
-        "peak_memory_gib": peak_memory_bytes(stage.device) / 2**30,
-        "seconds": time.perf_counter() - began,
-        "parameters": sum(p.numel() for p in stage.net.parameters()),
-        "metrics": metrics,
-    }
-    artifact = _export(resolved, stage, weights, folder, metrics)
-    (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
-    if tracker is not None:
-        tracker.finished(summary, artifact, kind=resolved.stage.kind)
-    return Finished(folder, artifact.path, summary)
-
-
-def _export(
-    resolved: ResolvedExperiment,
-    stage: Stage,
-    weights: dict[str, Tensor],
-    folder: Path,
-    metrics: dict[str, float],
-) -> artifacts.Artifact:
-    return artifacts.export(
-        folder / "artifact",
-        stage=resolved.stage.name,
-        weights=weights,
-        config=resolved.as_dict(),
-        provenance={**read_json(folder / PROVENANCE), "metrics": metrics},
-        embed_dim=stage.embed_dim,
-        clip_fingerprint=stage.frozen_clip.fingerprint if stage.uses_embeddings else None,
+    with restoring(checkpoint, keeper):
+        trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return finish(
+        resolved,
+        stage,
+        trainer,
+        folder,
+        start=start,
+        began=began,
+        samples=samples,
+        throughput=throughput,
+        keeper=keeper,
+        tracker=tracker,
     )
 
 

@@ -13,7 +13,9 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from unclip.common.atomic import atomic_write
+from unclip.common.errors import UserError
 from unclip.tracking.files import METRICS, read_metrics
+from unclip.tracking.status import require_there
 
 
 class JsonlLogger(Logger):
@@ -39,20 +41,29 @@ class JsonlLogger(Logger):
         values = {k: float(v) for k, v in metrics.items() if k != "epoch"}
         values = {k: v for k, v in values.items() if not math.isnan(v)}
         line = {"step": step, "time": round(time.time(), 3), **values}
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            require_there(self.path.parent)
+            raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
 
-    def forget_after(self, step: int) -> None:
+    def forget_after(self, step: int, *, val_every: int, end: bool = False) -> None:
         """Drop what came after ``step`` optimizer steps: a resumed run logs it again.
 
-        Lightning counts batches from 0, so what training logs at ``step`` is of the next one.
+        With ``end`` also the validation and samples of ``step``, the last one of the run. Lightning
+        counts from 0: what training logs at ``step``, and a validation that is due (every
+        ``val_every`` steps), is of the next one.
         """
         if not self.path.is_file():
             return
         kept = []
         for row in read_metrics(self.path):
-            next_one = any(name.startswith(("train/", "lr-")) for name in row)
-            if (row["step"] or 0) + next_one <= step:
+            taken = row["step"] or 0
+            due = "val/loss" in row and (taken + 1) % val_every == 0
+            taken += due or any(name.startswith(("train/", "lr-")) for name in row)
+            again = end and taken == step and any(name.startswith("val/") for name in row)
+            if taken <= step and not again:
                 kept.append(json.dumps(row) + "\n")
         with atomic_write(self.path) as scratch:
             scratch.write_text("".join(kept))

@@ -77,8 +77,10 @@ def begin(folder: Path, provenance: dict[str, Any]) -> None:
     _write(folder, provenance)
 
 
-def resume(folder: Path, provenance: dict[str, Any]) -> None:
+def resume(folder: Path, provenance: dict[str, Any], noted: dict[str, Any]) -> None:
     """Add to the run's list ``resumed`` when and how it goes on, and what differs from its start.
+
+    ``noted`` goes there too: ``step``, and ``changed`` settings, key -> [then, now].
 
     Code that differs from all that was kept before gets a ``code.1.diff``, and so on.
     """
@@ -89,7 +91,7 @@ def resume(folder: Path, provenance: dict[str, Any]) -> None:
     _keep_diff(folder, provenance)
     always = ("created", "command")
     entry = {k: v for k, v in provenance.items() if k in always or v != start.get(k)}
-    start["resumed"] = [*start.get("resumed", []), entry]
+    start["resumed"] = [*start.get("resumed", []), entry | {k: v for k, v in noted.items() if v}]
     _write(folder, start)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unclip.common.errors import Interrupted, UserError
+from unclip.tracking.files import EXPERIMENT
 
 FILE = "status.json"
 ENDED = ("finished", "interrupted", "failed")
@@ -66,6 +67,15 @@ def status_of(folder: Path) -> Status:
     return Status(state if state in ENDED else "stopped", why, content.get("since"))
 
 
+def require_there(folder: Path) -> None:
+    """Refuse to go on when the folder of a run has been removed or moved meanwhile."""
+    if not (folder / EXPERIMENT).is_file():
+        raise UserError(
+            f"run.dir={folder}: {EXPERIMENT} is gone: the folder was removed or moved while the "
+            "run trained; nothing more is saved, start the run over"
+        )
+
+
 class RunLock:
     """A run that this process has for itself."""
 
@@ -73,7 +83,8 @@ class RunLock:
         self._descriptor = descriptor
         self._folder = folder
         self._begun = False
-        self._content = _parsed(os.pread(descriptor, _MOST, 0))
+        self._before = os.pread(descriptor, _MOST, 0)
+        self._content = _parsed(self._before)
         self._write(pid=os.getpid(), host=socket.gethostname())
 
     def begin(self) -> None:
@@ -83,8 +94,10 @@ class RunLock:
         self._write(state="running", since=now, why="")
 
     def end(self, error: BaseException | None) -> None:
-        """Note how it ended; of a run that never began nothing is said."""
+        """Note how it ended; of a run that never began the file is as it was."""
         if not self._begun:
+            with contextlib.suppress(UserError):  # a full disk must not hide the error
+                self._replace(self._before)
             return
         state, why = "finished", ""
         if error is not None:
@@ -97,10 +110,12 @@ class RunLock:
 
     def _write(self, **content: Any) -> None:
         self._content.update(content)
-        text = json.dumps(self._content, indent=1) + "\n"
+        self._replace((json.dumps(self._content, indent=1) + "\n").encode())
+
+    def _replace(self, text: bytes) -> None:
         try:
             os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, text.encode(), 0)
+            os.pwrite(self._descriptor, text, 0)
         except OSError as error:
             raise _unwritable(self._folder, error) from None
 
@@ -109,7 +124,8 @@ class RunLock:
 def run_lock(folder: Path) -> Iterator[RunLock]:
     """Keep other processes from training in ``folder`` while the block lasts.
 
-    On a file system without locks nobody is kept out.
+    On a file system without locks nobody is kept out. The file goes again if it was made for a run
+    that never began.
 
     Raises:
         UserError: another process trains there, or nothing can be written.
@@ -127,6 +143,9 @@ def run_lock(folder: Path) -> Iterator[RunLock]:
             raise
         run.end(None)
     finally:
+        with contextlib.suppress(OSError):
+            if os.fstat(descriptor).st_size == 0 and _is(folder / FILE, descriptor):
+                (folder / FILE).unlink()
         _locked.discard(descriptor)
         os.close(descriptor)
 
@@ -150,7 +169,7 @@ def _lock(folder: Path) -> int:
         except OSError:
             return descriptor
         # Who had it before may have removed the file since it was opened here.
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+        if path.exists() and _is(path, descriptor):
             return descriptor
         os.close(descriptor)
     who = f" (process {other.get('pid')} on {other.get('host')})" if other else ""
@@ -162,6 +181,10 @@ def _lock(folder: Path) -> int:
 
 def _unwritable(folder: Path, error: OSError) -> UserError:
     return UserError(f"run.dir={folder}: cannot be written: {error.strerror}")
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    return os.path.samestat(os.fstat(descriptor), path.stat())
 
 
 def _parsed(text: bytes) -> dict[str, Any]:

@@ -26,6 +26,23 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def number_steps(trainer: L.Trainer, step: int) -> None:
+    """Make ``step`` the number at which Lightning logs next."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped = step
+
+
+class StepNumbers(L.Callback):
+    """Logs each step at its number, from 0, whatever a checkpoint says.
+
+    Lightning keeps a count of its own, which is one off when a run resumes with other intervals
+    than it was stopped with.
+    """
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Count optimizer steps."""
+        number_steps(trainer, trainer.global_step)
+
+
 class Samples(L.Callback):
     """Draws sample images at intervals and at the end; saves them and logs their metrics."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import signal
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -16,25 +18,33 @@ from torch import Tensor
 
 from unclip.common.errors import Interrupted, UserError
 from unclip.tracking.files import BEST
-from unclip.training.checkpoint_folders import MANIFEST, checkpoints, step_name
+from unclip.tracking.status import require_there
+from unclip.training.checkpoint_folders import MANIFEST, checkpoints, newest_checkpoint, step_name
 from unclip.training.config import TrainerConfig
 from unclip.training.stage import Monitor
 from unclip.training.world import World
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+PATIENCE = 5.0  # seconds between two looks at signals and losses, at most a step more
+_STATE = "unclip"  # what this adds to a checkpoint
 
 
 class CheckpointCallback(L.Callback):
     """Keeps the run's checkpoints and ends it in order. The last of the callbacks.
 
     Where looking at a number makes processes or a GPU wait, losses and signals are looked at every
-    ``log_every`` steps and before a checkpoint; else after every step.
+    few seconds (`PATIENCE`), at least every ``log_every`` steps, and before a checkpoint; else
+    after every step.
     """
 
     def __init__(self, folder: Path, config: TrainerConfig, monitor: Monitor):
         self.folder = folder / "checkpoints"
         self.config = config
         self.monitor = monitor
+        self.started = False
+        self.metrics: dict[str, float] = {}  # of training, when the checkpoint was written
+        self._next_look = 0
+        self._looked = (0, 0.0)  # step and time
         self._seen = 0
         self._signal: int | None = None
         self._ending: BaseException | None = None
@@ -44,18 +54,27 @@ class CheckpointCallback(L.Callback):
         self._bad: Tensor | None = None  # first step with a NaN or infinite loss or gradient, or 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen for signals."""
+        """Listen for signals; the learning rate is the schedule's, as it is now."""
+        self.started = True
         self._seen = trainer.global_step
+        self._looked = self._seen, time.monotonic()
+        self._next_look = self._seen + 1
+        self._terminals = [n for n in (0, 1, 2) if os.isatty(n)]
+        _set_lr(trainer)
         self._recent.clear()
         self._bad = torch.zeros((), dtype=torch.int64, device=pl_module.device)
         for number in STOPPING:
             self._before[number] = signal.getsignal(number)
-            signal.signal(number, lambda n, _: self._told(trainer, n))
+            if self._before[number] is not signal.SIG_IGN:  # nohup
+                signal.signal(number, lambda n, _: self._told(trainer, n))
 
     def _told(self, trainer: L.Trainer, number: int) -> None:
         if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt  # asked twice
         self._signal = number
+        if number == signal.SIGHUP:  # nobody reads any more, and writing there would fail
+            for terminal in self._terminals:
+                os.dup2(os.open(os.devnull, os.O_RDWR), terminal)
         launcher = trainer.strategy.launcher
         if launcher is not None and number != signal.SIGINT:  # that one the terminal sends to all
             launcher.kill(number)
@@ -82,10 +101,10 @@ class CheckpointCallback(L.Callback):
         self._seen = step
         due = step % self.config.checkpoint_every == 0
         cheap = trainer.world_size == 1 and pl_module.device.type == "cpu"
-        if not (cheap or due or step % self.config.log_every == 0):
+        if not (cheap or due or step >= self._next_look):
             return
         self._stop_at_nan()
-        told = max((n for n in World.here().gather(self._signal) if n), default=None)
+        told = self._look(step)
         # Saved before a validation of the same step, a run would resume without it.
         self._after_validation = due and not told and self._validates(trainer, step)
         if told or (due and not self._after_validation):
@@ -94,6 +113,30 @@ class CheckpointCallback(L.Callback):
             name = signal.Signals(told).name
             told_so = Interrupted(f"{name} at step {step}: saved; continue with --resume")
             self._ending = World.here().exit_for(told_so)
+
+    def _look(self, step: int) -> int | None:
+        """A signal that came to any process; chooses the step at which to look again."""
+        before, then = self._looked
+        each = (time.monotonic() - then) / max(1, step - before)
+        said = World.here().gather((self._signal, each))
+        slowest = max(seconds for _, seconds in said)
+        most = int(PATIENCE / slowest) if slowest > 0 else self.config.log_every
+        self._next_look = step + max(1, min(most, self.config.log_every))
+        self._looked = step, time.monotonic()
+        return max((number for number, _ in said if number), default=None)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """What training has logged last: the end of the run reports it, also on a resume."""
+        found = {k: float(v) for k, v in trainer.callback_metrics.items() if "val/" not in k}
+        checkpoint[_STATE] = {"metrics": found}
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """The same, read; a checkpoint of an older version has none."""
+        self.metrics = dict(checkpoint.get(_STATE, {}).get("metrics", {}))
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """End the run once what was logged at its last step is written down."""
@@ -124,11 +167,11 @@ class CheckpointCallback(L.Callback):
         ]
         named = [key for part in World.here().gather(keys) for key in part]
         shown = ", ".join(named[:16]) + (", ..." if len(named) > 16 else "")
-        kept = max(checkpoints(self.folder.parent), default=None)
+        kept = newest_checkpoint(self.folder.parent)
         back = f"the checkpoint before it is {kept.name}" if kept else "there is no checkpoint yet"
         line = (
             f"step {first}: the loss or its gradient is not a number; samples: {shown}; {back}. "
-            "Look at these samples, or lower optim.lr"
+            "Look at these samples, or start a new run with a lower optim.lr"
         )
         raise World.here().exit_for(UserError(line))
 
@@ -155,10 +198,12 @@ class CheckpointCallback(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The last step has a checkpoint."""
+        self._stop_at_nan()
         self.save(trainer)
 
     def save(self, trainer: L.Trainer, *, keep: bool = False) -> None:
         """Write this step's checkpoint, unless it is there; then delete what is not to be kept."""
+        require_there(self.folder.parent)
         path = self.folder / step_name(trainer.global_step)
         there = (path / MANIFEST).is_file()
         if not any(World.here().gather(there)):
@@ -179,3 +224,12 @@ class CheckpointCallback(L.Callback):
         for path in checkpoints(self.folder.parent)[: -self.config.keep_checkpoints]:
             if path.name != kept:
                 shutil.rmtree(path)
+
+
+def _set_lr(trainer: L.Trainer) -> None:
+    """Give the optimizers the rate of their schedules; a checkpoint's is of its own max_steps."""
+    for each in trainer.lr_scheduler_configs:
+        schedule: Any = each.scheduler
+        factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+        for group, base, factor in zip(schedule.optimizer.param_groups, schedule.base_lrs, factors):
+            group["lr"] = base * factor

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from pathlib import Path
-
-from unclip.common.errors import UserError
 
 FORMAT = 1
 MANIFEST, REST = "manifest.json", "rest.pt"
@@ -26,49 +25,39 @@ def step_of(path: Path) -> int:
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints of a run's ``folder``, by step."""
     found = (folder / "checkpoints").glob("step_*")
-    # One that is being written, or was when the process was killed, is called step_0000005.part.
-    return sorted(p for p in found if p.suffix == "" and (p / MANIFEST).is_file())
+    steps = [p for p in found if re.fullmatch(r"step_\d+", p.name) and (p / MANIFEST).is_file()]
+    return sorted(steps, key=step_of)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the most steps in a run's ``folder``, its contents not yet verified."""
-    return max(checkpoints(folder), default=None)
+    return max(checkpoints(folder), key=step_of, default=None)
 
 
-def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that is what was written; says so when it passes over another.
-
-    Raises:
-        UserError: there are checkpoints, but all are damaged.
-    """
-    damages: list[str] = []
-    for path in reversed(checkpoints(folder)):
-        damage = damage_of(path)
-        if damage is None:
-            for line in damages:
-                print(f"{line}; continuing from {path.name}", flush=True)
-            return path
-        damages.append(f"{path}: damaged checkpoint: {damage}")
-    if damages:
-        raise UserError(f"{damages[0]}; there is no other; start over with --force")
-    return None
-
-
-def damage_of(path: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, or None."""
+def files_damage(path: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, as far as its manifest tells, or None."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         if manifest["format"] != FORMAT:
             return f"format {manifest['format']}, this version reads {FORMAT}"
-        for name, wanted in manifest["files"].items():
-            file = path / name
+        files = dict(manifest["files"])
+        lacking = {REST, *map(rank_file, range(int(manifest["processes"])))} - files.keys()
+        if lacking:
+            return f"{MANIFEST} does not list {min(lacking)}"
+        for name, wanted in files.items():
+            file = path / Path(name).name
             if not file.is_file():
                 return f"{name} is missing"
             if size_and_sum(file) != wanted:
                 return f"{name} is not what was written"
-    except (OSError, ValueError, KeyError) as error:
-        return f"{MANIFEST}: {error}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return f"{MANIFEST}: {type(error).__name__}: {error}"
     return None
+
+
+def rank_file(rank: int) -> str:
+    """The file of what one process had."""
+    return f"rank_{rank:05d}.safetensors"
 
 
 def size_and_sum(file: Path) -> dict[str, int]:

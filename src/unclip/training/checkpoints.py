@@ -11,28 +11,31 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 
 from unclip.common.errors import UserError
+from unclip.training.checkpoint_damage import read_rest
 from unclip.training.checkpoint_folders import (
     FORMAT,
     MANIFEST,
     REST,
     newest_checkpoint,
+    rank_file,
     size_and_sum,
 )
+from unclip.training.checkpoint_rows import Rows, Stored, local
 from unclip.training.world import World
+
+NOT_FINITE = "a NaN or infinite value"
 
 
 def write(
@@ -80,9 +83,9 @@ def _together(world: World, path: Path, part: Path, act: Any) -> None:
         if world.rank == 0:
             shutil.rmtree(part, ignore_errors=True)
         kept = newest_checkpoint(path.parent.parent)
-        whole = (
-            f"{kept.name} is whole, continue from it with --resume" if kept else "none before it"
-        )
+        whole = f"{kept.name} is whole" if kept else "none before it"
+        if kept and not any(each.startswith(NOT_FINITE) for each in errors):
+            whole += ", continue from it with --resume"
         line = f"run.dir: cannot write the checkpoint {path}: {errors[0]} ({whole})"
         raise world.exit_for(UserError(line))
 
@@ -101,87 +104,15 @@ def _write_own(tensors: dict[str, Tensor], folder: Path, world: World) -> None:
     for k, (name, tensor) in enumerate(sorted(tensors.items())):
         rows = Rows.of(tensor)
         if rows.many and (rows.sharded or k % world.size == world.rank):
-            own[name] = local(tensor).detach().contiguous()
+            held = local(tensor).detach()
+            if held.is_floating_point() and not held.isfinite().all():
+                raise RuntimeError(f"{NOT_FINITE} in {name}; start a new run with a lower optim.lr")
+            own[name] = held.cpu().contiguous()  # on the CPU first: no copy on a GPU that is full
             places[name] = str(rows.first)
-    file = folder / f"rank_{world.rank:05d}.safetensors"
+    file = folder / rank_file(world.rank)
     save_file(own, file, metadata=places)
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
-
-
-class Rows(NamedTuple):
-    """Which rows (indices of the first dimension) of a tensor this process has."""
-
-    first: int
-    many: int
-    sharded: bool
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> Rows:
-        """FSDP2 gives each process ceil(rows / processes) of them, the last ones fewer or none."""
-        rows = tensor.shape[0] if tensor.ndim else 1
-        if not isinstance(tensor, DTensor):
-            return cls(0, rows, False)
-        if tensor.placements != (Shard(0),):
-            raise ValueError(f"a tensor sharded as {tensor.placements}, not by rows")
-        mesh = tensor.device_mesh
-        each = -(-rows // mesh.size())
-        first = min(each * mesh.get_local_rank(), rows)
-        return cls(first, min(each, rows - first), True)
-
-
-def local(tensor: Tensor) -> Tensor:
-    """What this process has of ``tensor``."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-class Stored:
-    """The tensors of a checkpoint's folder; a context that holds its files open."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._files = ExitStack()
-        self._parts: dict[str, list[tuple[int, Any]]] = {}
-
-    def __enter__(self) -> Stored:
-        for path in sorted(self.folder.glob("rank_*.safetensors")):
-            file = self._files.enter_context(safe_open(path, framework="pt"))
-            for name, first in (file.metadata() or {}).items():
-                self._parts.setdefault(name, []).append((int(first), file))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._files.close()
-
-    def names(self, prefix: str) -> list[str]:
-        """The tensors whose name starts with ``prefix``, without it."""
-        return sorted(n.removeprefix(prefix) for n in self._parts if n.startswith(prefix))
-
-    def shape(self, name: str) -> list[int]:
-        """Of the whole tensor."""
-        shapes = [list(file.get_slice(name).get_shape()) for _, file in self._parts[name]]
-        if len(shapes) == 1:
-            return shapes[0]
-        return [sum(shape[0] for shape in shapes), *shapes[0][1:]]
-
-    def whole(self, name: str) -> Tensor:
-        """A tensor, from however many files have parts of it."""
-        parts = sorted(self._parts[name], key=lambda part: part[0])
-        tensors = [file.get_tensor(name) for _, file in parts]
-        return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-
-    def read(self, name: str, rows: Rows) -> Tensor:
-        """Those rows of a tensor, from however many files have them."""
-        if not rows.sharded:
-            return self.whole(name)
-        found = []
-        for first, file in sorted(self._parts[name], key=lambda part: part[0]):
-            piece = file.get_slice(name)
-            start, stop = rows.first - first, rows.first + rows.many - first
-            start, stop = max(start, 0), min(stop, piece.get_shape()[0])
-            if start < stop:
-                found.append(piece[start:stop])
-        return torch.cat(found)
 
 
 @torch.no_grad()
@@ -191,11 +122,7 @@ def read(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer | None) ->
     Raises:
         UserError: it is of another network or another optimizer.
     """
-    try:
-        rest: dict[str, Any] = torch.load(path / REST, weights_only=True)
-    except (pickle.UnpicklingError, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"{path / REST}: holds more than numbers and text: {first}") from None
+    rest = read_rest(path)
     described = rest.pop("optimizer")
     with Stored(path) as stored:
         targets = net.state_dict()
@@ -242,9 +169,18 @@ def _load_optimizer(
 
 
 def _like(stored: Stored, name: str, parameter: Tensor) -> Tensor:
-    """An optimizer's tensor, placed as its ``parameter`` is when it has its shape."""
-    if stored.shape(name) != list(parameter.shape) or not isinstance(parameter, DTensor):
+    """An optimizer's tensor, laid out and placed as its ``parameter`` is when it has its shape."""
+    shape = stored.shape(name)
+    if shape != list(parameter.shape):
+        if shape not in ([], [1]):  # a count of steps
+            raise UserError(
+                f"{stored.folder}: {name} is {shape}, the weight is {list(parameter.shape)}; "
+                "continue with the model it was started with"
+            )
         return stored.whole(name)
+    if not isinstance(parameter, DTensor):  # CUDA's fused kernels want the strides of the weight
+        whole = stored.whole(name)
+        return torch.empty_like(parameter, dtype=whole.dtype).copy_(whole)
     rows = Rows.of(parameter)
     local = stored.read(name, rows) if rows.many else torch.empty_like(parameter.to_local())
     return DTensor.from_local(

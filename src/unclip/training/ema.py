@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from unclip.training.checkpoints import local
+from unclip.training.checkpoint_rows import local
 from unclip.training.config import EmaConfig
 from unclip.training.strategies import reshard
 
