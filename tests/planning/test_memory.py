@@ -45,7 +45,7 @@ def test_alone():
     )
     assert found.memory.total == 4012 + 4000 + 8000 + 4012 + 5000 + 888
     assert found.other == {"frozen CLIP": 288, "weights in bfloat16": 600}
-    assert found.host == 0
+    assert found.host == 2 * 4012 + 288  # as built: network, average and CLIP
 
 
 def test_ddp_has_gradients_all_the_time():
@@ -74,8 +74,10 @@ def test_fsdp_has_a_share_and_gathers_the_root_and_two_blocks(precision, width):
 
 def test_offloaded_states_are_in_the_machines_memory():
     here, there = of("fsdp", 4), of("fsdp", 4, offload=True)
-    assert there.host == 1000 + 1000 + 2000 + 1000
-    assert here.memory.total - there.memory.total == there.host
+    offloaded = 1000 + 1000 + 2000 + 1000
+    assert here.memory.total - there.memory.total == offloaded
+    assert there.host == 2 * 4012 + 288  # as built, which is more
+    assert of("fsdp", 1, offload=True).host == 4 * offloaded
     assert there.memory[:4] == (12, 0, 0, 12)
 
 

@@ -63,7 +63,7 @@ class MemoryNeed(NamedTuple):
 
     memory: Memory
     other: dict[str, int]
-    host: int  # bytes per process
+    host: int  # bytes per process, at most
 
 
 def sizes_of(net: nn.Module, clip: Clip | None, experiment: Any) -> Sizes:
@@ -112,7 +112,7 @@ def need(layout: Layout, sizes: Sizes, trace: Trace, *, world: int, precision: s
         activations=activations,
         other=sum(other.values()),
     )
-    return MemoryNeed(memory, _present(other), 0)
+    return MemoryNeed(memory, _present(other), built(sizes))
 
 
 def _sharded(layout: Layout, sizes: Sizes, trace: Trace, world: int, width: int) -> MemoryNeed:
@@ -123,7 +123,7 @@ def _sharded(layout: Layout, sizes: Sizes, trace: Trace, world: int, width: int)
     share = FLOAT * -(-sizes.trained // world)
     moments = FLOAT * -(-sizes.moments // world)
     states = Memory(share, share, moments, share * sizes.averaged, 0, 0)
-    host = states.total if layout.cpu_offload else 0
+    host = max(states.total if layout.cpu_offload else 0, built(sizes))
     if layout.cpu_offload:
         states = Memory(0, 0, 0, 0, 0, 0)
     first, second = sorted([*sizes.blocks, 0, 0], reverse=True)[:2]
@@ -140,6 +140,12 @@ def _sharded(layout: Layout, sizes: Sizes, trace: Trace, world: int, width: int)
         other=sum(other.values()),
     )
     return MemoryNeed(memory, _present(other), host)
+
+
+def built(sizes: Sizes) -> int:
+    """Bytes of what each process builds in the machine's memory before it moves to the GPU."""
+    networks = (FLOAT * sizes.trained + sizes.buffers) * (1 + sizes.averaged)
+    return networks + sizes.clip_bytes
 
 
 def _present(parts: dict[str, int]) -> dict[str, int]:

@@ -111,8 +111,8 @@ def _choice(plan: Plan, memory: Unit) -> list[str]:
     counts = hundredths(list(row.need.other.values()), memory, total)
     other = [f"{name} {shown(count)}" for name, count in zip(row.need.other, counts) if count]
     lines = [f"other: {', '.join(other)}"] if other else []
-    if row.need.host:
-        lines.append(f"in the machine's memory: {row.need.host / memory.size:,.1f} a process")
+    if row.need.host and plan.device.gpu:
+        lines.append(f"in the machine's memory: {row.need.host / memory.size:,.1f} per process")
     if not row.fits:
         return [*lines, "nothing fits: more or larger devices, or a larger trainer.accumulate"]
     layout = row.layout

@@ -253,15 +253,21 @@ class Stage(L.LightningModule):
         raise NotImplementedError
 
     def weights(self) -> dict[str, Tensor]:
-        """What is exported: whole tensors; with FSDP every process must call it."""
-        strategies.reshard(self.sampling_net)
-        return {name: self._whole(t) for name, t in self.sampling_net.state_dict().items()}
+        """What is exported: full tensors, on the first process alone; every process must call it.
 
-    def _whole(self, tensor: Tensor) -> Tensor:
-        if isinstance(tensor, DTensor):  # offloaded ones meet on the device
-            there: Any = tensor.to(self.trainer.strategy.root_device)
-            return there.full_tensor().cpu()
-        return tensor
+        With FSDP all gather a tensor at a time, and the first one keeps it in the machine's memory.
+        """
+        strategies.reshard(self.sampling_net)
+        found = {}
+        for name, tensor in self.sampling_net.state_dict().items():
+            if isinstance(tensor, DTensor):  # offloaded ones meet on the device
+                there: Any = tensor.to(self.trainer.strategy.root_device)
+                tensor = there.full_tensor()
+                if self.global_rank > 0:
+                    continue
+                tensor = tensor.cpu()
+            found[name] = tensor
+        return found
 
     @property
     def frozen_clip(self) -> FrozenClip:

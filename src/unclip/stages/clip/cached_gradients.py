@@ -65,6 +65,7 @@ def step_loss(net: nn.Module, embed: Embed, batches: Sequence[ClipBatch], loss: 
         for k, (batch, of_image, of_text) in enumerate(parts):
             z_i, z_t, scale = embed(batch)
             piece = (z_i * of_image).sum() + (z_t * of_text).sum()
-            yield piece + scale * by_scale if k == 0 else piece
+            # In the last one, in whose backward pass DDP waits for every parameter.
+            yield piece + scale * by_scale if k == len(batches) - 1 else piece
 
     return StepLoss(found.detach(), embedded[0].scale.detach(), pieces())

@@ -208,7 +208,9 @@ class ClipStage(Stage):
     def weights(self) -> dict[str, Any]:
         """The open_clip model's own names and shapes."""
         weights = {name.removeprefix("model."): t for name, t in super().weights().items()}
-        return {**weights, "logit_scale": weights["logit_scale"].reshape(())}
+        if "logit_scale" in weights:  # not on all processes
+            weights["logit_scale"] = weights["logit_scale"].reshape(())
+        return weights
 
 
 def build_stage(experiment: ClipExperiment, parents: LoadedParents) -> ClipStage:
