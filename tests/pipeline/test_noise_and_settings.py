@@ -252,7 +252,7 @@ def test_only_a_prior_samples_with_fitted_errors(pipeline, stage, sampler):
 
 @pytest.mark.parametrize("value", ["inf", "nan", "-1", "1e400"])
 @pytest.mark.parametrize("stage", ["prior", "decoder"])
-def test_guidance_is_a_finite_number(pipeline, stage, value):
+def test_guidance_is_a_number_in_its_range(pipeline, stage, value):
     settings = Settings({stage: {"guidance": float(value)}})
-    with pytest.raises(UserError, match=rf"{stage}\.guidance.* finite"):
+    with pytest.raises(UserError, match=rf"{stage}\.guidance"):
         pipeline.generate(CAPTIONS[:1], [0], settings=settings)
