@@ -123,7 +123,7 @@ def test_labels_and_values_of_others_are_escaped(root):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["list", "nothing"], "no run in runs matches 'nothing'"),
+        (["list", "nothing"], "--root runs: no run there matches 'nothing'"),
         (["list", "--root", "nowhere"], "--root nowhere: no such folder"),
         (["show", "mine/priorr"], "no such run in runs; did you mean 'mine/prior'?"),
         (["compare", "mine/prior"], "name two runs or more"),

@@ -105,6 +105,25 @@ def test_a_run_is_named_by_experiment_or_part_of_its_folder(root, word, found):
     assert choose(word, root).folder == root / found
 
 
+def test_a_failed_run_is_not_an_experiments_newest_unless_all_failed(root):
+    make(root / "prior/tiny/20260103-120000-accc", 5, state="failed")
+    assert choose("prior/tiny", root).folder == root / "prior/tiny/20260102-120000-abbb"
+    make(root / "lost", 6, name="prior/lost", state="failed")
+    assert choose("prior/lost", root).folder == root / "lost"
+
+
+def test_a_whole_name_is_no_part_of_another(root):
+    make(root / "clip", 7, name="clip/mine")
+    assert choose("clip", root).folder == root / "clip"
+
+
+def test_what_is_no_run_is_named(root, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for word in (str(tmp_path / "empty"), "nowhere"):
+        with pytest.raises(UserError, match=r"no such run|is no run"):
+            choose(word, tmp_path / "none")
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [

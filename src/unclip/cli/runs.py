@@ -20,7 +20,7 @@ EXAMPLES = """\
 examples:
   unclip runs list
   unclip runs list prior --root runs --json
-  unclip runs show prior/diffusion_tiny      (its newest run)
+  unclip runs show prior/diffusion_tiny      (its newest run that did not fail)
   unclip runs show 20260101-120000-4f2a
   unclip runs compare runs/quickstart/prior prior/diffusion_tiny --out runs/compare
 """
@@ -31,8 +31,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "runs",
         help="list, show and compare what was trained",
-        description="RUN is a run's folder, the name of an experiment (its newest run), or a part "
-        "of a run's folder that no other run has.",
+        description="RUN is a run's folder, the name of an experiment (its newest run that did not "
+        "fail), or a part of a run's folder that no other run has.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -81,7 +81,8 @@ def list_(args: argparse.Namespace) -> None:
         print(json.dumps([run.as_dict() for run in runs], indent=2))
         return
     if not runs:
-        raise UserError(f"no run in {args.root} matches {args.filter!r}; see `unclip runs list`")
+        what = f"no run there matches {args.filter!r}" if args.filter else "there is no run in it"
+        raise UserError(f"--root {args.root}: {what}")
     lines = [["run", "experiment", "status", "started", "steps", "loss", "quality", "time", "size"]]
     for run in runs:
         name, value = run.quality or ("", None)

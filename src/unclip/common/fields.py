@@ -101,6 +101,8 @@ def _check_texts(value: Any, setting: str) -> None:
     for item in value if isinstance(value, list) else [value]:
         try:
             bounded.check_text(item if isinstance(item, str) else "")
+            if isinstance(item, str) and "${" in item:
+                raise ValueError("interpolation (${...}) is not allowed")
         except ValueError as error:
             raise UserError(f"{setting}: {error}") from None
 
@@ -198,11 +200,7 @@ def _hint(part: str, names: list[str], top: Any) -> str:
 
 
 def _made(cls: Any, tree: dict[str, Any]) -> Any:
-    hints = typing.get_type_hints(cls)
-    given = {}
-    for name, value in tree.items():
-        hint = hints[name]
-        if typing.get_origin(hint) is dict:
-            value = {k: _made(typing.get_args(hint)[1], v) for k, v in value.items()}
-        given[name] = _made(hint, value) if dataclasses.is_dataclass(hint) else value
-    return cls(**given)
+    """The dataclass ``cls`` with what ``tree`` says, put together by OmegaConf."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), tree))

@@ -97,11 +97,18 @@ def choose(word: str, root: Path) -> RunRecord:
     """
     if (Path(word) / EXPERIMENT).is_file():
         return describe(Path(word))
+    if Path(word).exists() and not (root / word).exists():
+        raise UserError(f"{word}: is no run: there is no {EXPERIMENT} in it")
+    if not root.is_dir():
+        raise UserError(f"{word}: no such run: --root {root} is no folder")
     runs = find(root)
     of_experiment = [run for run in runs if run.experiment == word]
-    if of_experiment:
-        return of_experiment[0]
+    if of_experiment:  # one that failed says least
+        return next((run for run in of_experiment if run.status != "failed"), of_experiment[0])
     names = {run: str(run.folder.relative_to(root)) for run in runs}
+    for run, name in names.items():
+        if name == word:
+            return run
     found = [run for run in runs if word in names[run]]
     if len(found) == 1:
         return found[0]
