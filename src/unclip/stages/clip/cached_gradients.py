@@ -26,9 +26,7 @@ class StepLoss(NamedTuple):
 
     value: Tensor  # of the whole batch, without a graph
     scale: Tensor  # the inverse temperature
-    pieces: Iterator[
-        Tensor
-    ]  # one per micro-batch, made when asked for; their gradients' sum counts
+    pieces: Iterator[Tensor]  # one per micro-batch, made when asked for: their gradients add up
 
 
 def step_loss(net: nn.Module, embed: Embed, batches: Sequence[ClipBatch], loss: Loss) -> StepLoss:
@@ -49,7 +47,7 @@ def step_loss(net: nn.Module, embed: Embed, batches: Sequence[ClipBatch], loss: 
         embedded = [embed(batch) for batch in batches]
         for buffer, held in buffers:  # the second pass updates the means of batch normalisation
             buffer.copy_(held)
-    torch.clear_autocast_cache()  # its casts were made without a graph
+    torch.clear_autocast_cache()  # torch before 2.15 would reuse its casts, which have no graph
     leaves = [
         torch.cat([each.z_i for each in embedded]).requires_grad_(),
         torch.cat([each.z_t for each in embedded]).requires_grad_(),
