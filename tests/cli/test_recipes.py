@@ -96,6 +96,18 @@ def test_a_finished_run_is_kept_if_it_is_the_same_experiment(name, changes, same
     assert _same(before, now) == same
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere children outlive a killed parent")
+def test_what_a_recipe_has_started_ends_with_it_even_if_it_is_killed():
+    program = "from unclip.runs.recipe import run_together as run; run({'a': ['sleep', '600']})"
+    recipe = psutil.Popen([sys.executable, "-c", program])
+    while not (started := [p for p in recipe.children() if p.name() == "sleep"]):
+        time.sleep(0.05)
+    recipe.kill()
+    recipe.wait()
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert alive == []
+
+
 def test_told_to_stop_a_recipe_stops_what_it_has_started():
     program = "from unclip.runs.recipe import run_together as run; run({'a': ['sleep', '600']})"
     recipe = psutil.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)

@@ -87,6 +87,13 @@ def test_a_folder_where_another_trains_is_refused_and_left_alone(cascade, load, 
     assert status_of(cascade / "clip").state == "finished"
 
 
+def test_a_refused_start_leaves_no_folder_however_deep(load, tmp_path):
+    for given in (f"run.dir={tmp_path / 'a/b/c'}", f"run.root={tmp_path / 'd/e'}"):
+        with pytest.raises(UserError, match="does not exist"):
+            train(load(given, "data.source=nowhere.tar"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_that_cannot_begin_leaves_what_was_there(load, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/experiment.yaml").write_text("stage: clip\n")

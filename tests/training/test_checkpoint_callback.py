@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -31,10 +32,12 @@ def steps_kept(folder):
     return [p.name for p in checkpoints(folder)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_saves_and_the_run_continues_with_the_same_bits(
     cascade, load, tmp_path, monkeypatch, number
 ):
+    if signal.getsignal(number) is signal.SIG_IGN:  # in a shell's background, or under nohup
+        signal.signal(number, signal.default_int_handler)
     before = signal.getsignal(number)
 
     def told(self, trainer, *args, **kwargs):
@@ -53,6 +56,17 @@ def test_a_signal_saves_and_the_run_continues_with_the_same_bits(
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     steps = [row["step"] for row in rows if "train/loss" in row]
     assert steps == [0, 1, 2]  # none twice
+
+
+def test_a_run_whose_folder_goes_does_not_end_as_if_it_were_done(load, tmp_path, monkeypatch):
+    def remove(self, trainer, *args, **kwargs):
+        if trainer.global_step == 1:
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    monkeypatch.setattr(Throughput, "on_train_batch_start", remove)
+    with pytest.raises(UserError, match=r"experiment\.yaml is gone: the folder was removed"):
+        train(load())
+    assert not (tmp_path / "run" / "artifact").exists()
 
 
 def test_written_steps_have_all_that_is_logged(load, tmp_path):

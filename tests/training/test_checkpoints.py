@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -87,6 +88,76 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, capsys, hurt, s
     hurt(folder_of(tmp_path, 3))
     with pytest.raises(UserError, match=r"step_0000006: damaged .* there is no other"):
         checkpoint_damage.newest_whole(tmp_path)
+
+
+def craft(path, name, content):
+    """Write a file into a checkpoint, with a manifest that fits it."""
+    (path / name).write_bytes(content)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][name] = checkpoint_folders.size_and_sum(path / name)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def pickled(value):
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+CRAFTED = {
+    "rest.pt": [b"", b"PK", pickled([]), pickled({"optimizer": 3}), pickled({"optimizer": {}})],
+    "rank_00000.safetensors": [b"", b"12345678", (2**60).to_bytes(8, "little") + b"{}"],
+}
+MANIFESTS = [[], {}, {"format": 1}, {"format": 1, "files": {}}, {"format": 1, "files": []}, "x", 1]
+
+
+@pytest.mark.parametrize(
+    "hurt",
+    [
+        *(lambda p, n=n, c=c: craft(p, n, c) for n, cs in CRAFTED.items() for c in cs),
+        *(lambda p, m=m: (p / "manifest.json").write_text(json.dumps(m)) for m in MANIFESTS),
+    ],
+)
+def test_a_crafted_checkpoint_is_damaged_in_one_line_and_passed_over(tmp_path, capsys, hurt):
+    net, optimizer = trained()
+    for step in (3, 6):
+        checkpoints.write(folder_of(tmp_path, step), net, optimizer, {})
+    hurt(folder_of(tmp_path, 6))
+    assert checkpoint_damage.newest_whole(tmp_path) == folder_of(tmp_path, 3)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert "step_0000006: damaged checkpoint" in said
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_checkpoint_holds_what_is_no_number(tmp_path, value):
+    net, optimizer = trained()
+    checkpoints.write(folder_of(tmp_path, 3), net, optimizer, {})
+    for spoilt in (net[0].weight, next(iter(optimizer.state.values()))["exp_avg"]):
+        kept = spoilt.detach().clone()
+        with torch.no_grad():
+            spoilt.view(-1)[0] = value
+        with pytest.raises(UserError, match="a NaN or infinite value in"):
+            checkpoints.write(folder_of(tmp_path, 6), net, optimizer, {})
+        with torch.no_grad():
+            spoilt.copy_(kept)
+    assert checkpoint_folders.checkpoints(tmp_path) == [folder_of(tmp_path, 3)]
+
+
+def test_moments_are_read_with_the_strides_of_their_weights(tmp_path):
+    """CUDA's fused AdamW refuses others; weights of convolutions are channels_last there."""
+    torch.manual_seed(0)
+    net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(net, OptimConfig(lr=0.1))
+    net(torch.ones(1, 3, 5, 5)).sum().backward()
+    optimizer.step()
+    checkpoints.write(folder_of(tmp_path, 1), net, optimizer, {})
+    before = {k: v.clone() for k, v in optimizer.state[net.weight].items() if v.ndim}
+    checkpoints.read(folder_of(tmp_path, 1), net, optimizer)
+    for name, moment in before.items():
+        found = optimizer.state[net.weight][name]
+        assert found.stride() == net.weight.stride()
+        assert torch.equal(found, moment)
 
 
 def test_a_checkpoint_of_another_network_or_optimizer_is_refused(tmp_path):

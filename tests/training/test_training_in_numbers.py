@@ -264,6 +264,19 @@ def test_a_gradient_that_is_no_number_ends_the_run_though_the_loss_is_one(tmp_pa
         fitted(tmp_path, [1] * 5, kind=Steep)
 
 
+def test_the_steps_after_the_last_written_one_are_looked_at_too(tmp_path, monkeypatch):
+    """Where looking costs time it is done now and then, here at step 1; step 3 is the last."""
+
+    def look(keeper, step):
+        keeper._next_look = step + 9
+
+    monkeypatch.setattr(L.Trainer, "world_size", property(lambda trainer: 2))
+    monkeypatch.setattr(CheckpointCallback, "_look", look)
+    with pytest.raises(UserError, match=r"^step 3: the loss or its gradient is not a number"):
+        fitted(tmp_path, [1] * 3, kind=Steep, log_every=2)
+    assert checkpoints(tmp_path) == []
+
+
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_samples_per_second_are_those_of_the_clock(accumulate, tmp_path, monkeypatch):
     """Micro-batches of 2 seconds after a second's wait; what callbacks and validation take is not

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unclip.common.checks import nearest
+from unclip.common.checks import closest, nearest
 from unclip.common.errors import UserError
 
 STAGES = ("prior", "decoder", "upsampler")
@@ -108,8 +107,8 @@ class CommandParser(argparse.ArgumentParser):
         option = options[0].partition("=")[0]
         if new := self._replacement(options[0], words):
             raise UserError(f"{option}: has been replaced by {new}")
-        close = difflib.get_close_matches(option, self._option_string_actions, n=1, cutoff=0.75)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        close = closest(option, self._option_string_actions, alike=0.75)
+        hint = f"; did you mean {close!r}?" if close else ""
         self.error(f"unrecognized option: {option}{hint}")
 
     def _replacement(self, word: str, words: list[str]) -> str:

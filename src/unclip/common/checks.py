@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from unclip.common.errors import UserError
@@ -45,9 +46,9 @@ def as_choice(setting: str, value: object, choices: tuple[str, ...]) -> str:
     return str(value)
 
 
-def closest(word: str, words: list[str]) -> str | None:
-    """The one of ``words`` that ``word`` may be a slip for."""
-    return next(iter(difflib.get_close_matches(word, words, n=1)), None)
+def closest(word: str, words: Iterable[str], *, alike: float = 0.6) -> str | None:
+    """The one of ``words`` that ``word`` may be a slip for: at least ``alike``, of 1."""
+    return next(iter(difflib.get_close_matches(word, list(words), n=1, cutoff=alike)), None)
 
 
 def nearest(word: str, valid: object, otherwise: str | None = None) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from unclip.common.checks import closest
 from unclip.common.errors import UserError
 from unclip.tracking import status
 from unclip.tracking.files import (
@@ -117,8 +117,8 @@ def choose(word: str, root: Path) -> RunRecord:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise UserError(f"{word}: {len(found)} runs match: {shown}{more}; name one of them")
     words = {*names.values(), *(run.folder.name for run in runs), *(run.experiment for run in runs)}
-    close = difflib.get_close_matches(word, sorted(words), n=1)
-    hint = f"did you mean {close[0]!r}?" if close else "see `unclip runs list`"
+    close = closest(word, sorted(words))
+    hint = f"did you mean {close!r}?" if close else "see `unclip runs list`"
     raise UserError(f"{word}: no such run in {root}; {hint}")
 
 
