@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from torch.utils import deterministic
 
 # `make test-all`: fifty times the examples of `make test`, other ones each time.
 settings.register_profile("long", max_examples=5000, deadline=None, print_blob=True)
@@ -74,6 +75,15 @@ trainer: {accelerator: cpu}
 def _one_thread():
     """Minute networks are faster, and bit-exact, on one thread."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_algorithms():
+    """A command that samples makes its process deterministic; the next test's is not."""
+    mode, fill = torch.get_deterministic_debug_mode(), deterministic.fill_uninitialized_memory
+    yield
+    torch.set_deterministic_debug_mode(mode)
+    setattr(deterministic, "fill_uninitialized_memory", fill)
 
 
 @pytest.fixture(autouse=True, scope="session")

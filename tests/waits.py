@@ -15,13 +15,11 @@ from unittest.mock import patch
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils import deterministic
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unclip.training.random import StepRandom
 
 GPU = torch.device("meta")
-FILL = "fill_uninitialized_memory"
 _real_autocast = torch.autocast
 
 
@@ -59,8 +57,6 @@ class Waits(TorchDispatchMode):
 
     def __enter__(self):
         self._around.enter_context(patch.object(torch, "autocast", _autocast))
-        self._around.callback(setattr, deterministic, FILL, getattr(deterministic, FILL))
-        setattr(deterministic, FILL, False)  # as an earlier test may have set it
         self._around.enter_context(_FromPython(self.waits))
         return super().__enter__()
 
