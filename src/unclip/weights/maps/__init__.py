@@ -1,0 +1,1 @@
+"""Two-way maps of names: weights of other projects under our names, and back."""
