@@ -49,7 +49,7 @@ def by_head(
 ) -> Change:
     """Rows ordered (head, part, channel), ours (part, head, channel).
 
-    The number of heads is given, or follows from ``head_channels``; ``convolution`` means that their
+    The number of heads is given, or follows from ``head_channels``; with ``convolution`` their
     weights have the last dimension that `CONVOLUTION` drops.
     """
 
@@ -146,7 +146,7 @@ def to_ours(
         groups.setdefault(ours, (rule, {}))[1][part] = name
     _refuse(unused, source, "has no place in this network")
     _refuse(list(_missing(expected, groups, rules)), source, "is missing")
-    result = {}
+    result: dict[str, Tensor] = {}
     for ours in expected:
         rule, parts = groups[ours]
         names = [parts[k] for k in range(len(rule.sources))]
@@ -162,7 +162,7 @@ def to_theirs(
     Raises:
         UserError: a tensor of ours that they have no name for.
     """
-    result = {}
+    result: dict[str, Tensor] = {}
     unused = []
     for name, tensor in state.items():
         for rule in rules:
