@@ -6,6 +6,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -14,10 +15,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch.nn.functional import normalize
 
 from unclip.cli import main
+from unclip.common.errors import UserError
 from unclip.data.config import DataConfig, ScenesConfig
 from unclip.data.embedding_store.layout import KINDS
 from unclip.data.embedding_store.source import EmbeddingSource
@@ -408,3 +411,54 @@ def test_stored_embeddings_are_unit_for_whoever_reads_them(whole):
     source = EmbeddingSource(whole)
     z = torch.from_numpy(source.gather(source.z_t, source.places(np.arange(len(source))))).float()
     torch.testing.assert_close(z, normalize(z, dim=1), atol=1e-3, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def raw(cascade, tmp_path_factory):
+    """The cascade's CLIP as one of raw embeddings, and what it embeds."""
+    clip = shutil.copytree(cascade / "clip/artifact", tmp_path_factory.mktemp("raw") / "clip")
+    config = yaml.safe_load((clip / "config.yaml").read_text())
+    config["model"]["embeddings"] = "raw"
+    (clip / "config.yaml").write_text(yaml.safe_dump(config))
+    out = clip.parent / "embedded"
+    words = ["embed", "scenes", "--clip", clip, "--out", out, "--limit", 8, "--dtype", "float32"]
+    assert main([str(word) for word in (*words, "--accelerator", "cpu")]) == 0
+    return clip, out
+
+
+def test_raw_embeddings_are_clips_projections_and_the_manifest_says_so(raw, embed, tmp_path):
+    clip, out = raw
+    assert json.loads((out / "manifest.json").read_text())["embeddings"] == "raw"
+    assert main(embed(tmp_path / "unit", "--limit", 8, "--dtype", "float32")) == 0
+    ours, unit = (np.load(f / "img_emb/img_emb_0.npy") for f in (out, tmp_path / "unit"))
+    assert abs(np.linalg.norm(ours, axis=1) - 1).min() > 0.05
+    np.testing.assert_allclose(ours / np.linalg.norm(ours, axis=1)[:, None], unit, atol=1e-6)
+    EmbeddingSource(out).check_clip(load_clip(clip))
+
+
+def test_raw_and_unit_embeddings_are_not_mixed(raw, embed, whole, tmp_path, capsys):
+    clip, out = raw
+    unit = load_clip(clip)
+    unit.model.embeddings = "unit"
+    with pytest.raises(UserError, match="holds raw embeddings, the experiment takes unit ones"):
+        EmbeddingSource(out).check_clip(unit)
+    with pytest.raises(UserError, match="holds unit embeddings, the experiment takes raw ones"):
+        EmbeddingSource(whole).check_clip(load_clip(clip))
+    theirs = shutil.copytree(whole, tmp_path / "theirs")  # as clip-retrieval leaves a folder
+    for name in ("manifest.json", "begun.json"):
+        (theirs / name).unlink()
+    EmbeddingSource(theirs).check_clip(unit)
+    with pytest.raises(UserError, match="have length 1, the experiment takes raw"):
+        EmbeddingSource(theirs).check_clip(load_clip(clip))
+    said = error(capsys, *embed(tmp_path / "x"), "--embeddings", "raw")
+    assert "--embeddings raw: takes raw embeddings, but unit ones are made with the CLIP" in said
+    said = error(capsys, *embed(tmp_path / "x"), "--embeddings", "long")
+    assert "embeddings='long': must be one of unit, raw" in said
+    assert not (tmp_path / "x").exists()
+    header = json.loads((out / "begun.json").read_text())
+    del header["embeddings"]
+    (tmp_path / "y").mkdir()
+    (tmp_path / "y/begun.json").write_text(json.dumps(header))
+    given = ["--clip", clip, "--limit", 8, "--dtype", "float32", "--accelerator", "cpu"]
+    said = error(capsys, "embed", "scenes", "--out", tmp_path / "y", *given)
+    assert "was started with embeddings unit, this is raw" in said

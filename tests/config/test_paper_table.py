@@ -129,6 +129,8 @@ OF_THE_MODEL = ("trainer.max_steps", "trainer.grad_clip", "trainer.precision", "
 OF_THE_MODEL += ("data.crop", "data.flip", "data.crop_fraction")
 WITHOUT_EFFECT = {
     "model.embed_dim": None,  # the CLIP's
+    "model.embeddings": None,
+    "pca.embeddings": None,
     "model.clip_text_width": None,
     "model.vision_stages": [3, 4, 6, 3],  # of a ResNet
     "diffusion.logit_mean": 0.0,

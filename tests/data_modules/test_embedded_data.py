@@ -1,6 +1,7 @@
 """Batches of priors and decoders whose embeddings lie on disk."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +23,9 @@ from unclip.common.errors import UserError
 from unclip.data.config import DataConfig, EmbeddedDataConfig, ScenesConfig
 from unclip.data.decode import BadSample
 from unclip.data.embedding_store.source import EmbeddingSource
+from unclip.embeddings.lengths import stored
 from unclip.embeddings.tokens import END_OF_TEXT, Tokenizer
-from unclip.training.one_pass import unit, z_i_of, z_t_of
+from unclip.training.one_pass import z_i_of, z_t_of
 
 COUNTS = (15, 5, 20)
 TOTAL = sum(COUNTS)
@@ -142,10 +144,19 @@ def test_what_fit_pca_needs_is_there_without_captions(tmp_path):
 def test_embeddings_are_normalised_when_they_are_used(folder):
     batch = next(iter(prior_data(folder).train_dataloader()))
     expected = torch.nn.functional.normalize(batch.z_i.float(), dim=1)
-    torch.testing.assert_close(z_i_of(None, batch), expected)
-    torch.testing.assert_close(z_t_of(None, batch), -expected)
-    assert torch.equal(unit(expected), expected)  # its bits are what a float32 folder is for
-    assert torch.equal(unit(torch.zeros(1, 8)), torch.zeros(1, 8))
+    for kind in (None, "unit"):
+        clip = SimpleNamespace(embeddings=kind)
+        torch.testing.assert_close(z_i_of(clip, batch), expected)
+        torch.testing.assert_close(z_t_of(clip, batch), -expected)
+    assert torch.equal(stored(expected, "unit"), expected)  # what a float32 folder is for
+    assert torch.equal(stored(torch.zeros(1, 8), "unit"), torch.zeros(1, 8))
+
+
+def test_raw_embeddings_are_used_as_they_are_stored(folder):
+    batch = next(iter(prior_data(folder).train_dataloader()))
+    clip = SimpleNamespace(embeddings="raw")
+    assert torch.equal(z_i_of(clip, batch), batch.z_i.float())
+    assert torch.equal(z_t_of(clip, batch), batch.z_t.float())
 
 
 @pytest.fixture

@@ -78,8 +78,15 @@ WITH: dict[tuple[str, str], tuple[str, ...]] = {  # what a field needs beside it
     ("decoder/tiny", "model.image_size"): ("model.unet.attention=[32]",),
     ("decoder/tiny", "model.unet.multiples"): ("model.unet.attention=[16]",),
 }
-# Of parents' sizes, and what the network only reads while it runs (tests/stages/*/test_network.py).
-ELSEWHERE = {"model.embed_dim", "model.clip_text_width", "model.codes", "model.buckets"}
+# Of parents' sizes, and what the network only reads while it runs (tests/stages/*/test_network.py,
+# tests/stages/test_raw_embeddings.py).
+ELSEWHERE = {
+    "model.embeddings",
+    "model.embed_dim",
+    "model.clip_text_width",
+    "model.codes",
+    "model.buckets",
+}
 AT_RUN_TIME = {("upsampler/tiny", "model.image_size"), ("upsampler/tiny", "model.low_size")}
 SIZES = ParentSizes(embed_dim=64, text_width=64, context=32, codes=8, buckets=16)
 

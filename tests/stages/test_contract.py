@@ -41,11 +41,8 @@ def test_a_row_gives_what_its_types_say(row):
     assert fields >= set(row.parents)
     assert (row.sampler is not None) == ("sampler" in fields)
     assert row.trains == ("model" in fields)
-    known = (
-        {f"model.{f.name}" for f in dataclasses.fields(row.experiment().model)}
-        if row.trains
-        else set()
-    )
+    section = "model" if row.trains else row.kind
+    known = {f"{section}.{f.name}" for f in dataclasses.fields(getattr(row.experiment(), section))}
     assert set(row.filled_fields(row.experiment())) <= known
 
 

@@ -43,6 +43,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--out", type=Path, metavar="DIR", help="the folder to write")
     p.add_argument("--limit", dest="data.limit", type=int, metavar="N", help="the first N samples")
     p.add_argument("--dtype", help="float16 (default) or float32, on disk")
+    p.add_argument("--embeddings", help="unit (length 1) or raw; default: as the CLIP's artifact")
     p.add_argument("--captions", help="all (default): a row for each of an image; or first")
     p.add_argument("--precision", help="32 (default) or bf16, of the CLIP")
     p.add_argument("--batch-size", dest="data.batch_size", type=int, help="images (default 64)")

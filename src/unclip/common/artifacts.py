@@ -46,6 +46,22 @@ class Artifact:
     config: dict[str, Any]
     provenance: dict[str, Any]
 
+    @property
+    def embeddings(self) -> str | None:
+        """Whether it makes or takes `unit` or `raw` embeddings; None if it does not say.
+
+        Raises:
+            UserError: the config says neither.
+        """
+        sections = [self.config.get(name) for name in ("model", "pca")]
+        saying = [each for each in sections if isinstance(each, dict) and "embeddings" in each]
+        found = saying[0]["embeddings"] if saying else "unit"  # of an artifact of before
+        if found not in ("unit", "raw", None):
+            raise UserError(
+                f"{self.path / 'config.yaml'}: embeddings={str(found)[:50]}: must be unit or raw"
+            )
+        return found
+
     def weights(self) -> dict[str, Tensor]:
         """The state dict, on the CPU: its checksum verified, every number finite and real."""
         file = self.path / "weights.safetensors"

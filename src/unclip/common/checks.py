@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import types
 import typing
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -24,15 +25,30 @@ def require_choices(config: Any, prefix: str) -> None:
     """
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        choices, value = choices_of(hints[field.name]), getattr(config, field.name)
-        if choices and value not in choices:
+        hint = hints[field.name]
+        choices, value = choices_of(hint), getattr(config, field.name)
+        if choices and value not in choices and not (value is None and takes_none(hint)):
             key = f"{prefix}.{field.name}" if prefix else field.name
             raise UserError(f"{key}={value!r}: must be one of {', '.join(choices)}")
 
 
 def choices_of(hint: Any) -> tuple[str, ...]:
-    """The values of a `Literal` type; none of any other type."""
-    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+    """The values of a `Literal` type, or one or None; none of any other type."""
+    for kind in alternatives(hint):
+        if typing.get_origin(kind) is Literal:
+            return typing.get_args(kind)
+    return ()
+
+
+def takes_none(hint: Any) -> bool:
+    """Whether None is a value of the type ``hint``."""
+    return type(None) in alternatives(hint)
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; any other type alone."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
 
 
 def as_choice(setting: str, value: object, choices: tuple[str, ...]) -> str:

@@ -9,13 +9,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import types
 import typing
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, TypeVar
 
 from unclip.common import bounded, yaml_text
-from unclip.common.checks import as_choice, choices_of, closest, nearest
+from unclip.common.checks import (
+    alternatives,
+    as_choice,
+    choices_of,
+    closest,
+    nearest,
+    takes_none,
+)
 from unclip.common.errors import UserError
 from unclip.common.removed import without_removed
 from unclip.common.sizes import check_size
@@ -85,11 +91,11 @@ def as_type(hint: Any, value: Any, setting: str) -> Any:
     Raises:
         UserError: it cannot be one; ``setting`` is how it was given.
     """
+    if value is None and takes_none(hint):
+        return None
     if choices := choices_of(hint):
         return as_choice(setting, value, choices)
-    kinds = _alternatives(hint)
-    if value is None and type(None) in kinds:
-        return None
+    kinds = alternatives(hint)
     for kind in kinds:
         if (found := _converted(kind, value)) is not None:
             _check_texts(found, setting)
@@ -113,8 +119,8 @@ def from_text(hint: Any, text: Any, setting: str) -> Any:
     Raises:
         UserError: as `as_type`.
     """
-    kinds = _alternatives(hint)
-    if type(None) in kinds and text in _NULL:
+    kinds = alternatives(hint)
+    if takes_none(hint) and text in _NULL:
         return None
     if isinstance(text, str) and str not in kinds and not choices_of(hint):
         try:
@@ -149,12 +155,7 @@ def _expected(hint: Any) -> str:
     """What a field of the type ``hint`` may be, in words."""
     if typing.get_origin(hint) is list:
         return f"a list of {_MANY[typing.get_args(hint)[0]]}"
-    return " or ".join(_WORDS[kind] for kind in _alternatives(hint))
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return typing.get_args(hint) if union else (hint,)
+    return " or ".join(_WORDS[kind] for kind in alternatives(hint))
 
 
 def _converted(kind: Any, value: Any) -> Any:

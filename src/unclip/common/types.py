@@ -3,7 +3,8 @@
 Conventions of the whole project:
 
 * an *image* is a float tensor ``[B, 3, H, W]`` with values in [-1, 1];
-* an *embedding* (``z_i`` of an image, ``z_t`` of a text) is ``[B, D]``, L2-normalised, unscaled;
+* an *embedding* (``z_i`` of an image, ``z_t`` of a text) is ``[B, D]``, unscaled: of unit length,
+  or raw, with the length of CLIP's projection (`unclip.embeddings.lengths`);
 * a *mask* is boolean, True = keep;
 * *tokens* are ``[B, L]`` int64;
 * a diffusion *timestep* is ``[B]`` int64 in [0, T), always of the original (unrespaced) chain.
@@ -38,7 +39,7 @@ Progress = Callable[[int, int], None]
 class TextFeatures(NamedTuple):
     """A caption as the frozen CLIP sees it."""
 
-    z_t: Tensor  # [B, D], L2-normalised
+    z_t: Tensor  # [B, D]
     tokens: Tensor  # [B, L, W] per-token features after the final norm
     mask: Tensor  # [B, L] True up to and including the end-of-text token
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from unclip.common.checks import require, require_choices
+from unclip.embeddings.config import Embeddings
 
 SOURCES = (
     "scenes, mixture, a .tar or .parquet file (or many: {000..099}, *), a folder with these or "
@@ -170,6 +171,7 @@ class EmbedConfig:
     data: ReadingConfig = field(default_factory=ReadingConfig)  # batch_size: encoded together
     shard_size: int = 100_000  # samples of the source per shard
     dtype: Literal["float16", "float32"] = "float16"  # of the embeddings on disk
+    embeddings: Embeddings | None = None  # unit (length 1) or raw; null takes the CLIP's
     captions: Literal["all", "first"] = "all"  # all: a row for each caption of an image
     precision: Literal["32", "bf16"] = "32"  # of the CLIP
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU if there is one

@@ -25,13 +25,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from unclip.common.artifacts import Artifact
 from unclip.common.errors import UserError
 from unclip.common.types import TextFeatures
+from unclip.embeddings.config import UNIT, Embeddings
+from unclip.embeddings.lengths import as_embeddings
 from unclip.embeddings.tokens import Tokenizer, token_mask
 
 _LARGEST = math.log(100)  # of the inverse temperature's logarithm (CLIP, section 2.5)
 
 
 class ClipOutput(NamedTuple):
-    """A batch in the shared space."""
+    """A batch in the shared space, as CLIP compares it."""
 
     z_i: Tensor  # [B, D], unit norm
     z_t: Tensor  # [B, D], unit norm
@@ -39,14 +41,27 @@ class ClipOutput(NamedTuple):
 
 
 class Clip(nn.Module):
-    """A CLIP with images in [-1, 1] and strings or tokens in, unit embeddings out."""
+    """A CLIP with images in [-1, 1] and strings or tokens in, embeddings out.
+
+    ``embeddings`` says whether they are unit or raw (`unclip.embeddings.lengths`); it is None until
+    a stage says it, if the CLIP itself does not. `forward`, by which a CLIP is trained, makes unit
+    ones whatever it says.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, *, context: int, tokenize: Any = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        context: int,
+        tokenize: Any = None,
+        embeddings: Embeddings | None = None,
+    ):
         super().__init__()
         self.model = model
+        self.embeddings = embeddings
         self.follows_autocast = True
         self.context = context
         self.tokenize = tokenize or Tokenizer(context)
@@ -112,10 +127,13 @@ class Clip(nn.Module):
         return (image * 0.5 + 0.5 - self.mean) / self.std
 
     def encode_image(self, image: Tensor) -> Tensor:
-        """z_i ``[B, D]`` float32, L2-normalised, of images in [-1, 1] of any size."""
+        """z_i ``[B, D]`` float32, of images in [-1, 1] of any size."""
+        return as_embeddings(self._project_image(image), self.embeddings)
+
+    def _project_image(self, image: Tensor) -> Tensor:
         model: Any = self.model
         with self._autocast(image.device):
-            return F.normalize(model.encode_image(self.preprocess(image)).float(), dim=-1)
+            return model.encode_image(self.preprocess(image)).float()
 
     def encode_text(self, tokens: Tensor) -> TextFeatures:
         """z_t ``[B, D]`` and token features ``[B, L, W]`` (both float32) of tokens ``[B, L]``."""
@@ -124,27 +142,31 @@ class Clip(nn.Module):
             seen: list[Tensor] = []
             hook = model.ln_final.register_forward_hook(lambda *call: seen.append(call[2]))
             try:
-                z_t = self._z_t(tokens)
+                projection = self._project_text(tokens)
             finally:
                 hook.remove()
+            z_t = as_embeddings(projection, self.embeddings)
             return TextFeatures(z_t, seen[0].float(), token_mask(tokens))
         with self._autocast(tokens.device):
             out = model.text.forward_intermediates(
                 tokens, normalize_intermediates=True, output_fmt="NLC", intermediates_only=False
             )
         features = out["text_intermediates"][-1].float()
-        return TextFeatures(self._z_t(tokens), features, token_mask(tokens))
+        z_t = as_embeddings(self._project_text(tokens), self.embeddings)
+        return TextFeatures(z_t, features, token_mask(tokens))
 
-    def _z_t(self, tokens: Tensor) -> Tensor:
+    def _project_text(self, tokens: Tensor) -> Tensor:
         model: Any = self.model
         on_cpu = tokens.device.type == "cpu"  # torch's flash kernel crawls there in bfloat16
         kernel = sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext()
         with kernel, self._autocast(tokens.device):
-            return F.normalize(model.encode_text(tokens).float(), dim=-1)
+            return model.encode_text(tokens).float()
 
     def forward(self, image: Tensor, tokens: Tensor) -> ClipOutput:
-        """Both embeddings and the temperature."""
-        return ClipOutput(self.encode_image(image), self._z_t(tokens), self.scale())
+        """Both embeddings, of unit length, and the temperature."""
+        projections = self._project_image(image), self._project_text(tokens)
+        z_i, z_t = (as_embeddings(each, UNIT) for each in projections)
+        return ClipOutput(z_i, z_t, self.scale())
 
     def scale(self) -> Tensor:
         """The inverse temperature, a scalar; see `cap_scale`."""
@@ -184,6 +206,23 @@ class FrozenClip:
 
     def __post_init__(self) -> None:
         self.model.freeze()
+
+    def agree(self, embeddings: str | None, *, where: str) -> None:
+        """Make the embeddings that a stage takes: unit or raw, None if it does not care.
+
+        A CLIP that does not say which it makes takes the first stage's word for it.
+
+        Raises:
+            UserError: it makes the other kind; ``where`` names the stage.
+        """
+        own = self.model.embeddings
+        if own is None:
+            self.model.embeddings = embeddings  # type: ignore[assignment]  # a value of `Embeddings`
+        elif embeddings not in (None, own):
+            raise UserError(
+                f"{where}: takes {embeddings} embeddings, but {own} ones are made with the CLIP "
+                f"{self.source}; use stages whose model.embeddings agree"
+            )
 
 
 def load_open_clip(spec: str) -> Clip:
@@ -228,7 +267,7 @@ def open_clip_dims(spec: str) -> dict[str, int]:
 
 
 def check_embedding(artifact: Artifact, clip: FrozenClip, *, key: str) -> None:
-    """Refuse a stage that was trained on another CLIP's embeddings."""
+    """Refuse a stage that was trained on another CLIP's embeddings, or on the other kind."""
     if artifact.embed_dim is not None and artifact.embed_dim != clip.model.embed_dim:
         raise UserError(
             f"{key}={artifact.path}: embedding size {artifact.embed_dim}, but the CLIP "
@@ -240,3 +279,4 @@ def check_embedding(artifact: Artifact, clip: FrozenClip, *, key: str) -> None:
             f"({str(artifact.clip_fingerprint)[:12]}) than {clip.source} "
             f"({clip.fingerprint[:12]}); use the CLIP it was trained with"
         )
+    clip.agree(artifact.embeddings, where=f"{key}={artifact.path}")

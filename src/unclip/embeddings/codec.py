@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.embeddings.config import Embeddings
+from unclip.embeddings.lengths import as_embeddings
 from unclip.embeddings.moments import Moments
 from unclip.embeddings.pca import Pca
 from unclip.embeddings.quantizer import Quantizer, interpolate
@@ -37,6 +39,7 @@ class Codec:
     quantizer: Quantizer  # of the k projections
     dot_quantizer: Quantizer  # of z_i·z_t, one dimension
     dot_quantiles: Tensor  # [1001] evenly spaced quantiles, 0 to 1, of z_i·z_t in training
+    embeddings: Embeddings | None = None  # that it is of
 
     @property
     def k(self) -> int:
@@ -58,11 +61,12 @@ class Codec:
         return self.quantizer.encode(self.pca.project(z_i))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Embeddings ``[B, D]``, L2-normalised float32, of ``codes`` ``[B, k]``."""
-        return F.normalize(self.pca.reconstruct(self.quantizer.decode(codes)), dim=-1).float()
+        """Embeddings ``[B, D]``, float32, of ``codes`` ``[B, k]``."""
+        z_i = self.pca.reconstruct(self.quantizer.decode(codes))
+        return as_embeddings(z_i, self.embeddings).float()
 
     def encode_dot(self, dots: Tensor) -> Tensor:
-        """Codes ``[B]`` of dot products z_i·z_t ``[B]``."""
+        """Codes ``[B]`` of dot products z_i·z_t ``[B]``, of directions."""
         return self.dot_quantizer.encode(dots[..., None])[..., 0]
 
     def dot_at(self, u: Tensor, percentile: float) -> Tensor:
@@ -94,8 +98,13 @@ class Codec:
         }
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> Codec:
-        """The codec of `tensors`. Raises ValueError if one is missing or has another's shape."""
+    def from_tensors(
+        cls, tensors: dict[str, Tensor], embeddings: Embeddings | None = None
+    ) -> Codec:
+        """The codec of `tensors`, for a kind of embeddings.
+
+        Raises ValueError if one is missing or has another's shape.
+        """
         t = tensors
         try:
             codec = cls(
@@ -103,6 +112,7 @@ class Codec:
                 Quantizer(t["edges"], t["centers"]),
                 Quantizer(t["dot_edges"], t["dot_centers"]),
                 t["dot_quantiles"],
+                embeddings,
             )
         except KeyError as error:
             raise ValueError(f"codec without the tensor {error}") from error
@@ -142,10 +152,11 @@ class Codec:
             self.quantizer.to(device),
             self.dot_quantizer.to(device),
             self.dot_quantiles.to(device),
+            self.embeddings,
         )
 
     def summary(self, z: Tensor) -> CodecSummary:
-        """What is kept of embeddings ``z`` ``[n, D]``, L2-normalised."""
+        """What is kept of embeddings ``z`` ``[n, D]``."""
         z = z.to(self.pca.mean.dtype)
         plain = self.pca.reconstruct(self.pca.project(z))
         coded = self.decode(self.encode(z)).to(z.dtype)
@@ -166,11 +177,12 @@ def fit_codec(
     max_error: float | None = None,
     buckets: int,
     edges: str,
+    embeddings: Embeddings | None = None,
 ) -> Codec:
     """The float32 codec of embeddings with ``moments``, of which ``z`` ``[n, D]`` are a sample.
 
-    ``dots`` ``[n]`` are z_i·z_t. Arguments and errors are those of `Pca.fit` and `Quantizer.fit`;
-    both quantizers have the same ``buckets`` and ``edges``.
+    ``dots`` ``[n]`` are z_i·z_t of directions. Arguments and errors are those of `Pca.fit` and
+    `Quantizer.fit`; both quantizers have the same ``buckets`` and ``edges``.
     """
     pca = Pca.fit(moments.mean, moments.covariance, components=components, max_error=max_error)
     pca = pca.to(dtype=torch.float32)
@@ -181,4 +193,5 @@ def fit_codec(
         quantizer=Quantizer.fit(values, buckets=buckets, edges=edges),
         dot_quantizer=Quantizer.fit(column, buckets=buckets, edges=edges),
         dot_quantiles=interpolate(column.T.sort(dim=1).values, levels)[0],
+        embeddings=embeddings,
     )

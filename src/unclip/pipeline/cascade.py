@@ -15,6 +15,7 @@ from unclip.common.devices import find_device
 from unclip.common.errors import UserError
 from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.codec import Codec
+from unclip.embeddings.config import Embeddings
 from unclip.pipeline.settings import Settings
 from unclip.stages import registry
 from unclip.stages._prior.part import PriorPart
@@ -59,9 +60,14 @@ class Cascade:
         if self.codec is not None:
             object.__setattr__(self, "codec", self.codec.to(self.device))
 
+    @property
+    def embeddings(self) -> Embeddings | None:
+        """Which its stages agree on (`unclip.embeddings.lengths`)."""
+        return self.clip.model.embeddings
+
     @torch.no_grad()
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
-        """z_t ``[B, D]``, unit norm."""
+        """z_t ``[B, D]``."""
         clip = self.clip.model
         return clip.encode_text(clip.tokenize(list(captions)).to(self.device)).z_t
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unclip.common.errors import UserError
 from unclip.embeddings.geometry import slerp, text_direction
+from unclip.embeddings.lengths import as_embeddings, directions, with_lengths
 from unclip.pipeline.inputs import Images, arrays, squares
 from unclip.pipeline.sampling import Generated, Sampling
 
@@ -30,7 +31,7 @@ DRAWS = 32  # of the prior, of which the mean is taken: one caption fits many im
 class Latents(NamedTuple):
     """Images as unCLIP sees them."""
 
-    z_i: Tensor  # [B, D], CLIP's image embedding, unit norm
+    z_i: Tensor  # [B, D], CLIP's image embedding
     x_T: Tensor  # [B, 3, s, s], about standard normal
 
 
@@ -136,7 +137,7 @@ def text_diff(
     seed: int,
     direction: str,
 ) -> Generated:
-    """Section 3.3: z_i turned towards the difference of two captions, x_T kept."""
+    """Section 3.3: z_i turned towards the difference of two captions, x_T and its length kept."""
     if direction not in DIRECTIONS:
         raise UserError(f"direction={direction}: must be one of {', '.join(DIRECTIONS)}")
     theta_max = DIRECTIONS[direction] if theta_max is None else theta_max
@@ -145,8 +146,9 @@ def text_diff(
     if n < 1:
         raise UserError(f"n={n}: must be at least 1")
     captions = [target] if source is None else [target, source]
+    kind = sampling.cascade.embeddings
     try:
-        aim = text_direction(*sampling.cascade.embed_captions(captions))
+        aim = text_direction(*directions(sampling.cascade.embed_captions(captions), kind))
     except ValueError:
         raise UserError(
             f"{target!r} and {source!r}: are the same to this CLIP, so there is nothing to change"
@@ -157,7 +159,7 @@ def text_diff(
     if direction == "prior":
         aim = _moved(sampling, z_i, captions, seed)[:, None]
     thetas = torch.linspace(0, theta_max, n, dtype=torch.float64, device=z_i.device)
-    turned = slerp(z_i[:, None], aim, thetas).flatten(0, 1)
+    turned = slerp(z_i[:, None], with_lengths(aim, z_i[:, None], kind), thetas).flatten(0, 1)
     x_T = x_T.repeat_interleave(n, dim=0)
     return sampling.decode(turned, [seed] * len(turned), x_T=x_T).grouped(n)
 
@@ -165,12 +167,14 @@ def text_diff(
 def _moved(sampling: Sampling, z_i: Tensor, captions: Sequence[str], seed: int) -> Tensor:
     """``z_i`` ``[B, D]`` moved as the prior's mean moves from the second caption to the first.
 
-    The noise of the draws is the same for both. With one caption, the prior's mean for it.
+    A direction. The noise of the draws is the same for both. With one caption, the prior's mean for
+    it.
     """
     seeds = [*range(seed, seed + DRAWS)] * len(captions)
     drawn = sampling.draw([c for c in captions for _ in range(DRAWS)], seeds)
     means = F.normalize(drawn, dim=-1).unflatten(0, (-1, DRAWS)).mean(dim=1)
-    there = means[:1] if len(captions) == 1 else z_i + means[0] - means[1]
+    here = directions(z_i, sampling.cascade.embeddings)
+    there = means[:1] if len(captions) == 1 else here + means[0] - means[1]
     return F.normalize(there, dim=-1).expand_as(z_i)
 
 
@@ -192,5 +196,5 @@ def pca_reconstructions(
     sampling.expect(decodings=count * len(dims))
     y = pca.project(embed(sampling, images))
     first = torch.arange(codec.k, device=y.device) < torch.tensor(dims, device=y.device)[:, None]
-    z_i = F.normalize(pca.reconstruct(y[:, None] * first), dim=-1).float().flatten(0, 1)
+    z_i = as_embeddings(pca.reconstruct(y[:, None] * first), codec.embeddings).float().flatten(0, 1)
     return sampling.decode(z_i, [seed] * len(z_i)).grouped(len(dims))

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from unclip.common.errors import UserError
+from unclip.embeddings.lengths import directions
 from unclip.pipeline.inputs import Array, Images, arrays
 from unclip.pipeline.manipulations import embed, vary
 from unclip.pipeline.sampling import Generated, Sampling
@@ -38,10 +39,12 @@ def typographic(
         raise UserError("labels: give at least two, to choose between")
     plain = arrays(images)
     attacked = [paste(image, word) for image in plain]
-    z_t = sampling.cascade.embed_captions(labels)
+    kind = sampling.cascade.embeddings
+    z_t = directions(sampling.cascade.embed_captions(labels), kind)
     scale = sampling.cascade.clip.model.scale()
     before, after = (
-        (scale * embed(sampling, each) @ z_t.T).softmax(dim=-1) for each in (plain, attacked)
+        (scale * directions(embed(sampling, each), kind) @ z_t.T).softmax(dim=-1)
+        for each in (plain, attacked)
     )
     return Attacked(attacked, before, after, vary(sampling, attacked, seeds))
 

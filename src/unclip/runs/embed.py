@@ -29,6 +29,7 @@ from unclip.data.embedding_store.writer import EmbeddingShard, Writer, concatena
 from unclip.data.readers.source import Source
 from unclip.data.sources import open_source
 from unclip.embeddings.clip import FrozenClip
+from unclip.embeddings.config import RAW
 from unclip.embeddings.tokens import Tokenizer
 from unclip.runs.embed_data import EmbedBatch, embed_loader
 from unclip.stages.clip.part import load as load_clip
@@ -64,7 +65,9 @@ def embed(
     fabric = _launch(config)
     with _listening(fabric) as stop_if_told:
         try:
-            job = _Job.of(config, load_clip(clip))
+            frozen = load_clip(clip)
+            frozen.agree(config.embeddings, where=f"--embeddings {config.embeddings}")
+            job = _Job.of(config, frozen)
             writer = Writer(out, job.header(), job.shards)
             writer.check(force=force)
         except UserError as error:
@@ -166,7 +169,7 @@ class _Job:
 
     def header(self) -> dict[str, Any]:
         """What decides the content of the shards, and where it came from."""
-        config = self.config
+        config, kind = self.config, self.clip.model.embeddings
         return {
             "clip": {"source": self.clip.source, "fingerprint": self.clip.fingerprint},
             "data": {
@@ -181,6 +184,7 @@ class _Job:
                 "precision": config.precision,
             },
             "embed_dim": self.clip.model.embed_dim,
+            **({"embeddings": kind} if kind == RAW else {}),  # which older versions cannot read
             "dtype": config.dtype,
         }
 

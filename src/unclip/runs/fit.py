@@ -28,8 +28,10 @@ def fit(resolved: ResolvedExperiment, *, force: bool = False, make: Make | None 
     experiment = resolved.config
     rank = join_processes()
     parents = Parents(resolve_parent(resolved, CLIP, make=make))
-    clip = load_parents(experiment, parents).clip
+    loaded = load_parents(experiment, parents)
+    clip = loaded.clip
     assert clip is not None
+    resolved.stage.fill(experiment, loaded.sizes())
     determinism.pin_threads(experiment.trainer)
     with ExitStack() as stack:
         own = None

@@ -18,11 +18,12 @@ from unclip.config.files import find_experiment
 from unclip.config.load import OVERRIDE, ResolvedExperiment, load_experiment
 from unclip.embeddings.clip import Clip, open_clip_dims
 from unclip.embeddings.codec import Codec
+from unclip.embeddings.config import UNIT
 from unclip.runs.folders import newest_artifact
 from unclip.stages import registry
 from unclip.stages.clip.config import ClipConfig
 from unclip.stages.clip.network import build_clip
-from unclip.stages.experiment import ParentSizes
+from unclip.stages.experiment import ParentSizes, embeddings_of
 from unclip.stages.interface import LoadedParents
 from unclip.stages.row import CLIP, PCA
 from unclip.training.strategies import processes_started
@@ -99,11 +100,12 @@ def load_parents(experiment: Any, parents: Parents) -> LoadedParents:
     """The frozen parents; ``experiment`` gets their paths, and the sizes that they decide.
 
     Raises:
-        UserError: they are of different CLIPs, or contradict the experiment.
+        UserError: they are of different CLIPs or kinds of embeddings, or contradict the experiment.
     """
     if parents.clip is None:
         return LoadedParents()
     clip, codec = registry.STAGES[CLIP].load(parents.clip), None
+    clip.agree(embeddings_of(experiment), where="model.embeddings")
     experiment.clip = parents.clip
     if parents.pca is not None:
         experiment.pca = parents.pca
@@ -117,7 +119,7 @@ def named_sizes(resolved: ResolvedExperiment) -> ParentSizes:
     if CLIP in resolved.stage.parents:
         spec = resolved.config.clip
         dims = clip_dims(spec)
-        sizes = ParentSizes(dims["embed_dim"], dims["text_width"], dims["context"], clip=spec)
+        sizes = ParentSizes(**dims, clip=spec)
     if PCA in resolved.stage.parents:
         embed_dim = resolved.config.model.embed_dim or sizes.embed_dim
         assert embed_dim is not None
@@ -126,15 +128,16 @@ def named_sizes(resolved: ResolvedExperiment) -> ParentSizes:
     return sizes
 
 
-def clip_dims(spec: str) -> dict[str, int]:
-    """D, W and the text's length of the CLIP an experiment names, without loading weights."""
+def clip_dims(spec: str) -> dict[str, Any]:
+    """What the CLIP an experiment names decides (`ParentSizes`), without loading weights."""
     if spec.startswith("open_clip:"):
         return open_clip_dims(spec)
     if _is_experiment(spec):
         model = dataclasses.asdict(load_experiment(spec).config.model)
     else:
         model = artifacts.describe(spec, key=CLIP).config["model"]
-    return {name: model[name] for name in ("embed_dim", "text_width", "context")}
+    dims = {name: model[name] for name in ("embed_dim", "text_width", "context")}
+    return {**dims, "embeddings": model.get("embeddings", UNIT)}
 
 
 def _is_experiment(spec: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 from unclip.common.checks import require, require_choices
 from unclip.common.errors import UserError
 from unclip.diffusion.config import DiffusionConfig, SamplerConfig, section_counts
+from unclip.embeddings.config import UNIT, Embeddings
 from unclip.tracking.config import TrackingConfig
 from unclip.training.config import OptimConfig, RunConfig, TrainerConfig
 
@@ -18,23 +19,46 @@ class ParentSizes(NamedTuple):
     embed_dim: int | None = None  # D, of the CLIP
     text_width: int | None = None  # of the CLIP's token features
     context: int | None = None  # tokens that the CLIP reads
+    embeddings: Embeddings | None = None  # that the CLIP makes, where it says so
     codes: int | None = None  # K, of the PCA
     buckets: int | None = None  # N, of the PCA
     clip: str = ""  # where the CLIP comes from, for errors
     pca: str = ""  # likewise the PCA
 
 
-def fill_size(model: Any, name: str, value: int | None, *, parent: str) -> None:
-    """Set ``model.name`` to the ``value`` that ``parent`` decides.
+def fill_size(
+    model: Any, name: str, value: int | str | None, *, parent: str, section: str = "model"
+) -> None:
+    """Set ``name`` of ``model`` to the ``value`` that ``parent`` decides.
 
     Raises:
         UserError: the field has another value already.
     """
     if getattr(model, name) not in (None, value):
         raise UserError(
-            f"model.{name}={getattr(model, name)}: {parent} has {value}; give that or null"
+            f"{section}.{name}={getattr(model, name)}: {parent} has {value}; give that or null"
         )
     setattr(model, name, value)
+
+
+def embeddings_of(experiment: Any) -> Embeddings | None:
+    """The ``embeddings`` of the section ``model`` (of a PCA: ``pca``); None if it does not say."""
+    section = getattr(experiment, "model", None) or getattr(experiment, "pca", None)
+    return getattr(section, "embeddings", None)
+
+
+def fill_embeddings(model: Any, sizes: ParentSizes, *, section: str = "model") -> None:
+    """Set which embeddings a stage takes: those that its CLIP makes, unit ones if nobody says.
+
+    A stage without the field takes what comes.
+
+    Raises:
+        UserError: the field has the other kind already.
+    """
+    if not hasattr(model, "embeddings"):
+        return
+    made = sizes.embeddings or model.embeddings or UNIT
+    fill_size(model, "embeddings", made, parent=f"the CLIP {sizes.clip}", section=section)
 
 
 def require_steps_fit(sampler: SamplerConfig, diffusion: DiffusionConfig) -> None:

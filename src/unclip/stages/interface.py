@@ -26,7 +26,11 @@ class LoadedParents(NamedTuple):
         if self.clip is not None:
             model = self.clip.model
             sizes = ParentSizes(
-                model.embed_dim, model.text_width, model.context, clip=self.clip.source
+                model.embed_dim,
+                model.text_width,
+                model.context,
+                model.embeddings,
+                clip=self.clip.source,
             )
         if self.codec is not None:
             sizes = sizes._replace(codes=self.codec.k, buckets=self.codec.buckets, pca=self.pca)

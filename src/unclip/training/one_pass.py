@@ -13,6 +13,7 @@ from tqdm import tqdm
 from unclip.common.progress import bar_interval
 from unclip.data.batches import DecoderBatch, PriorBatch
 from unclip.embeddings.clip import Clip
+from unclip.embeddings.lengths import stored
 from unclip.training.world import rank_and_world
 
 
@@ -58,17 +59,10 @@ def embedded_batches(
             yield EmbeddedBatch(numbers, z_i, z_t, batch)
 
 
-def unit(z: Tensor) -> Tensor:
-    """Stored ``[B, D]`` as float32 of unit length; what is of that length keeps its bits."""
-    z = z.float()
-    norm = z.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    return torch.where((norm - 1).abs() < 1e-6, z, z / norm)
-
-
 def z_i_of(clip: Clip, batch: PriorBatch | DecoderBatch) -> Tensor:
     """z_i ``[B, D]`` of a batch: what it has from disk, else what ``clip`` says of its images."""
     if batch.z_i is not None:
-        return unit(batch.z_i)
+        return stored(batch.z_i, clip.embeddings)
     assert batch.clip_image is not None
     return clip.encode_image(batch.clip_image)
 
@@ -76,6 +70,6 @@ def z_i_of(clip: Clip, batch: PriorBatch | DecoderBatch) -> Tensor:
 def z_t_of(clip: Clip, batch: PriorBatch) -> Tensor:
     """z_t ``[B, D]`` of a batch: what it has from disk, else what ``clip`` says of its captions."""
     if batch.z_t is not None:
-        return unit(batch.z_t)
+        return stored(batch.z_t, clip.embeddings)
     assert batch.clip_tokens is not None
     return clip.encode_text(batch.clip_tokens).z_t

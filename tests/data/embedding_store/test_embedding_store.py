@@ -199,7 +199,8 @@ def test_an_empty_shard_is_no_harm(tmp_path):
 
 def test_embeddings_of_another_clip_are_refused(folder):
     def frozen(dim, fingerprint="f" * 64):
-        return FrozenClip(SimpleNamespace(embed_dim=dim, freeze=list), fingerprint, "runs/clip")
+        model = SimpleNamespace(embed_dim=dim, embeddings=None, freeze=list)
+        return FrozenClip(model, fingerprint, "runs/clip")
 
     EmbeddingSource(folder).check_clip(frozen(8))
     with pytest.raises(UserError, match=r"have 8 numbers, the CLIP runs/clip has 16; use the CLIP"):

@@ -218,3 +218,25 @@ def test_standardised_embeddings_have_unit_variance_and_come_back():
     assert {"mean", "std"} <= set(net.state_dict())
     plain = small("clip")
     torch.testing.assert_close(plain.from_x0(plain.to_x0(z_i)), z_i, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_raw_embeddings_are_not_scaled_and_come_out_as_they_are_diffused():
+    one, plain, raw = batch("clip"), small("clip"), small("clip", embeddings="raw")
+    one["z_t"] = 3 * one["z_t"]
+    scaled = {**one, "z_t": plain.scale * one["z_t"]}
+    torch.testing.assert_close(raw(**scaled), plain(**one))
+    x0 = one["x_t"]
+    assert torch.equal(raw.from_x0(x0), x0)
+    assert torch.equal(raw.to_x0(x0), x0)
+    assert plain.from_x0(x0).norm(dim=1) == pytest.approx(1)
+
+
+@torch.no_grad()
+def test_standardised_raw_embeddings_come_back_with_their_lengths():
+    net = small("clip", embeddings="raw", standardise=True)
+    net.mean.copy_(torch.arange(D) - 7.0)
+    net.std.copy_(torch.linspace(0.3, 2, D))
+    z_i = 3 * batch("clip")["x_t"]
+    torch.testing.assert_close(net.to_x0(z_i) * net.std + net.mean, z_i)
+    torch.testing.assert_close(net.from_x0(net.to_x0(z_i)), z_i)

@@ -19,7 +19,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 BEGUN = "begun.json"  # what a run of `unclip embed` was told; the manifest comes when it is done
 # As clip-retrieval writes them.
-IMAGES = "img_emb"  # float16 or float32 [N, D], unit length
+IMAGES = "img_emb"  # float16 or float32 [N, D], unit or raw as the manifest says
 TEXTS = "text_emb"  # the same
 METADATA = "metadata"  # parquet: image_path, caption
 # Ours.

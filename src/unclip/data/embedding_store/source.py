@@ -27,9 +27,12 @@ from unclip.data.files import cache_folder
 from unclip.data.keys import key_hashes
 from unclip.data.readers.source import digest
 from unclip.embeddings.clip import FrozenClip
+from unclip.embeddings.config import RAW, UNIT
 from unclip.embeddings.tokens import Tokenizer
 
 _FLOATS = ("float16", "float32")
+_LENGTHS = 1000  # rows whose lengths tell whether a folder is of unit embeddings
+_UNIT_ERROR = 0.01
 _AT_ONCE = 10_000  # captions, which the tokenizer gives as int64
 
 
@@ -53,6 +56,7 @@ class EmbeddingSource:
         z_t: Each shard's text embeddings ``[N, D]``, or None.
         has_captions: Whether the metadata hold captions.
         has_keys: Whether they hold keys.
+        embeddings: Whether they are unit or raw, where the folder tells.
 
     Raises:
         UserError: A file is missing or damaged, or files do not belong together.
@@ -88,14 +92,16 @@ class EmbeddingSource:
             check_counts(self._metadata.files, self._metadata.counts, self._counts)
         self.has_captions = self._metadata.caption is not None
         self.has_keys = self._metadata.key is not None
-        self._made_with = self._read_manifest()
+        self._made_with: str | None = None
+        self.embeddings: str | None = None
+        self._read_manifest()
         self._tokens: dict[int, list[np.ndarray]] = {}
 
-    def _read_manifest(self) -> str | None:
-        """The fingerprint of the CLIP, where the folder tells."""
+    def _read_manifest(self) -> None:
+        """Which CLIP they are of and whether they are unit or raw, where the folder tells."""
         manifest = read_json(self.path / MANIFEST)
         if manifest is None:
-            return None
+            return
         try:
             rows, made_with = [s["rows"] for s in manifest["shards"]], manifest["clip"]
             if rows != self._counts:
@@ -103,7 +109,8 @@ class EmbeddingSource:
                     f"data.embeddings: {self.path / MANIFEST} lists {sum(rows)} rows, there are "
                     f"{len(self)}, or shards differ in length; copy all of it again"
                 )
-            return str(made_with["fingerprint"])
+            self._made_with = str(made_with["fingerprint"])
+            self.embeddings = str(manifest.get("embeddings", UNIT))
         except (KeyError, TypeError):
             raise UserError(
                 f"{self.path / MANIFEST}: damaged; copy it again, or remove it"
@@ -144,7 +151,11 @@ class EmbeddingSource:
         return digest((self._counts, ends, sizes))
 
     def check_clip(self, clip: FrozenClip) -> None:
-        """Refuse embeddings of another CLIP, as far as the folder tells whose they are."""
+        """Refuse embeddings of another CLIP or the other kind, as far as the folder tells.
+
+        A folder that does not say which kind can hold any for a stage of unit embeddings, which
+        divides by lengths; for one of raw embeddings it must have lengths.
+        """
         if self.dim != clip.model.embed_dim:
             raise UserError(
                 f"data.embeddings: those in {self.path} have {self.dim} numbers, the CLIP "
@@ -156,6 +167,22 @@ class EmbeddingSource:
                 f"({str(self._made_with)[:12]}) than {clip.source} ({clip.fingerprint[:12]}); use "
                 "that one, or embed again"
             )
+        wanted = clip.model.embeddings or UNIT
+        if self.embeddings not in (None, wanted):
+            raise UserError(
+                f"data.embeddings: {self.path} holds {self.embeddings} embeddings, the experiment "
+                f"takes {wanted} ones (model.embeddings); embed again with --embeddings {wanted}"
+            )
+        if self.embeddings is None and wanted == RAW and self._has_unit_length():
+            raise UserError(
+                f"data.embeddings: those in {self.path} have length 1, the experiment takes raw "
+                "ones (model.embeddings); embed again with `unclip embed --embeddings raw`"
+            )
+
+    def _has_unit_length(self) -> bool:
+        """Whether all of the first rows have, up to the rounding of float16."""
+        few = self.z_i[0][:_LENGTHS].astype(np.float64)
+        return bool((abs(np.linalg.norm(few, axis=1) - 1) < _UNIT_ERROR).all())
 
     def places(self, rows: np.ndarray) -> list[ShardRows]:
         """Rows ``[B]`` (int64) by shard."""

@@ -19,6 +19,7 @@ from unclip.common.hashing import file_sha256
 from unclip.data.embedding_store import layout
 from unclip.data.embedding_store.source import EmbeddingSource
 from unclip.data.keys import key_hashes
+from unclip.embeddings.config import UNIT
 
 RECORDS = "shards"  # N.json says of finished shard N what is in it
 
@@ -79,10 +80,11 @@ class Writer:
                     f"--out {self._out}: exists and is no folder of `unclip embed`; name another"
                 )
         elif before is not None:
-            for name, value in _leaves(self._header).items():
+            then, now = ({"embeddings": UNIT, **_leaves(each)} for each in (before, self._header))
+            for name, value in now.items():
                 if name.endswith("source"):  # the same data and CLIP may have moved
                     continue
-                if (other := _leaves(before).get(name)) != value:
+                if (other := then.get(name)) != value:
                     raise UserError(
                         f"--out {self._out}: was started with {name} {other}, this is {value}; "
                         "name another folder, or replace it with --force"

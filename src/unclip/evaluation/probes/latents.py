@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unclip.common.images import Array, table, to_uint8
 from unclip.common.types import Progress
+from unclip.embeddings.lengths import directions
 from unclip.evaluation.probes.probe import Probe
 from unclip.pipeline.inputs import squares
 from unclip.pipeline.manipulations import embed
@@ -58,7 +59,9 @@ def probe_pca(
         )
     ]
     assert found.z_i is not None
-    cosines = (found.z_i * z_i[:, None]).sum(dim=-1).mean(dim=0)
+    kind = pipeline.cascade.embeddings
+    each = directions(found.z_i, kind) * directions(z_i[:, None], kind)
+    cosines = each.sum(dim=-1).mean(dim=0)
     records = [{"components": k, "cosine to z_i": float(c)} for k, c in zip(dims, cosines)]
     columns = [*(f"first {k}" for k in dims), "z_i", "original"]
     return Probe(table(cells, rows=[""] * len(cells), columns=columns), records)

@@ -31,7 +31,7 @@ class PriorPart(Part):
         sampler: Any = None,
         progress: Progress | None = None,
     ) -> Tensor:
-        """Image embeddings z_i ``[B, D]``, unit norm, for ``captions``.
+        """Image embeddings z_i ``[B, D]`` for ``captions``.
 
         Args:
             clip: The frozen CLIP that the prior was trained with, on the network's device.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.common.types import Caption, TextFeatures
@@ -42,9 +43,10 @@ def _map_tensors(caption: Caption, change: Callable[[Tensor], Tensor]) -> Captio
 def best_of(z_i: Tensor, z_t: Tensor, candidates: int) -> Tensor:
     """Of ``candidates`` successive rows of z_i ``[B·c, D]`` the one nearest to z_t ``[B, D]``.
 
-    The second row of a caption is kept when its z_i · z_t is higher (paper, section 2.2).
+    The second row of a caption is kept when its z_i · z_t is higher (paper, section 2.2); lengths
+    do not count.
     """
     z_i = z_i.unflatten(0, (len(z_t), candidates))
     with torch.autocast(z_i.device.type, enabled=False):  # bfloat16 ties what is near
-        best = torch.einsum("bcd,bd->bc", z_i, z_t.float()).argmax(dim=1)
+        best = torch.einsum("bcd,bd->bc", F.normalize(z_i, dim=-1), z_t.to(z_i)).argmax(dim=1)
     return z_i[torch.arange(len(z_t), device=z_i.device), best]

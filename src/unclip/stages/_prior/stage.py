@@ -12,9 +12,11 @@ from unclip.common.seeding import SampleNoise
 from unclip.common.types import Caption
 from unclip.data.batches import PriorBatch
 from unclip.embeddings.clip import Clip
+from unclip.embeddings.config import Embeddings
+from unclip.embeddings.lengths import directions, dots, stored
 from unclip.embeddings.metrics import prior_metrics
 from unclip.embeddings.tokens import token_mask
-from unclip.training.one_pass import unit, z_i_of, z_t_of
+from unclip.training.one_pass import z_i_of, z_t_of
 from unclip.training.random import StepRandom
 from unclip.training.stage import Monitor, Preview, Score, Stage, own_nearest
 
@@ -37,11 +39,11 @@ def encode(clip: Clip, batch: PriorBatch, *, features: bool) -> Pair:
         return Pair(z_i, z_t_of(clip, batch), caption)
     assert batch.clip_tokens is not None
     text = clip.encode_text(batch.clip_tokens)
-    z_t = text.z_t if batch.z_t is None else unit(batch.z_t)
+    z_t = text.z_t if batch.z_t is None else stored(batch.z_t, clip.embeddings)
     return Pair(z_i, z_t, Caption(None, text.tokens, text.mask))
 
 
-def judge(found: Tensor, pair: Pair, batch: PriorBatch) -> Preview:
+def judge(found: Tensor, pair: Pair, batch: PriorBatch, kind: Embeddings | None = None) -> Preview:
     """Metrics of sampled embeddings ``[B, D]``, and the image nearest to each of the first 16.
 
     A batch without images has metrics alone.
@@ -50,8 +52,8 @@ def judge(found: Tensor, pair: Pair, batch: PriorBatch) -> Preview:
     if batch.clip_image is None:
         return Preview([], metrics)
     with torch.autocast(found.device.type, enabled=False):
-        similar = found @ pair.z_i.T
-    cosine = (found * pair.z_i).sum(dim=1)
+        similar = directions(found, kind) @ directions(pair.z_i, kind).T
+    cosine = dots(found, pair.z_i, kind)
     images = [
         CaptionedImage(to_uint8(batch.clip_image[best]), f"{caption} ({cosine[k]:.2f})", k)
         for k, (best, caption) in enumerate(zip(similar.argmax(dim=1).tolist(), batch.captions))
@@ -98,11 +100,12 @@ class PriorStage(Stage):
     def preview(self, batch: PriorBatch) -> Preview:
         """Sampled embeddings against the true ones."""
         pair = self.encode(batch)
-        return judge(self.draw(pair, SampleNoise(range(len(pair.z_t)))), pair, batch)
+        found = self.draw(pair, SampleNoise(range(len(pair.z_t))))
+        return judge(found, pair, batch, self.frozen_clip.model.embeddings)
 
     def overfit_scores(self, batch: PriorBatch) -> list[Score]:
         """Each caption's z_i is the true one."""
         pair = self.encode(batch)
         found = self.redraw(pair, SampleNoise(range(len(pair.z_t))))
-        cosine = (found * pair.z_i).sum(dim=1).mean().item()
+        cosine = dots(found, pair.z_i, self.frozen_clip.model.embeddings).mean().item()
         return [Score("cosine", cosine, 0.9), own_nearest(found, pair.z_i)]

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from unclip.common.checks import require, require_choices
 from unclip.data.config import EmbeddedDataConfig
+from unclip.embeddings.config import Embeddings
 from unclip.nn.config import TextEncoderConfig
 from unclip.stages._prior.config import fill_from_clip
 from unclip.stages.experiment import Experiment, ParentSizes, fill_size, require_probability
@@ -18,6 +19,7 @@ class ArPriorConfig:
     """The causal transformer over the PCA codes of the image embedding."""
 
     embed_dim: int | None = None  # D; null takes the PCA's
+    embeddings: Embeddings | None = None  # unit (length 1) or raw; null takes the CLIP's
     caption: Literal["bpe", "clip"] = "bpe"  # own encoder (the paper) or CLIP's token features
     clip_text_width: int | None = None  # width of CLIP's token features; null takes the CLIP's
     codes: int | None = None  # K, components that are kept; null takes the PCA's
@@ -104,4 +106,5 @@ def fill(experiment: ArPriorExperiment, sizes: ParentSizes) -> None:
 
 def filled_fields(experiment: ArPriorExperiment) -> tuple[str, ...]:
     """The keys that `fill` sets."""
-    return ("model.embed_dim", "model.clip_text_width", "model.codes", "model.buckets")
+    names = ("embed_dim", "embeddings", "clip_text_width", "codes", "buckets")
+    return tuple(f"model.{name}" for name in names)

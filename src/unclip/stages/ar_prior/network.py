@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unclip.common.types import Caption
 from unclip.embeddings.codec import Codec
+from unclip.embeddings.config import RAW
 from unclip.nn.caption import CaptionEncoder
 from unclip.nn.context_attention import ContextBlock, LayerCache, context_mask
 from unclip.nn.transformer import init_linear
@@ -87,7 +88,8 @@ class ArPrior(nn.Module):
     def codec(self) -> Codec:
         """What turns z_i into codes and back, with this network's buffers."""
         names = {k: v for k, v in self.named_buffers() if k.startswith("codec_")}
-        return Codec.from_tensors({k.removeprefix("codec_"): v for k, v in names.items()})
+        tensors = {k.removeprefix("codec_"): v for k, v in names.items()}
+        return Codec.from_tensors(tensors, self.config.embeddings)
 
     def load_codec(self, codec: Codec) -> None:
         """Take over the tensors of ``codec``, which has this network's sizes."""
@@ -114,13 +116,14 @@ class ArPrior(nn.Module):
         return Context(caption.features.to(self.z_t_in.weight.dtype), mask)
 
     def prefix(self, z_t: Tensor, dot: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Embeddings ``[B, 2, W]`` of z_t ``[B, D]`` (unit norm) and the dot's bucket ``[B]``.
+        """Embeddings ``[B, 2, W]`` of z_t ``[B, D]`` and the dot's bucket ``[B]``.
 
         Where ``keep`` is False z_t is zeros; the dot product stays, since it is not text.
         """
         if keep is not None:
             z_t = torch.where(keep[:, None], z_t, 0)
-        scaled = z_t.to(self.z_t_in.weight.dtype) * math.sqrt(self.embed_dim)
+        scale = 1.0 if self.config.embeddings == RAW else math.sqrt(self.embed_dim)
+        scaled = z_t.to(self.z_t_in.weight.dtype) * scale
         return torch.stack([self.z_t_in(scaled), self.dot_table(dot)], dim=1)
 
     def forward(
@@ -137,7 +140,7 @@ class ArPrior(nn.Module):
         Args:
             codes: in [0, N), by decreasing eigenvalue.
             dot: bucket of z_i·z_t ``[B]``, in [0, N).
-            z_t: text embeddings ``[B, D]``, unit norm.
+            z_t: text embeddings ``[B, D]``.
             caption: own tokens or CLIP's features, as the config says, with the mask.
             keep: ``[B]`` boolean, False drops caption and z_t of that sample; None keeps all.
 

@@ -25,7 +25,7 @@ def sample_ar_prior(
     noise: SampleNoise,
     progress: Progress | None = None,
 ) -> Tensor:
-    """z_i ``[B, D]``, L2-normalised, for captions with text embeddings z_t ``[B, D]``.
+    """z_i ``[B, D]`` for captions with text embeddings z_t ``[B, D]``.
 
     The dot product is drawn from the part of its training distribution above
     ``sampler.dot_percentile`` (paper, section 2.2); of ``sampler.candidates`` per caption the one

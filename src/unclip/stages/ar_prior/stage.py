@@ -10,6 +10,7 @@ from data_modules.prior import PriorData
 from unclip.common.seeding import SampleNoise
 from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.codec import Codec
+from unclip.embeddings.lengths import dots
 from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._prior.stage import Pair, PriorStage
 from unclip.stages.ar_prior.config import ArPriorExperiment
@@ -51,7 +52,8 @@ class ArPriorStage(PriorStage):
 
     def _dot(self, pair: Pair) -> Tensor:
         """The quantized dot product of each true z_i with its z_t ``[B]``."""
-        return self.sampling_net.codec.encode_dot((pair.z_i * pair.z_t).sum(dim=1))
+        codec = self.sampling_net.codec
+        return codec.encode_dot(dots(pair.z_i, pair.z_t, codec.embeddings))
 
     def redraw(self, pair: Pair, noise: SampleNoise) -> Tensor:
         """Uses the true dot products: a memorised sample may be recognised by that alone."""

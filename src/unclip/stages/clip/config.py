@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from unclip.common.checks import require, require_choices
 from unclip.data.config import DataConfig
+from unclip.embeddings.config import Embeddings
 from unclip.stages.experiment import Experiment, ParentSizes
 from unclip.training.config import SamOptimConfig
 
@@ -18,6 +19,7 @@ class ClipConfig:
     GONE: ClassVar[dict[str, str]] = {"vocabulary": "it is the tokenizer's"}
 
     embed_dim: int = 1024  # D
+    embeddings: Embeddings = "unit"  # raw: the stages after it get projections with their lengths
     image_size: int = 256  # pixels a side
     vision: Literal["vit", "resnet"] = "vit"  # resnet: CLIP's, learns faster from little data
     patch_size: int = 16  # pixels a side (vit)

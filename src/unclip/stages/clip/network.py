@@ -39,7 +39,7 @@ def build_clip(config: ClipConfig) -> Clip:
         nonscalar_logit_scale=True,  # FSDP2 shards no scalars
     )
     model.register_load_state_dict_pre_hook(_vector_scale)
-    return Clip(model, context=config.context)
+    return Clip(model, context=config.context, embeddings=config.embeddings)
 
 
 def _vector_scale(model: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:

@@ -8,10 +8,12 @@ from typing import ClassVar, Literal
 from unclip.common.checks import require, require_choices
 from unclip.data.config import EmbeddedDataConfig
 from unclip.diffusion.config import GuidedSamplerConfig, ImageDiffusionConfig
+from unclip.embeddings.config import Embeddings
 from unclip.nn.config import TextEncoderConfig, UNetConfig
 from unclip.stages.experiment import (
     Experiment,
     ParentSizes,
+    fill_embeddings,
     fill_size,
     require_probability,
     require_steps_fit,
@@ -26,6 +28,7 @@ class DecoderConfig:
 
     image_size: int = 64  # pixels a side
     embed_dim: int | None = None  # D; null takes the CLIP's
+    embeddings: Embeddings | None = None  # unit (length 1) or raw; null takes the CLIP's
     clip_tokens: int = 4  # extra context tokens made from z_i
     use_z_i: bool = True  # false: GLIDE, caption only
     use_caption: bool = True  # false: no caption transformer
@@ -95,10 +98,11 @@ EXPERIMENT, SAMPLER = DecoderExperiment, GuidedSamplerConfig
 
 
 def fill(experiment: DecoderExperiment, sizes: ParentSizes) -> None:
-    """Set D, which the CLIP decides."""
+    """Set D and the kind of embeddings, which the CLIP decides."""
     fill_size(experiment.model, "embed_dim", sizes.embed_dim, parent=f"the CLIP {sizes.clip}")
+    fill_embeddings(experiment.model, sizes)
 
 
 def filled_fields(experiment: DecoderExperiment) -> tuple[str, ...]:
     """The keys that `fill` sets."""
-    return ("model.embed_dim",)
+    return ("model.embed_dim", "model.embeddings")

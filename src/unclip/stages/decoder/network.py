@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from unclip.embeddings.config import RAW
 from unclip.nn.caption import CaptionEncoder
 from unclip.nn.unet import UNet
 from unclip.stages.decoder.config import DecoderConfig, DecoderExperiment
@@ -30,8 +31,8 @@ class Conditioning(NamedTuple):
 class Decoder(nn.Module):
     """Predicts ε and the variance fraction v of a noised image, given z_i and the caption.
 
-    z_i is multiplied by √D inside, so that unit vectors become vectors of unit variance. Dropped,
-    it is a zero vector, or with ``null_z_i: learned`` a learned one (which starts at zero); the
+    A unit z_i is multiplied by √D inside, so that its numbers have unit variance. Dropped, z_i
+    is a zero vector, or with ``null_z_i: learned`` a learned one (which starts at zero); the
     biases of its two projections act all the same. A dropped caption is all padding.
     """
 
@@ -97,8 +98,9 @@ class Decoder(nn.Module):
         return Conditioning(sum(offsets[1:], offsets[0]), torch.cat(contexts, dim=1))
 
     def _scale_z_i(self, z_i: Tensor, keep: Tensor | None) -> Tensor:
-        """z_i at unit variance, or what stands for it where ``keep`` is False."""
-        z_i = z_i.to(self.z_i_to_time.weight.dtype) * math.sqrt(self.embed_dim)
+        """z_i at unit variance (raw: as it is), or what stands for it where ``keep`` is False."""
+        scale = 1.0 if self.config.embeddings == RAW else math.sqrt(self.embed_dim)
+        z_i = z_i.to(self.z_i_to_time.weight.dtype) * scale
         if keep is None:
             return z_i
         null = self.null_z_i if self.config.null_z_i == "learned" else z_i.new_zeros(())
@@ -124,7 +126,7 @@ class Decoder(nn.Module):
         Args:
             x_t: noised images ``[B, 3, H, W]``.
             t: timesteps ``[B]``.
-            z_i: image embeddings ``[B, D]``, unit norm.
+            z_i: image embeddings ``[B, D]``.
             tokens: captions ``[B, L]``, L exactly ``config.text.context``.
             mask: ``[B, L]`` boolean, True = a real token.
             keep_z_i: ``[B]`` boolean, False drops z_i from that sample; None keeps all.

@@ -69,7 +69,7 @@ class DecoderPart(Part):
         there. An empty caption is something else: the decoder has never met one.
 
         Args:
-            z: ``[B, D]``, unit norm, z_i or what `takes` says.
+            z: ``[B, D]``, z_i or what `takes` says.
             captions: B texts.
             noise: One stream per image.
             sampler: None for the decoder's own.

@@ -19,6 +19,7 @@ from unclip.common.images import CaptionedImage, to_uint8
 from unclip.common.seeding import SampleNoise
 from unclip.data.batches import DecoderBatch
 from unclip.embeddings.clip import FrozenClip
+from unclip.embeddings.lengths import directions, with_lengths
 from unclip.embeddings.tokens import Tokenizer, token_mask
 from unclip.stages._diffusion.stage import DiffusionStage
 from unclip.stages.decoder.config import DecoderExperiment
@@ -78,7 +79,9 @@ class DecoderStage(DiffusionStage):
         if z_i is None or not noise:
             return z_i
         drawn = rng.normal("noise_z_i", z_i.shape) / math.sqrt(z_i.shape[1])
-        return F.normalize(z_i + noise * drawn, dim=1)
+        kind = self.experiment.model.embeddings
+        turned = F.normalize(directions(z_i, kind) + noise * drawn, dim=1)
+        return with_lengths(turned, z_i, kind)
 
     def training_step(self, batch: DecoderBatch, batch_idx: int) -> Tensor:
         """One micro-batch."""

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from unclip.common.checks import require, require_choices
 from unclip.data.config import EmbeddedDataConfig
 from unclip.diffusion.config import DiffusionConfig, GuidedSamplerConfig
+from unclip.embeddings.config import Embeddings
 from unclip.stages._prior.config import fill_from_clip
 from unclip.stages.experiment import (
     Experiment,
@@ -24,6 +25,7 @@ class DiffusionPriorConfig:
     """The causal transformer that predicts the unnoised image embedding."""
 
     embed_dim: int | None = None  # D; null takes the CLIP's
+    embeddings: Embeddings | None = None  # unit (length 1) or raw; null takes the CLIP's
     caption: Literal["bpe", "clip"] = "bpe"  # own token table (the paper) or CLIP's token features
     clip_text_width: int | None = None  # width of CLIP's token features; null takes the CLIP's
     context: int = 256  # caption tokens; with caption=clip at most the CLIP's own
@@ -99,5 +101,5 @@ def fill(experiment: DiffusionPriorExperiment, sizes: ParentSizes) -> None:
 
 def filled_fields(experiment: DiffusionPriorExperiment) -> tuple[str, ...]:
     """The keys that `fill` sets."""
-    names = ("model.embed_dim", "model.clip_text_width")
+    names = ("model.embed_dim", "model.embeddings", "model.clip_text_width")
     return (*names, "model.context") if experiment.model.caption == "clip" else names

@@ -11,10 +11,11 @@ import math
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip.common.types import Caption
+from unclip.embeddings.config import RAW
+from unclip.embeddings.lengths import as_embeddings
 from unclip.nn.timestep import TimestepMLP
 from unclip.nn.transformer import Transformer, init_linear
 from unclip.stages._prior.dry_step import some_caption
@@ -90,25 +91,25 @@ class DiffusionPrior(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def to_x0(self, z_i: Tensor) -> Tensor:
-        """What is diffused, for embeddings ``[B, D]`` of unit norm."""
+        """What is diffused, for embeddings ``[B, D]``."""
         if self.config.standardise:
             return (z_i - self.mean) / self.std
         return z_i * self.scale
 
     def from_x0(self, x0: Tensor) -> Tensor:
-        """The embeddings ``[B, D]``, L2-normalised, of ``x0`` ``[B, D]``."""
+        """The embeddings ``[B, D]`` of ``x0`` ``[B, D]``."""
         if self.config.standardise:
             x0 = x0 * self.std + self.mean
-        return F.normalize(x0, dim=-1)
+        return as_embeddings(x0, self.config.embeddings)
 
     @property
     def scale(self) -> float:
-        """What a unit-norm embedding is multiplied by: 17.2 at D = 1024.
+        """What a unit embedding is multiplied by: 17.2 at D = 1024; 1 of raw embeddings.
 
         It gives the embedding's D numbers the variance of pixels, for which the noise schedule was
         made.
         """
-        return math.sqrt(PIXEL_VARIANCE * self.embed_dim)
+        return 1.0 if self.config.embeddings == RAW else math.sqrt(PIXEL_VARIANCE * self.embed_dim)
 
     def forward(
         self,
@@ -124,7 +125,7 @@ class DiffusionPrior(nn.Module):
         Args:
             x_t: noised image embeddings ``[B, D]``, of the scaled x_0 = scale · z_i.
             t: timesteps ``[B]``.
-            z_t: text embeddings ``[B, D]``, unit norm; multiplied by ``scale`` in here.
+            z_t: text embeddings ``[B, D]``; multiplied by ``scale`` in here.
             caption: own tokens or CLIP's features, as the config says, with the mask, all of
                 length L = ``config.context``.
             keep: ``[B]`` boolean, False drops the text from that sample: z_t becomes zeros and the

@@ -29,7 +29,7 @@ def sample_prior(
     x0_errors: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """z_i ``[B, D]``, L2-normalised, for captions with text embeddings z_t ``[B, D]``.
+    """z_i ``[B, D]`` for captions with text embeddings z_t ``[B, D]``.
 
     ``sampler.candidates`` are drawn per caption, and `best_of` them kept. ``x0_errors`` is for
     the analytic samplers (see `unclip.diffusion.samplers.sample`).

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 from unclip.common.checks import require, require_choices
 from unclip.data.config import PassDataConfig
-from unclip.stages.experiment import BaseExperiment, ParentSizes
+from unclip.embeddings.config import Embeddings
+from unclip.stages.experiment import BaseExperiment, ParentSizes, fill_embeddings
 from unclip.training.config import FitConfig
 
 
@@ -15,6 +16,7 @@ from unclip.training.config import FitConfig
 class PcaConfig:
     """The principal components of image embeddings and the buckets of their codes."""
 
+    embeddings: Embeddings | None = None  # unit (length 1) or raw; null takes the CLIP's
     components: int | None = 319  # K (the paper); null chooses it by max_error
     max_error: float | None = None  # share of variance that may be lost, for example 0.01
     buckets: int = 1024  # N per component
@@ -54,9 +56,10 @@ EXPERIMENT, SAMPLER = PcaExperiment, None
 
 
 def fill(experiment: PcaExperiment, sizes: ParentSizes) -> None:
-    """Its components are chosen when it is fitted."""
+    """Set the kind of embeddings; its components are chosen when it is fitted."""
+    fill_embeddings(experiment.pca, sizes, section="pca")
 
 
 def filled_fields(experiment: PcaExperiment) -> tuple[str, ...]:
-    """None."""
-    return ()
+    """The keys that `fill` sets."""
+    return ("pca.embeddings",)

@@ -13,6 +13,7 @@ from data_modules.prior import PriorData
 from unclip.common.errors import UserError
 from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.codec import fit_codec
+from unclip.embeddings.lengths import dots
 from unclip.embeddings.moments import Moments, Reservoir
 from unclip.stages.pca import spectrum
 from unclip.stages.pca.config import PcaConfig, PcaExperiment
@@ -44,8 +45,8 @@ def fit_pca_codec(
             raise UserError(
                 f"clip={clip.source}: image embeddings of a batch ({keys}, ...): {error}"
             ) from None
-        dots = (part.z_i * part.z_t).sum(dim=1, keepdim=True)
-        kept.update(part.numbers, torch.cat([part.z_i, dots], dim=1).float().cpu())
+        dot = dots(part.z_i, part.z_t, clip.model.embeddings)[:, None]
+        kept.update(part.numbers, torch.cat([part.z_i, dot], dim=1).float().cpu())
     moments.all_reduce()
     kept.gather()
     rows = kept.rows
@@ -58,6 +59,7 @@ def fit_pca_codec(
             max_error=config.max_error,
             buckets=config.buckets,
             edges=config.edges,
+            embeddings=clip.model.embeddings,
         )
     except ValueError as error:
         raise UserError(f"pca: {error}") from None

@@ -15,6 +15,6 @@ def load(path: Path | str, clip: FrozenClip, *, key: str = "pca") -> Codec:
     artifact = expect(describe(path, key=key), ("pca",), key=key)
     check_embedding(artifact, clip, key=key)
     try:
-        return Codec.from_tensors(artifact.weights())
+        return Codec.from_tensors(artifact.weights(), clip.model.embeddings)
     except ValueError as error:
         raise UserError(f"{key}={path}: damaged artifact: {error}") from None
