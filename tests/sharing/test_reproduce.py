@@ -92,6 +92,27 @@ def test_it_goes_on_where_it_stopped(packed, tmp_path, elsewhere, capsys):
     assert [p.name for p in (tmp_path / "elsewhere" / "mine").iterdir()] == ["letter"]
 
 
+def test_an_extended_run_gives_the_same_bits(minute_experiment, tmp_path, elsewhere, capsys):
+    """The cosine schedule fell to its end twice, and the run validated where it had ended."""
+    words = ["train", str(minute_experiment("clip")), f"run.dir={tmp_path / 'run'}"]
+    few = ["trainer.val_every=2", "trainer.log_every=2", "optim.schedule=cosine"]
+    assert main([*words, *few, "trainer.max_steps=3"]) == 0
+    assert main([*words, "--resume", "trainer.max_steps=7"]) == 0
+    assert main(["share", str(tmp_path / "run"), "--to", "b.zip"]) == 0
+    assert main(["reproduce", "b.zip", "--dir", "out"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("the run was resumed at step 3;") for line in lines)
+    found = report(tmp_path / "elsewhere" / "out")
+    assert (found["verdict"], found["resumed"], found["extended"]) == ("bit-identical", [3], [3])
+    assert {row["verdict"] for row in found["metrics"]} == {"bit-identical"}
+    assert [w[-2] for w, _ in elsewhere] == ["trainer.max_steps=3", "trainer.max_steps=7"]
+    assert main(["reproduce", "b.zip", "--dir", "out"]) == 0
+    assert len(elsewhere) == 2  # the finished run was kept
+    with pytest.raises(SystemExit):  # in one go it is another run
+        main(["reproduce", "b.zip", "--dir", "other", "trainer.max_steps=7"])
+    assert report(tmp_path / "elsewhere" / "other")["extended"] == []
+
+
 def test_a_check_trains_and_leaves_nothing(packed, tmp_path, elsewhere, capsys):
     place = bundle(packed(), tmp_path)
     assert main(["reproduce", place, "--dir", "out", "--check-only"]) == 0

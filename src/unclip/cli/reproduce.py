@@ -96,6 +96,11 @@ def _say_before(report: Report) -> None:
         print("nothing differs in code, packages, machine or data")
     for key, (then, now) in report.changed.items():
         print(f"changed by you: {key}={then} -> {now}")
+    if report.resumed:
+        steps = ", ".join(map(str, report.resumed))
+        print(f"the run was resumed at step {steps}; what only one run recorded there is left out")
+    for step in report.extended:
+        print(f"it had ended at step {step} and was extended; it is trained in the same way")
 
 
 def _say_after(report: Report) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -40,10 +40,25 @@ def series_of(rows: Iterable[dict[str, Any]]) -> dict[str, Series]:
 
 
 def compare_series(
-    then: dict[str, Series], now: dict[str, Series], *, rtol: float = RTOL
+    then: dict[str, Series],
+    now: dict[str, Series],
+    *,
+    rtol: float = RTOL,
+    unrecorded: Callable[[int], bool] = lambda step: False,
 ) -> list[MetricRow]:
-    """A row for each metric that either run has."""
-    return [_row(name, then.get(name, {}), now.get(name, {}), rtol) for name in then | now]
+    """A row for each metric that either run has.
+
+    A step that one run alone has counts as different, unless ``unrecorded`` says that a run may
+    lack it.
+    """
+    found = []
+    for name in then | now:
+        one, two = then.get(name, {}), now.get(name, {})
+        lacking = {step for step in one.keys() ^ two.keys() if unrecorded(step)}
+        if one.keys() & two.keys():  # else nothing would be compared
+            one, two = ({s: v for s, v in c.items() if s not in lacking} for c in (one, two))
+        found.append(_row(name, one, two, rtol))
+    return found
 
 
 def compare_values(

@@ -17,7 +17,7 @@ from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 from unclip.common.hashing import file_sha256
 from unclip.sharing import bundle as bundles
-from unclip.sharing import compare
+from unclip.sharing import compare, resumes
 from unclip.sharing.compare import MetricRow
 from unclip.sharing.environment import Difference, differences
 from unclip.sharing.fetch import fetch
@@ -40,6 +40,8 @@ class Report:
     rtol: float
     changed: dict[str, tuple[Any, Any]]  # by the user: key -> (then, now)
     environment: list[Difference]
+    resumed: list[int] = field(default_factory=list)  # the steps from which the run was resumed
+    extended: list[int] = field(default_factory=list)  # those of them at which it had ended
     parents: list[MetricRow] = field(default_factory=list)
     metrics: list[MetricRow] = field(default_factory=list)
     weights: list[MetricRow] = field(default_factory=list)  # one, in the end
@@ -57,6 +59,8 @@ class Report:
             "rtol": self.rtol,
             "changed": {k: {"then": a, "now": b} for k, (a, b) in self.changed.items()},
             "environment": [each._asdict() for each in self.environment],
+            "resumed": self.resumed,
+            "extended": self.extended,
             "parents": [row._asdict() for row in self.parents],
             "metrics": [row._asdict() for row in self.metrics],
             "weights": [row._asdict() for row in self.weights],
@@ -105,7 +109,9 @@ def check(again: Again, place: str, *, rtol: float = compare.RTOL) -> Report:
         if again.inside(name) and _parent_row(again, name).verdict != compare.IDENTICAL:
             raise Refused(place, f"parents/{name}", f"is not the {name} that the run depends on")
     found = differences(again.bundle.run, parts[RUN])
-    return Report(place, rtol, again.changed(), found)
+    resumed = [r.step for r in resumes.resumes(again.bundle.run.provenance)]
+    extended = [length for length in again.lengths(RUN)[:-1] if length]
+    return Report(place, rtol, again.changed(), found, resumed, extended)
 
 
 def place(again: Again, place: str) -> Again:
@@ -144,7 +150,11 @@ def run(again: Again, report: Report, command: Command) -> None:
     if (bundle.folder / METRICS).is_file():
         then = compare.series_of(metric_rows(bundle.folder / METRICS))
         now = compare.series_of(read_metrics(artifact.path.parent / METRICS))
-        report.metrics = compare.compare_series(then, now, rtol=rtol)
+        log_every = artifact.config["trainer"]["log_every"]
+        apart = resumes.unrecorded(
+            (bundle.run.provenance, artifact.provenance), log_every=log_every
+        )
+        report.metrics = compare.compare_series(then, now, rtol=rtol, unrecorded=apart)
     known = {row.name for row in report.metrics}
     last = compare.compare_values(
         bundle.run.provenance["metrics"], artifact.provenance["metrics"], rtol=rtol

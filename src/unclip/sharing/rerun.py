@@ -14,7 +14,7 @@ from unclip.config.load import ResolvedExperiment, load_experiment, parse_overri
 from unclip.data.loader import cores
 from unclip.data.remote import PUBLIC_ONLY
 from unclip.runs.recipe import run_together
-from unclip.sharing import bounds
+from unclip.sharing import bounds, resumes
 from unclip.sharing.bundle import Bundle, BundleEntry
 from unclip.sharing.layout import PARENTS, RUN
 from unclip.sharing.sources import check_sources
@@ -67,16 +67,26 @@ class Again:
         return {k: (then.get(k), now.get(k)) for k in sorted(different) if k not in _PLACES}
 
     def make(self, name: str, command: Command) -> artifacts.Artifact:
-        """Train an entry or resume it; a finished one is kept."""
+        """Train an entry or resume it, extended as it was; a finished one is kept."""
         part, folder = self.bundle.parts[name], self.folder / name
-        if not (folder / "artifact" / "artifact.json").is_file():
-            words = [*self._overrides(part), f"run.dir={folder}"]
-            words += [f"{p}={self.spec(p)}" for p in self._leans_on(part)]
-            row = part.experiment.stage
-            how = [row.verb, "--continue" if row.trains else "--force"]
-            threads = {"OMP_NUM_THREADS": str(min(part.threads, cores()))} if part.threads else {}
-            command([how[0], str(part.file), *words, *how[1:]], threads)
+        words = [*self._overrides(part), f"run.dir={folder}"]
+        words += [f"{p}={self.spec(p)}" for p in self._leans_on(part)]
+        row = part.experiment.stage
+        how = [row.verb, "--continue" if row.trains else "--force"]
+        threads = {"OMP_NUM_THREADS": str(min(part.threads, cores()))} if part.threads else {}
+        for length in self.lengths(name):
+            if not _ended(folder, length):
+                until = [] if length is None else [f"trainer.max_steps={length}"]
+                command([how[0], str(part.file), *words, *until, *how[1:]], threads)
         return artifacts.describe(folder)
+
+    def lengths(self, name: str) -> list[int] | list[None]:
+        """The steps to which an entry is trained in turn; None: in one go, as its file says."""
+        part = self.bundle.parts[name]
+        if not part.experiment.stage.trains or (name == RUN and "trainer.max_steps" in self.given):
+            return [None]
+        found = resumes.lengths(part.provenance, part.experiment.config.trainer.max_steps)
+        return found if len(found) > 1 else [None]
 
     def inside(self, name: str) -> bool:
         """Whether the bundle has the weights of the parent ``name``, and they are to be used."""
@@ -117,3 +127,10 @@ class Again:
     def _planned(self, part: BundleEntry) -> list[str]:
         """Parents by their experiments, which is enough to know sizes by."""
         return [f"{p}={self.bundle.parts[p].file}" for p in self._leans_on(part)]
+
+
+def _ended(folder: Path, length: int | None) -> bool:
+    """Whether the run in ``folder`` has an artifact, of ``length`` steps at least."""
+    if not (folder / "artifact" / "artifact.json").is_file():
+        return False
+    return length is None or artifacts.describe(folder).config["trainer"]["max_steps"] >= length
