@@ -1,4 +1,4 @@
-"""What the resumes of a run mean to who repeats it: where it was extended, what it did not record."""
+"""What the resumes of a run mean to who repeats it: earlier ends, steps that were not recorded."""
 
 from __future__ import annotations
 
