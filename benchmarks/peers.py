@@ -14,7 +14,8 @@ import torch
 from networks import TOKENS, Calls, Network
 from torch import Tensor, nn
 
-from unclip.weights.diffusers_unet import unet_from_diffusers
+from unclip.weights.maps import unet as maps
+from unclip.weights.maps.rules import to_ours
 
 
 class Peer(NamedTuple):
@@ -96,7 +97,7 @@ def unet_2d_condition(ours: Network) -> Peer:
         attention_head_dim=unet.head_channels,
         **_shape(unet),
     )
-    ours.calls.net.load_state_dict(unet_from_diffusers(net.state_dict()))
+    _copy(net, ours.calls.net)
 
     def call(x: Tensor, t: Tensor, offset: Tensor, context: Tensor) -> Tensor:
         return net(x, t, context, class_labels=offset, return_dict=False)[0]
@@ -118,12 +119,18 @@ def unet_2d(ours: Network) -> Peer:
         **_shape(unet),
     )
     inner: Any = ours.calls.net
-    inner.unet.load_state_dict(unet_from_diffusers(net.state_dict()))
+    _copy(net, inner.unet)
 
     def call(x: Tensor, t: Tensor, low: Tensor) -> Tensor:
         return net(torch.cat([x, low], dim=1), t, return_dict=False)[0]
 
     return Peer("diffusers UNet2DModel", Calls(net, call, call), _blocks(), equal=True)
+
+
+def _copy(net: nn.Module, unet: Any) -> None:
+    """Give ``unet`` the weights of diffusers' ``net``."""
+    state, expected = net.state_dict(), unet.state_dict()
+    unet.load_state_dict(to_ours(state, maps.diffusers(unet), expected=expected, source="peer"))
 
 
 PEERS = {

@@ -41,13 +41,13 @@ class Largest(TorchDispatchMode):
     ("resample", "out_channels"), [(None, 16), (None, 32), ("down", 32), ("up", 32)]
 )
 @pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("kind", ["scale_shift", "additive"])
 @torch.no_grad()
-def test_a_block_forward_in_chunks_is_the_block(resample, out_channels, beside, monkeypatch):
+def test_a_block_forward_in_chunks_is_the_block(resample, out_channels, beside, kind, monkeypatch):
     torch.manual_seed(1)
     width = 48 if beside else 32
-    block = awake(
-        ResBlock(width, out_channels, time_width=8, dropout=0.1, groups=8, resample=resample)
-    )
+    shape = dict(time_width=8, dropout=0.1, groups=8, resample=resample, time=kind)
+    block = awake(ResBlock(width, out_channels, **shape))
     # A mean far from zero and rows unlike each other: statistics of one chunk would be wrong.
     x = torch.randn(2, 32, 24, 20) * torch.linspace(0.1, 3, 24)[:, None] + 5
     more = torch.randn(2, 16, 24, 20) if beside else None

@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unclip.nn.config import TextEncoderConfig, UNetConfig
+from unclip.common.errors import UserError
+from unclip.nn.config import ConvUNetConfig, TextEncoderConfig, UNetConfig
+from unclip.nn.unet import UNet
 from unclip.stages.decoder.config import DecoderConfig
 from unclip.stages.decoder.network import Conditioning, Decoder
 from unclip.stages.upsampler.config import UpsamplerConfig
 from unclip.stages.upsampler.network import Upsampler
-from unclip.weights.diffusers_unet import unet_from_diffusers
+from unclip.weights.maps import unet as maps
+from unclip.weights.maps.rules import to_ours, to_theirs
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -40,17 +43,17 @@ def oracle_decoder(context: int, **shape) -> nn.Module:
     )
 
 
-def oracle_upsampler(config: UNetConfig) -> nn.Module:
+def oracle_upsampler(config: ConvUNetConfig, out_channels: int = 6) -> nn.Module:
     levels = len(config.multiples)
     return diffusers.UNet2DModel(
         in_channels=6,
-        out_channels=6,
+        out_channels=out_channels,
         down_block_types=("ResnetDownsampleBlock2D",) * levels,
         up_block_types=("ResnetUpsampleBlock2D",) * levels,
         block_out_channels=[m * config.channels for m in config.multiples],
         layers_per_block=config.blocks,
         norm_num_groups=config.norm_groups,
-        resnet_time_scale_shift="scale_shift",
+        resnet_time_scale_shift="default" if config.time == "additive" else "scale_shift",
         add_attention=False,
     )
 
@@ -64,11 +67,18 @@ def decoder(context: int, image_size: int, **unet) -> Decoder:
     return Decoder(config, embed_dim=8)
 
 
-def fits(oracle: nn.Module, unet: nn.Module) -> None:
+def renamed(state: dict[str, Tensor], unet: UNet) -> dict[str, Tensor]:
+    """diffusers' tensors under our names; also what is linear in them, such as gradients."""
+    return to_ours(state, maps.diffusers(unet), expected=unet.state_dict(), source="oracle")
+
+
+def fits(oracle: nn.Module, unet: UNet) -> None:
     """Every parameter of the one is one of the other, of equal shape; equally many numbers."""
-    theirs = unet_from_diffusers(oracle.state_dict())
-    ours = unet.state_dict()
-    assert {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in ours.items()}
+    renamed(oracle.state_dict(), unet)
+    back = to_theirs(unet.state_dict(), maps.diffusers(unet))
+    assert {k: v.shape for k, v in back.items()} == {
+        k: v.shape for k, v in oracle.state_dict().items()
+    }
     sizes = [sum(p.numel() for p in net.parameters()) for net in (oracle, unet)]
     assert sizes[0] == sizes[1]
 
@@ -79,7 +89,7 @@ def agree(ours: Tensor, theirs: Tensor, tolerance: float, name: str = "output") 
     torch.testing.assert_close(ours, theirs, rtol=0, atol=bound, msg=lambda m: f"{name}: {m}")
 
 
-def compare(oracle: nn.Module, unet: nn.Module, call_oracle, call_ours, inputs: list[Tensor]):
+def compare(oracle: nn.Module, unet: UNet, call_oracle, call_ours, inputs: list[Tensor]):
     """The same output; in float64 the same gradients of all parameters and inputs as well."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -87,7 +97,7 @@ def compare(oracle: nn.Module, unet: nn.Module, call_oracle, call_ours, inputs: 
             if "norm" in name:  # scales about one and shifts about zero, as after training
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
         oracle.conv_out.weight.mul_(3)
-        unet.load_state_dict(unet_from_diffusers(oracle.state_dict()))
+        unet.load_state_dict(renamed(oracle.state_dict(), unet))
         want = call_oracle(*inputs)
         assert 0.3 < want.std() < 3
         agree(call_ours(*inputs), want, 1e-5)
@@ -104,7 +114,7 @@ def compare(oracle: nn.Module, unet: nn.Module, call_oracle, call_ours, inputs: 
     agree(got, want, 1e-12)
     for index, (ours, theirs) in enumerate(zip(our_inputs, oracle_inputs)):
         agree(ours.grad, theirs.grad, 1e-10, f"input {index}")
-    gradients = unet_from_diffusers({n: p.grad for n, p in oracle.named_parameters()})
+    gradients = renamed({n: p.grad for n, p in oracle.named_parameters()}, unet)
     for name, parameter in unet.named_parameters():
         agree(parameter.grad, gradients[name], 1e-10, name)
 
@@ -132,10 +142,11 @@ def test_the_decoder_computes_what_diffusers_unclip_decoder_computes():
     compare(oracle, net.unet, theirs, ours, [x, offset, context])
 
 
-def test_the_upsampler_computes_what_diffusers_unet_without_attention_computes():
+@pytest.mark.parametrize("time", ["scale_shift", "additive"])
+def test_the_upsampler_computes_what_diffusers_unet_without_attention_computes(time):
     torch.manual_seed(0)
-    config = UNetConfig(
-        channels=32, blocks=2, multiples=[1, 1, 2], attention=[], dropout=0.0, norm_groups=GROUPS
+    config = ConvUNetConfig(
+        channels=32, blocks=2, multiples=[1, 1, 2], dropout=0.0, norm_groups=GROUPS, time=time
     )
     oracle = oracle_upsampler(config)
     net = Upsampler(UpsamplerConfig(image_size=32, low_size=8, unet=config))
@@ -162,7 +173,7 @@ def test_karlos_decoder_has_a_place_for_every_parameter():
     [(320, 3, [1, 2, 3, 4], 729_710_726), (192, 2, [1, 1, 2, 2, 4, 4], 282_064_326)],
 )
 def test_the_papers_upsamplers_have_a_place_for_every_parameter(channels, blocks, multiples, count):
-    unet = UNetConfig(channels=channels, blocks=blocks, multiples=multiples, attention=[])
+    unet = ConvUNetConfig(channels=channels, blocks=blocks, multiples=multiples)
     with torch.device("meta"):
         oracle = oracle_upsampler(unet)
         net = Upsampler(UpsamplerConfig(unet=unet))
@@ -170,7 +181,21 @@ def test_the_papers_upsamplers_have_a_place_for_every_parameter(channels, blocks
     assert sum(p.numel() for p in net.parameters()) == count
 
 
+def test_karlos_upsamplers_have_a_place_for_every_parameter():
+    unet = ConvUNetConfig(channels=320, blocks=3, multiples=[1, 2, 3, 4], time="additive")
+    with torch.device("meta"):
+        oracle = oracle_upsampler(unet, 3)
+        net = Upsampler(UpsamplerConfig(unet=unet, last_step=True), learns_variance=False)
+    fits(oracle, net.unet)
+    fits(oracle, net.last)
+    assert sum(p.numel() for p in net.parameters()) == 2 * 691_579_523
+
+
 def test_a_parameter_of_another_network_is_refused():
-    for name in ("down_blocks.0.attentions.0.proj_in.weight", "encoder_hid_proj.weight"):
-        with pytest.raises(ValueError, match="not a part of the U-Net"):
-            unet_from_diffusers({name: torch.zeros(1)})
+    unet = ConvUNetConfig(channels=32, blocks=2, multiples=[1, 2])
+    with torch.device("meta"):
+        state = oracle_upsampler(unet).state_dict()
+        net = Upsampler(UpsamplerConfig(unet=unet))
+    for name in ("down_blocks.0.attentions.0.to_q.weight", "encoder_hid_proj.weight"):
+        with pytest.raises(UserError, match=f"oracle: {name} has no place"):
+            renamed({**state, name: torch.zeros(1)}, net.unet)

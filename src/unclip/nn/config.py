@@ -6,9 +6,11 @@ Defaults are the paper's (arXiv 2204.06125, table 3 and appendix C) unless a com
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from unclip.common.checks import require
+from unclip.common.checks import require, require_choices
+
+TimeKind = Literal["scale_shift", "additive"]
 
 
 @dataclass(kw_only=True)
@@ -41,9 +43,11 @@ class ConvUNetConfig:
     multiples: list[int] = field(default_factory=lambda: [1, 2, 3, 4])
     dropout: float = 0.1
     norm_groups: int = 32  # of group normalisation; fewer where channels are few
+    time: TimeKind = "scale_shift"  # how blocks take the timestep; additive: Karlo's upsamplers
 
     def validate(self) -> None:
         """Refuse shapes that no network can have."""
+        require_choices(self, "model.unet")
         require(len(self.multiples) > 0, "model.unet.multiples", "must not be empty")
         require(
             self.norm_groups > 0 and self.channels % self.norm_groups == 0,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unclip.nn import chunked_convolution
 from unclip.nn.attention import attend, join_heads, split_heads
+from unclip.nn.config import TimeKind
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -45,10 +46,11 @@ def zero_parameters(layer: Layer) -> Layer:
 
 
 class ResBlock(nn.Module):
-    """A residual block with scale-shift time conditioning and, if asked, resampling inside.
+    """A residual block that takes the time and, if asked, resamples inside.
 
     h = conv(r(SiLU(GN(x)))); h = conv₀(SiLU(GN(h)·(1 + scale) + shift)); skip(r(x)) + h, where r is
-    2×2 average pooling, nearest doubling or nothing, and conv₀ starts at zero.
+    2×2 average pooling, nearest doubling or nothing, and conv₀ starts at zero. With additive time
+    (arXiv 2006.11239, and Karlo's upsamplers) the second is h = conv₀(SiLU(GN(h + shift))).
     """
 
     def __init__(
@@ -59,19 +61,29 @@ class ResBlock(nn.Module):
         time_width: int,
         dropout: float,
         groups: int = 32,
+        time: TimeKind = "scale_shift",
         resample: Literal["down", "up"] | None = None,
     ):
         super().__init__()
         self.resample = resample
+        self.scales = time == "scale_shift"
         self.in_norm = GroupNorm32(channels, groups)
         self.in_conv = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.time = nn.Linear(time_width, 2 * out_channels)  # scale, then shift
+        parts = 2 if self.scales else 1  # scale, then shift
+        self.time = nn.Linear(time_width, parts * out_channels)
         self.out_norm = GroupNorm32(out_channels, groups)
         self.dropout = nn.Dropout(dropout)
         self.out_conv = zero_parameters(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = (
             nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
         )
+
+    def _modulate(self, h: Tensor, of_time: Tensor) -> Tensor:
+        """Normalised ``h``, scaled and shifted unless time was added before."""
+        if not self.scales:
+            return h
+        scale, shift = of_time.chunk(2, dim=1)
+        return h * (1 + scale) + shift
 
     def _resample(self, x: Tensor) -> Tensor:
         if self.resample == "down":
@@ -92,15 +104,15 @@ class ResBlock(nn.Module):
             ``[B, C', H', W']``.
         """
         parts = [x] if beside is None else [x, beside]
-        scale, shift = self.time(time)[:, :, None, None].chunk(2, dim=1)
+        of_time = self.time(time)[:, :, None, None]
         if chunked_convolution.needs_chunks(*parts) and not self.training:
-            return self._forward_in_chunks(parts, scale, shift)
+            return self._forward_in_chunks(parts, of_time)
         x = x if beside is None else torch.cat(parts, dim=1)
         h = self.in_conv(self._resample(F.silu(self.in_norm(x))))
-        h = self.out_norm(h) * (1 + scale) + shift
+        h = self._modulate(self.out_norm(h if self.scales else h + of_time), of_time)
         return self.skip(self._resample(x)) + self.out_conv(self.dropout(F.silu(h)))
 
-    def _forward_in_chunks(self, parts: list[Tensor], scale: Tensor, shift: Tensor) -> Tensor:
+    def _forward_in_chunks(self, parts: list[Tensor], of_time: Tensor) -> Tensor:
         """The same, with no temporary of the size of the map. Outside training only."""
         total, width = parts[0].shape[2:]
         factor = {"down": 0.5, "up": 2.0, None: 1.0}[self.resample]
@@ -124,7 +136,11 @@ class ResBlock(nn.Module):
             return made
 
         h = chunked_convolution.convolve_in_chunks(
-            self.in_conv, resample(lambda x: F.silu(normalise(x))), total, step=step
+            self.in_conv,
+            resample(lambda x: F.silu(normalise(x))),
+            total,
+            step=step,
+            add=None if self.scales else lambda a, b: of_time,
         )
         again, out = (
             chunked_convolution.normaliser(self.out_norm, [h]),
@@ -133,7 +149,7 @@ class ResBlock(nn.Module):
         plain = resample(lambda x: x)
         return chunked_convolution.convolve_in_chunks(
             self.out_conv,
-            lambda a, b: F.silu(again(out(a, b)) * (1 + scale) + shift),
+            lambda a, b: F.silu(self._modulate(again(out(a, b)), of_time)),
             total,
             step=step,
             add=lambda a, b: self.skip(plain(a, b)),

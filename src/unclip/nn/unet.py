@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip.nn import chunked_convolution
+from unclip.nn.config import TimeKind
 from unclip.nn.resblock import AttentionBlock, GroupNorm32, ResBlock, zero_parameters
 from unclip.nn.timestep import TimestepMLP
 
@@ -53,6 +54,7 @@ class UNet(nn.Module):
         dropout: inside the residual blocks, in [0, 1).
         context_width: X, or None for a network without context tokens.
         groups: of the normalisation; must divide ``channels``.
+        time: how the residual blocks take the time, see `ResBlock`.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         context_width: int | None = None,
         groups: int = 32,
+        time: TimeKind = "scale_shift",
     ):
         super().__init__()
         self.side_factor = 2 ** (len(multiples) - 1)
@@ -75,7 +78,13 @@ class UNet(nn.Module):
 
         def residual(width: int, out_width: int, **resample) -> ResBlock:
             return ResBlock(
-                width, out_width, time_width=time_width, dropout=dropout, groups=groups, **resample
+                width,
+                out_width,
+                time_width=time_width,
+                dropout=dropout,
+                groups=groups,
+                time=time,
+                **resample,
             )
 
         def attention(width: int, wanted: bool) -> AttentionBlock | None:

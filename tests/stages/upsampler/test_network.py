@@ -145,3 +145,40 @@ def test_sampling_noises_the_condition_to_the_level_asked_for():
     sampler = UpsamplerSamplerConfig(steps=2, noise_level=900)
     with pytest.raises(UserError, match="noise_level: 900"):
         UpsamplerPart(net, sampler, diffusion).draw(low, SampleNoise([1]), size=64)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("t", [[0, 0], [10, 900], [0, 7]])
+def test_the_network_of_the_last_step_denoises_at_t_0_alone(t):
+    net = small(last_step=True)
+    x_t, _, low = batch(factor=1)
+    t = torch.tensor(t)
+    both = torch.cat([x_t, low], dim=1)
+    want = torch.where((t == 0)[:, None, None, None], net.last(both, t), net.unet(both, t))
+    torch.testing.assert_close(net(x_t, t, low), want)
+
+
+def test_each_network_learns_from_its_own_samples():
+    net = small(last_step=True)
+    x_t, _, low = batch()
+    net(x_t, torch.tensor([5, 9]), low).square().sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in net.last.parameters())
+    assert any(p.grad.any() for p in net.unet.parameters())
+    net.zero_grad()
+    net(x_t, torch.tensor([0, 0]), low).square().sum().backward()
+    assert not any(p.grad.any() for p in net.unet.parameters())
+    assert any(p.grad.any() for p in net.last.parameters())
+
+
+@torch.no_grad()
+def test_sampling_runs_one_network_a_step():
+    net = small(last_step=True)
+    calls = []
+    for name in ("unet", "last"):
+        net.get_submodule(name).register_forward_hook(
+            lambda module, args, out, name=name: calls.append((name, args[1].tolist()))
+        )
+    sampler = UpsamplerSamplerConfig(sampler="ddim", steps=3, clip="static")
+    part = UpsamplerPart(net, sampler, ImageDiffusionConfig())
+    part.draw(torch.zeros(2, 3, 8, 8), SampleNoise([0, 1]))
+    assert calls == [("unet", [999, 999]), ("unet", [500, 500]), ("last", [0, 0])]

@@ -57,6 +57,7 @@ class Decoder(nn.Module):
             dropout=unet.dropout,
             context_width=context_width,
             groups=unet.norm_groups,
+            time=unet.time,
         )
         if config.use_caption:
             self.text = CaptionEncoder(**asdict(config.text))

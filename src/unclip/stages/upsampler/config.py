@@ -21,6 +21,7 @@ class UpsamplerConfig:
     image_size: int = 256  # pixels a side of the result
     low_size: int = 64  # pixels a side of the condition
     noise_levels: int = 0  # noise the condition to a timestep below this and tell it; 0 = never
+    last_step: bool = False  # a second network for t = 0 alone, as Karlo has
     unet: ConvUNetConfig = field(default_factory=ConvUNetConfig)
 
     def validate(self) -> None:

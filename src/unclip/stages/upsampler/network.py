@@ -6,10 +6,13 @@ arXiv 2104.07636.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip.diffusion.process import at_least_float32
 from unclip.nn.timestep import TimestepMLP
 from unclip.nn.unet import UNet
 from unclip.stages.experiment import ParentSizes
@@ -27,13 +30,16 @@ class Upsampler(nn.Module):
     With ``noise_levels`` the condition may be noised, and the network is told to which timestep
     (noise-conditioning augmentation of cascaded diffusion, arXiv 2106.15282, section 4; not in the
     paper).
+
+    With ``last_step`` a second network of the same shape, ``last``, denoises the samples at t = 0
+    (Karlo's is fine-tuned with adversarial and perceptual losses, which this framework has not).
     """
 
     def __init__(self, config: UpsamplerConfig, *, learns_variance: bool = True):
         super().__init__()
         self.config = config
         unet = config.unet
-        self.unet = UNet(
+        shape: dict[str, Any] = dict(
             in_channels=6,
             out_channels=6 if learns_variance else 3,
             channels=unet.channels,
@@ -41,7 +47,11 @@ class Upsampler(nn.Module):
             multiples=unet.multiples,
             dropout=unet.dropout,
             groups=unet.norm_groups,
+            time=unet.time,
         )
+        self.unet = UNet(**shape)
+        if config.last_step:
+            self.last = UNet(**shape)
         if config.noise_levels:
             self.level = TimestepMLP(unet.channels, 4 * unet.channels)
 
@@ -55,7 +65,8 @@ class Upsampler(nn.Module):
             level: timestep ``[B]`` of the noise in ``low``; for networks with ``noise_levels``.
 
         Returns:
-            ``[B, 6, H, W]`` of the type of ``x_t``: ε, then the variance fraction v.
+            ``[B, 6, H, W]`` of the type of ``x_t``: ε, then the variance fraction v unless the
+            variance is fixed.
 
         Raises:
             ValueError: H or W is not divisible by 2^(levels − 1); ``level`` is missing, or given
@@ -65,9 +76,20 @@ class Upsampler(nn.Module):
             raise ValueError("level: needed by networks with noise_levels, and by no others")
         offset = None if level is None else self.level(level)
         if low.shape[2:] != x_t.shape[2:]:
-            low = F.interpolate(low.float(), size=x_t.shape[2:], mode="bicubic", antialias=True)
+            low = F.interpolate(
+                at_least_float32(low), size=x_t.shape[2:], mode="bicubic", antialias=True
+            )
         both = torch.cat([x_t, low.to(x_t.dtype)], dim=1)
-        return self.unet(both, t, time_offset=offset)
+        if not self.config.last_step:
+            return self.unet(both, t, time_offset=offset)
+        now = t == 0
+        if not torch.is_grad_enabled():  # all samples of a sampling step have the same t
+            if not now.any():
+                return self.unet(both, t, time_offset=offset)
+            if now.all():
+                return self.last(both, t, time_offset=offset)
+        first, last = (net(both, t, time_offset=offset) for net in (self.unet, self.last))
+        return torch.where(now[:, None, None, None], last, first)
 
 
 def build_network(experiment: UpsamplerExperiment, sizes: ParentSizes) -> Upsampler:
