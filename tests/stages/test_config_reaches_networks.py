@@ -82,9 +82,10 @@ WITH: dict[tuple[str, str], tuple[str, ...]] = {  # what a field needs beside it
     ("decoder/tiny", "model.unet.multiples"): ("model.unet.attention=[16]",),
 }
 # Of parents' sizes, and what the network only reads while it runs (tests/stages/*/test_network.py,
-# tests/stages/test_raw_embeddings.py).
+# tests/stages/test_null_text.py).
 ELSEWHERE = {
     "model.embeddings",
+    "model.null_text",
     "model.embed_dim",
     "model.clip_text_width",
     "model.codes",

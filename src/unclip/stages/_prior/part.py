@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from unclip.common.types import Caption, Progress, TextFeatures
 from unclip.embeddings.clip import Clip
 from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._part import Part
+from unclip.stages._prior.null_text import NullText
 from unclip.stages._prior.sampling import prior_caption
 
 
@@ -21,6 +22,7 @@ class PriorPart(Part):
     """A trained prior."""
 
     tokenize: Tokenizer  # of its own caption encoder
+    null: NullText | None = field(default=None, kw_only=True)  # what guidance goes away from
 
     def draw(
         self,

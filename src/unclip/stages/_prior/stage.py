@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -15,7 +16,8 @@ from unclip.embeddings.clip import Clip
 from unclip.embeddings.config import Embeddings
 from unclip.embeddings.lengths import directions, dots, stored
 from unclip.embeddings.metrics import prior_metrics
-from unclip.embeddings.tokens import token_mask
+from unclip.embeddings.tokens import Tokenizer, token_mask
+from unclip.stages._prior.null_text import NullText, null_text
 from unclip.training.one_pass import z_i_of, z_t_of
 from unclip.training.random import StepRandom
 from unclip.training.stage import Monitor, Preview, Score, Stage, own_nearest
@@ -66,6 +68,11 @@ class PriorStage(Stage):
 
     monitor: ClassVar[Monitor] = Monitor("val/cosine", "higher")
 
+    @property
+    def tokenize(self) -> Tokenizer:
+        """Of the network's own caption encoder."""
+        raise NotImplementedError
+
     def loss(self, net: Any, pair: Pair, rng: StepRandom, *, training: bool) -> dict[str, Tensor]:
         """``loss`` and what is logged beside it; text is dropped in training alone."""
         raise NotImplementedError
@@ -77,6 +84,11 @@ class PriorStage(Stage):
     def redraw(self, pair: Pair, noise: SampleNoise) -> Tensor:
         """`draw`, given all that training gives beside z_i itself."""
         return self.draw(pair, noise)
+
+    @cached_property
+    def null(self) -> NullText | None:
+        """What the network is told where a text is dropped."""
+        return null_text(self.sampling_net, self.frozen_clip.model, self.tokenize)
 
     def encode(self, batch: PriorBatch) -> Pair:
         """The batch as the frozen CLIP sees it."""

@@ -22,6 +22,7 @@ class ArPriorConfig:
     embeddings: Embeddings | None = None  # unit (length 1) or raw; null takes the CLIP's
     caption: Literal["bpe", "clip"] = "bpe"  # own encoder (the paper) or CLIP's token features
     clip_text_width: int | None = None  # width of CLIP's token features; null takes the CLIP's
+    null_text: Literal["padding", "caption"] = "padding"  # a dropped text: nothing, or that of ""
     codes: int | None = None  # K, components that are kept; null takes the PCA's
     buckets: int | None = None  # N per component; null takes the PCA's
     context: int = 384  # positions: z_t, the dot product and the codes

@@ -14,6 +14,7 @@ from unclip.common.seeding import SampleNoise
 from unclip.common.types import Caption, Progress
 from unclip.embeddings.clip import Clip, FrozenClip, check_embedding
 from unclip.embeddings.tokens import Tokenizer
+from unclip.stages._prior.null_text import null_text
 from unclip.stages._prior.part import PriorPart
 from unclip.stages.ar_prior.config import ArPriorExperiment, ArSamplerConfig
 from unclip.stages.ar_prior.network import ArPrior, build_network
@@ -45,7 +46,13 @@ class ArPriorPart(PriorPart):
     ) -> Tensor:
         """See `PriorPart.sample`."""
         return sample_ar_prior(
-            self.net, z_t=z_t, caption=caption, sampler=sampler, noise=noise, progress=progress
+            self.net,
+            z_t=z_t,
+            caption=caption,
+            sampler=sampler,
+            noise=noise,
+            null=self.null,
+            progress=progress,
         )
 
     @torch.no_grad()
@@ -66,4 +73,6 @@ def load(path: Path | str, clip: FrozenClip, *, key: str = "prior") -> ArPriorPa
         raise UserError(f"{artifact.path / 'config.yaml'}: model.codes and model.buckets unset")
     sizes = LoadedParents(clip).sizes()
     net = artifact.network(lambda: build_network(experiment, sizes))
-    return ArPriorPart(net, experiment.sampler, Tokenizer(model.text.context))
+    tokenize = Tokenizer(model.text.context)
+    null = null_text(net, clip.model, tokenize)
+    return ArPriorPart(net, experiment.sampler, tokenize, null=null)

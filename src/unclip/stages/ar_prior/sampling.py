@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Caption, Progress
+from unclip.stages._prior.null_text import NullText, told
 from unclip.stages._prior.sampling import best_of, repeat_batch, repeat_each
 from unclip.stages.ar_prior.config import ArSamplerConfig
 from unclip.stages.ar_prior.network import ArPrior
@@ -23,6 +24,7 @@ def sample_ar_prior(
     caption: Caption,
     sampler: ArSamplerConfig,
     noise: SampleNoise,
+    null: NullText | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """z_i ``[B, D]`` for captions with text embeddings z_t ``[B, D]``.
@@ -43,6 +45,7 @@ def sample_ar_prior(
         caption=repeat_each(caption, many),
         sampler=sampler,
         uniforms=uniforms[:, 1:],
+        null=null,
         progress=progress,
     )
     return best_of(codec.decode(codes), z_t, many)
@@ -57,21 +60,23 @@ def sample_codes(
     caption: Caption,
     sampler: ArSamplerConfig,
     uniforms: Tensor,
+    null: NullText | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """Codes ``[B, K]``, each from its own uniform number of ``uniforms`` ``[B, K]`` in [0, 1).
 
     Other arguments as of `ArPrior.forward`. With guidance s the logits are those without the text,
-    plus s times what the text changes.
+    or with ``null``, plus s times what the text changes.
     """
     guided = sampler.guidance != 1
     keep = torch.ones(len(z_t), dtype=torch.bool, device=z_t.device)
     if guided:
         z_t, dot, caption = torch.cat([z_t, z_t]), torch.cat([dot, dot]), repeat_batch(caption)
         keep = torch.cat([keep, ~keep])
-    context = net.encode_caption(caption, keep)
+    text = told(z_t, caption, keep, null)
+    context = net.encode_caption(text["caption"], text["keep"])
     caches = net.start(context)
-    before, x = net.prefix(z_t, dot, keep).unbind(dim=1)
+    before, x = net.prefix(text["z_t"], dot, text["keep"]).unbind(dim=1)
     position = torch.zeros(1, dtype=torch.long, device=z_t.device)
     net.step(before, position, caches, context)
     codes: list[Tensor] = []

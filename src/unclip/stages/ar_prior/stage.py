@@ -12,6 +12,7 @@ from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.codec import Codec
 from unclip.embeddings.lengths import dots
 from unclip.embeddings.tokens import Tokenizer
+from unclip.stages._prior.null_text import told
 from unclip.stages._prior.stage import Pair, PriorStage
 from unclip.stages.ar_prior.config import ArPriorExperiment
 from unclip.stages.ar_prior.network import ArPrior, build_network
@@ -28,6 +29,11 @@ class ArPriorStage(PriorStage):
         net.load_codec(codec)
         super().__init__(experiment, net, clip)
 
+    @property
+    def tokenize(self) -> Tokenizer:
+        """See `PriorStage.tokenize`."""
+        return Tokenizer(self.experiment.model.text.context)
+
     def loss(
         self, net: ArPrior, pair: Pair, rng: StepRandom, *, training: bool
     ) -> dict[str, Tensor]:
@@ -38,13 +44,8 @@ class ArPriorStage(PriorStage):
         with torch.no_grad():
             codes = self.sampling_net.codec.encode(pair.z_i)
             dot = self._dot(pair)
-        logits = net(
-            codes,
-            dot=dot,
-            z_t=pair.z_t,
-            caption=pair.caption,
-            keep=rng.keep("drop_text", len(codes), self.experiment.drop_text if training else 0),
-        )
+        keep = rng.keep("drop_text", len(codes), self.experiment.drop_text if training else 0)
+        logits = net(codes, dot=dot, **told(pair.z_t, pair.caption, keep, self.null))
         each = F.cross_entropy(logits.float().transpose(1, 2), codes, reduction="none").mean(dim=0)
         parts = each.detach().tensor_split(4)
         values = {f"loss_q{q}": part.mean() for q, part in enumerate(parts) if len(part)}
@@ -65,6 +66,7 @@ class ArPriorStage(PriorStage):
             caption=pair.caption,
             sampler=self.experiment.sampler,
             uniforms=noise.uniform((len(pair.z_t), net.codes), pair.z_t.device),
+            null=self.null,
         )
         return net.codec.decode(codes)
 
@@ -76,6 +78,7 @@ class ArPriorStage(PriorStage):
             caption=pair.caption,
             sampler=self.experiment.sampler,
             noise=noise,
+            null=self.null,
         )
 
 

@@ -28,6 +28,7 @@ class DiffusionPriorConfig:
     embeddings: Embeddings | None = None  # unit (length 1) or raw; null takes the CLIP's
     caption: Literal["bpe", "clip"] = "bpe"  # own token table (the paper) or CLIP's token features
     clip_text_width: int | None = None  # width of CLIP's token features; null takes the CLIP's
+    null_text: Literal["padding", "caption"] = "padding"  # a dropped text: nothing, or that of ""
     context: int = 256  # caption tokens; with caption=clip at most the CLIP's own
     vocabulary: int = 49408
     width: int = 2048

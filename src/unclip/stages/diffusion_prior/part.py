@@ -14,6 +14,7 @@ from unclip.common.types import Caption, Progress
 from unclip.diffusion.config import DiffusionConfig, section_counts
 from unclip.embeddings.clip import Clip, FrozenClip, check_embedding
 from unclip.embeddings.tokens import Tokenizer
+from unclip.stages._prior.null_text import null_text
 from unclip.stages._prior.part import PriorPart
 from unclip.stages.diffusion_prior.config import DiffusionPriorExperiment, PriorSamplerConfig
 from unclip.stages.diffusion_prior.network import DiffusionPrior, build_network
@@ -58,6 +59,7 @@ class DiffusionPriorPart(PriorPart):
             diffusion=self.diffusion,
             sampler=sampler,
             noise=noise,
+            null=self.null,
             x0_errors=self.x0_errors_of(sampler),
             progress=progress,
         )
@@ -86,10 +88,12 @@ def load(path: Path | str, clip: FrozenClip, *, key: str = "prior") -> Diffusion
     experiment = artifact.experiment(DiffusionPriorExperiment, "model", "sampler", "diffusion")
     sizes = LoadedParents(clip).sizes()
     net = artifact.network(lambda: build_network(experiment, sizes))
+    tokenize = Tokenizer(experiment.model.context)
     return DiffusionPriorPart(
         net,
         experiment.sampler,
-        Tokenizer(experiment.model.context),
+        tokenize,
         experiment.diffusion,
         read_x0_errors(artifact),
+        null=null_text(net, clip.model, tokenize),
     )

@@ -12,6 +12,7 @@ from unclip.common.types import Caption, Progress
 from unclip.diffusion.config import DiffusionConfig
 from unclip.diffusion.predictor import build_predictor, guided_denoiser
 from unclip.diffusion.samplers import sample
+from unclip.stages._prior.null_text import NullText, told
 from unclip.stages._prior.sampling import best_of, repeat_batch, repeat_each
 from unclip.stages.diffusion_prior.config import PriorSamplerConfig
 from unclip.stages.diffusion_prior.network import DiffusionPrior
@@ -26,13 +27,15 @@ def sample_prior(
     diffusion: DiffusionConfig,
     sampler: PriorSamplerConfig,
     noise: SampleNoise,
+    null: NullText | None = None,
     x0_errors: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """z_i ``[B, D]`` for captions with text embeddings z_t ``[B, D]``.
 
-    ``sampler.candidates`` are drawn per caption, and `best_of` them kept. ``x0_errors`` is for
-    the analytic samplers (see `unclip.diffusion.samplers.sample`).
+    ``sampler.candidates`` are drawn per caption, and `best_of` them kept. Guidance goes away from
+    ``null`` (`unclip.stages._prior.null_text`). ``x0_errors`` is for the analytic samplers (see
+    `unclip.diffusion.samplers.sample`).
     """
     (batch, dim), many = z_t.shape, sampler.candidates
     captions, texts = repeat_each(caption, many), z_t.repeat_interleave(many, dim=0)
@@ -40,7 +43,7 @@ def sample_prior(
     def model(x_t: Tensor, t: Tensor, keep: Tensor) -> Tensor:
         twice = len(keep) // len(texts)
         both = repeat_batch(captions, twice)
-        return net(x_t, t, z_t=texts.repeat(twice, 1), caption=both, keep=keep)
+        return net(x_t, t, **told(texts.repeat(twice, 1), both, keep, null))
 
     def draw(shape: Sequence[int], device: torch.device) -> Tensor:
         # Each caption has one stream; its candidates take successive parts of it.

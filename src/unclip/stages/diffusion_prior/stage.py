@@ -13,6 +13,7 @@ from unclip.diffusion.samplers import ANALYTIC
 from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._diffusion.stage import DiffusionStage
+from unclip.stages._prior.null_text import told
 from unclip.stages._prior.stage import Pair, PriorStage
 from unclip.stages.diffusion_prior.config import DiffusionPriorExperiment, PriorSamplerConfig
 from unclip.stages.diffusion_prior.fits import fit_standardisation
@@ -34,6 +35,11 @@ class DiffusionPriorStage(PriorStage, DiffusionStage):
         if self.experiment.model.standardise:
             fit_standardisation([self.net, self.ema], self.frozen_clip, data, device)
 
+    @property
+    def tokenize(self) -> Tokenizer:
+        """See `PriorStage.tokenize`."""
+        return Tokenizer(self.experiment.model.context)
+
     def loss(
         self, net: DiffusionPrior, pair: Pair, rng: StepRandom, *, training: bool
     ) -> dict[str, Tensor]:
@@ -43,7 +49,7 @@ class DiffusionPriorStage(PriorStage, DiffusionStage):
         """
         at = self.add_noise(net.to_x0(pair.z_i), rng, training=training)
         keep = rng.keep("drop_text", len(at.t), self.experiment.drop_text if training else 0.0)
-        output = net(at.x_t, at.t, z_t=pair.z_t, caption=pair.caption, keep=keep)
+        output = net(at.x_t, at.t, **told(pair.z_t, pair.caption, keep, self.null))
         return self.losses(output, at)
 
     def draw(self, pair: Pair, noise: SampleNoise) -> Tensor:
@@ -55,6 +61,7 @@ class DiffusionPriorStage(PriorStage, DiffusionStage):
             diffusion=self.experiment.diffusion,
             sampler=self._sampler(),
             noise=noise,
+            null=self.null,
         )
 
     def _sampler(self) -> PriorSamplerConfig:
