@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from unclip.common.types import Caption
 from unclip.stages.diffusion_prior.config import DiffusionPriorConfig
 from unclip.stages.diffusion_prior.network import DiffusionPrior
+from unclip.weights.maps.prior import to_diffusers
 
 D, L, X = 16, 6, 16
 OFF = torch.tensor([False, False])
@@ -147,39 +147,6 @@ def test_captions_of_another_length_or_kind_are_refused():
         DiffusionPrior(small("clip").config, D)
 
 
-def copy_weights(net: DiffusionPrior, oracle: nn.Module) -> None:
-    """From our prior to the one of diffusers, which has q, k and v apart."""
-    state = {
-        "positional_embedding": net.positions[None],
-        "prd_embedding": net.query[None, None],
-        "clip_mean": oracle.clip_mean,
-        "clip_std": oracle.clip_std,
-    }
-    layers = {
-        "time_embedding.linear_1": net.time.hidden,
-        "time_embedding.linear_2": net.time.out,
-        "proj_in": net.x_t_in,
-        "embedding_proj": net.z_t_in,
-        "encoder_hidden_states_proj": net.features_in,
-        "norm_out": net.norm,
-        "proj_to_clip_embeddings": net.out,
-    }
-    for index, block in enumerate(net.transformer.blocks):
-        prefix = f"transformer_blocks.{index}."
-        layers[prefix + "norm1"] = block.attention_norm
-        layers[prefix + "attn1.to_out.0"] = block.attention.out
-        layers[prefix + "norm3"] = block.mlp_norm
-        layers[prefix + "ff.net.0.proj"] = block.mlp[0]
-        layers[prefix + "ff.net.2"] = block.mlp[2]
-        for part in ("weight", "bias"):
-            q, k, v = getattr(block.attention.qkv, part).chunk(3)
-            for name, value in {"to_q": q, "to_k": k, "to_v": v}.items():
-                state[f"{prefix}attn1.{name}.{part}"] = value
-    for name, layer in layers.items():
-        state |= {f"{name}.{part}": value for part, value in layer.state_dict().items()}
-    oracle.load_state_dict(state)
-
-
 @torch.no_grad()
 def test_it_equals_the_prior_transformer_of_diffusers_with_the_same_weights():
     diffusers = pytest.importorskip("diffusers")
@@ -193,12 +160,12 @@ def test_it_equals_the_prior_transformer_of_diffusers_with_the_same_weights():
         embedding_dim=D,
         num_embeddings=L,
     ).eval()
-    copy_weights(net, oracle)
+    oracle.load_state_dict(to_diffusers(net))
     caption = one["caption"]
     want = oracle(
         one["x_t"],
         one["t"],
-        proj_embedding=one["z_t"] * net.scale,
+        proj_embedding=one["z_t"],  # the scale is in their weight
         encoder_hidden_states=caption.features,
         attention_mask=caption.mask,
     ).predicted_image_embedding
