@@ -24,6 +24,12 @@ def state(name: str) -> dict[str, Tensor]:
     return found.get("state_dict", found)
 
 
+def component(name: str) -> dict[str, Tensor]:
+    """The weights of a component folder of karlo-diffusers, its name and a dot before each name."""
+    file = GOLDENS / "karlo-diffusers" / name / "diffusion_pytorch_model.safetensors"
+    return {f"{name}.{key}": tensor for key, tensor in load_file(file).items()}
+
+
 class Recorded:
     """The noise of a golden sampling ``[N, B, ...]``, one entry per call."""
 

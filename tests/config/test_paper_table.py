@@ -101,6 +101,8 @@ TABLE = {  # decoder, 64 to 256, 256 to 1024
     "model.text.width": (2048, None, None),
     "model.text.layers": (24, None, None),
     "model.text.heads": (32, None, None),
+    "model.unet.time": ("scale_shift",) * 3,
+    "model.caption": ("bpe", None, None),
     "model.clip_tokens": (4, None, None),
     "model.null_z_i": ("zeros", None, None),
     "embedding": ("image", None, None),
@@ -138,7 +140,9 @@ WITHOUT_EFFECT = {
     "pca.max_error": None,
     "model.use_z_i": True,  # switches of what the paper does not do
     "model.use_caption": True,
+    "model.context_mask": False,
     "model.noise_levels": 0,
+    "model.last_step": False,
     "sampler.noise_level": 0,
     "noise_z_i": 0.0,
     "corruption.kernel": 3,  # of a blur, where there is none

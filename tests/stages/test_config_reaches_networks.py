@@ -43,6 +43,8 @@ CHANGES: dict[str, dict[str, Any]] = {
         "model.use_z_i": "false",
         "model.use_caption": "false",
         "model.null_z_i": "learned",
+        "model.caption": "clip",
+        "model.context_mask": "true",
         "model.unet.channels": 64,
         "model.unet.blocks": 2,
         "model.unet.multiples": "[1, 2]",
@@ -78,6 +80,7 @@ WITH: dict[tuple[str, str], tuple[str, ...]] = {  # what a field needs beside it
     ("prior/diffusion_tiny", "model.context"): BPE,
     **{("prior/ar_tiny", f"model.text.{k}"): BPE for k in ("context", "vocabulary", "width")},
     **{("prior/ar_tiny", f"model.text.{k}"): BPE for k in ("layers", "heads")},
+    ("decoder/tiny", "model.caption"): ("model.context_mask=true",),
     ("decoder/tiny", "model.image_size"): ("model.unet.attention=[32]",),
     ("decoder/tiny", "model.unet.multiples"): ("model.unet.attention=[16]",),
 }
@@ -91,7 +94,11 @@ ELSEWHERE = {
     "model.codes",
     "model.buckets",
 }
-AT_RUN_TIME = {("upsampler/tiny", "model.image_size"), ("upsampler/tiny", "model.low_size")}
+AT_RUN_TIME = {
+    ("decoder/tiny", "model.context_mask"),
+    ("upsampler/tiny", "model.image_size"),
+    ("upsampler/tiny", "model.low_size"),
+}
 SIZES = ParentSizes(embed_dim=64, text_width=64, context=32, codes=8, buckets=16)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unclip.common.errors import UserError
 from unclip.common.seeding import SampleNoise
 from unclip.config.load import load_experiment
 from unclip.runs.train import train
 from unclip.stages import registry
+from unclip.stages.clip.part import load as load_clip
 
 UPSAMPLERS = {
     "additive time": ["model.unet.time=additive"],
@@ -27,3 +29,54 @@ def test_an_upsampler_trains_and_samples(minute_experiment, tmp_path, option):
     finished = train(load_experiment(str(minute_experiment("upsampler")), words))
     part = registry.STAGES["upsampler"].load(finished.artifact)
     assert part.draw(torch.zeros(2, 3, 16, 16), SampleNoise([0, 1])).isfinite().all()
+
+
+KARLO = ["model.caption=clip", "model.context_mask=true", "model.null_text=caption"]
+DECODERS = {
+    "context mask": ["model.context_mask=true"],
+    "empty caption": ["model.null_text=caption"],
+    "CLIP's captions": ["model.caption=clip", "model.context_mask=true"],
+    "Karlo's": [*KARLO, "model.null_z_i=learned"],
+    "captions alone": [*KARLO, "model.use_z_i=false"],
+    "z_t for z_i": [*KARLO, "embedding=text"],
+}
+
+
+@pytest.mark.parametrize("option", DECODERS)
+def test_a_decoder_trains_and_samples(cascade, minute_experiment, tmp_path, option):
+    words = [f"run.dir={tmp_path}", f"clip={cascade / 'clip'}", "drop_caption=0.5"]
+    given = load_experiment(str(minute_experiment("decoder")), words + DECODERS[option])
+    artifact = train(given).artifact
+    part = registry.STAGES["decoder"].load(artifact, load_clip(str(cascade / "clip")))
+    part.net.eval()
+    z = torch.randn(2, 16) if given.config.model.use_z_i else None
+    for captions in (["a", "a red circle"], None):
+        if z is not None or captions is not None:
+            assert part.draw(z, captions, SampleNoise([0, 1])).isfinite().all()
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([500, 500])
+    one, other = (
+        part.predictor(z, ["a", text], part.sampler).denoise(x, t)
+        for text in ("b", "a blue square")
+    )
+    assert torch.equal(one[0], other[0])
+    assert not torch.equal(one[1], other[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.caption=clip"], "context_mask=False: must be true with model.caption=clip"),
+        (["model.use_caption=false", "model.caption=clip"], "caption='clip': has no effect"),
+        (
+            ["model.use_caption=false", "model.context_mask=true"],
+            "context_mask=True: has no effect",
+        ),
+        (
+            ["model.use_caption=false", "model.null_text=caption"],
+            "null_text='caption': has no effect",
+        ),
+    ],
+)
+def test_options_of_a_decoder_that_do_not_fit_are_refused(minute_experiment, words, message):
+    with pytest.raises(UserError, match=message):
+        load_experiment(str(minute_experiment("decoder")), words)

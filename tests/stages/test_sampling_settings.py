@@ -20,8 +20,10 @@ from unclip.stages._prior.sampling import best_of
 from unclip.stages.ar_prior.config import ArPriorConfig, ArSamplerConfig
 from unclip.stages.ar_prior.network import ArPrior
 from unclip.stages.ar_prior.sampling import sample_ar_prior, sample_codes
+from unclip.stages.decoder.config import DecoderConfig
 from unclip.stages.decoder.network import Conditioning
 from unclip.stages.decoder.sampling import DecoderPart, decoder_denoiser
+from unclip.stages.decoder.words import Words
 from unclip.stages.diffusion_prior.config import PriorSamplerConfig
 from unclip.stages.diffusion_prior.sampling import sample_prior
 from unclip.stages.upsampler.config import UpsamplerSamplerConfig
@@ -130,13 +132,13 @@ def test_a_guided_prior_goes_from_what_it_says_without_text_to_what_it_says_with
 class Decoder:
     """A decoder that means 1 for a z_i that is kept, 10 more for a caption that is."""
 
-    config = SimpleNamespace(image_size=4, use_z_i=True, use_caption=True)
+    config = DecoderConfig(image_size=4)
     embed_dim = D
 
     def parameters(self):
         return iter([torch.zeros(1)])
 
-    def condition(self, *, z_i, tokens, mask, keep_z_i, keep_text):
+    def condition(self, *, z_i, tokens, mask, text, keep_z_i, keep_text):
         every = torch.ones(len(tokens), dtype=torch.bool)
         kept = [every if keep is None else keep for keep in (keep_z_i, keep_text)]
         return Conditioning(kept[0][:, None] * 1.0 + kept[1][:, None] * 10.0, tokens)
@@ -156,7 +158,7 @@ def test_a_guided_decoder_goes_from_what_it_says_without_both_conditions(guidanc
     denoise = decoder_denoiser(
         net,  # type: ignore[arg-type]
         z_i=z_t_of(2),
-        tokens=torch.ones(2, L, dtype=torch.int64),
+        words=Words(torch.ones(2, L, dtype=torch.int64), torch.ones(2, L, dtype=torch.bool)),
         guidance=guidance,
         **{name: torch.full((2,), keep) for name, keep in kept.items()},
     )

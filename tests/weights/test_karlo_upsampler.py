@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from golden_files import GOLDENS, Recorded, state, tensors
-from safetensors.torch import load_file
+from golden_files import Recorded, component, state, tensors
 from torch import Tensor
 
 from unclip.diffusion.config import ImageDiffusionConfig
@@ -31,12 +30,7 @@ def original() -> dict[str, Tensor]:
 
 
 def component_folders() -> dict[str, Tensor]:
-    file = "diffusion_pytorch_model.safetensors"
-    return {
-        f"{component}.{name}": tensor
-        for component in ("super_res_first", "super_res_last")
-        for name, tensor in load_file(GOLDENS / "karlo-diffusers" / component / file).items()
-    }
+    return component("super_res_first") | component("super_res_last")
 
 
 LAYOUTS = {"karlo": (original, maps.karlo), "diffusers": (component_folders, maps.diffusers)}

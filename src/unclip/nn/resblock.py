@@ -176,13 +176,21 @@ class AttentionBlock(nn.Module):
         self.context_kv = nn.Linear(context_width, 2 * channels) if context_width else None
         self.out = zero_parameters(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """``x`` ``[B, C, H, W]``, ``context`` ``[B, S, X]`` if the block was built for one."""
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, context_mask: Tensor | None = None
+    ) -> Tensor:
+        """``x`` ``[B, C, H, W]``, ``context`` ``[B, S, X]`` if the block was built for one.
+
+        ``context_mask`` is ``[B, S]`` boolean, True = may be seen; None shows all of the context.
+        """
         pixels = self.norm(x).flatten(2).transpose(1, 2)  # [B, P, C]
         q, k, v = split_heads(self.qkv(pixels), 3, self.heads)
         if self.context_kv is not None:
             context_k, context_v = split_heads(self.context_kv(context), 2, self.heads)
             k = torch.cat([context_k, k], dim=2)
             v = torch.cat([context_v, v], dim=2)
-        h = self.out(join_heads(attend(q, k, v)))
+        mask = None
+        if context_mask is not None:
+            mask = F.pad(context_mask, (0, pixels.shape[1]), value=True)[:, None, None]
+        h = self.out(join_heads(attend(q, k, v, mask)))
         return x + h.transpose(1, 2).unflatten(2, x.shape[2:])

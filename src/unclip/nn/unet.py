@@ -30,12 +30,17 @@ class Layer(nn.Module):
         self.up = up
 
     def forward(
-        self, x: Tensor, time: Tensor, context: Tensor | None, beside: Tensor | None = None
+        self,
+        x: Tensor,
+        time: Tensor,
+        context: Tensor | None,
+        beside: Tensor | None = None,
+        context_mask: Tensor | None = None,
     ) -> Tensor:
         """``[B, C, H, W]``, with the channels ``beside`` it, to ``[B, C', H', W']``."""
         x = self.block(x, time, beside)
         if self.attention is not None:
-            x = self.attention(x, context)
+            x = self.attention(x, context, context_mask)
         return x if self.up is None else self.up(x, time)
 
 
@@ -136,6 +141,7 @@ class UNet(nn.Module):
         *,
         time_offset: Tensor | None = None,
         context: Tensor | None = None,
+        context_mask: Tensor | None = None,
     ) -> Tensor:
         """Run the network.
 
@@ -144,6 +150,8 @@ class UNet(nn.Module):
             t: timesteps ``[B]``.
             time_offset: ``[B, F]``, added to the time embedding.
             context: tokens ``[B, S, X]``; needed if and only if the network has a context width.
+            context_mask: ``[B, S]`` boolean, True = the pixels may attend to this token; None shows
+                all tokens.
 
         Returns:
             ``[B, out_channels, H, W]`` of the type of ``x``.
@@ -168,12 +176,12 @@ class UNet(nn.Module):
         h = self.input(x_last)
         skips = [h]
         for layer in self.down:
-            h = layer(h, time, context)
+            h = layer(h, time, context, None, context_mask)
             skips.append(h)
         for layer in self.middle:
-            h = layer(h, time, context)
+            h = layer(h, time, context, None, context_mask)
         for layer in self.up:
-            h = layer(h, time, context, skips.pop())
+            h = layer(h, time, context, skips.pop(), context_mask)
         return self._output(h).to(x.dtype)
 
     def _output(self, h: Tensor) -> Tensor:

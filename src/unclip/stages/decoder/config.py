@@ -31,7 +31,11 @@ class DecoderConfig:
     embeddings: Embeddings | None = None  # unit (length 1) or raw; null takes the CLIP's
     clip_tokens: int = 4  # extra context tokens made from z_i
     use_z_i: bool = True  # false: GLIDE, caption only
-    use_caption: bool = True  # false: no caption transformer
+    use_caption: bool = True  # false: no caption
+    caption: Literal["bpe", "clip"] = "bpe"  # own transformer (the paper) or CLIP's token features
+    clip_text_width: int | None = None  # width of CLIP's token features; null takes the CLIP's
+    context_mask: bool = False  # hide the caption's padding from the U-Net's attention
+    null_text: Literal["padding", "caption"] = "padding"  # a dropped caption: nothing, or ""
     null_z_i: Literal["zeros", "learned"] = "zeros"  # what stands for a dropped z_i
     unet: UNetConfig = field(default_factory=UNetConfig)
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
@@ -39,9 +43,19 @@ class DecoderConfig:
     def validate(self) -> None:
         """Refuse shapes that no network can have."""
         self.unet.validate()
-        self.text.validate()
+        if self.use_caption and self.caption == "bpe":
+            self.text.validate()
         require_choices(self, "model")
         require(self.use_z_i or self.use_caption, "model.use_caption", "one condition must remain")
+        if not self.use_caption:
+            for name in ("caption", "context_mask", "null_text"):
+                plain = getattr(self, name) == getattr(DecoderConfig, name)
+                require(plain, f"model.{name}", "has no effect with model.use_caption=false")
+        require(
+            self.caption == "bpe" or self.context_mask,
+            "model.context_mask",
+            "must be true with model.caption=clip: CLIP's features of padding know the caption",
+        )
         factor = 2 ** (len(self.unet.multiples) - 1)
         require(
             self.image_size % factor == 0,
@@ -98,11 +112,14 @@ EXPERIMENT, SAMPLER = DecoderExperiment, GuidedSamplerConfig
 
 
 def fill(experiment: DecoderExperiment, sizes: ParentSizes) -> None:
-    """Set D and the kind of embeddings, which the CLIP decides."""
-    fill_size(experiment.model, "embed_dim", sizes.embed_dim, parent=f"the CLIP {sizes.clip}")
-    fill_embeddings(experiment.model, sizes)
+    """Set what the CLIP decides: D, the kind of embeddings and, if it reads captions, its width."""
+    model, clip = experiment.model, f"the CLIP {sizes.clip}"
+    fill_size(model, "embed_dim", sizes.embed_dim, parent=clip)
+    fill_embeddings(model, sizes)
+    if model.caption == "clip":
+        fill_size(model, "clip_text_width", sizes.text_width, parent=clip)
 
 
 def filled_fields(experiment: DecoderExperiment) -> tuple[str, ...]:
     """The keys that `fill` sets."""
-    return ("model.embed_dim", "model.embeddings")
+    return ("model.embed_dim", "model.embeddings", "model.clip_text_width")

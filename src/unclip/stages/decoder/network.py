@@ -11,8 +11,10 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip.common.types import TextFeatures
 from unclip.embeddings.config import RAW
 from unclip.nn.caption import CaptionEncoder
 from unclip.nn.unet import UNet
@@ -26,6 +28,7 @@ class Conditioning(NamedTuple):
 
     time_offset: Tensor  # [B, 4C], added to the time embedding
     tokens: Tensor  # [B, L + K, X] further keys and values of every attention
+    mask: Tensor | None = None  # [B, L + K] True = may be seen; None where all may
 
 
 class Decoder(nn.Module):
@@ -34,9 +37,20 @@ class Decoder(nn.Module):
     A unit z_i is multiplied by √D inside, so that its numbers have unit variance. Dropped, z_i
     is a zero vector, or with ``null_z_i: learned`` a learned one (which starts at zero); the
     biases of its two projections act all the same. A dropped caption is all padding.
+
+    With ``caption: clip``, as in Karlo, there is no caption transformer: the frozen CLIP's token
+    features, projected and normalised, are the context, and the projected z_t is added to the time
+    embedding. A dropped caption then is z_t = 0, its tokens hidden.
     """
 
-    def __init__(self, config: DecoderConfig, embed_dim: int, *, learns_variance: bool = True):
+    def __init__(
+        self,
+        config: DecoderConfig,
+        embed_dim: int,
+        clip_text_width: int | None = None,
+        *,
+        learns_variance: bool = True,
+    ):
         super().__init__()
         self.config = config
         self.embed_dim = embed_dim
@@ -59,7 +73,13 @@ class Decoder(nn.Module):
             groups=unet.norm_groups,
             time=unet.time,
         )
-        if config.use_caption:
+        if config.use_caption and config.caption == "clip":
+            if clip_text_width is None:
+                raise ValueError("caption=clip needs the width of CLIP's token features")
+            self.features_in = nn.Linear(clip_text_width, context_width)
+            self.features_norm = nn.LayerNorm(context_width)
+            self.z_t_to_time = nn.Linear(embed_dim, 4 * unet.channels)
+        elif config.use_caption:
             self.text = CaptionEncoder(**asdict(config.text))
             self.text_to_time = nn.Linear(context_width, 4 * unet.channels)
         if config.use_z_i:
@@ -74,6 +94,7 @@ class Decoder(nn.Module):
         z_i: Tensor | None = None,
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
+        text: TextFeatures | None = None,
         keep_z_i: Tensor | None = None,
         keep_text: Tensor | None = None,
     ) -> Conditioning:
@@ -81,35 +102,69 @@ class Decoder(nn.Module):
 
         A decoder built without one of the two conditions ignores its arguments.
         """
-        offsets, contexts = [], []
-        if self.config.use_caption:
-            if tokens is None or mask is None:
-                raise ValueError("this decoder needs caption tokens and their mask")
-            if keep_text is not None:
-                mask = mask & keep_text[:, None]
-            words = self.text(tokens, mask)
-            offsets.append(self.text_to_time(words[:, -1]))
+        config = self.config
+        offsets, contexts, seen = [], [], None
+        if config.use_caption:
+            if config.caption == "clip":
+                offset, words, mask = self._read_features(text, keep_text)
+            else:
+                offset, words, mask = self._read_tokens(tokens, mask, keep_text)
+            offsets.append(offset)
             contexts.append(words)
-        if self.config.use_z_i:
+            seen = mask if config.context_mask else None
+        if config.use_z_i:
             if z_i is None:
                 raise ValueError("this decoder needs z_i")
-            z_i = self._scale_z_i(z_i, keep_z_i)
+            null = self.null_z_i if config.null_z_i == "learned" else None
+            z_i = self._scaled(z_i, self.z_i_to_time, keep_z_i, null)
             offsets.append(self.z_i_to_time(z_i))
-            contexts.append(self.z_i_to_tokens(z_i).unflatten(1, (self.config.clip_tokens, -1)))
-        return Conditioning(sum(offsets[1:], offsets[0]), torch.cat(contexts, dim=1))
+            contexts.append(self.z_i_to_tokens(z_i).unflatten(1, (config.clip_tokens, -1)))
+            seen = None if seen is None else F.pad(seen, (0, config.clip_tokens), value=True)
+        return Conditioning(sum(offsets[1:], offsets[0]), torch.cat(contexts, dim=1), seen)
 
-    def _scale_z_i(self, z_i: Tensor, keep: Tensor | None) -> Tensor:
-        """z_i at unit variance (raw: as it is), or what stands for it where ``keep`` is False."""
+    def _read_tokens(
+        self, tokens: Tensor | None, mask: Tensor | None, keep: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What is added to time, the context and its mask, of own tokens."""
+        if tokens is None or mask is None:
+            raise ValueError("this decoder needs caption tokens and their mask")
+        if keep is not None:
+            mask = mask & keep[:, None]
+        words = self.text(tokens, mask)
+        return self.text_to_time(words[:, -1]), words, mask
+
+    def _read_features(
+        self, text: TextFeatures | None, keep: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of what the frozen CLIP made of the caption."""
+        if text is None:
+            raise ValueError("this decoder needs CLIP's token features of the caption")
+        words = self.features_norm(self.features_in(text.tokens.to(self.features_in.weight.dtype)))
+        mask = text.mask if keep is None else text.mask & keep[:, None]
+        return self.z_t_to_time(self._scaled(text.z_t, self.z_t_to_time, keep)), words, mask
+
+    def _scaled(
+        self, z: Tensor, layer: nn.Linear, keep: Tensor | None, null: Tensor | None = None
+    ) -> Tensor:
+        """``z`` at unit variance (raw: as it is), as ``layer`` takes it.
+
+        Where ``keep`` is False ``null`` stands for it, or zeros.
+        """
         scale = 1.0 if self.config.embeddings == RAW else math.sqrt(self.embed_dim)
-        z_i = z_i.to(self.z_i_to_time.weight.dtype) * scale
+        z = z.to(layer.weight.dtype) * scale
         if keep is None:
-            return z_i
-        null = self.null_z_i if self.config.null_z_i == "learned" else z_i.new_zeros(())
-        return torch.where(keep[:, None], z_i, null)
+            return z
+        return torch.where(keep[:, None], z, z.new_zeros(()) if null is None else null)
 
     def denoise(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """``x_t`` ``[B, 3, H, W]`` at ``t`` ``[B]`` to ``[B, 6, H, W]``: ε, then v."""
-        return self.unet(x_t, t, time_offset=conditioning.time_offset, context=conditioning.tokens)
+        return self.unet(
+            x_t,
+            t,
+            time_offset=conditioning.time_offset,
+            context=conditioning.tokens,
+            context_mask=conditioning.mask,
+        )
 
     def forward(
         self,
@@ -119,6 +174,7 @@ class Decoder(nn.Module):
         z_i: Tensor | None = None,
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
+        text: TextFeatures | None = None,
         keep_z_i: Tensor | None = None,
         keep_text: Tensor | None = None,
     ) -> Tensor:
@@ -130,6 +186,8 @@ class Decoder(nn.Module):
             z_i: image embeddings ``[B, D]``.
             tokens: captions ``[B, L]``, L exactly ``config.text.context``.
             mask: ``[B, L]`` boolean, True = a real token.
+            text: the captions by the frozen CLIP, of any length; with ``caption: clip``, in place
+                of ``tokens`` and ``mask``.
             keep_z_i: ``[B]`` boolean, False drops z_i from that sample; None keeps all.
             keep_text: ``[B]`` boolean, False drops the caption of that sample; None keeps all.
 
@@ -140,25 +198,24 @@ class Decoder(nn.Module):
             ValueError: a condition is missing, or of another length or size than the network's.
         """
         conditioning = self.condition(
-            z_i=z_i, tokens=tokens, mask=mask, keep_z_i=keep_z_i, keep_text=keep_text
+            z_i=z_i, tokens=tokens, mask=mask, text=text, keep_z_i=keep_z_i, keep_text=keep_text
         )
         return self.denoise(x_t, t, conditioning)
 
 
 def build_network(experiment: DecoderExperiment, sizes: ParentSizes) -> Decoder:
     """See `unclip.stages.row.Row`."""
-    embed_dim = experiment.model.embed_dim or sizes.embed_dim
+    model, learns = experiment.model, experiment.diffusion.learns_variance
+    embed_dim = model.embed_dim or sizes.embed_dim
     assert embed_dim is not None
-    learns = experiment.diffusion.learns_variance
-    return Decoder(experiment.model, embed_dim, learns_variance=learns)
+    width = model.clip_text_width or sizes.text_width
+    return Decoder(model, embed_dim, width, learns_variance=learns)
 
 
 def needs(experiment: DecoderExperiment) -> Needs:
-    """The embedding that it is given, if any."""
-    if not experiment.model.use_z_i:
-        return Needs()
-    text = experiment.embedding == "text"
-    return Needs(image=not text, text=text)
+    """The embedding and the caption that it is given, if any."""
+    model, z_t = experiment.model, experiment.embedding == "text"
+    return Needs(image=model.use_z_i and not z_t, text=z_t or model.caption == "clip")
 
 
 def dry_step(net: Decoder, experiment: DecoderExperiment, given: Given, share: Share) -> Tensor:
@@ -168,9 +225,10 @@ def dry_step(net: Decoder, experiment: DecoderExperiment, given: Given, share: S
     return net(
         torch.zeros(share.batch, 3, model.image_size, model.image_size),
         some_timesteps(share.batch),
-        z_i=given.z_i if given.text is None else given.text.z_t,
+        z_i=given.text.z_t if given.z_i is None and given.text is not None else given.z_i,
         tokens=some_tokens(share.batch, length),
         mask=all_kept(share.batch, length),
+        text=given.text,
         keep_z_i=all_kept(share.batch),
         keep_text=all_kept(share.batch),
     )

@@ -28,6 +28,7 @@ def load(path: Path | str, clip: FrozenClip, *, key: str = "decoder") -> Decoder
         experiment.diffusion,
         Tokenizer(experiment.model.text.context),
         takes(artifact),
+        clip.model if experiment.model.caption == "clip" else None,
     )
 
 

@@ -16,9 +16,11 @@ from unclip.diffusion.inpainting import inpaint
 from unclip.diffusion.inversion import invert
 from unclip.diffusion.predictor import Predictor, build_predictor, guided_denoiser
 from unclip.diffusion.samplers import sample
-from unclip.embeddings.tokens import Tokenizer, token_mask
+from unclip.embeddings.clip import Clip
+from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._part import Part
 from unclip.stages.decoder.network import Conditioning, Decoder
+from unclip.stages.decoder.words import Words, null_words, read, told
 from unclip.stages.experiment import require_steps_fit
 
 Takes = Literal["image", "text", "none"]
@@ -42,6 +44,7 @@ class DecoderPart(Part):
     diffusion: ImageDiffusionConfig
     tokenize: Tokenizer
     takes: Takes = "image"
+    clip: Clip | None = None  # that reads captions for it, on the network's device
 
     def check_sampler(self, sampler: GuidedSamplerConfig) -> None:
         """See `Part.check_sampler`."""
@@ -66,7 +69,8 @@ class DecoderPart(Part):
         """Images ``[B, 3, S, S]`` in [-1, 1].
 
         A condition that is None is dropped, as in part of the training; one of the two must be
-        there. An empty caption is something else: the decoder has never met one.
+        there. An empty caption is something else, which the decoder has met in training only if
+        ``model.null_text`` is "caption".
 
         Args:
             z: ``[B, D]``, z_i or what `takes` says.
@@ -119,14 +123,17 @@ class DecoderPart(Part):
         count = _count(z, captions)
         nothing = torch.zeros(count, dtype=torch.bool, device=self.device)
         keep_z_i = keep_text = None
+        config, tokenize = self.net.config, self.tokenize
         if z is None and self.net.config.use_z_i:
             z, keep_z_i = torch.zeros(count, self.net.embed_dim, device=self.device), nothing
         if captions is None:
             captions, keep_text = [""] * count, nothing
+        texts = list(captions)
         denoise = decoder_denoiser(
             self.net,
             z_i=z,
-            tokens=self.tokenize(list(captions)).to(self.device),
+            words=read(config, texts, tokenize, self.clip, self.device),
+            null=null_words(config, tokenize, self.clip, self.device),
             guidance=sampler.guidance,
             keep_z_i=keep_z_i,
             keep_text=keep_text,
@@ -146,22 +153,23 @@ def decoder_denoiser(
     net: Decoder,
     *,
     z_i: Tensor | None,
-    tokens: Tensor,
+    words: Words,
     guidance: float,
+    null: Words | None = None,
     keep_z_i: Tensor | None = None,
     keep_text: Tensor | None = None,
 ) -> Denoiser:
-    """The decoder given z_i ``[B, D]`` and caption tokens ``[B, L]``, guided.
+    """The decoder given z_i ``[B, D]`` and B captions, guided.
 
     z_i may be None for a decoder that has no use for it. Guidance compares with both conditions
-    dropped.
+    dropped; ``null`` as in `told`.
     """
-    mask = token_mask(tokens)
-    given = net.condition(z_i=z_i, tokens=tokens, mask=mask, keep_z_i=keep_z_i, keep_text=keep_text)
+    given = net.condition(z_i=z_i, keep_z_i=keep_z_i, **told(words, keep_text, null))
     if guidance != 1:
-        none = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
-        null = net.condition(z_i=z_i, tokens=tokens, mask=mask, keep_z_i=none, keep_text=none)
-        given = Conditioning(*(torch.cat(pair) for pair in zip(given, null)))
+        none = torch.zeros(len(words.tokens), dtype=torch.bool, device=words.tokens.device)
+        other = net.condition(z_i=z_i, keep_z_i=none, **told(words, none, null))
+        both = (None if a is None or b is None else torch.cat([a, b]) for a, b in zip(given, other))
+        given = Conditioning(*both)  # type: ignore[arg-type]  # only the mask may be None
 
     def model(x_t: Tensor, t: Tensor, keep: Tensor) -> Tensor:
         return net.denoise(x_t, t, given)

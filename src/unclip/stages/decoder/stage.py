@@ -7,6 +7,7 @@ Its ablations (paper, section 5) are settings: ``model.use_z_i: false`` is GLIDE
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -18,13 +19,14 @@ from data_modules.decoder import DecoderData
 from unclip.common.images import CaptionedImage, to_uint8
 from unclip.common.seeding import SampleNoise
 from unclip.data.batches import DecoderBatch
-from unclip.embeddings.clip import FrozenClip
+from unclip.embeddings.clip import Clip, FrozenClip
 from unclip.embeddings.lengths import directions, with_lengths
-from unclip.embeddings.tokens import Tokenizer, token_mask
+from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._diffusion.stage import DiffusionStage
 from unclip.stages.decoder.config import DecoderExperiment
 from unclip.stages.decoder.network import Decoder, build_network
 from unclip.stages.decoder.sampling import DecoderPart
+from unclip.stages.decoder.words import Words, null_words, told, words
 from unclip.stages.interface import LoadedParents
 from unclip.training.one_pass import z_i_of
 from unclip.training.random import StepRandom
@@ -45,7 +47,8 @@ class DecoderStage(DiffusionStage):
     @property
     def uses_embeddings(self) -> bool:
         """GLIDE's network uses none."""
-        return self.experiment.model.use_z_i
+        model = self.experiment.model
+        return model.use_z_i or model.caption == "clip"
 
     @torch.no_grad()
     def encode(self, batch: DecoderBatch) -> Tensor | None:
@@ -66,12 +69,35 @@ class DecoderStage(DiffusionStage):
             at.x_t,
             at.t,
             z_i=self.jitter(self.encode(batch), rng) if training else self.encode(batch),
-            tokens=batch.tokens,
-            mask=token_mask(batch.tokens),
             keep_z_i=rng.keep("drop_z_i", len(at.t), drop_z_i if training else 0.0),
-            keep_text=rng.keep("drop_caption", len(at.t), drop_caption if training else 0.0),
+            **told(
+                self.read(batch),
+                rng.keep("drop_caption", len(at.t), drop_caption if training else 0.0),
+                self.null,
+            ),
         )
         return self.losses(output, at)
+
+    @torch.no_grad()
+    def read(self, batch: DecoderBatch) -> Words:
+        """The captions as the network reads them."""
+        return words(self.experiment.model, batch.tokens, batch.clip_tokens, self._clip_model)
+
+    @cached_property
+    def null(self) -> Words | None:
+        """What the network is told where a caption is dropped; see `told`."""
+        model = self.experiment.model
+        return null_words(model, self.tokenize, self._clip_model, self.device)
+
+    @property
+    def tokenize(self) -> Tokenizer:
+        """Of the network's own caption encoder."""
+        return Tokenizer(self.experiment.model.text.context)
+
+    @property
+    def _clip_model(self) -> Clip | None:
+        """The CLIP that reads captions for the network, if it does."""
+        return self.frozen_clip.model if self.experiment.model.caption == "clip" else None
 
     def jitter(self, z_i: Tensor | None, rng: StepRandom) -> Tensor | None:
         """z_i ``[B, D]`` turned a little at random, so that a prior's errors are forgiven."""
@@ -115,7 +141,8 @@ class DecoderStage(DiffusionStage):
             self.sampling_net,
             self.experiment.sampler,
             self.experiment.diffusion,
-            Tokenizer(self.experiment.model.text.context),
+            self.tokenize,
+            clip=self._clip_model,
         )
         noise = SampleNoise(range(len(batch.image)))
         return part.draw(self.encode(batch), batch.captions, noise)
