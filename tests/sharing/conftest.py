@@ -12,11 +12,22 @@ import pytest
 
 from unclip.sharing.gather import gather
 
+RUN = {"run": "", "clip": "parents/clip/", "pca": "parents/pca/"}
 
-def seal(members: dict[str, bytes]) -> dict[str, bytes]:
+
+def seal_cascade(members: dict[str, bytes]) -> dict[str, bytes]:
+    """`seal` for the bundle of a cascade."""
+    stages = sorted({name.rpartition("/experiment.yaml")[0] for name in members} - {""})
+    manifest = json.loads(members["manifest.json"])
+    manifest["weights"] = {s: manifest["weights"].get(s, "0" * 64) for s in stages}
+    members = {**members, "manifest.json": json.dumps(manifest).encode()}
+    return seal(members, {stage: f"{stage}/" for stage in stages})
+
+
+def seal(members: dict[str, bytes], parts: Mapping[str, str] = RUN) -> dict[str, bytes]:
     """Give the manifest and the artifacts the names, sizes and checksums that the members have."""
     members, manifest = dict(members), json.loads(members["manifest.json"])
-    for part, begin in (("run", ""), ("clip", "parents/clip/"), ("pca", "parents/pca/")):
+    for part, begin in parts.items():
         weights, header = (f"{begin}artifact/{n}" for n in ("weights.safetensors", "artifact.json"))
         if weights in members:
             before, now = manifest["weights"][part], hashlib.sha256(members[weights]).hexdigest()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from unclip.common.markdown import plain_markdown
-from unclip.sharing.card import card
+from unclip.sharing.card import DescribedStage, card
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 EVIL = [
@@ -79,15 +79,9 @@ def test_no_text_of_a_run_becomes_markup_in_its_card(packed, evil):
     experiment["trainer"] |= {"precision": evil}
     provenance |= {"machine": evil, "packages": {evil: evil}, "git_revision": evil}
     provenance |= {"data_fingerprint": evil, "metrics": {evil: 1.0}}
-    text = card(
-        name=evil,
-        experiment=experiment,
-        provenance=provenance,
-        parents={"clip": evil},
-        weights=True,
-        samples=["samples/step_](javascript:alert(1)) <b>.png"],
-        licence="other",
-    )
+    samples = ["samples/step_](javascript:alert(1)) <b>.png"]
+    stage = DescribedStage("", experiment, provenance, {"clip": evil}, samples)
+    text = card(name=evil, stages=[stage], weights=True, licence="other")
     _, head, body = text.split("---\n", 2)
     assert yaml.safe_load(head)["license"] == "other"
     tokens = list(MARKDOWN.parse(body))

@@ -203,7 +203,7 @@ CASES = {
         patched(EXPERIMENT, 10, b"\x63\0", local=8),
         "experiment.yaml: cannot be unpacked",
     ),
-    "many files": (many(300), "holds more than 64 files"),
+    "many files": (many(300), "holds more than 256 files"),
     "endless directory": (endless, "its directory is too large"),
     "twice": (twice, "experiment.yaml: is there twice"),
     "other case": (with_member("Experiment.yaml"), "Experiment.yaml: is not a file of a bundle"),
@@ -280,7 +280,7 @@ CASES = {
         experiment(("about: ''", 'about: "\\e[2J"')),
         "experiment.yaml: about: holds control characters",
     ),
-    "future": (manifest(format_version=2), "format version 2, this unclip reads 1; use a newer"),
+    "future": (manifest(format_version=3), "format version 3, this unclip reads 1 and 2; use a"),
     "version of true": (manifest(format_version=True), "format version True"),
     "other format": (manifest(format="zip"), "manifest.json: is not of a bundle"),
     "unknown manifest field": (manifest(run_me="x"), "lacks some: run_me"),
@@ -337,8 +337,8 @@ CASES = {
         "step_1.png: is no plain file",
     ),
     "many in a folder": (
-        folder_with(lambda path: [(path / str(k)).touch() for k in range(100)]),
-        "holds more than 64 files",
+        folder_with(lambda path: [(path / str(k)).touch() for k in range(300)]),
+        "holds more than 256 files",
     ),
 }
 

@@ -101,7 +101,7 @@ def test_an_extended_run_gives_the_same_bits(minute_experiment, tmp_path, elsewh
     assert main(["share", str(tmp_path / "run"), "--to", "b.zip"]) == 0
     assert main(["reproduce", "b.zip", "--dir", "out"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("the run was resumed at step 3;") for line in lines)
+    assert any(line.startswith("resumed at step 3:") for line in lines)
     found = report(tmp_path / "elsewhere" / "out")
     assert (found["verdict"], found["resumed"], found["extended"]) == ("bit-identical", [3], [3])
     assert {row["verdict"] for row in found["metrics"]} == {"bit-identical"}

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--image {args.image}: is written as PNG; name it .png")
     for option in ("out", "image"):
         check_file(getattr(args, option), f"--{option}", force=args.force)
-    if any((Path(name) / "decoder").is_dir() for name in args.stage):
+    if any((Path(name) / "decoder").is_dir() or Path(name).is_file() for name in args.stage):
         _cascade(args, given)
         return
     if not args.stage:
@@ -168,15 +168,17 @@ def _cascade(args: argparse.Namespace, given: list[str]) -> None:
     wanted, settings = read_evaluation(given, values)
     check_count(wanted.n)
     if wanted.run.dir:
-        folder = Path(wanted.run.dir)
-        check_folder(folder, "run.dir")
-        if (folder / "experiment.yaml").exists():
-            raise UserError(f"run.dir={folder}: holds a training run; name another folder")
-        if (folder / "summary.json").exists() and not args.force:
-            raise UserError(f"run.dir={folder}: holds an evaluation; name another, or add --force")
+        written = Path(wanted.run.dir)
+        check_folder(written, "run.dir")
+        if (written / "experiment.yaml").exists():
+            raise UserError(f"run.dir={written}: holds a training run; name another folder")
+        if (written / "summary.json").exists() and not args.force:
+            raise UserError(f"run.dir={written}: holds an evaluation; name another, or add --force")
     from unclip.evaluation.protocols.cascades import evaluate_cascade
+    from unclip.sharing.cache import cascade_folder
 
-    metrics = evaluate_cascade(args.stage[0], wanted, settings).metrics
+    folder = cascade_folder(Path(args.stage[0]))
+    metrics = evaluate_cascade(str(folder), wanted, settings).metrics
     lines = [["", args.stage[0]], *([name, f"{value:.4g}"] for name, value in metrics.items())]
     print(json.dumps(metrics, indent=2)) if args.json else tables.show(lines)
     if args.out:

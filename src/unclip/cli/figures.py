@@ -44,9 +44,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         type=Path,
         metavar="DIR",
         default=Path("runs/quickstart"),
-        help="folder of the cascade (default runs/quickstart)",
+        help="a cascade's folder, or its bundle (default runs/quickstart)",
     )
-    p.add_argument("--out", type=Path, help="folder (default DIR/figures)")
+    p.add_argument("--out", type=Path, help="folder (default DIR/figures; for a zip, figures)")
     p.add_argument(
         "--images",
         nargs="+",
@@ -67,7 +67,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Open, draw, write."""
     settings = settings_of(args)
-    out = numbered_folder(args.out or args.pipeline / "figures", "index.html", force=args.force)
+    named = args.pipeline
+    beside = Path() if named.is_file() else named  # nothing is added to a bundle
+    out = numbered_folder(args.out or beside / "figures", "index.html", force=args.force)
     photos = [image_files.read(path) for path in args.images]
     pipeline = open_pipeline(args)
     from unclip.evaluation.figures.drawings import FigureInputs
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     decoder = args.pipeline / "decoder"
     kinds = trained_scenes(decoder)
     scenes = [] if photos else held_out_scenes(IMAGES, args.seed, kinds)
-    common = ["--pipeline", str(args.pipeline), "--seed", str(args.seed), *args.sampler_words]
+    common = ["--pipeline", str(named), "--seed", str(args.seed), *args.sampler_words]
     notes = warnings(decoder)
     with step_bar() as progress:
         studio = FigureInputs(

@@ -26,9 +26,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "reproduce",
         help="retrain a bundle of `unclip share` and compare the results",
-        description="Says what differs between then and now, makes the runs it depends on (from "
-        "their weights, where these are inside), trains with the same seed, and compares every "
-        "metric step by step, and the weights. The same command goes on after an interruption.",
+        description="Prints what differs between then and now, restores the parents from their "
+        "weights if the bundle has them (else trains them too), trains with the same seed, and "
+        "compares the weights and every metric step by step. Of a cascade's bundle every stage is "
+        "trained. Run the same command again to continue after an interruption.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -38,7 +39,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="FILE.zip, a folder, hf://USER/REPOSITORY or wandb://ENTITY/PROJECT/NAME",
     )
     p.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="fields of the experiment"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="fields of the experiment (of a cascade: of every stage that has them)",
     )
     p.add_argument(
         "--dir", type=Path, metavar="FOLDER", help="new or empty (default runs/reproduced/BUNDLE)"
@@ -46,7 +51,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--allow-source", action="store_true", help="read the data that the bundle names"
     )
-    p.add_argument("--check-only", action="store_true", help="verify and compare, train nothing")
+    p.add_argument(
+        "--check-only",
+        action="store_true",
+        help="verify the files and print what differs here; train nothing",
+    )
     p.add_argument(
         "--rtol",
         type=float,
@@ -62,21 +71,30 @@ def run(args: argparse.Namespace) -> None:
     from unclip.common.checks import require
     from unclip.sharing import reproduce, rerun
     from unclip.sharing.compare import DIFFERENT
+    from unclip.sharing.layout import RUN
 
     require(0 <= args.rtol < 1, "--rtol", "must be in [0, 1)")
     folder = args.dir or Path("runs/reproduced") / _stem(args.bundle)
-    with reproduce.unpacked(
-        args.bundle, folder, args.overrides, allow_source=args.allow_source
-    ) as found:
-        report = reproduce.check(found, args.bundle, rtol=args.rtol)
-        _say_before(report)
+    how = (args.overrides, folder)
+    with reproduce.unpacked(args.bundle, folder) as found:
+        runs = reproduce.runs(found, *how, allow_source=args.allow_source)
+        reports = {
+            name: reproduce.check(again, args.bundle, rtol=args.rtol)
+            for name, again in runs.items()
+        }
+        _say_before(reports)
         if args.check_only:
             return
-        again = reproduce.place(found, args.bundle)
-    reproduce.run(again, report, rerun.in_a_process)
-    _say_after(report)
+        found = reproduce.place(found, args.bundle, *how)
+    for name, again in reproduce.runs(found, *how, allow_source=args.allow_source).items():
+        reproduce.run(again, reports[name], rerun.in_a_process)
+    for name, report in reports.items():
+        if name != RUN:
+            print(f"\n{name}")
+        _say_after(report)
+    reproduce.write(reports, folder)
     print(f"written to {folder / reproduce.REPORT}", file=sys.stderr)
-    if report.verdict == DIFFERENT:
+    if any(report.verdict == DIFFERENT for report in reports.values()):
         raise SystemExit(1)
 
 
@@ -86,21 +104,25 @@ def _stem(bundle: str) -> str:
     return re.sub(r"[^\w.-]", "-", last).strip(".") or "bundle"
 
 
-def _say_before(report: Report) -> None:
+def _say_before(reports: dict[str, Report]) -> None:
     from unclip.common import tables
+    from unclip.sharing.layout import RUN
 
     print("verified: every file is what the manifest says")
-    if report.environment:
-        tables.show([["differs", "then", "now"], *map(list, report.environment)])
+    environment = dict.fromkeys(row for report in reports.values() for row in report.environment)
+    if environment:
+        tables.show([["differs", "then", "now"], *map(list, environment)])
     else:
         print("nothing differs in code, packages, machine or data")
-    for key, (then, now) in report.changed.items():
-        print(f"changed by you: {key}={then} -> {now}")
-    if report.resumed:
-        steps = ", ".join(map(str, report.resumed))
-        print(f"the run was resumed at step {steps}; what only one run recorded there is left out")
-    for step in report.extended:
-        print(f"it had ended at step {step} and was extended; it is trained in the same way")
+    for name, report in reports.items():
+        of = "" if name == RUN else f"{name}: "
+        for key, (then, now) in report.changed.items():
+            print(f"{of}changed by you: {key}={then} -> {now}")
+        if report.resumed:
+            at = ", ".join(map(str, report.resumed))
+            print(f"{of}resumed at step {at}: steps that only one run recorded there do not count")
+        for step in report.extended:
+            print(f"{of}ended at step {step} and was extended, which is repeated")
 
 
 def _say_after(report: Report) -> None:

@@ -13,6 +13,7 @@ from unclip.cli.command_parser import STAGES, CommandParser
 from unclip.common.checks import require
 from unclip.common.errors import UserError
 from unclip.common.types import Progress
+from unclip.pipeline.folder import require_there
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
@@ -54,7 +55,7 @@ def add_pipeline(p: argparse.ArgumentParser) -> None:
         "--pipeline",
         type=Path,
         default=Path("runs/quickstart"),
-        help="folder with all of them (default runs/quickstart)",
+        help="a cascade's folder, or its bundle (default runs/quickstart)",
     )
     where.add_argument("--clip", help="artifact or open_clip:ARCH/TAG, instead of the folder's")
     where.add_argument(
@@ -137,24 +138,26 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def open_pipeline(args: argparse.Namespace) -> Pipeline:
-    """The pipeline of `add_pipeline`'s options, and torch's deterministic algorithms."""
+    """The pipeline of `add_pipeline`'s options, and torch's deterministic algorithms.
+
+    Of a bundle ``args.pipeline`` becomes the folder in the cache where it is unpacked.
+    """
     own = (args.clip, args.prior, args.decoder, args.upsampler)
-    if not any(own) and not args.pipeline.is_dir():  # before the slow imports
-        raise UserError(
-            f"pipeline={args.pipeline}: no such folder; `unclip recipe quickstart` trains one"
-        )
+    if not any(own):
+        require_there(args.pipeline)  # before the slow imports
     import torch
 
     from unclip.common.devices import find_device
     from unclip.pipeline.pipeline import Pipeline
+    from unclip.sharing.cache import cascade_folder
 
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Nothing reads the empty tensors that it would fill.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     device = find_device(args.device)
+    folder = args.pipeline = cascade_folder(args.pipeline)
     if not any(own):
-        return Pipeline.load(args.pipeline, device)
-    folder = args.pipeline
+        return Pipeline.load(folder, device)
     upsamplers = args.upsampler
     if upsamplers is None:
         upsamplers = sorted(folder.glob("upsampler*"))

@@ -1,4 +1,4 @@
-"""`unclip share`: a finished run as a bundle that others can check and run again."""
+"""`unclip share`: a finished run, or a cascade, as a bundle that others can check and run again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ EXAMPLES = """\
 examples:
   unclip share prior/tiny --to tiny.zip
   unclip share runs/quickstart/prior --to shared/prior --weights --license cc-by-4.0
+  unclip share runs/quickstart --to cascade.zip --weights
   unclip share prior/tiny --to hf://me/unclip-prior-tiny --weights
   unclip share prior/tiny --to wandb://team/unclip/prior-tiny
 """
@@ -17,24 +18,29 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "share",
-        help="pack a finished run for others: experiment, provenance, metrics, samples, card",
-        description="The runs that it depends on (CLIP, PCA) go in as well. Paths and the names of "
-        "machine and user are taken out. A repository that hf:// makes is private at first.",
+        help="pack a finished run or cascade for others: experiment, provenance, metrics, samples",
+        description="The runs that it depends on (CLIP, PCA) go in as well, and a model card. Of a "
+        "cascade's folder every stage goes in. Paths and names of machine and user are removed. "
+        "A new repository on the Hugging Face Hub is private.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("run_folder", metavar="RUN", help="a run's folder, or an experiment's name")
+    p.add_argument(
+        "run_folder", metavar="RUN", help="folder of a run or a cascade, or an experiment's name"
+    )
     p.add_argument(
         "--to",
         required=True,
         metavar="PLACE",
         help="FILE.zip, a folder, hf://USER/REPOSITORY or wandb://ENTITY/PROJECT/NAME",
     )
-    p.add_argument("--weights", action="store_true", help="with the weights, the parents' too")
     p.add_argument(
-        "--license", default="unknown", metavar="ID", help="as apache-2.0 (default unknown)"
+        "--weights", action="store_true", help="include the weights, also those of the parents"
     )
-    p.add_argument("--force", action="store_true", help="replace a bundle that is there")
+    p.add_argument(
+        "--license", default="unknown", metavar="ID", help="such as apache-2.0 (default unknown)"
+    )
+    p.add_argument("--force", action="store_true", help="replace an existing bundle")
     p.set_defaults(run=run)
 
 

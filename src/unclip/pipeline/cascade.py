@@ -16,6 +16,7 @@ from unclip.common.errors import UserError
 from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.codec import Codec
 from unclip.embeddings.config import Embeddings
+from unclip.pipeline.folder import require_there
 from unclip.pipeline.settings import Settings
 from unclip.stages import registry
 from unclip.stages._prior.part import PriorPart
@@ -122,8 +123,9 @@ def open_folder(folder: Path | str, device: torch.device | str = "cpu") -> Casca
     if not isinstance(folder, (str, Path)):
         raise UserError(f"pipeline={folder!r}: must be the path of a cascade's folder")
     root = Path(folder)
+    require_there(root)
     if not root.is_dir():
-        raise UserError(f"pipeline={folder}: no such folder; `unclip recipe quickstart` trains one")
+        raise UserError(f"pipeline={folder}: is a file; a bundle has to be unpacked into a folder")
     missing = [name for name in (CLIP, DECODER) if not (root / name).is_dir()]
     if missing:
         raise UserError(f"pipeline={folder}: {', '.join(missing)} missing in it")

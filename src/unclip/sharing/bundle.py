@@ -19,17 +19,18 @@ from unclip.sharing import bounds
 from unclip.sharing.layout import (
     EXPERIMENT,
     METRICS,
+    OTHER_PCA,
     PARENTS,
     PROVENANCE,
     RUN,
     SUMMARY,
     WEIGHTS,
     Manifest,
-    prefix,
 )
 from unclip.sharing.privacy import public
 from unclip.sharing.reading import Refused, metric_rows, numbers
 from unclip.sharing.sources import check_source, named_sources
+from unclip.stages import registry
 from unclip.tracking.config import TrackingConfig
 from unclip.training.config import RunConfig
 
@@ -39,9 +40,9 @@ MAX_THREADS = 1024
 
 @dataclass(frozen=True)
 class BundleEntry:
-    """The shared run, or a parent of it."""
+    """The shared run, or a parent of it; or a stage of a cascade."""
 
-    name: str  # run, clip or pca
+    name: str  # run, clip or pca; or the stage's folder
     folder: Path
     experiment: ResolvedExperiment  # as it was trained; parents inside are named parents/clip, ...
     provenance: dict[str, Any]
@@ -66,16 +67,41 @@ class BundleEntry:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What `open_bundle` found in a folder."""
+    """What `read` found in a folder."""
 
     folder: Path
     manifest: Manifest
-    parts: dict[str, BundleEntry]
+    parts: dict[str, BundleEntry]  # by their names; in one of `runs`, run, clip and pca
 
     @property
     def run(self) -> BundleEntry:
         """The shared run."""
         return self.parts[RUN]
+
+    def runs(self) -> dict[str, Bundle]:
+        """For each stage of a cascade, parents first, its bundle; this one if it is of a run."""
+        if not self.manifest.cascade:
+            return {RUN: self}
+        found = {}
+        for name, part in self.parts.items():
+            if name != OTHER_PCA:
+                parents = {p: self.parts[self.inside(p)] for p in PARENTS if _named(part, p)}
+                found[name] = Bundle(self.folder, self.manifest, {RUN: part, **parents})
+        return found
+
+    def inside(self, parent: str) -> str:
+        """The part that stands for ``parent`` (clip, pca)."""
+        return OTHER_PCA if parent == "pca" and OTHER_PCA in self.parts else parent
+
+
+def role(parent: str) -> str:
+    """How a bundle's experiment names the ``parent`` (clip, pca) that is inside."""
+    return f"parents/{parent}"
+
+
+def _named(part: BundleEntry, parent: str) -> bool:
+    """Whether the bundle is to have the ``parent`` of ``part``."""
+    return getattr(part.experiment.config, parent, "") == role(parent)
 
 
 def read(folder: Path, manifest: Manifest, bundle: str) -> Bundle:
@@ -84,27 +110,37 @@ def read(folder: Path, manifest: Manifest, bundle: str) -> Bundle:
     Raises:
         UserError: one line that names the bundle, the member and what is wrong with it.
     """
-    if METRICS in manifest.files:
-        with _refusing(bundle, METRICS):
-            for _ in metric_rows(folder / METRICS):
-                pass
-    if SUMMARY in manifest.files:
-        with _refusing(bundle, SUMMARY):
-            numbers(json_text.read_object(folder / SUMMARY).get("metrics"))
     parts = {name: _part(name, folder, manifest, bundle) for name in manifest.parts}
-    leant_on = [getattr(part.experiment.config, p, "") for part in parts.values() for p in PARENTS]
-    for name in PARENTS:
-        if (prefix(name).rstrip("/") in leant_on) != (name in parts):
-            raise Refused(bundle, prefix(name) + EXPERIMENT, "is missing, or no run depends on it")
-    if parts[RUN].experiment.stage.trains:
+    found = Bundle(folder, manifest, parts)
+    wanted = {found.inside(p) for part in parts.values() for p in PARENTS if _named(part, p)}
+    can_be = {OTHER_PCA} if manifest.cascade else set(PARENTS)  # only there for what depends on it
+    for name in sorted((wanted - parts.keys()) | (can_be & parts.keys()) - wanted):
+        begin = manifest.prefix(name)
+        raise Refused(bundle, begin + EXPERIMENT, "is missing, or no run depends on it")
+    for name in found.runs():
+        _check_records(manifest.prefix(name), parts[name], folder, manifest, bundle)
+    return found
+
+
+def _check_records(
+    begin: str, part: BundleEntry, folder: Path, manifest: Manifest, bundle: str
+) -> None:
+    """Refuse metrics and a summary that are not what a run writes."""
+    if begin + METRICS in manifest.files:
+        with _refusing(bundle, begin + METRICS):
+            for _ in metric_rows(folder / begin / METRICS):
+                pass
+    if begin + SUMMARY in manifest.files:
+        with _refusing(bundle, begin + SUMMARY):
+            numbers(json_text.read_object(folder / begin / SUMMARY).get("metrics"))
+    if part.experiment.stage.trains:
         for name in (METRICS, SUMMARY):
-            if name not in manifest.files:
-                raise Refused(bundle, name, "is missing from the bundle")
-    return Bundle(folder, manifest, parts)
+            if begin + name not in manifest.files:
+                raise Refused(bundle, begin + name, "is missing from the bundle")
 
 
 def _part(name: str, folder: Path, manifest: Manifest, bundle: str) -> BundleEntry:
-    begin = prefix(name)
+    begin = manifest.prefix(name)
     file = folder / begin / EXPERIMENT
     with _refusing(bundle, begin + EXPERIMENT):
         content = yaml_text.read_mapping(file)
@@ -114,7 +150,7 @@ def _part(name: str, folder: Path, manifest: Manifest, bundle: str) -> BundleEnt
             experiment = load_experiment(str(file))
         except UserError as error:
             raise ValueError(str(error).removeprefix(f"{file}: ")) from None
-        _check_settings(name, experiment)
+        _check_settings(name, experiment, cascade=manifest.cascade)
     with _refusing(bundle, begin + PROVENANCE):
         provenance = json_text.read_object(folder / begin / PROVENANCE)
         _check_provenance(provenance)
@@ -145,17 +181,19 @@ def _check_places(content: dict[str, Any]) -> None:
             raise ValueError(f"{section}: a bundle's must be the default")
 
 
-def _check_settings(name: str, experiment: ResolvedExperiment) -> None:
+def _check_settings(name: str, experiment: ResolvedExperiment, *, cascade: bool) -> None:
     stage, settings = experiment.stage.name, experiment.config
     for key, source in named_sources(experiment).items():
         try:
             check_source(source)
         except ValueError as error:
             raise ValueError(f"{key}={source[:80]!r}: {error}") from None
-    if name != RUN and stage != name:
-        raise ValueError(f"stage: is {article(stage)}, {article(name)} is needed")
+    allowed = registry.of_kind(kind_of(name)) if cascade else (name,)
+    if name != RUN and stage not in allowed:
+        wanted = article(" or ".join(allowed))
+        raise ValueError(f"stage: is {article(stage)}, {wanted} is needed")
     for parent in PARENTS:
-        inside = prefix(parent).rstrip("/")
+        inside = role(parent)
         spec = getattr(settings, parent, inside)  # a section of that name is none
         if (
             isinstance(spec, str)
@@ -163,6 +201,11 @@ def _check_settings(name: str, experiment: ResolvedExperiment) -> None:
             and not (parent == "clip" and re.fullmatch(r"open_clip:[\w.-]+/[\w.-]+", spec))
         ):
             raise ValueError(f"{parent}={spec!r}: must be {inside}")
+
+
+def kind_of(name: str) -> str:
+    """The kind of the stage in a cascade's folder ``name``."""
+    return name.split("/")[-1].removeprefix("ar_").split("_")[0]
 
 
 def _check_provenance(provenance: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from unclip.common import tables
@@ -31,44 +31,56 @@ def check_licence(licence: str) -> str:
     return licence
 
 
-def card(
-    *,
-    name: str,
-    experiment: dict[str, Any],
-    provenance: dict[str, Any],
-    parents: dict[str, str],
-    weights: bool,
-    samples: list[str],
-    licence: str,
-) -> str:
+class DescribedStage(NamedTuple):
+    """What a card says of a run."""
+
+    folder: str  # of a cascade's stage; empty of a run alone
+    experiment: dict[str, Any]  # every field
+    provenance: dict[str, Any]  # of the artifact, with its metrics
+    parents: dict[str, str]  # clip or pca -> what is said of it
+    samples: list[str]  # members that are images
+
+
+def card(*, name: str, stages: list[DescribedStage], weights: bool, licence: str) -> str:
     """Markdown with the head that the hub reads. What the run's files say stays plain text.
 
     Args:
-        name: Of the experiment, ``kind/name``.
-        experiment: Every field.
-        provenance: Of the artifact, with its metrics.
-        parents: ``clip`` or ``pca`` -> what is said of it.
+        name: Of the experiment, ``kind/name``, or of the cascade.
+        stages: The run, or the stages of the cascade.
         weights: Whether they are inside.
-        samples: Members that are images.
         licence: Its identifier.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    stage = registry.STAGES[experiment["stage"]]
-    tags = ["unclip", "dall-e-2", stage.name.replace("_", "-")]
+    alone = registry.STAGES[stages[0].experiment["stage"]] if not stages[0].folder else None
+    tags = ["unclip", "dall-e-2", alone.name.replace("_", "-") if alone else "text-to-image"]
     head = ModelCardData(license=licence, library_name="unclip", tags=tags)
-    about = plain_markdown(str(experiment.get("about", "")))
-    sections = [
-        f"---\n{head.to_yaml()}\n---\n",
-        f"# {plain_markdown(name)}\n\n{about or stage.about}\n\n{stage.use}\n",
-        *(f"![held-out samples, drawn at the end]({quote(file)})\n" for file in samples[-1:]),
-        f"## Data\n\n{_data(experiment['data'], provenance)}\n",
-        f"## Metrics\n\n{_metrics(provenance['metrics'])}",
-        f"## Training\n\n{_training(experiment, provenance, parents)}",
-        f"## Use\n\n{_use(stage, weights)}",
+    if alone:
+        own = plain_markdown(str(stages[0].experiment.get("about", "")))
+        about = f"{own or alone.about}\n\n{alone.use}"
+    else:
+        about = "Trained stages of unCLIP that are used together: from a caption to an image."
+    sections = [f"---\n{head.to_yaml()}\n---\n", f"# {plain_markdown(name)}\n\n{about}\n"]
+    for stage in stages:
+        sections += _stage(stage)
+    sections += [
+        f"## Use\n\n{_use(alone, weights) if alone else _use_cascade(weights)}",
         f"## Limits\n\n{LIMITS}",
     ]
     return str(ModelCard("\n".join(sections)))
+
+
+def _stage(stage: DescribedStage) -> list[str]:
+    """The sections of a run; of a cascade's stage they are one level down."""
+    level = "###" if stage.folder else "##"
+    experiment, provenance = stage.experiment, stage.provenance
+    return [
+        *([f"## {stage.folder}\n"] if stage.folder else []),
+        *(f"![held-out samples, drawn at the end]({quote(file)})\n" for file in stage.samples[-1:]),
+        f"{level} Data\n\n{_data(experiment['data'], provenance)}\n",
+        f"{level} Metrics\n\n{_metrics(provenance['metrics'])}",
+        f"{level} Training\n\n{_training(experiment, provenance, stage.parents)}",
+    ]
 
 
 def _code(text: str) -> str:
@@ -135,3 +147,14 @@ def _use(stage: Row, weights: bool) -> str:
         "`unclip reproduce BUNDLE` trains it again with the same seed and says whether the result "
         f"is bit-identical, within tolerance or different. {load}"
     )
+
+
+def _use_cascade(weights: bool) -> str:
+    again = (
+        "`unclip reproduce BUNDLE` trains every stage again with the same seeds and says whether "
+        "the results are bit-identical, within tolerance or different."
+    )
+    if not weights:
+        return f"{again} The weights are not in this bundle.\n"
+    sample = '`unclip sample "a caption" --pipeline BUNDLE.zip` draws images.'
+    return f"{sample} Unpacked, the bundle is a cascade's folder as any other. {again}\n"

@@ -94,8 +94,13 @@ def compare_weights(
 
 
 def overall(rows: Iterable[MetricRow]) -> str:
-    """The worst verdict; what cannot be compared does not count."""
-    verdicts = {row.verdict for row in rows}
+    """The worst verdict of some rows, see `worst`."""
+    return worst(row.verdict for row in rows)
+
+
+def worst(of: Iterable[str]) -> str:
+    """The worst verdict; what cannot be compared is within tolerance at best."""
+    verdicts = set(of)
     return next((v for v in (DIFFERENT, CLOSE) if v in verdicts), _best(verdicts))
 
 

@@ -1,10 +1,12 @@
-"""What a bundle of a finished run holds."""
+"""What a bundle of a finished run, or of a cascade, holds."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +15,24 @@ from unclip.common.errors import UserError
 from unclip.embeddings.clip import check_embedding
 from unclip.runs.folders import trained
 from unclip.sharing import bundle
-from unclip.sharing.card import card, check_licence
+from unclip.sharing.card import DescribedStage, card, check_licence
 from unclip.sharing.layout import (
     CARD,
+    CASCADE_VERSION,
     EXPERIMENT,
     MANIFEST,
     MAX_SAMPLES,
     METRICS,
+    OTHER_PCA,
     PARENTS,
     PROVENANCE,
     RUN,
+    STAGE,
     SUMMARY,
     File,
     Manifest,
+    in_order,
     limit_of,
-    prefix,
     read_manifest,
 )
 from unclip.sharing.privacy import public_command, public_tree
@@ -42,7 +47,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def gather(run: str, *, weights: bool, licence: str = "unknown") -> Content:
-    """All members of the bundle of ``run``, a run's folder or an experiment that has one.
+    """All members of the bundle of ``run``: a run's folder, a cascade's, or an experiment.
 
     Args:
         run: Its newest finished run stands for an experiment.
@@ -53,12 +58,80 @@ def gather(run: str, *, weights: bool, licence: str = "unknown") -> Content:
         UserError: something is missing, or is not what the run was trained with.
     """
     check_licence(licence)
-    artifact = artifacts.describe(trained(run), key="RUN")
-    folder = artifact.path.parent
+    folder = trained(run)
+    stages = stages_in(folder)
+    if stages and not is_artifact(folder):
+        return _cascade(run, stages, weights=weights, licence=licence)
+    artifact = artifacts.describe(folder, key="RUN")
     parents = _parents(artifact)
+    everything = {RUN: artifact, **parents}
+    manifest = Manifest("", {name: part.sha256 for name, part in everything.items()}, {})
+    content = _run_files(run, artifact)
+    for name, part in everything.items():
+        content |= _part(manifest.prefix(name), part, weights=weights)
+    name = _name_of(content, artifact)
+    content[CARD] = card(
+        name=name,
+        stages=[_described("", content, parents)],
+        weights=weights,
+        licence=licence,
+    ).encode()
+    return _sealed(content, replace(manifest, experiment=name))
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether ``folder`` is an artifact or a finished run."""
+    return any((folder / f / "artifact.json").is_file() for f in (".", "artifact"))
+
+
+def stages_in(folder: Path) -> dict[str, Path]:
+    """The stages of a cascade's folder, by the names of their folders."""
+    return {
+        path.name: path
+        for path in sorted(folder.iterdir())
+        if re.fullmatch(STAGE, path.name, re.ASCII) and path.is_dir()
+    }
+
+
+def _cascade(run: str, stages: dict[str, Path], *, weights: bool, licence: str) -> Content:
+    """The bundle of a cascade; parents that stages share are there once."""
+    if missing := [name for name in ("clip", "decoder") if name not in stages]:
+        raise UserError(
+            f"RUN={run}: a cascade without {' and '.join(missing)}; share its stages one by one, "
+            f"such as {next(iter(stages.values()))}"
+        )
+    found = {n: artifacts.describe(path, key=f"RUN={run}: {n}") for n, path in stages.items()}
+    for name, artifact in found.items():
+        artifacts.expect(artifact, registry.of_kind(bundle.kind_of(name)), key=name)
+    clip = load_clip(str(stages["clip"]))
+    for name, artifact in list(found.items()):
+        check_embedding(artifact, clip, key=name)
+        needs_pca = isinstance(artifact.config.get("pca"), str)
+        own = found["pca"].sha256 if "pca" in found else None
+        if needs_pca and artifact.provenance["parents"].get("pca") != own:
+            found[OTHER_PCA] = artifacts.describe(artifact.config["pca"], key="pca")
+    shas = {name: artifact.sha256 for name, artifact in found.items()}
+    manifest = Manifest(f"cascade/{_word(Path(run).resolve().name)}", shas, {}, CASCADE_VERSION)
     content: Content = {}
-    for name, part in {RUN: artifact, **parents}.items():
-        content |= _part(name, part, weights=weights)
+    for name, artifact in found.items():
+        own_files = _run_files(run, artifact, samples=1) if name != OTHER_PCA else {}
+        begin = manifest.prefix(name)
+        content |= {begin + file: what for file, what in own_files.items()}
+        content |= _part(begin, artifact, weights=weights)
+    described = [_described(manifest.prefix(n), content, {}) for n in in_order(stages)]
+    content[CARD] = card(
+        name=manifest.experiment, stages=described, weights=weights, licence=licence
+    ).encode()
+    return _sealed(content, manifest)
+
+
+def _word(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:100] or "cascade"
+
+
+def _run_files(run: str, artifact: artifacts.Artifact, samples: int = MAX_SAMPLES) -> Content:
+    """What a run leaves besides its artifact: summary, metrics and the last ``samples``."""
+    folder, content = artifact.path.parent, Content()
     summary = _summary(folder)
     if registry.STAGES[artifact.stage].trains and summary is None:
         raise UserError(f"RUN={run}: no {SUMMARY} in {folder}; share the folder of a finished run")
@@ -67,24 +140,17 @@ def gather(run: str, *, weights: bool, licence: str = "unknown") -> Content:
     if (folder / METRICS).is_file():
         lines = (json.dumps(_finite(row)) + "\n" for row in read_metrics(folder / METRICS))
         content[METRICS] = "".join(lines).encode()
-    samples = sorted(folder.glob("samples/step_*.png"))[-MAX_SAMPLES:]
-    content |= {f"samples/{file.name}": file for file in samples}
-    for file in (*samples, folder / SUMMARY, folder / METRICS):
+    sheets = sorted(folder.glob("samples/step_*.png"))[-samples:]
+    content |= {f"samples/{file.name}": file for file in sheets}
+    for file in (*sheets, folder / SUMMARY, folder / METRICS):
         _refuse_links(file, folder)
-    experiment = yaml_text.read(content[EXPERIMENT].decode())  # type: ignore[union-attr]
-    kind_name = str((summary or {}).get("experiment", f"{artifact.stage}/{folder.name}"))
-    content[CARD] = card(
-        name=kind_name,
-        experiment=experiment,
-        provenance=json.loads(content[PROVENANCE]),  # type: ignore[arg-type]
-        parents=_said_of(experiment, parents),
-        weights=weights,
-        samples=[name for name in content if name.endswith(".png")],
-        licence=licence,
-    ).encode()
-    shas = {name: part.sha256 for name, part in {RUN: artifact, **parents}.items()}
-    _add_manifest(content, kind_name, shas)
     return content
+
+
+def _name_of(content: Content, artifact: artifacts.Artifact) -> str:
+    """The experiment, ``kind/name``."""
+    summary = json.loads(content[SUMMARY]) if SUMMARY in content else {}  # type: ignore[arg-type]
+    return str(summary.get("experiment", f"{artifact.stage}/{artifact.path.parent.name}"))
 
 
 def _parents(artifact: artifacts.Artifact) -> dict[str, artifacts.Artifact]:
@@ -103,17 +169,17 @@ def _parents(artifact: artifacts.Artifact) -> dict[str, artifacts.Artifact]:
     return found
 
 
-def _part(name: str, artifact: artifacts.Artifact, *, weights: bool) -> Content:
+def _part(begin: str, artifact: artifacts.Artifact, *, weights: bool) -> Content:
+    """Experiment, provenance and artifact, below ``begin``."""
     experiment = public_tree(artifact.config)
     experiment["run"], experiment["tracking"] = vars(RunConfig()), vars(TrackingConfig())
     for parent in PARENTS:
         spec = experiment.get(parent)  # a section of that name is none
         if isinstance(spec, str) and not spec.startswith("open_clip:"):
-            experiment[parent] = prefix(parent).rstrip("/")
+            experiment[parent] = bundle.role(parent)
     provenance = public_tree(_finite(artifact.provenance), names=True)
     if "command" in provenance:
         provenance["command"] = public_command(artifact.provenance["command"])
-    begin = prefix(name)
     own: Content = {
         EXPERIMENT: yaml_text.document(experiment).encode(),
         PROVENANCE: _json(provenance),
@@ -143,14 +209,21 @@ def _refuse_links(file: Path, folder: Path) -> None:
                 raise UserError(f"{file}: is not a PNG; remove it")
 
 
-def _said_of(experiment: dict[str, Any], parents: dict[str, artifacts.Artifact]) -> dict[str, str]:
+def _described(
+    begin: str, content: Content, parents: dict[str, artifacts.Artifact]
+) -> DescribedStage:
+    """What the card says of the run whose files begin with ``begin``."""
+    experiment = yaml_text.read(content[begin + EXPERIMENT].decode())  # type: ignore[union-attr]
     said = {name: f"a run of its own, weights {p.sha256[:12]}" for name, p in parents.items()}
-    if "clip" in experiment and "clip" not in parents:
+    if str(experiment.get("clip", "")).startswith("open_clip:"):
         said["clip"] = experiment["clip"]
-    return said
+    provenance = json.loads(content[begin + PROVENANCE])  # type: ignore[arg-type]
+    samples = [n for n in content if n.startswith(begin) and n.endswith(".png")]
+    return DescribedStage(begin.rstrip("/"), experiment, provenance, said, samples)
 
 
-def _add_manifest(content: Content, name: str, weights: dict[str, str]) -> None:
+def _sealed(content: Content, manifest: Manifest) -> Content:
+    """``content`` with its manifest, if others can take it."""
     files = {
         member: File(sha256_of(content[member]), size_of(content[member]))
         for member in sorted(content)
@@ -161,11 +234,13 @@ def _add_manifest(content: Content, name: str, weights: dict[str, str]) -> None:
             raise UserError(
                 f"{member}: has {file.size:,} bytes, a bundle takes {limit_of(member):,} at most"
             )
-    content[MANIFEST] = _json(Manifest(name, weights, files).as_json())
+    name = manifest.experiment
+    content[MANIFEST] = _json(replace(manifest, files=files).as_json())
     with tempfile.TemporaryDirectory() as scratch:  # what is shared must be taken by others
         folder = Path(scratch) / "bundle"
         fill(content, folder, link=True)
         bundle.read(folder, read_manifest(folder / MANIFEST, name), name)
+    return content
 
 
 def _summary(folder: Path) -> dict[str, Any] | None:

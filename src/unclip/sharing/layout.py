@@ -1,17 +1,24 @@
 """What a bundle is made of: names, sizes, the manifest.
 
-A bundle is a zip or a folder::
+A bundle is a zip or a folder. That of a run (format version 1)::
 
     manifest.json                        format version, checksum and size of every other file
     README.md                            the model card, which may be edited
     experiment.yaml  provenance.json  metrics.jsonl  summary.json  samples/step_*.png
     artifact/                            with the weights, if they were shared
     parents/clip/  parents/pca/          experiment.yaml, provenance.json, artifact/
+
+That of a cascade (format version 2) has the files of a run for each stage::
+
+    manifest.json  README.md
+    clip/  prior/  decoder/  ...         each as above; ``clip: parents/clip`` is clip/
+    parents/pca/                         only where the AR prior's PCA is not pca/
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,14 +28,15 @@ from unclip.common.errors import UserError
 from unclip.sharing.reading import Refused
 
 FORMAT = "unclip-bundle"
-FORMAT_VERSION = 1
+RUN_VERSION, CASCADE_VERSION = 1, 2
 MANIFEST, CARD = "manifest.json", "README.md"
 EXPERIMENT, PROVENANCE = "experiment.yaml", "provenance.json"
 METRICS, SUMMARY = "metrics.jsonl", "summary.json"
 WEIGHTS = "artifact/weights.safetensors"
 RUN = "run"
 PARENTS = ("clip", "pca")
-MAX_FILES = 64
+OTHER_PCA = "parents/pca"  # in a cascade
+MAX_FILES = 256
 MAX_SAMPLES = 8
 MAX_BYTES = {
     ".json": 4 << 20,
@@ -40,22 +48,22 @@ MAX_BYTES = {
 }
 _ARTIFACT = "|".join(re.escape(name) for name in (*artifacts.FILES, artifacts.X0_ERRORS))
 _PART = rf"{re.escape(EXPERIMENT)}|{re.escape(PROVENANCE)}|artifact/(?:{_ARTIFACT})"
-_MEMBER = re.compile(
-    rf"{re.escape(MANIFEST)}|{re.escape(CARD)}|{re.escape(METRICS)}|{re.escape(SUMMARY)}"
-    rf"|samples/step_[0-9]{{1,12}}\.png|(?:parents/(?:{'|'.join(PARENTS)})/)?(?:{_PART})"
-)
+_RUN_PART = rf"{_PART}|{re.escape(METRICS)}|{re.escape(SUMMARY)}|samples/step_[0-9]{{1,12}}\.png"
+_TOP = rf"{re.escape(MANIFEST)}|{re.escape(CARD)}"
+STAGE = r"(?:clip|pca|prior|ar_prior|decoder|upsampler(?:_\w{1,40})?)"
+"""A folder of a cascade."""
+_MEMBER = {
+    RUN_VERSION: rf"{_TOP}|{_RUN_PART}|parents/(?:{'|'.join(PARENTS)})/(?:{_PART})",
+    CASCADE_VERSION: rf"{_TOP}|{STAGE}/(?:{_RUN_PART})|{OTHER_PCA}/(?:{_PART})",
+}
 _NAME = re.compile(r"[\w-]{1,50}/[\w.-]{1,100}", re.ASCII)
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
-def prefix(part: str) -> str:
-    """Where the files of ``part`` (`run`, `clip` or `pca`) begin."""
-    return "" if part == RUN else f"parents/{part}/"
-
-
-def check_name(bundle: str, name: str) -> None:
-    """Refuse a member that no bundle has; so nothing can be outside, hidden or code."""
-    if not _MEMBER.fullmatch(name):
+def check_name(bundle: str, name: str, version: int | None = None) -> None:
+    """Refuse a member that no bundle (of a ``version``) has: nothing is outside, hidden or code."""
+    patterns = [_MEMBER[version]] if version else _MEMBER.values()
+    if not any(re.fullmatch(pattern, name, re.ASCII) for pattern in patterns):
         raise Refused(bundle, name, "is not a file of a bundle")
 
 
@@ -76,20 +84,33 @@ class File:
 class Manifest:
     """The table of contents."""
 
-    experiment: str  # kind/name
+    experiment: str  # kind/name; of a cascade, cascade/name
     weights: dict[str, str]  # part -> sha256 of its weights, inside or not
     files: dict[str, File]
+    version: int = RUN_VERSION
+
+    @property
+    def cascade(self) -> bool:
+        """Whether it is of a cascade, not of one run."""
+        return self.version == CASCADE_VERSION
+
+    def prefix(self, part: str) -> str:
+        """Where the files of ``part`` begin: `run`, `clip` or `pca`; a cascade's folder."""
+        if self.cascade:
+            return f"{part}/"
+        return "" if part == RUN else f"parents/{part}/"
 
     @property
     def parts(self) -> list[str]:
-        """The run and the parents that are inside."""
-        return [RUN, *(p for p in PARENTS if prefix(p) + EXPERIMENT in self.files)]
+        """The run and the parents that are inside; the stages of a cascade, parents first."""
+        known = in_order(self.weights) if self.cascade else (RUN, *PARENTS)
+        return [p for p in known if p == RUN or self.prefix(p) + EXPERIMENT in self.files]
 
     def as_json(self) -> dict[str, Any]:
         """As it is written."""
         return {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": self.version,
             "experiment": self.experiment,
             "weights": self.weights,
             "files": {name: vars(file) for name, file in self.files.items()},
@@ -107,10 +128,10 @@ def read_manifest(path: Path, bundle: str) -> Manifest:
         if content.get("format") != FORMAT:
             raise ValueError(f"is not of a bundle (format: must be {FORMAT})")
         version = content.get("format_version")
-        if version != FORMAT_VERSION or type(version) is not int:
+        if type(version) is not int or version not in _MEMBER:
             raise ValueError(
-                f"has format version {version!r}, this unclip reads {FORMAT_VERSION}; use a newer "
-                "unclip, or share the run again"
+                f"has format version {version!r}, this unclip reads {RUN_VERSION} and "
+                f"{CASCADE_VERSION}; use a newer unclip, or share the run again"
             )
         known = {"format", "format_version", "experiment", "weights", "files"}
         if set(content) != known:
@@ -120,26 +141,45 @@ def read_manifest(path: Path, bundle: str) -> Manifest:
             _word(content["experiment"], _NAME, "experiment"),
             {part: _word(v, _HEX, "weights") for part, v in _object(content, "weights").items()},
             {name: _file(entry, name) for name, entry in _object(content, "files").items()},
+            version,
         )
-        if not {RUN} <= set(manifest.weights) <= {RUN, *PARENTS}:
-            raise ValueError(f"weights: must have {RUN}, and may have {', '.join(PARENTS)}")
+        _check_parts(manifest)
     except ValueError as error:
         raise Refused(bundle, MANIFEST, str(error)) from None
     _check_files(manifest, bundle)
     return manifest
 
 
+def in_order(parts: Iterable[str]) -> list[str]:
+    """A cascade's parts, parents before what depends on them."""
+    parents = ["clip", OTHER_PCA, "pca"]
+    return sorted(parts, key=lambda p: (parents.index(p) if p in parents else len(parents), p))
+
+
+def _check_parts(manifest: Manifest) -> None:
+    """ValueError unless the weights are those of a run and its parents, or of a cascade."""
+    names = set(manifest.weights)
+    if not manifest.cascade and not {RUN} <= names <= {RUN, *PARENTS}:
+        raise ValueError(f"weights: must have {RUN}, and may have {', '.join(PARENTS)}")
+    if manifest.cascade:
+        odd = [n for n in names if n != OTHER_PCA and not re.fullmatch(STAGE, n, re.ASCII)]
+        if odd or not {"clip", "decoder"} <= names:
+            raise ValueError("weights: must have clip and decoder, and nothing but stages")
+        if missing := names - set(manifest.parts):
+            raise ValueError(f"weights: {sorted(missing)[0]} has no {EXPERIMENT}")
+
+
 def _check_files(manifest: Manifest, bundle: str) -> None:
     if len(manifest.files) > MAX_FILES:
         raise UserError(f"{bundle}: {MANIFEST}: names more than {MAX_FILES} files")
     for name, file in manifest.files.items():
-        check_name(bundle, name)
+        check_name(bundle, name, manifest.version)
         if name in (MANIFEST, CARD):
             raise Refused(bundle, MANIFEST, f"must not list {name}")
         if not 0 <= file.size <= limit_of(name):
             raise Refused(bundle, name, f"has {file.size:,} bytes, the most is {limit_of(name):,}")
     for part in manifest.parts:
-        begin = prefix(part)
+        begin = manifest.prefix(part)
         found = {name.removeprefix(begin) for name in manifest.files if name.startswith(begin)}
         wanted = {EXPERIMENT, PROVENANCE}
         if any(name.startswith("artifact/") for name in found):
@@ -147,16 +187,15 @@ def _check_files(manifest: Manifest, bundle: str) -> None:
         for name in sorted(wanted - found):
             raise Refused(bundle, begin + name, "is missing from the bundle")
         _check_twins(manifest, part, bundle)
-    stray = [
-        n for p in PARENTS if p not in manifest.parts for n in manifest.files if prefix(p) in n
-    ]
-    if stray:
-        raise Refused(bundle, stray[0], f"has no {EXPERIMENT} beside it")
+    begins = tuple(manifest.prefix(p) for p in manifest.parts if p != RUN)
+    for name in manifest.files:
+        if (manifest.cascade or name.startswith("parents/")) and not name.startswith(begins):
+            raise Refused(bundle, name, f"has no {EXPERIMENT} beside it")
 
 
 def _check_twins(manifest: Manifest, part: str, bundle: str) -> None:
     """An artifact repeats its run's files, so that what holds for these holds for it."""
-    files, begin = manifest.files, prefix(part)
+    files, begin = manifest.files, manifest.prefix(part)
     if part not in manifest.weights:
         raise Refused(bundle, MANIFEST, f"weights: {part} is missing")
     if begin + WEIGHTS not in files:

@@ -15,15 +15,18 @@ from typing import Any
 from unclip.common import artifacts
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
+from unclip.common.fields import leaves
 from unclip.common.hashing import file_sha256
+from unclip.config.load import parse_override
 from unclip.sharing import bundle as bundles
 from unclip.sharing import compare, resumes
+from unclip.sharing.bundle import Bundle
 from unclip.sharing.compare import MetricRow
 from unclip.sharing.environment import Difference, differences
 from unclip.sharing.fetch import fetch
 from unclip.sharing.layout import MANIFEST, METRICS, PARENTS, RUN
 from unclip.sharing.reading import Refused, metric_rows
-from unclip.sharing.rerun import Again, Command
+from unclip.sharing.rerun import Again, Command, refuse_ours
 from unclip.stages.clip.part import load as load_clip
 from unclip.tracking.files import read_metrics
 
@@ -34,7 +37,7 @@ _BUNDLE = "bundle"
 
 @dataclass
 class Report:
-    """What came of a reproduction."""
+    """What came of the reproduction of a run."""
 
     bundle: str
     rtol: float
@@ -68,15 +71,13 @@ class Report:
 
 
 @contextmanager
-def unpacked(
-    place: str, folder: Path, overrides: list[str], *, allow_source: bool = False
-) -> Iterator[Again]:
+def unpacked(place: str, folder: Path) -> Iterator[Bundle]:
     """The bundle at ``place``, unpacked beside where it will be in ``folder``, and verified.
 
     When the block ends nothing is left of it, nor of folders that were made for it.
 
     Raises:
-        UserError: the bundle or an override is refused, or ``folder`` is used otherwise.
+        UserError: the bundle is refused.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -86,12 +87,33 @@ def unpacked(
         raise UserError(f"--dir {folder}: cannot be made: {error.strerror}") from None
     try:
         with scratch as path:
-            found = fetch(place, Path(path))
-            yield Again(found, overrides, folder, allow_source=allow_source)
+            yield fetch(place, Path(path))
     finally:
         for new in made:
             if not any(new.iterdir()):
                 new.rmdir()
+
+
+def runs(
+    bundle: Bundle, overrides: list[str], folder: Path, *, allow_source: bool = False
+) -> dict[str, Again]:
+    """The run of ``bundle``, or each stage of its cascade, with the overrides that are for it.
+
+    Raises:
+        UserError: an override cannot be, or is for no stage.
+    """
+    found = {}
+    for name, one in bundle.runs().items():
+        own = overrides
+        if bundle.manifest.cascade:
+            known = dict(leaves(one.run.experiment.as_dict()))
+            own = [o for o in overrides if parse_override(o)[0] in known]
+        found[name] = Again(one, own, folder, allow_source=allow_source)
+    for key in map(parse_override, overrides):
+        if not any(key[0] in again.given for again in found.values()):
+            refuse_ours(key[0])
+            raise UserError(f"{key[0]}: no stage of this cascade has this field")
+    return found
 
 
 def check(again: Again, place: str, *, rtol: float = compare.RTOL) -> Report:
@@ -114,17 +136,16 @@ def check(again: Again, place: str, *, rtol: float = compare.RTOL) -> Report:
     return Report(place, rtol, again.changed(), found, resumed, extended)
 
 
-def place(again: Again, place: str) -> Again:
-    """Put the unpacked bundle into the folder, where the runs will be.
+def place(bundle: Bundle, place: str, overrides: list[str], folder: Path) -> Bundle:
+    """Put the unpacked bundle into ``folder``, where the runs will be.
 
     Resumes in a folder that has begun to reproduce the same bundle with the same overrides.
 
     Raises:
         UserError: something else is in the folder.
     """
-    folder, bundle = again.folder, again.bundle
     sha256 = file_sha256(bundle.folder / MANIFEST)
-    state = json.dumps({"manifest": sha256, "overrides": again.overrides}) + "\n"
+    state = json.dumps({"manifest": sha256, "overrides": overrides}) + "\n"
     others = [p for p in folder.iterdir() if not p.name.startswith(".bundle-")]
     before = folder / _STATE
     if others and not (before.is_file() and before.read_text() == state):
@@ -135,20 +156,19 @@ def place(again: Again, place: str) -> Again:
         scratch.write_text(state)
     shutil.rmtree(folder / _BUNDLE, ignore_errors=True)
     os.replace(bundle.folder, folder / _BUNDLE)
-    read = bundles.read(folder / _BUNDLE, bundle.manifest, place)
-    return Again(read, again.overrides, folder, allow_source=again.allow_source)
+    return bundles.read(folder / _BUNDLE, bundle.manifest, place)
 
 
 def run(again: Again, report: Report, command: Command) -> None:
-    """Make what is missing, then the run; complete ``report`` and write it as report.json."""
+    """Make what is missing, then the run; complete ``report``."""
     for name in again.names()[:-1]:
         again.make(name, command)
     report.parents = [_parent_row(again, name) for name in PARENTS if again.spec(name)]
     artifact = again.make(RUN, command)
     bundle, rtol = again.bundle, report.rtol
     report.metrics = []
-    if (bundle.folder / METRICS).is_file():
-        then = compare.series_of(metric_rows(bundle.folder / METRICS))
+    if (bundle.run.folder / METRICS).is_file():
+        then = compare.series_of(metric_rows(bundle.run.folder / METRICS))
         now = compare.series_of(read_metrics(artifact.path.parent / METRICS))
         log_every = artifact.config["trainer"]["log_every"]
         apart = resumes.unrecorded(
@@ -161,12 +181,21 @@ def run(again: Again, report: Report, command: Command) -> None:
     )
     report.metrics += [row for row in last if row.name not in known]
     same = artifact.sha256 == bundle.run.weights_sha256
-    theirs = artifacts.describe(bundle.folder).weights() if bundle.run.has_weights else None
+    theirs = artifacts.describe(bundle.run.folder).weights() if bundle.run.has_weights else None
     report.weights = [
         compare.compare_weights("weights", theirs, artifact.weights(), same=same, rtol=rtol)
     ]
-    with atomic_write(again.folder / REPORT) as scratch:
-        scratch.write_text(json.dumps(report.as_json(), indent=2) + "\n")
+
+
+def write(reports: dict[str, Report], folder: Path) -> None:
+    """Write report.json: of a run alone, or of all stages of a cascade."""
+    content = {name: report.as_json() for name, report in reports.items()}
+    if RUN in content:
+        whole = content[RUN]
+    else:
+        whole = {"verdict": compare.worst(r.verdict for r in reports.values()), "stages": content}
+    with atomic_write(folder / REPORT) as scratch:
+        scratch.write_text(json.dumps(whole, indent=2) + "\n")
 
 
 def _parent_row(again: Again, name: str) -> MetricRow:
@@ -176,6 +205,8 @@ def _parent_row(again: Again, name: str) -> MetricRow:
         same = load_clip(spec).fingerprint == run_.provenance["parents"].get("clip")
     else:
         found = artifacts.describe(spec, key=name).sha256
-        same = found == again.bundle.manifest.weights.get(name)
+        same = (
+            found == again.bundle.parts[name].weights_sha256 if name in again.bundle.parts else None
+        )
     verdict = compare.IDENTICAL if same else compare.DIFFERENT
     return MetricRow(name, None, None, None, None, verdict)

@@ -32,6 +32,12 @@ def in_a_process(words: list[str], variables: Mapping[str, str]) -> None:
     run_together({words[0]: [sys.executable, "-m", "unclip", *words]}, variables)
 
 
+def refuse_ours(key: str) -> None:
+    """Refuse an override of what a reproduction decides itself."""
+    if key.split(".")[0] in _OURS:
+        raise UserError(f"{key}: cannot be changed here; --dir says where runs go")
+
+
 class Again:
     """The runs of ``bundle``, with ``overrides`` of its experiment, in ``folder``."""
 
@@ -42,8 +48,7 @@ class Again:
         self.overrides = overrides
         self.given = dict(map(parse_override, overrides))
         for key in self.given:
-            if key.split(".")[0] in _OURS:
-                raise UserError(f"{key}: cannot be changed here; --dir says where runs go")
+            refuse_ours(key)
 
     def names(self) -> list[str]:
         """Parts that have to be made: parents without weights, then the run."""
@@ -68,7 +73,7 @@ class Again:
 
     def make(self, name: str, command: Command) -> artifacts.Artifact:
         """Train an entry or resume it, extended as it was; a finished one is kept."""
-        part, folder = self.bundle.parts[name], self.folder / name
+        part, folder = self.bundle.parts[name], self._made(name)
         words = [*self._overrides(part), f"run.dir={folder}"]
         words += [f"{p}={self.spec(p)}" for p in self._leans_on(part)]
         row = part.experiment.stage
@@ -93,6 +98,10 @@ class Again:
         part = self.bundle.parts.get(name)
         return part is not None and part.has_weights and name not in self.given
 
+    def _made(self, name: str) -> Path:
+        """The folder of an entry's new run."""
+        return self.folder / self.bundle.parts[name].name
+
     def spec(self, name: str) -> str:
         """The parent that the run depends on: the user's, open_clip's, the bundle's or one made
         again; empty where it depends on none.
@@ -102,13 +111,13 @@ class Again:
         if self.inside(name):
             return str(self.bundle.parts[name].folder)
         if name in self.bundle.parts:
-            return str(self.folder / name)
+            return str(self._made(name))
         run = self.bundle.run.experiment
         return getattr(run.config, name) if name in run.stage.parents else ""
 
     def _overrides(self, part: BundleEntry) -> list[str]:
         """All of the user's for the run; for parents, where the data are that they share."""
-        if part.name == RUN:
+        if part is self.bundle.run:
             return self.overrides
         keys = [key for key in self.given if key in ("data.source", "data.embeddings")]
         same = [key for key in keys if self._of(part, key) == self._of(self.bundle.run, key)]
