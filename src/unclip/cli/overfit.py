@@ -29,7 +29,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--with-parents",
         action="store_true",
-        help="first train the experiments it depends on, where they have no finished run",
+        help="first train what it depends on and has no finished run (listed before it begins)",
     )
     p.set_defaults(run=run)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from unclip.common.errors import UserError
 
 if TYPE_CHECKING:
+    from unclip.config.load import ResolvedExperiment
     from unclip.sweeps.spec import Sweep
 
 EXAMPLES = """\
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     if args.jobs < 1 or (args.count is not None and args.count < 1):
         raise UserError("--count and --jobs must be at least 1")
     sweep = spec.load(args.sweep)
-    spec.check(sweep, args.overrides)
+    trial = spec.check(sweep, args.overrides)
     if args.wandb:
         _online(sweep, args)
         return
@@ -65,6 +66,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--count: {sweep.method} search has no end; say how many trials")
     from unclip.sweeps import engine, results, trials
 
+    if trial is not None:
+        _announce(sweep, trial)
     folder = args.dir or Path("runs/sweeps") / sweep.name
     settings = {"sweep": sweep.content, "seed": args.seed, "overrides": args.overrides}
     with trials.sweep_lock(folder, force=args.force) as lock:
@@ -79,6 +82,19 @@ def run(args: argparse.Namespace) -> None:
             command=lambda values, run_dir: sweep.process(values, args.overrides, run_dir),
         )
         results.report(sweep, found, args.overrides)
+
+
+def _announce(sweep: Sweep, trial: ResolvedExperiment) -> None:
+    """Say what a trial trains, and what is trained before the first; refuse what it lacks."""
+    from unclip.runs.ahead import announce, describe
+    from unclip.runs.parents import missing_parents, parents
+
+    with_parents = "--with-parents" in sweep.words
+    if not with_parents:
+        parents(trial)  # raises, saying what is missing
+    verb, name, length, time = describe(trial)
+    print(f"{sweep.name}: each trial runs {verb} {name}, {length} at most; time: {time}")
+    announce(trial, missing_parents(trial) if with_parents else ())
 
 
 def _list() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from unclip.common import artifacts
 from unclip.config.load import ResolvedExperiment
 from unclip.embeddings.clip import FrozenClip
+from unclip.runs.ahead import announce
 from unclip.runs.folders import acquire_run
-from unclip.runs.parents import Make, Parents, load_parents, resolve_parent
+from unclip.runs.parents import Make, Parents, load_parents, missing_parents, resolve_parent
 from unclip.runs.record import origin_of_run, tracked_run
 from unclip.stages.row import CLIP
 from unclip.tracking.files import PROVENANCE, read_json
@@ -27,6 +28,8 @@ def fit(resolved: ResolvedExperiment, *, force: bool = False, make: Make | None 
     """
     experiment = resolved.config
     rank = join_processes()
+    if make is not None:
+        announce(resolved, missing_parents(resolved))
     parents = Parents(resolve_parent(resolved, CLIP, make=make))
     loaded = load_parents(experiment, parents)
     clip = loaded.clip

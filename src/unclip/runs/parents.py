@@ -19,6 +19,7 @@ from unclip.config.load import OVERRIDE, ResolvedExperiment, load_experiment
 from unclip.embeddings.clip import Clip, open_clip_dims
 from unclip.embeddings.codec import Codec
 from unclip.embeddings.config import UNIT
+from unclip.runs.ahead import announce
 from unclip.runs.folders import newest_artifact
 from unclip.stages import registry
 from unclip.stages.clip.config import ClipConfig
@@ -51,6 +52,8 @@ def parents(resolved: ResolvedExperiment, *, make: Make | None = None) -> Parent
     refuse_fitted(resolved)
     # Processes that were started together cannot train a parent first: each must do its part of it.
     make = None if processes_started() else make
+    if make is not None:
+        announce(resolved, missing_parents(resolved))
     clip = resolve_parent(resolved, CLIP, make=make)
     return Parents(clip, resolve_parent(resolved, PCA, make=make, clip=clip))
 
@@ -62,6 +65,13 @@ def refuse_fitted(resolved: ResolvedExperiment) -> None:
         raise UserError(f"{resolved.name}: is fitted, not trained: unclip {verb} {resolved.name}")
 
 
+def missing_parents(resolved: ResolvedExperiment) -> list[ResolvedExperiment]:
+    """The experiments without a finished run that ``resolved`` depends on, in their order."""
+    kinds = [kind for kind in (CLIP, PCA) if kind in resolved.stage.parents]
+    missing = [kind for kind in kinds if _existing(resolved, kind) is None]
+    return [_parent_experiment(resolved, kind, resolved.config.clip) for kind in missing]
+
+
 def resolve_parent(
     resolved: ResolvedExperiment, kind: str, *, make: Make | None, clip: str | None = None
 ) -> str | None:
@@ -69,31 +79,44 @@ def resolve_parent(
     if kind not in resolved.stage.parents:
         return None
     spec: str = getattr(resolved.config, kind)
-    if spec.startswith("open_clip:") or Path(spec).is_dir():
-        return spec
-    if not spec.startswith(f"{kind}/"):
-        artifacts.describe(spec, key=kind)  # raises, saying what is missing
-    root = resolved.config.run.root
-    finished = newest_artifact(spec, root)
-    if finished:
-        return str(finished)
+    if found := _existing(resolved, kind):
+        return found
     if make is None:
+        root = resolved.config.run.root
         command = f"unclip {load_experiment(spec).stage.verb} {spec}"
         raise UserError(
             f"{kind}={spec}: no finished run in {Path(root) / spec}; run `{command}` first, add "
             "--with-parents, or name an artifact" + " or open_clip:ARCH/TAG" * (kind == CLIP)
         )
+    return str(make(_parent_experiment(resolved, kind, clip)))
+
+
+def _existing(resolved: ResolvedExperiment, kind: str) -> str | None:
+    """What stands for the field ``kind`` now; None if a run has to be made for it."""
+    spec: str = getattr(resolved.config, kind)
+    if spec.startswith("open_clip:") or Path(spec).is_dir():
+        return spec
+    if not spec.startswith(f"{kind}/"):
+        artifacts.describe(spec, key=kind)  # raises, saying what is missing
+    finished = newest_artifact(spec, resolved.config.run.root)
+    return str(finished) if finished else None
+
+
+def _parent_experiment(
+    resolved: ResolvedExperiment, kind: str, clip: str | None
+) -> ResolvedExperiment:
+    """The experiment of the parent ``kind``, with what it shares with ``resolved``."""
+    spec: str = getattr(resolved.config, kind)
     find_experiment(spec)
-    print(f"{resolved.name} depends on {spec}, which has no finished run; training it first")
     trainer = resolved.config.trainer
-    given = [f"run.root={root}", f"trainer.seed={trainer.seed}"]
+    given = [f"run.root={resolved.config.run.root}", f"trainer.seed={trainer.seed}"]
     given += [f"trainer.deterministic={trainer.deterministic}"]
     for name in ("source", "embeddings") if kind == PCA else ("source",):
         if resolved.origins.get(f"data.{name}") == OVERRIDE:
             given.append(f"data.{name}={getattr(resolved.config.data, name)}")
     if kind == PCA:
         given.append(f"clip={clip}")
-    return str(make(load_experiment(spec, given)))
+    return load_experiment(spec, given)
 
 
 def load_parents(experiment: Any, parents: Parents) -> LoadedParents:

@@ -24,6 +24,7 @@ from unclip.common.processes import die_with_parent, environment, interruptible,
 from unclip.common.removed import without_removed
 from unclip.config.files import find_experiment
 from unclip.config.load import ResolvedExperiment, load_experiment
+from unclip.runs.ahead import print_table
 from unclip.stages.row import KINDS, PCA
 from unclip.tracking.report import Finished
 from unclip.training.checkpoint_folders import newest_checkpoint
@@ -74,9 +75,10 @@ def run_recipe(recipe: Recipe, overrides: list[str]) -> Path:
     began = time.perf_counter()
     root = Path(recipe.dir)
     waves = plan(recipe, overrides)
-    for tasks in waves:
-        commands = {task.part: command for task in tasks if (command := _command(task))}
-        run_together(commands)
+    commands = [{t.part: words for t in tasks if (words := _command(t))} for tasks in waves]
+    _announce(recipe, waves, commands)
+    for together in commands:
+        run_together(together)
     from unclip.evaluation.protocols import own_data, scenes
     from unclip.tracking.wandb import tracked
 
@@ -96,6 +98,23 @@ def run_recipe(recipe: Recipe, overrides: list[str]) -> Path:
         if tracker is not None:
             tracker.keep("pipeline", "pipeline", [page])
     return page
+
+
+def _announce(
+    recipe: Recipe, waves: list[list[Task]], commands: list[dict[str, list[str]]]
+) -> None:
+    """Say what will be trained, before it begins; stages of the same number run side by side."""
+    ahead = [
+        (f"{number}", task)
+        for number, (tasks, words) in enumerate(zip(waves, commands), 1)
+        for task in tasks
+        if task.part in words
+    ]
+    if ahead:
+        also = "; those of a number run side by side" if recipe.together else ""
+        print(f"{recipe.dir}: {len(ahead)} stages to train, in this order{also}:")
+        experiments = [load_experiment(task.name, task.overrides) for _, task in ahead]
+        print_table(experiments, [number for number, _ in ahead])
 
 
 def plan(recipe: Recipe, overrides: Sequence[str]) -> list[list[Task]]:

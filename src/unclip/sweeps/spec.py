@@ -16,7 +16,7 @@ from unclip.common import yaml_text
 from unclip.common.checks import nearest
 from unclip.common.errors import UserError
 from unclip.config.files import experiment_roots
-from unclip.config.load import OVERRIDE, load_experiment, parse_override
+from unclip.config.load import OVERRIDE, ResolvedExperiment, load_experiment, parse_override
 from unclip.evaluation.config import read_evaluation
 from unclip.sweeps.early import EarlyStop, early_stop
 from unclip.sweeps.parameters import Parameter, parameter
@@ -209,10 +209,13 @@ def _fits(sweep: Sweep) -> None:
             raise UserError(f"{sweep.path}: {key}: where runs go is not for a sweep file to say")
 
 
-def check(sweep: Sweep, overrides: Sequence[str]) -> None:
+def check(sweep: Sweep, overrides: Sequence[str]) -> ResolvedExperiment | None:
     """Refuse what no trial could be: a field that is not there, a value out of range.
 
     The first value of each parameter is tried; other combinations may still fail, as trials.
+
+    Returns:
+        The experiment of that trial; None if trials evaluate a cascade.
     """
     swept = [each.name for each in sweep.parameters]
     for key in [parse_override(item)[0] for item in overrides]:
@@ -227,8 +230,8 @@ def check(sweep: Sweep, overrides: Sequence[str]) -> None:
         raise UserError(f"{sweep.path}: command: must name one experiment or cascade")
     try:
         if verb == "train":
-            load_experiment(named[0], given)
-        else:
-            read_evaluation(given)
+            return load_experiment(named[0], given)
+        read_evaluation(given)
+        return None
     except UserError as error:
         raise UserError(f"{sweep.path}: {str(error).removeprefix(f'{OVERRIDE}: ')}") from None
