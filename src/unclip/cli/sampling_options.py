@@ -48,8 +48,14 @@ def add_device(p: argparse.ArgumentParser) -> None:
 
 
 def add_pipeline(p: argparse.ArgumentParser) -> None:
-    """Where the trained stages are, and the device."""
+    """Where the trained stages are, the device and the precision."""
     add_device(p)
+    p.add_argument(
+        "--precision",
+        default="auto",
+        help="auto (default: 32 on a CPU, bf16 on a GPU that has it, else fp16) | 32 | tf32 | bf16"
+        " | fp16",
+    )
     where = p.add_argument_group("where the trained stages are")
     where.add_argument(
         "--pipeline",
@@ -157,7 +163,7 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
     device = find_device(args.device)
     folder = args.pipeline = cascade_folder(args.pipeline)
     if not any(own):
-        return Pipeline.load(folder, device)
+        return Pipeline.load(folder, device, args.precision)
     upsamplers = args.upsampler
     if upsamplers is None:
         upsamplers = sorted(folder.glob("upsampler*"))
@@ -168,6 +174,7 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
         decoder=args.decoder or folder / "decoder",
         upsamplers=upsamplers,
         device=device,
+        precision=args.precision,
     )
     if args.prior is not None and pipeline.cascade.prior is None:
         raise UserError(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from unclip.common.checks import require
+from unclip.common.checks import require, require_choices
 from unclip.config.load import build_config, parse_override
-from unclip.pipeline.settings import STAGES, Settings, check_changes
+from unclip.pipeline.settings import STAGES, Precision, Settings, check_changes
 from unclip.tracking.config import TrackingConfig
 from unclip.training.config import RunConfig
 
@@ -21,6 +21,7 @@ class CascadeEvaluation:
     objects: int = 1  # in each: 1 or 2
     batch: int = 16  # images at a time
     seed: int = 0  # of the captions; image k has the noise of seed k
+    precision: Precision = "auto"  # of the networks; auto is 32 on a CPU
     run: RunConfig = field(default_factory=RunConfig)  # dir: where results are written
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
@@ -30,6 +31,7 @@ class CascadeEvaluation:
         require(self.batch >= 1, "batch", "must be at least 1")
         require(self.objects in (1, 2), "objects", "must be 1 or 2")
         require(self.seed >= 0, "seed", "must not be negative")
+        require_choices(self, "")
 
 
 def read_changes(words: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -17,6 +17,7 @@ from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.codec import Codec
 from unclip.embeddings.config import Embeddings
 from unclip.pipeline.folder import require_there
+from unclip.pipeline.precision import cast_parameters, choose_precision
 from unclip.pipeline.settings import Settings
 from unclip.stages import registry
 from unclip.stages._prior.part import PriorPart
@@ -38,6 +39,8 @@ class Cascade:
         upsamplers: In the order in which they are applied.
         codec: The PCA, needed by reconstructions from principal components alone.
         device: Of every network.
+        dtype: Of the parameters of prior, decoder and upsamplers, None for what they have; CLIP
+            and PCA stay in float32.
 
     Raises:
         UserError: a prior for a decoder that takes no image embeddings.
@@ -49,6 +52,7 @@ class Cascade:
     upsamplers: tuple[UpsamplerPart, ...] = ()
     codec: Codec | None = None
     device: torch.device = CPU
+    dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         if self.prior is not None and self.decoder.takes != "image":
@@ -57,6 +61,8 @@ class Cascade:
             )
         for part in (*([self.prior] if self.prior else []), self.decoder, *self.upsamplers):
             part.net.to(self.device).eval().requires_grad_(False)
+            if self.dtype is not None:
+                cast_parameters(part.net, self.dtype)
         self.clip.model.to(self.device)
         if self.codec is not None:
             object.__setattr__(self, "codec", self.codec.to(self.device))
@@ -92,14 +98,17 @@ def load_cascade(
     upsamplers: Sequence[Path | str] = (),
     pca: Path | str | None = None,
     device: torch.device | str = "cpu",
+    precision: str = "32",
 ) -> Cascade:
     """From separate artifacts; those of different CLIPs refuse each other.
 
     ``prior`` is not read where the decoder takes no image embeddings. Upsamplers are applied in
-    the order of their sizes.
+    the order of their sizes. ``precision`` is one of `unclip.pipeline.settings.PRECISIONS`.
     """
     if isinstance(upsamplers, (str, Path)):
         upsamplers = [upsamplers]
+    place = find_device(str(device), key="device")
+    dtype = choose_precision(precision, place, key="precision")
     frozen = registry.STAGES[CLIP].load(clip)
     loaded: DecoderPart = load_part(DECODER, decoder, frozen)
     if loaded.takes != "image":
@@ -111,11 +120,14 @@ def load_cascade(
         decoder=loaded,
         upsamplers=tuple(sorted(enlarging, key=lambda p: p.net.config.image_size)),
         codec=None if pca is None else load_part(PCA, pca, frozen),
-        device=find_device(str(device), key="device"),
+        device=place,
+        dtype=dtype,
     )
 
 
-def open_folder(folder: Path | str, device: torch.device | str = "cpu") -> Cascade:
+def open_folder(
+    folder: Path | str, device: torch.device | str = "cpu", precision: str = "32"
+) -> Cascade:
     """From a folder with ``clip`` and ``decoder``, any ``upsampler*``, ``prior`` and ``pca``.
 
     Each is an artifact, or a run's folder with one inside.
@@ -135,6 +147,7 @@ def open_folder(folder: Path | str, device: torch.device | str = "cpu") -> Casca
         decoder=root / DECODER,
         upsamplers=sorted(p for p in root.glob(f"{UPSAMPLER}*") if p.is_dir()),
         device=device,
+        precision=precision,
         **given,
     )
 

@@ -37,9 +37,11 @@ class Pipeline:
         self.cascade = cascade
 
     @classmethod
-    def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> Pipeline:
+    def load(
+        cls, folder: Path | str, device: torch.device | str = "cpu", precision: str = "32"
+    ) -> Pipeline:
         """From a cascade's folder (see `unclip.pipeline.cascade.open_folder`)."""
-        return cls(open_folder(folder, device))
+        return cls(open_folder(folder, device, precision))
 
     @classmethod
     def from_artifacts(
@@ -51,6 +53,7 @@ class Pipeline:
         upsamplers: Sequence[Path | str] = (),
         pca: Path | str | None = None,
         device: torch.device | str = "cpu",
+        precision: str = "32",
     ) -> Pipeline:
         """From separate artifacts (see `unclip.pipeline.cascade.load_cascade`)."""
         return cls(
@@ -61,6 +64,7 @@ class Pipeline:
                 upsamplers=upsamplers,
                 pca=pca,
                 device=device,
+                precision=precision,
             )
         )
 

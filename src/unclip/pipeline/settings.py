@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, Protocol, get_type_hints
+from typing import Any, Literal, NamedTuple, Protocol, get_args, get_type_hints
 
 from unclip.common.checks import nearest
 from unclip.common.errors import UserError
@@ -14,6 +14,9 @@ from unclip.stages import registry
 
 STAGES = ("prior", "decoder", "upsampler")
 """Whose sampler settings `Settings` can change."""
+Precision = Literal["auto", "32", "tf32", "bf16", "fp16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+"""In which networks sample: `unclip.pipeline.precision.choose_precision`."""
 USED_WITH = {
     "eta": ("sampler", ("ddim", "analytic_ddim")),
     "clip_range": ("clip", ("static",)),

@@ -19,7 +19,6 @@ from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 from unclip.stages.decoder.config import DecoderExperiment
 from unclip.tracking import wandb
-from unclip.training.world import device_of
 
 RESPECTS = ("colour", "shape", "size", "position", "background", "relation")
 
@@ -54,7 +53,7 @@ def evaluate_cascade(
         wanted.n, wanted.seed, trained_on.scenes.shapes
     )
     settings = settings or Settings(batch=wanted.batch)
-    pipeline = Pipeline.load(root, device_of("auto"))
+    pipeline = Pipeline.load(root, "auto", wanted.precision)
     began = time.perf_counter()
     drawn = draw(pipeline, prompts, batch=wanted.batch, settings=settings)
     seconds = time.perf_counter() - began

@@ -43,7 +43,7 @@ def report(
     Nothing reads the images: the oracle knows scenes alone. The run has lasted since ``began``, of
     `time.perf_counter`. Also writes the sheets as PNGs.
     """
-    pipeline = Pipeline.load(root)
+    pipeline = Pipeline.load(root, "auto", "auto")
     captions = held_out_captions(data, prompts)
     images: list[Array] = []
     for first in tqdm(range(0, len(captions), BATCH), desc="drawing", unit="batch"):

@@ -72,7 +72,7 @@ def report(
 
     Also writes ``report.json`` and the sheets as PNGs.
     """
-    pipeline = Pipeline.load(root)
+    pipeline = Pipeline.load(root, "auto", "auto")
     single = draw(pipeline, single_object_prompts(prompts, 1, shapes))
     pairs = draw(pipeline, two_object_prompts(min(16, prompts), 1, shapes))
     seconds = time.perf_counter() - began
