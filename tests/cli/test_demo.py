@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import sys
 
 import pytest
 
 from unclip.cli import main
-from unclip.demo.serve import _is_an_error, _is_loopback
+from unclip.demo.serve import _is_loopback
 
 
 def refusal(capsys, *words: str) -> str:
@@ -55,15 +54,3 @@ def test_loopback(host):
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.2", "example.org", ""])
 def test_elsewhere(host):
     assert not _is_loopback(host)
-
-
-def test_a_visitor_who_leaves_is_no_error():
-    from starlette.requests import ClientDisconnect
-
-    def logged(error):
-        info = (type(error), error, None)
-        return logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, "failed", (), info)
-
-    assert not _is_an_error(logged(ClientDisconnect()))
-    assert _is_an_error(logged(ValueError("of ours")))
-    assert _is_an_error(logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, "", (), None))

@@ -12,6 +12,7 @@ EXAMPLES = """\
 examples:
   unclip demo
   unclip demo --pipeline runs/scenes_gpu --port 8000
+  unclip demo --host 0.0.0.0 --allow-host gpu.example.org
 """
 
 
@@ -27,6 +28,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1)")
     p.add_argument("--port", type=int, default=7860, help="default 7860")
+    p.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that visitors reach this page by, such as gpu.example.org; may be repeated",
+    )
     add_pipeline(p)
     add_sampling(p, "What the page's controls start from.")
     p.set_defaults(run=run)
@@ -45,4 +53,4 @@ def run(args: argparse.Namespace) -> None:
     from unclip.pipeline.pipeline import Pipeline
 
     pipeline = Pipeline(with_settings(open_pipeline(args).cascade, settings))
-    serve(pipeline, host=args.host, port=args.port)
+    serve(pipeline, host=args.host, port=args.port, names=args.allow_host)

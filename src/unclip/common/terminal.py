@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from typing import TextIO
+
 _JOINERS = "\u200c\u200d"  # print nothing, but belong to words and to emoji
 
 
@@ -19,3 +22,19 @@ def visible(text: object, *, lines: bool = False) -> str:
         c if c.isprintable() or c in kept else c.encode("unicode_escape").decode()
         for c in str(text)
     )
+
+
+class VisibleStream(io.TextIOBase):
+    """Writes to a stream what is `visible`: for what the libraries of others print."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write it; returns its length."""
+        self._stream.write(visible(text, lines=True))
+        return len(text)
+
+    def flush(self) -> None:
+        """Of the stream."""
+        self._stream.flush()

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 class Cancelled(Exception):
-    """The job's owner has stopped it, between two sampling steps."""
+    """A job was stopped between two sampling steps, or before the first."""
 
 
 class Desk:
@@ -24,7 +24,13 @@ class Desk:
 
     def __init__(self) -> None:
         self._free = Lock()
-        self._job: tuple[str | None, Event] = (None, Event())
+        self._jobs: list[tuple[str | None, Event]] = []
+        self._closed = False
+
+    @property
+    def owners(self) -> set[str | None]:
+        """Whose jobs are at the model or wait for it."""
+        return {owner for owner, _ in self._jobs}
 
     def work(
         self, owner: str | None, job: Callable[[Progress], Result], progress: Progress
@@ -32,29 +38,39 @@ class Desk:
         """What ``job`` returns, once those before it are done.
 
         Args:
-            owner: Who may `cancel` it; None for nobody.
+            owner: Who may `cancel` it; None for nobody. A new job cancels the owner's last.
             job: Is to call what it is given after each step.
             progress: Told of the steps.
 
         Raises:
-            Cancelled: by the owner.
+            Cancelled: by the owner, or because the desk is closed.
         """
-        with self._free:
-            stop = Event()
-            self._job = (owner, stop)
+        self.cancel(owner)
+        stop = Event()
 
-            def step(done: int, total: int) -> None:
-                if stop.is_set():
-                    raise Cancelled
-                progress(done, total)
+        def check() -> None:
+            if stop.is_set() or self._closed:
+                raise Cancelled
 
-            try:
+        def step(done: int, total: int) -> None:
+            check()
+            progress(done, total)
+
+        entry = (owner, stop)
+        self._jobs.append(entry)
+        try:
+            with self._free:
+                check()
                 return job(step)
-            finally:
-                self._job = (None, stop)
+        finally:
+            self._jobs.remove(entry)
 
     def cancel(self, owner: str | None) -> None:
-        """Stop the job that is at the model, if it is ``owner``'s."""
-        working, stop = self._job
-        if owner is not None and owner == working:
-            stop.set()
+        """Stop the jobs of ``owner``."""
+        for other, stop in list(self._jobs):
+            if owner is not None and owner == other:
+                stop.set()
+
+    def close(self) -> None:
+        """Stop all jobs, and begin no other."""
+        self._closed = True

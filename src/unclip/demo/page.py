@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,6 +15,8 @@ import gradio as gr
 
 from unclip.common.errors import UserError
 from unclip.common.images import save
+from unclip.common.terminal import visible
+from unclip.demo.canvas import bound_canvas, said
 from unclip.demo.desk import Cancelled, Desk
 from unclip.demo.inputs import MAX_CAPTION, MAX_SEED
 from unclip.demo.studio import MAX_IMAGES, Knob, LabelledImage, Studio
@@ -120,7 +122,7 @@ class Page:
                         turned = [_knob(each) for each in job.knobs]
         given = [*job.wanted, count, seed, *turned]
         running = start.click(self._handler(job.work), given, gallery, **ONE_AT_A_TIME)
-        stop.click(self._cancel, cancels=[running], **AT_ONCE)
+        stop.click(None, cancels=[running], **AT_ONCE)  # the guard tells the desk
         roll = f"() => Math.floor(Math.random() * {MAX_SEED + 1})"
         dice.click(None, None, seed, js=roll, **AT_ONCE)
 
@@ -176,7 +178,7 @@ class Page:
             ),
             height=400,
         )
-        _mend(editor)
+        bound_canvas(editor)
         if self._images:
             gr.Examples([[each] for each in self._images], editor, label="Examples")
         caption = _caption("Caption of the whole image")
@@ -222,10 +224,10 @@ class Page:
             except Cancelled:
                 return gr.skip()
             except UserError as error:
-                raise _said(str(error)) from None
+                raise said(str(error)) from None
             except Exception:
-                traceback.print_exc()
-                raise _said("Something went wrong; see the terminal.") from None
+                print(visible(traceback.format_exc(), lines=True), file=sys.stderr)
+                raise said("Something went wrong; see the terminal.") from None
 
         return handle
 
@@ -240,10 +242,6 @@ class Page:
 
     def _cancel(self, request: gr.Request) -> None:
         self.desk.cancel(request.session_hash)
-
-
-def _said(message: str) -> gr.Error:
-    return gr.Error(html.escape(message), print_exception=False)
 
 
 def _caption(label: str = "Caption", example: str = CAPTIONS[0]) -> gr.Textbox:
@@ -261,16 +259,3 @@ def _knob(knob: Knob) -> gr.components.Component:
 def _path(payload: Any) -> Any:
     """Where an upload is; Gradio would open it, and say only "Error" of what it cannot read."""
     return payload and payload.path
-
-
-def _mend(editor: gr.ImageEditor) -> None:
-    """Have ``editor`` say what is wrong with what it cannot read."""
-    own = editor.preprocess
-
-    def preprocess(payload: Any) -> Any:
-        try:
-            return own(payload)
-        except Exception:
-            raise _said("image: cannot be read") from None
-
-    editor.preprocess = preprocess  # type: ignore[method-assign]

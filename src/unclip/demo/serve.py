@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
-import logging
 import os
 import signal
 import socket
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from unclip.common.errors import UserError
-from unclip.demo.inputs import MAX_BYTES, MAX_PIXELS
+from unclip.common.terminal import VisibleStream
 from unclip.pipeline.pipeline import Pipeline
-
-QUEUE = 16  # jobs that wait at most
 
 
 def check_address(host: str, port: int) -> None:
@@ -31,68 +29,39 @@ def check_address(host: str, port: int) -> None:
         raise UserError(f"--host {host} --port {port}: {error.strerror or error}") from None
 
 
-def serve(pipeline: Pipeline, *, host: str, port: int) -> None:
-    """Until Ctrl-C. What visitors upload and draw lies in a folder that is removed in the end."""
-    with tempfile.TemporaryDirectory(prefix="unclip-demo-") as folder:
+def serve(pipeline: Pipeline, *, host: str, port: int, names: Sequence[str] = ()) -> None:
+    """Until Ctrl-C. What visitors upload and draw lies in a folder that is removed in the end.
+
+    Args:
+        pipeline: Draws.
+        host: Where to listen.
+        port: Likewise.
+        names: Further names that visitors reach the page by.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="unclip-demo-") as folder,
+        contextlib.redirect_stderr(VisibleStream(sys.stderr)),
+    ):
         # Gradio reads these when it is imported.
         os.environ.update(
             GRADIO_ANALYTICS_ENABLED="False", GRADIO_RUN_HISTORY="False", GRADIO_TEMP_DIR=folder
         )
-        import gradio as gr
-        from PIL import Image
-
-        from unclip.demo.page import Page
+        tempfile.tempdir = folder
+        from unclip.demo.server import build_server
         from unclip.demo.studio import Studio
 
-        # Gradio opens the canvas of the editor itself: Pillow refuses more than twice this.
-        Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-        blocks = Page(Studio(pipeline), Path(folder), _examples(Path(folder))).build()
-        blocks.queue(max_size=QUEUE, api_open=False)
-        blocks.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            show_error=False,
-            max_file_size=MAX_BYTES,
-            allowed_paths=[],
-            ssr_mode=False,
-            mcp_server=False,
-            enable_monitoring=False,
-            footer_links=[],
-            theme=gr.themes.Default(
-                primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["monospace"]
-            ),
-            css_paths=Path(__file__).with_name("page.css"),
-        )
+        images = _examples(Path(folder))
+        server = build_server(Studio(pipeline), Path(folder), host, port, names, images)
         if not _is_loopback(host):
             print(
                 f"unclip: warning: --host {host} lets in whoever reaches this machine; "
                 "the page has no password",
                 file=sys.stderr,
             )
-        logging.getLogger("uvicorn.error").addFilter(_is_an_error)
-        print(f"http://{host}:{port}", flush=True)
-        _wait()
-        blocks.close(verbose=False)
-
-
-def _wait() -> None:
-    """Until Ctrl-C or a polite kill."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        pass
-
-
-def _is_an_error(record: logging.LogRecord) -> bool:
-    """A visitor who closes the page while it talks is none; uvicorn would print a trace."""
-    from starlette.requests import ClientDisconnect
-
-    return not (record.exc_info and isinstance(record.exc_info[1], ClientDisconnect))
+        # The server hands on the signal that ended it.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run()
 
 
 def _is_loopback(host: str) -> bool:
