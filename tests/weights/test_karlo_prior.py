@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import pytest
 import torch
+import yaml
 from golden_files import GOLDENS, Recorded, state, tensors
 from safetensors.torch import load_file
 from torch import Tensor
 
 from unclip.common.errors import UserError
+from unclip.common.fields import as_dataclass
 from unclip.common.types import Caption
 from unclip.diffusion.config import DiffusionConfig
 from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._prior.null_text import NullText
-from unclip.stages.diffusion_prior.config import DiffusionPriorConfig, PriorSamplerConfig
-from unclip.stages.diffusion_prior.network import DiffusionPrior
+from unclip.stages.diffusion_prior.config import (
+    DiffusionPriorConfig,
+    DiffusionPriorExperiment,
+    PriorSamplerConfig,
+)
+from unclip.stages.diffusion_prior.network import DiffusionPrior, build_network
 from unclip.stages.diffusion_prior.part import DiffusionPriorPart
+from unclip.stages.experiment import ParentSizes
 from unclip.weights.maps import prior as maps
 from unclip.weights.maps.rules import to_ours, to_theirs
 
@@ -235,3 +242,18 @@ def test_what_does_not_fit_is_refused_by_name(layout, change, says):
     with pytest.raises(UserError, match=says) as caught:
         to_ours(found, rules(net), expected=net.state_dict(), source="prior.ckpt")
     assert name in str(caught.value)
+
+
+def test_the_settings_in_the_docs_are_karlos_and_make_its_network():
+    text = (GOLDENS.parents[1] / "docs/prior.md").read_text()
+    given = yaml.safe_load(text.split("```yaml\n", 1)[1].split("```", 1)[0])
+    experiment = as_dataclass(DiffusionPriorExperiment, given)
+    experiment.validate()
+    model, sampler = experiment.model, experiment.sampler
+    model.validate()
+    sampler.validate()
+    assert model == empty(2048, 20, 32, KARLO).config
+    assert (sampler.steps, sampler.guidance, sampler.clip_range) == (25, 4.0, 10.0)
+    with torch.device("meta"):
+        net = build_network(experiment, ParentSizes(embed_dim=768, text_width=768, context=77))
+    assert sum(p.numel() for p in net.parameters()) == 1_022_028_544
