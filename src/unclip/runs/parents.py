@@ -128,7 +128,8 @@ def load_parents(experiment: Any, parents: Parents) -> LoadedParents:
     if parents.clip is None:
         return LoadedParents()
     clip, codec = registry.STAGES[CLIP].load(parents.clip), None
-    clip.agree(embeddings_of(experiment), where="model.embeddings")
+    kind = embeddings_of(experiment)
+    clip.agree(kind, where=f"embeddings={kind}")
     experiment.clip = parents.clip
     if parents.pca is not None:
         experiment.pca = parents.pca
