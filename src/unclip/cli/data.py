@@ -111,11 +111,14 @@ def _add_common(p: argparse.ArgumentParser) -> None:
 def inspect(args: argparse.Namespace) -> None:
     """Measure, print, draw."""
     from unclip.common.checks import require
+    from unclip.common.inputs import require_apart
 
     _check(args)
     require(not (args.clip and args.context), "--clip, --context", "give one of them")
     require(args.context is None or args.context > 2, "--context", "must be at least 3")
     out = numbered_folder(args.out, "report.json", force=args.force)
+    if args.force:
+        require_apart(out, _inputs(args), option="--out ")
     context = _context_of(args.clip) if args.clip else args.context or 77
 
     config, source = _open(args, on_error="skip")
@@ -175,12 +178,10 @@ def index(args: argparse.Namespace) -> None:
 
 def pack(args: argparse.Namespace) -> None:
     """Open, write, say how much."""
-    from unclip.common.errors import UserError
+    from unclip.common.inputs import require_apart
 
     _check(args)
-    here, source = args.out.resolve(), Path(args.source).expanduser().resolve()
-    if here in (source, source.parent):
-        raise UserError(f"--out {args.out}: the source is there; name another folder")
+    require_apart(args.out, _inputs(args), option="--out ")
     check_folder(args.out)
 
     _, opened = _open(args, on_error=args.on_error)
@@ -204,6 +205,12 @@ def pack(args: argparse.Namespace) -> None:
     )
     skipped = sum(len(shard.skipped) for shard in done.shards)
     print(f"{args.out}: samples {done.count:,}, shards {len(done.shards):,}, skipped {skipped:,}")
+
+
+def _inputs(args: argparse.Namespace) -> list[str]:
+    from unclip.data.config import BUILT_IN
+
+    return [] if args.source in BUILT_IN else [args.source]
 
 
 def _open(args: argparse.Namespace, *, on_error: OnError) -> tuple[DataConfig, Source]:

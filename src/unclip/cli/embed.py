@@ -60,11 +60,13 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Embed or verify, and say what there is."""
-    from dataclasses import fields
+    from dataclasses import asdict, fields
 
     from unclip.common.errors import UserError
+    from unclip.common.fields import leaves
+    from unclip.common.inputs import require_apart
     from unclip.config.load import build_config
-    from unclip.data.config import EmbedConfig
+    from unclip.data.config import BUILT_IN, EmbedConfig
 
     given = vars(args)
     own = {field.name for field in fields(EmbedConfig)}
@@ -85,6 +87,11 @@ def run(args: argparse.Namespace) -> None:
         out, clip = args.out, args.clip
         if not clip.startswith("open_clip:"):
             clip = str(trained(clip))
+        if args.force:
+            sources = dict(leaves(asdict(settings.data), "data."))
+            read = [sources[key] for key in sources if key.endswith("source")]
+            read = [source for source in read if source not in BUILT_IN]
+            require_apart(out, [*read, clip], option="--out ")
         manifest = embed(settings, clip, out, force=args.force)
     if manifest is not None:
         done = "verified, every file is as it was written; " if args.verify else ""

@@ -64,12 +64,15 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.count is None and sweep.points is None and sweep.run_cap is None:
         raise UserError(f"--count: {sweep.method} search has no end; say how many trials")
+    from unclip.common.inputs import require_apart
     from unclip.sweeps import engine, results, trials
 
     if trial is not None:
         _announce(sweep, trial)
     folder = args.dir or Path("runs/sweeps") / sweep.name
     settings = {"sweep": sweep.content, "seed": args.seed, "overrides": args.overrides}
+    if args.force:
+        require_apart(folder, _inputs(sweep, args.overrides), option="--dir ")
     with trials.sweep_lock(folder, force=args.force) as lock:
         found = trials.opened(folder, settings)
         engine.run(
@@ -95,6 +98,21 @@ def _announce(sweep: Sweep, trial: ResolvedExperiment) -> None:
     verb, name, length, time = describe(trial)
     print(f"{sweep.name}: each trial runs {verb} {name}, {length} at most; time: {time}")
     announce(trial, missing_parents(trial) if with_parents else ())
+
+
+def _inputs(sweep: Sweep, overrides: list[str]) -> list[str | Path]:
+    """What the trials read: an experiment's inputs or a cascade, and what is searched for them."""
+    from unclip.config.load import load_experiment
+    from unclip.runs.inputs import inputs_of
+
+    verb, *words = sweep.command({p.name: p.value(p.lowest) for p in sweep.parameters}, overrides)
+    name = next(word for word in words if "=" not in word and not word.startswith("-"))
+    searched = [each.value(choice) for each in sweep.searched for choice in each.choices]
+    found: list[str | Path] = [sweep.path, name]
+    found += (choice for choice in searched if isinstance(choice, str))
+    if verb == "train":
+        found += inputs_of(load_experiment(name, [word for word in words if "=" in word]))
+    return found
 
 
 def _list() -> None:

@@ -17,6 +17,9 @@ SOURCES = (
 )
 """Every form of `data.source`."""
 
+BUILT_IN = ("scenes", "mixture")
+"""Values of data.source that name no file or folder."""
+
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 """What an object of a scene can be."""
 

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 from unclip.common import yaml_text
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
+from unclip.common.inputs import require_apart
 from unclip.config.files import find_experiment
 from unclip.config.load import ResolvedExperiment
+from unclip.runs.inputs import inputs_of, newest_artifact
 from unclip.tracking import log, provenance, status
 from unclip.tracking.files import EXPERIMENT
 from unclip.training.checkpoint_folders import newest_checkpoint
@@ -123,6 +125,8 @@ def acquire_run(
         with status.run_lock(folder) as held:
             if not resume:
                 _refuse_used(folder, force=force)
+                if force:
+                    require_apart(folder, inputs_of(resolved), option="run.dir=")
             yield RunFolder(folder, held, resume=resume is not None)
     finally:
         with contextlib.suppress(OSError):  # not empty: the run has begun, or another is here
@@ -210,12 +214,6 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def newest_artifact(name: str, root: str = "runs") -> Path | None:
-    """The artifact of the newest finished run of the experiment ``name``."""
-    found = sorted((Path(root) / name).glob("*/artifact/artifact.json"))
-    return found[-1].parent if found else None
 
 
 def trained(name: str) -> Path:

@@ -20,7 +20,7 @@ from unclip.embeddings.clip import Clip, open_clip_dims
 from unclip.embeddings.codec import Codec
 from unclip.embeddings.config import UNIT
 from unclip.runs.ahead import announce
-from unclip.runs.folders import newest_artifact
+from unclip.runs.inputs import newest_artifact
 from unclip.stages import registry
 from unclip.stages.clip.config import ClipConfig
 from unclip.stages.clip.network import build_clip

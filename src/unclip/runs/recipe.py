@@ -20,11 +20,13 @@ from unclip.common import artifacts, yaml_text
 from unclip.common.checks import nearest
 from unclip.common.errors import UserError
 from unclip.common.fields import leaves
+from unclip.common.inputs import require_apart
 from unclip.common.processes import die_with_parent, environment, interruptible, stop
 from unclip.common.removed import without_removed
 from unclip.config.files import find_experiment
 from unclip.config.load import ResolvedExperiment, load_experiment
 from unclip.runs.ahead import print_table
+from unclip.runs.inputs import inputs_of
 from unclip.stages.row import KINDS, PCA
 from unclip.tracking.report import Finished
 from unclip.training.checkpoint_folders import newest_checkpoint
@@ -127,7 +129,8 @@ def plan(recipe: Recipe, overrides: Sequence[str]) -> list[list[Task]]:
             known = dict(leaves(load_experiment(name).as_dict()))
             given = [o for o in given if o.partition("=")[0] in known]
         given.append(f"run.dir={root / part}")
-        load_experiment(name, [*given, *more])
+        resolved = load_experiment(name, [*given, *more])
+        require_apart(root / part, inputs_of(resolved), option="--dir ")
         return Task(part, name, [*given, *more], root / part)
 
     clip = f"clip={root / 'clip'}"
@@ -177,19 +180,19 @@ def run_together(
     env = environment(together=len(commands)) | dict(variables or {})
     many = len(commands) > 1
     pipe: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    running = {
-        name: subprocess.Popen(words, env=env, preexec_fn=die_with_parent, **(pipe if many else {}))
-        for name, words in commands.items()
-    }
-    readers = [
-        threading.Thread(target=_prefix, args=(name, process.stdout), daemon=True)
-        for name, process in running.items()
-        if many
-    ]
-    for reader in readers:
-        reader.start()
+    running: dict[str, subprocess.Popen] = {}
+    readers: list[threading.Thread] = []
     with interruptible():
         try:
+            for name, words in commands.items():
+                running[name] = process = subprocess.Popen(
+                    words, env=env, preexec_fn=die_with_parent, **(pipe if many else {})
+                )
+                if many:
+                    readers.append(
+                        threading.Thread(target=_prefix, args=(name, process.stdout), daemon=True)
+                    )
+                    readers[-1].start()
             while any(process.poll() is None for process in running.values()):
                 _refuse_failed(running)
                 time.sleep(0.1)

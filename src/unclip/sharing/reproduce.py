@@ -17,7 +17,9 @@ from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 from unclip.common.fields import leaves
 from unclip.common.hashing import file_sha256
+from unclip.common.inputs import require_apart
 from unclip.config.load import parse_override
+from unclip.data.config import BUILT_IN
 from unclip.sharing import bundle as bundles
 from unclip.sharing import compare, resumes
 from unclip.sharing.bundle import Bundle
@@ -26,7 +28,7 @@ from unclip.sharing.environment import Difference, differences
 from unclip.sharing.fetch import fetch
 from unclip.sharing.layout import MANIFEST, METRICS, PARENTS, RUN
 from unclip.sharing.reading import Refused, metric_rows
-from unclip.sharing.rerun import Again, Command, refuse_ours
+from unclip.sharing.rerun import PLACES, Again, Command, refuse_ours
 from unclip.stages.clip.part import load as load_clip
 from unclip.tracking.files import read_metrics
 
@@ -144,6 +146,9 @@ def place(bundle: Bundle, place: str, overrides: list[str], folder: Path) -> Bun
     Raises:
         UserError: something else is in the folder.
     """
+    typed = dict(map(parse_override, overrides))
+    given = [typed[key] for key in PLACES if typed.get(key) not in (None, *BUILT_IN)]
+    require_apart(folder / _BUNDLE, [place, *given], option="--dir ")
     sha256 = file_sha256(bundle.folder / MANIFEST)
     state = json.dumps({"manifest": sha256, "overrides": overrides}) + "\n"
     others = [p for p in folder.iterdir() if not p.name.startswith(".bundle-")]

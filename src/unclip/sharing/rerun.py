@@ -22,7 +22,7 @@ from unclip.sharing.sources import check_sources
 Command = Callable[[list[str], Mapping[str, str]], None]
 """Runs `unclip` with these words and environment variables; raises `UserError` if it fails."""
 
-_PLACES = ("clip", "pca", "data.source", "data.embeddings")
+PLACES = ("clip", "pca", "data.source", "data.embeddings")
 _MACHINE = ("trainer.devices", "trainer.nodes", "trainer.threads")  # what is typed holds for all
 _OURS = ("run", "tracking", "stage", "about")
 
@@ -69,7 +69,7 @@ class Again:
         then = dict(leaves(self.bundle.run.experiment.as_dict()))
         now = dict(leaves(load_experiment(str(self.bundle.run.file), self.overrides).as_dict()))
         different = {k for k in then | now if then.get(k) != now.get(k)}
-        return {k: (then.get(k), now.get(k)) for k in sorted(different) if k not in _PLACES}
+        return {k: (then.get(k), now.get(k)) for k in sorted(different) if k not in PLACES}
 
     def make(self, name: str, command: Command) -> artifacts.Artifact:
         """Train an entry or resume it, extended as it was; a finished one is kept."""

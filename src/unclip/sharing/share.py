@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from unclip.common import artifacts
+from unclip.common.inputs import require_apart
+from unclip.runs.folders import trained
 from unclip.sharing import remote, writing
 from unclip.sharing.gather import gather
 
@@ -24,6 +27,10 @@ def share(run: str, to: str, *, weights: bool, licence: str, force: bool) -> str
     content = gather(run, weights=weights, licence=licence)
     if remote.is_remote(to):
         return remote.upload(content, to, force=force)
+    if force:
+        read = [artifacts.describe(trained(run)).path.parent]
+        read += [path for path in content.values() if isinstance(path, Path)]
+        require_apart(Path(to), read, option="--to ")
     write = writing.write_zip if to.endswith(".zip") else writing.write_folder
     write(content, Path(to), force=force)
     return to

@@ -11,10 +11,10 @@ from braceexpand import braceexpand
 from unclip.common.errors import UserError
 from unclip.common.fields import leaves
 from unclip.config.load import OVERRIDE, ResolvedExperiment
+from unclip.data.config import BUILT_IN
 from unclip.data.remote import check_public
 
 SCHEMES = ("https", "http", "s3", "gs")
-BUILT_IN = ("scenes", "mixture")
 MOST = 100_000  # files that braces may name
 _CACHES = re.compile(r"((simple|file|block)cache::)+(?=\w+://)")
 _KEY = re.compile(r"data\.(source|embeddings|mixture\.[^.]+\.source)")
