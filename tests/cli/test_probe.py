@@ -75,7 +75,7 @@ def test_images_are_scenes_unless_given(verb, folder, tmp_path, capsys):
     [
         (["binding", "--n", "0"], "--n: must be at least 1"),
         (["guidance", " "], "caption: is empty; give words"),
-        (["pca", "--dims", "7"], r"dims=[7]: give numbers in [1, 6], the pca's components"),
+        (["pca", "--dims", "7"], r"dims=[7]: give numbers in [1, 6], the PCA's components"),
         (["pca", "missing.png"], "missing.png"),
         (["typographic", "--label", "a fish"], "labels: give at least two, to choose between"),
         (["conditioning", "--ar-prior", "nowhere"], "ar_prior=nowhere: no such artifact"),

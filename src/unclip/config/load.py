@@ -52,7 +52,7 @@ def load_experiment(name: str | Path, overrides: list[str] | None = None) -> Res
     """
     if not isinstance(name, (str, Path)):
         raise UserError(f"experiment {name!r}: must be a name, as 'prior/tiny', or a path")
-    if isinstance(overrides, (str, dict)):
+    if isinstance(overrides, (str, dict)) or not all(isinstance(o, str) for o in overrides or ()):
         raise UserError(
             f"overrides: must be a list of texts, as ['trainer.seed=1'], not {overrides!r}"
         )

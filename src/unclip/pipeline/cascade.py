@@ -107,6 +107,14 @@ def load_cascade(
     """
     if isinstance(upsamplers, (str, Path)):
         upsamplers = [upsamplers]
+    if not isinstance(upsamplers, Sequence):
+        raise UserError(f"upsamplers={upsamplers!r}: must be a list of paths of artifacts")
+    given: list[tuple[str, Any]] = [(CLIP, clip), (DECODER, decoder)]
+    given += [(UPSAMPLER, path) for path in upsamplers]
+    given += [(key, path) for key, path in ((PRIOR, prior), (PCA, pca)) if path is not None]
+    for key, path in given:
+        if not isinstance(path, (str, Path)):
+            raise UserError(f"{key}={path!r}: must be the path of an artifact")
     place = find_device(str(device), key="device")
     dtype = choose_precision(precision, place, key="precision")
     frozen = registry.STAGES[CLIP].load(clip)

@@ -1,8 +1,9 @@
-"""Images as people have them, to the squares that the networks take."""
+"""What a caller gives: images as people have them, lists and numbers of the right type."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
 from random import Random
 from typing import Any
 
@@ -22,6 +23,40 @@ Images = Any
 
 A sequence may mix kinds and sizes; an array or tensor may have a batch dimension in front.
 """
+
+
+NAMES = {str: "text", int: "whole number", float: "number"}
+
+
+def one(key: str, value: Any, kind: type) -> None:
+    """Refuse a ``value`` that is not a ``kind`` of `NAMES`; True and False are no numbers.
+
+    Raises:
+        UserError: it names ``key``.
+    """
+    if not _is_a(kind, value):
+        raise UserError(f"{key}={value!r}: must be a {NAMES[kind]}")
+
+
+def listed(key: str, values: Any, kind: type) -> list[Any]:
+    """``values`` as a list, each of ``kind``.
+
+    Raises:
+        UserError: it names ``key``.
+    """
+    name = f"{NAMES[kind]}s"
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise UserError(f"{key}: must be a list of {name}, as [{values!r}]")
+    found = list(values)
+    for value in found:
+        if not _is_a(kind, value):
+            raise UserError(f"{key}: must be a list of {name}; {value!r} is not one")
+    return found
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    wanted = {str: str, int: Integral, float: Real}[kind]
+    return isinstance(value, wanted) and not isinstance(value, bool)
 
 
 def arrays(images: Images) -> list[Array]:

@@ -191,7 +191,7 @@ def pca_reconstructions(
         )
     wrong = [k for k in dims if not 1 <= k <= codec.k]
     if wrong or not dims:
-        raise UserError(f"dims={list(dims)}: give numbers in [1, {codec.k}], the pca's components")
+        raise UserError(f"dims={list(dims)}: give numbers in [1, {codec.k}], the PCA's components")
     count, pca = len(arrays(images)), codec.pca
     sampling.expect(decodings=count * len(dims))
     y = pca.project(embed(sampling, images))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,7 +12,7 @@ from unclip.common.types import Progress
 from unclip.pipeline import inpainting, manipulations
 from unclip.pipeline.cascade import Cascade, load_cascade, open_folder
 from unclip.pipeline.inpainting import Masks
-from unclip.pipeline.inputs import Images
+from unclip.pipeline.inputs import Images, listed, one
 from unclip.pipeline.manipulations import Given, Latents
 from unclip.pipeline.sampling import Generated, Sampling
 from unclip.pipeline.settings import Settings
@@ -81,12 +80,12 @@ class Pipeline:
         Raises:
             UserError: no captions, another number of seeds, or settings that do not fit a stage.
         """
-        captions, seeds = _listed("captions", captions, str), _listed("seeds", seeds, int)
+        captions, seeds = listed("captions", captions, str), listed("seeds", seeds, int)
         if any(not caption.strip() for caption in captions):
             raise UserError("captions: one is empty; give words")
         if len(captions) != len(seeds) or not captions:
             raise UserError(
-                f"{len(captions)} captions and {len(seeds)} seeds: give one seed per caption, at "
+                f"captions: {len(captions)}, seeds: {len(seeds)}: give one seed per caption, at "
                 "least one of each"
             )
         return Sampling(self.cascade, settings, progress).generate(captions, seeds)
@@ -114,6 +113,7 @@ class Pipeline:
         progress: Progress | None = None,
     ) -> Generated:
         """The images ``[B, ...]`` of `encode`, by DDIM, η = 0; ``seed`` is the upsamplers'."""
+        one("seed", seed, int)
         return manipulations.reconstruct(
             Sampling(self.cascade, settings, progress, 0.0), latents, seed
         )
@@ -132,6 +132,8 @@ class Pipeline:
         They keep z_i, and of the rest the less the higher ``eta`` in [0, 1] is: with 0 all are the
         reconstruction.
         """
+        one("eta", eta, float)
+        seeds = listed("seeds", seeds, int)
         return manipulations.vary(Sampling(self.cascade, settings, progress, eta), images, seeds)
 
     def interpolate(
@@ -151,6 +153,8 @@ class Pipeline:
         are the reconstructions; with "fixed" it is drawn from ``seed``, which also is the
         upsamplers'.
         """
+        one("n", n, int)
+        one("seed", seed, int)
         sampling = Sampling(self.cascade, settings, progress, 0.0)
         return manipulations.interpolate(sampling, a, b, n, noise, seed)
 
@@ -178,6 +182,13 @@ class Pipeline:
         is z_i moved by the difference between the prior's mean embeddings for the two captions,
         without a source the mean for ``target``, and ``theta_max`` is 1.
         """
+        one("target", target, str)
+        one("n", n, int)
+        one("seed", seed, int)
+        if source is not None:
+            one("source", source, str)
+        if theta_max is not None:
+            one("theta_max", theta_max, float)
         sampling = Sampling(self.cascade, settings, progress, 0.0)
         return manipulations.text_diff(
             sampling, images, source, target, theta_max, n, seed, direction
@@ -196,6 +207,8 @@ class Pipeline:
 
         All are decoded with DDIM from the one x_T of ``seed``.
         """
+        dims = listed("dims", dims, int)
+        one("seed", seed, int)
         sampling = Sampling(self.cascade, settings, progress, 0.0)
         return manipulations.pca_reconstructions(sampling, images, dims, seed)
 
@@ -211,6 +224,9 @@ class Pipeline:
         progress: Progress | None = None,
     ) -> Attacked:
         """What CLIP takes images for once ``word`` is pasted on them, and their variations."""
+        one("word", word, str)
+        one("eta", eta, float)
+        labels, seeds = listed("labels", labels, str), listed("seeds", seeds, int)
         sampling = Sampling(self.cascade, settings, progress, eta)
         return typographic(sampling, images, word, labels, seeds)
 
@@ -232,17 +248,7 @@ class Pipeline:
         the decoder goes through each noise level (RePaint, arXiv 2201.09865), to fit the new part
         to the old one.
         """
+        captions, seeds = listed("captions", captions, str), listed("seeds", seeds, int)
+        one("resample", resample, int)
         sampling = Sampling(self.cascade, settings, progress)
         return inpainting.inpaint(sampling, images, masks, captions, seeds, resample)
-
-
-def _listed(key: str, values: Any, kind: type) -> list[Any]:
-    """``values`` as a list, each of ``kind``."""
-    name = {str: "texts", int: "whole numbers"}[kind]
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise UserError(f"{key}: must be a list of {name}, as [{values!r}]")
-    found = list(values)
-    for value in found:
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise UserError(f"{key}: must be a list of {name}; {value!r} is not one")
-    return found

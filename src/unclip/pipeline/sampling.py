@@ -50,6 +50,10 @@ class Sampling:
         eta: float | None = None,
     ):
         self.cascade = cascade
+        if not isinstance(settings, Settings | None):
+            raise UserError(
+                f"settings={settings!r}: must be Settings(...) of unclip.pipeline.settings"
+            )
         self.settings = settings = settings or Settings()
         check_stages(cascade, settings)
         own = cascade.decoder

@@ -46,13 +46,20 @@ class Settings:
 
     def check(self) -> None:
         """Refuse values that cannot be, whatever the stages are."""
-        if self.batch < 1:
-            raise UserError(f"batch={self.batch}: must be at least 1")
+        for name in ("batch", "iterations"):
+            value = getattr(self, name)
+            if type(value) is not int:
+                raise UserError(f"{name}={value!r}: must be a whole number")
+            if value < 1:
+                raise UserError(f"{name}={value}: must be at least 1")
         if self.inversion not in INVERSIONS:
             raise UserError(f"inversion={self.inversion}: must be one of {', '.join(INVERSIONS)}")
-        if self.iterations < 1:
-            raise UserError(f"iterations={self.iterations}: must be at least 1")
-        for stage in self.changes:
+        form = 'must be of the form {"decoder": {"steps": 50}}'
+        if not isinstance(self.changes, dict):
+            raise UserError(f"changes={self.changes!r}: {form}")
+        for stage, changes in self.changes.items():
+            if not isinstance(changes, dict) or (stage not in STAGES and "." in str(stage)):
+                raise UserError(f"changes: {stage!r}: {changes!r}: {form}")
             if stage not in STAGES:
                 raise UserError(f"{stage}: no such stage{nearest(stage, STAGES)}")
 
