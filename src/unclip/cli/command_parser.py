@@ -30,6 +30,8 @@ class CommandParser(argparse.ArgumentParser):
 
     sampled: tuple[str, ...] = ()
     """The stages whose sampler settings the command takes, into ``sampler_words``."""
+    verbs: dict[str, CommandParser] = {}
+    """Parsers that take over where their word comes first (`unclip evaluate images ...`)."""
     reads_settings = False
     """Whether the command reads such settings itself, from its overrides (`unclip evaluate`)."""
 
@@ -49,6 +51,8 @@ class CommandParser(argparse.ArgumentParser):
             UserError: an argument that the command does not have, or a setting of no stage.
         """
         words = list(args or [])
+        if words and words[0] in self.verbs:
+            return self.verbs[words[0]].parse_known_args(words[1:], namespace)
         plain, settings = self._split(words) if self.sampled else (words, [])
         found, rest = super().parse_known_args(plain, namespace)
         if self._subparsers is not None:

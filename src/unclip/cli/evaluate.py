@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unclip.cli.command_parser import CommandParser
+from unclip.cli.evaluate_images import compare_parser, images_parser
 from unclip.cli.outputs import check_file, check_folder, writing
 from unclip.cli.sampling_options import add_force, check_count
 from unclip.common.checks import require
@@ -25,6 +26,10 @@ examples:
   unclip evaluate upsampler/tiny --image side_by_side.png
   unclip evaluate upsampler/photos --kind none --data photos.tar --n 16
   unclip evaluate runs/quickstart decoder.guidance=3 decoder.steps=16 run.dir=runs/guided
+
+sets of images (FID and others; each has its own --help):
+  unclip evaluate images GENERATED --reference REAL --features inception
+  unclip evaluate compare A.json B.json
 """
 
 PRIORS_ONLY, UPSAMPLERS_ONLY = ("clip",), ("kind", "image")
@@ -65,6 +70,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--steps", help=argparse.SUPPRESS)
     add_force(p)
     p.reads_settings = True
+    p.verbs = {"images": images_parser(), "compare": compare_parser()}
     p.set_defaults(run=run, overrides=[])
 
 

@@ -48,7 +48,11 @@ def frechet(a: Gaussian, b: Gaussian) -> float:
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"{len(a.mean)} features and {len(b.mean)} cannot be compared")
-    shared = torch.linalg.svdvals(_root(a) @ _root(b).T).sum()
+    return _distance(a, b, _root(b))
+
+
+def _distance(a: Gaussian, b: Gaussian, root_b: Tensor) -> float:
+    shared = torch.linalg.svdvals(_root(a) @ root_b.T).sum()
     between = (a.mean - b.mean).square().sum()
     distance = between + a.covariance.trace() + b.covariance.trace() - 2 * shared
     return max(distance.item(), 0.0)
@@ -78,10 +82,12 @@ def frechet_infinity(rows: Tensor, reference: Gaussian) -> float:
     if len(rows) < 20:
         raise ValueError(f"FD at several N needs 20 samples or more, not {len(rows)}")
     sizes = sorted({round(s) for s in np.linspace(len(rows) / 10, len(rows), POINTS)})
-    moments, distances = Moments(rows.shape[1]), []
+    if rows.shape[1:] != reference.mean.shape:
+        raise ValueError(f"{rows.shape[1]} features, the reference has {len(reference.mean)}")
+    moments, root, distances = Moments(rows.shape[1]), _root(reference), []
     for before, size in zip([0, *sizes], sizes):
         moments.update(rows[before:size])
-        distances.append(frechet(gaussian(moments), reference))
+        distances.append(_distance(gaussian(moments), reference, root))
     return float(np.polyfit(1 / np.array(sizes), np.array(distances), 1)[1])
 
 

@@ -1,0 +1,1 @@
+"""Features of images: networks by name, and what is accumulated of their outputs."""

@@ -1,0 +1,38 @@
+"""A CLIP as a feature network: open_clip's, or the one that a cascade was trained with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from unclip.common.errors import UserError
+from unclip.evaluation.features.network import Encoded, FeatureNetwork, Weights
+from unclip.stages.clip.part import load
+
+
+def open_clip_network(name: str, which: str, weights: Weights) -> FeatureNetwork:
+    """``clip``: ARCH/TAG or ARCH@FILE of open_clip; ``own``: a cascade, run or artifact."""
+    path = Path(which) / "clip" if (Path(which) / "clip").is_dir() else Path(which)
+    key = f"--features {name}:"
+    try:
+        clip = load(f"open_clip:{which}" if name == "clip" else path, key=key)
+    except UserError as error:
+        raise UserError(str(error).replace("clip=open_clip:", f"{key}", 1)) from None
+    model = clip.model.to(weights.device, weights.dtype)
+
+    def encode(image: Tensor) -> Encoded:
+        return Encoded(model.encode_image(image.to(weights.dtype) / 127.5 - 1))
+
+    return FeatureNetwork(
+        name=name,
+        title=f"CLIP-{which.partition('@')[0].replace('/', '-')}" if name == "clip" else "own-CLIP",
+        sha256=clip.fingerprint,
+        dim=model.embed_dim,
+        classes=0,
+        resize=f"antialiased bicubic to {model.image_size}",
+        precision=weights.precision,
+        device=weights.device,
+        encode=encode,
+        clip=clip,
+    )

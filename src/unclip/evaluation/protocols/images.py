@@ -1,0 +1,169 @@
+"""`unclip evaluate images`: all measures of one set of images, against a reference or alone."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from unclip.common.errors import UserError
+from unclip.evaluation.features.images import open_images
+from unclip.evaluation.features.network import FeatureNetwork
+from unclip.evaluation.features.statistics import Statistics, measure, read_statistics
+from unclip.evaluation.metrics.conditions import Conditions, Figure, ImagesEvaluation
+from unclip.evaluation.metrics.gaussians import frechet, frechet_infinity, vendi
+from unclip.evaluation.metrics.images import mean_interval, wilson
+from unclip.evaluation.metrics.kernels import cmmd, kid
+from unclip.evaluation.metrics.neighbours import neighbours
+
+logger = logging.getLogger(__name__)
+
+ENOUGH = 10  # samples per feature, from which a covariance is well known
+
+
+def set_statistics(
+    spec: str, network: FeatureNetwork, *, option: str, size: int | None, workers: int
+) -> Statistics:
+    """Of the images at ``spec``, or of a file of statistics (``.npz``).
+
+    Raises:
+        UserError: see `measure` and `read_statistics`.
+    """
+    if spec.endswith(".npz"):
+        return read_statistics(spec, network, option=option)
+    return measure(open_images(spec, option=option, size=size), network, workers=workers)
+
+
+def evaluate_images(
+    generated: Statistics,
+    reference: Statistics | None,
+    network: FeatureNetwork,
+    *,
+    title: str,
+    reference_title: str | None = None,
+    k: int = 3,
+    infinity: bool = False,
+    sampling: dict[str, Any] | None = None,
+) -> ImagesEvaluation:
+    """Every measure that the two sets of statistics and the network allow.
+
+    Args:
+        generated: Of the images to be judged.
+        reference: Of real images; None: only measures that need none.
+        network: That both were made with.
+        title: Of the generated set.
+        reference_title: Of the real one.
+        k: Of precision, recall, density and coverage.
+        infinity: Also extrapolate the Fréchet distance to endless samples.
+        sampling: Guidance, steps and seeds of the generated images, if known.
+
+    Raises:
+        UserError: the sets' images differ in size, or are too few for ``k``.
+    """
+    found = ImagesEvaluation(
+        title=title,
+        reference=reference_title,
+        conditions=Conditions(
+            n=generated.gaussian.n,
+            reference_n=reference.gaussian.n if reference else None,
+            reference=reference.images if reference else None,
+            features=network.name,
+            sha256=network.sha256,
+            resize=network.resize,
+            precision=network.precision,
+            size=generated.size,
+            neighbours=k,
+            captions=generated.captions,
+            **(sampling or {}),
+        ),
+    )
+    if generated.jpeg:
+        found.notes.append(
+            f"{title}: {generated.jpeg:,} images are stored as JPEG, whose losses count too; save "
+            "PNG"
+        )
+    if reference is not None:
+        _check_sizes(generated, reference, title, reference_title)
+        _against(found, generated, reference, network, k, infinity)
+    _alone(found, generated)
+    for note in found.notes:
+        logger.warning(note)
+    return found
+
+
+def _check_sizes(
+    generated: Statistics, reference: Statistics, title: str, reference_title: str | None
+) -> None:
+    a, b = generated.size, reference.size
+    if None not in (a, b) and a != b:
+        raise UserError(
+            f"{title} has images of {a} pixels a side, {reference_title} of {b}; bring both to one "
+            f"size with --size {a}"
+        )
+
+
+def _against(
+    found: ImagesEvaluation,
+    generated: Statistics,
+    reference: Statistics,
+    network: FeatureNetwork,
+    k: int,
+    infinity: bool,
+) -> None:
+    """The measures of two sets."""
+    figures, dim = found.figures, network.dim
+    for name, each in ((found.title, generated), (found.reference, reference)):
+        n = each.gaussian.n
+        if n is None:
+            found.notes.append(f"{name}: does not tell its network or number of images")
+        elif n <= dim:
+            found.notes.append(
+                f"{name}: {n:,} images do not determine a covariance of {dim:,} features, which "
+                f"takes {dim + 1:,}; {network.distance} then measures N: give {ENOUGH * dim:,}, or "
+                "use KID"
+            )
+    figures[network.distance] = Figure(value=frechet(generated.gaussian, reference.gaussian))
+    x, y = generated.rows, reference.rows
+    if x is None:
+        return
+    if infinity:
+        if len(x) < 20:
+            raise UserError(f"--infinity: {found.title} has {len(x)} images, 20 or more are needed")
+        value = frechet_infinity(x, reference.gaussian)
+        figures[f"{network.distance}∞"] = Figure(value=value)
+    if y is None:
+        return
+    figures["KID"] = _interval(kid(x, y))
+    if network.clip is not None:
+        figures["CMMD"] = Figure(value=cmmd(x, y))
+    if min(len(x), len(y)) <= k:
+        raise UserError(f"--neighbours {k}: needs {k + 1} images or more a side")
+    shared = neighbours(x, y, k=k)
+    for name, n in (("precision", len(x)), ("recall", len(y)), ("coverage", len(y))):
+        share = getattr(shared, name)
+        low, high = wilson(share, n)
+        figures[name] = Figure(value=share, low=low, high=high)
+    figures["density"] = Figure(value=shared.density)
+
+
+def _alone(found: ImagesEvaluation, generated: Statistics) -> None:
+    """The measures that need no reference."""
+    if generated.inception is not None:
+        name = "inception" if found.conditions.features == "inception" else "class"
+        figures = _interval(generated.inception.scores())
+        found.figures[f"{name} score"] = figures
+    if generated.unit is not None:
+        found.figures["Vendi"] = Figure(value=vendi(generated.unit))
+    if generated.clip_score is not None:
+        found.figures["CLIP score"] = _interval(generated.clip_score.tolist())
+
+
+def _interval(values: list[float]) -> Figure:
+    mean, low, high = mean_interval(values)
+    return Figure(value=mean) if len(values) < 2 else Figure(value=mean, low=low, high=high)
+
+
+def check_output(path: Path) -> None:
+    """Refuse a name of a file of statistics that would not be read again."""
+    if path.suffix != ".npz":
+        raise UserError(f"--save-statistics {path}: is written as numpy's .npz; name it .npz")
