@@ -94,7 +94,7 @@ TABLE = {  # decoder, 64 to 256, 256 to 1024
     "model.unet.channels": (512, 320, 192),
     "model.unet.blocks": (3, 3, 2),
     "model.unet.multiples": ([1, 2, 3, 4], [1, 2, 3, 4], [1, 1, 2, 2, 4, 4]),
-    "model.unet.attention": ([32, 16, 8], None, None),
+    "model.unet.attention": ([32, 16, 8], [], []),
     "model.unet.head_channels": (64, None, None),
     "model.unet.dropout": (0.1, 0.1, None),
     "model.text.context": (256, None, None),
@@ -102,6 +102,7 @@ TABLE = {  # decoder, 64 to 256, 256 to 1024
     "model.text.layers": (24, None, None),
     "model.text.heads": (32, None, None),
     "model.unet.time": ("scale_shift",) * 3,
+    "model.use_caption": (None, False, False),
     "model.caption": ("bpe", None, None),
     "model.clip_tokens": (4, None, None),
     "model.null_z_i": ("zeros", None, None),
@@ -138,11 +139,15 @@ WITHOUT_EFFECT = {
     "diffusion.logit_mean": 0.0,
     "diffusion.logit_std": 1.0,
     "pca.max_error": None,
+    "model.unet.head_channels": 64,
     "model.use_z_i": True,  # switches of what the paper does not do
     "model.use_caption": True,
     "model.context_mask": False,
     "model.noise_levels": 0,
     "model.last_step": False,
+    "model.low_8_bit": False,
+    "sampler.start_scale": 1.0,
+    "drop_caption": 0.0,
     "sampler.noise_level": 0,
     "noise_z_i": 0.0,
     "corruption.kernel": 3,  # of a blur, where there is none
@@ -159,6 +164,8 @@ def fields(name: str) -> dict[str, Any]:
         found.pop("sampler.eta", None)
     if found.get("sampler.sampler") == "analytic":
         del found["diffusion.variance"]
+    if found.get("model.use_caption") is False:
+        found = {key: value for key, value in found.items() if not key.startswith("model.text.")}
     if name == "pca/paper":
         found = {key: value for key, value in found.items() if not key.startswith("data.")}
         del found["pca.samples"], found["pca.reservoir"]

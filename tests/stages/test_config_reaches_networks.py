@@ -64,7 +64,14 @@ CHANGES: dict[str, dict[str, Any]] = {
         "model.image_size": 128,
         "model.low_size": 32,
         "model.noise_levels": 10,
+        "model.enlarge": "bilinear",
+        "model.low_8_bit": "true",
         "model.last_step": "true",
+        "model.use_caption": "true",
+        "model.unet.attention": "[64]",
+        "model.unet.head_channels": 16,
+        **{f"model.text.{key}": 16 for key in ("context", "vocabulary", "width")},
+        **{f"model.text.{key}": 1 for key in ("layers", "heads")},
         "model.unet.channels": 64,
         "model.unet.blocks": 3,
         "model.unet.multiples": "[1, 3]",
@@ -74,12 +81,21 @@ CHANGES: dict[str, dict[str, Any]] = {
         "diffusion.variance": "fixed_small",
     },
 }
+ATTENDS = ("model.unet.attention=[64]", "model.unet.head_channels=32")
+READS = (*ATTENDS, "model.use_caption=true", "model.text.heads=2")
 BPE = ("model.caption=bpe",)
 WITH: dict[tuple[str, str], tuple[str, ...]] = {  # what a field needs beside it
     ("prior/diffusion_tiny", "model.vocabulary"): BPE,
     ("prior/diffusion_tiny", "model.context"): BPE,
     **{("prior/ar_tiny", f"model.text.{k}"): BPE for k in ("context", "vocabulary", "width")},
     **{("prior/ar_tiny", f"model.text.{k}"): BPE for k in ("layers", "heads")},
+    ("upsampler/tiny", "model.use_caption"): ATTENDS,
+    ("upsampler/tiny", "model.unet.head_channels"): ATTENDS,
+    ("upsampler/tiny", "model.unet.attention"): ATTENDS[1:],
+    **{
+        ("upsampler/tiny", f"model.text.{key}"): READS
+        for key in ("context", "vocabulary", "width", "layers", "heads")
+    },
     ("decoder/tiny", "model.caption"): ("model.context_mask=true",),
     ("decoder/tiny", "model.image_size"): ("model.unet.attention=[32]",),
     ("decoder/tiny", "model.unet.multiples"): ("model.unet.attention=[16]",),
@@ -98,6 +114,8 @@ AT_RUN_TIME = {
     ("decoder/tiny", "model.context_mask"),
     ("upsampler/tiny", "model.image_size"),
     ("upsampler/tiny", "model.low_size"),
+    ("upsampler/tiny", "model.enlarge"),
+    ("upsampler/tiny", "model.low_8_bit"),
 }
 SIZES = ParentSizes(embed_dim=64, text_width=64, context=32, codes=8, buckets=16)
 

@@ -20,6 +20,17 @@ UPSAMPLERS = {
         "diffusion.variance=fixed_small",
         "sampler.sampler=ddpm",
     ],
+    "GLIDE's": [
+        "model.enlarge=bilinear",
+        "model.low_8_bit=true",
+        "model.use_caption=true",
+        "drop_caption=0.5",
+        "model.unet.attention=[32]",
+        "model.unet.head_channels=16",
+        "diffusion.schedule=linear",
+        "sampler.start_scale=0.997",
+        *[f"model.text.{pair}" for pair in ("context=16", "width=16", "layers=1", "heads=2")],
+    ],
 }
 
 
@@ -28,7 +39,9 @@ def test_an_upsampler_trains_and_samples(minute_experiment, tmp_path, option):
     words = [f"run.dir={tmp_path}", *UPSAMPLERS[option]]
     finished = train(load_experiment(str(minute_experiment("upsampler")), words))
     part = registry.STAGES["upsampler"].load(finished.artifact)
-    assert part.draw(torch.zeros(2, 3, 16, 16), SampleNoise([0, 1])).isfinite().all()
+    for captions in (None, ["a", "b"]):
+        drawn = part.draw(torch.zeros(2, 3, 16, 16), SampleNoise([0, 1]), captions=captions)
+        assert drawn.isfinite().all()
 
 
 KARLO = ["model.caption=clip", "model.context_mask=true", "model.null_text=caption"]
@@ -80,3 +93,21 @@ def test_a_decoder_trains_and_samples(cascade, minute_experiment, tmp_path, opti
 def test_options_of_a_decoder_that_do_not_fit_are_refused(minute_experiment, words, message):
     with pytest.raises(UserError, match=message):
         load_experiment(str(minute_experiment("decoder")), words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.use_caption=true"], "attention.*: must not be empty with model.use_caption=true"),
+        (["drop_caption=0.1"], "drop_caption=0.1: has no effect"),
+        (
+            ["model.unet.attention=[7]", "model.unet.head_channels=16"],
+            "attention.*: 7 is none of the sides",
+        ),
+        (["sampler.start_scale=0"], "start_scale=0.0: must be in"),
+        (["model.enlarge=nearest"], "enlarge='nearest': must be one of bicubic, bilinear"),
+    ],
+)
+def test_options_of_an_upsampler_that_do_not_fit_are_refused(minute_experiment, words, message):
+    with pytest.raises(UserError, match=message):
+        load_experiment(str(minute_experiment("upsampler")), words)

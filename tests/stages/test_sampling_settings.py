@@ -26,7 +26,7 @@ from unclip.stages.decoder.sampling import DecoderPart, decoder_denoiser
 from unclip.stages.decoder.words import Words
 from unclip.stages.diffusion_prior.config import PriorSamplerConfig
 from unclip.stages.diffusion_prior.sampling import sample_prior
-from unclip.stages.upsampler.config import UpsamplerSamplerConfig
+from unclip.stages.upsampler.config import UpsamplerConfig, UpsamplerSamplerConfig
 from unclip.stages.upsampler.sampling import UpsamplerPart
 
 X0 = DiffusionConfig(prediction="x0")
@@ -207,9 +207,9 @@ def test_an_upsampler_is_sampled_as_its_settings_say():
     seen = []
 
     class Net:
-        config = SimpleNamespace(noise_levels=0)
+        config = UpsamplerConfig()
 
-        def __call__(self, x_t, t, low, level):
+        def __call__(self, x_t, t, low, level, words):
             seen.append((x_t, low, level))
             return torch.full((2, 6, 8, 8), 7.0)
 

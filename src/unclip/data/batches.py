@@ -46,3 +46,4 @@ class UpsamplerBatch(NamedTuple):
     image: Tensor  # [B, 3, H, W] in [-1, 1]
     captions: list[str]
     keys: list[str]
+    tokens: Tensor | None = None  # [B, L] for an upsampler that reads captions

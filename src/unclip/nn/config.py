@@ -6,7 +6,7 @@ Defaults are the paper's (arXiv 2204.06125, table 3 and appendix C) unless a com
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from unclip.common.checks import require, require_choices
 
@@ -32,16 +32,14 @@ class TextEncoderConfig:
 
 @dataclass(kw_only=True)
 class ConvUNetConfig:
-    """An ADM U-Net (arXiv 2105.05233) without attention: an upsampler's, which runs at any size."""
-
-    GONE: ClassVar[dict[str, str]] = {
-        name: "an upsampler has no attention" for name in ("attention", "head_channels")
-    }
+    """An ADM U-Net (arXiv 2105.05233), by default without attention: an upsampler's."""
 
     channels: int = 320
     blocks: int = 3  # residual blocks per resolution
     multiples: list[int] = field(default_factory=lambda: [1, 2, 3, 4])
     dropout: float = 0.1
+    attention: list[int] = field(default_factory=list)  # sides with attention
+    head_channels: int = 64
     norm_groups: int = 32  # of group normalisation; fewer where channels are few
     time: TimeKind = "scale_shift"  # how blocks take the timestep; additive: Karlo's upsamplers
 
@@ -55,24 +53,29 @@ class ConvUNetConfig:
             f"does not divide model.unet.channels={self.channels}",
         )
         require(0 <= self.dropout < 1, "model.unet.dropout", "must be in [0, 1)")
-
-
-@dataclass(kw_only=True)
-class UNetConfig(ConvUNetConfig):
-    """The same with attention at low resolutions: the decoder's."""
-
-    GONE: ClassVar[dict[str, str]] = {}
-
-    channels: int = 512
-    attention: list[int] = field(default_factory=lambda: [32, 16, 8])  # sides with attention
-    head_channels: int = 64
-
-    def validate(self) -> None:
-        """Refuse shapes that no network can have."""
-        super().validate()
         if self.attention:
             require(
                 self.channels % self.head_channels == 0,
                 "model.unet.head_channels",
                 f"does not divide channels={self.channels}",
             )
+
+    def validate_for(self, image_size: int) -> None:
+        """`validate`, and refuse attention at a side that images of ``image_size`` never have."""
+        self.validate()
+        sides = [image_size >> level for level in range(len(self.multiples))]
+        for side in self.attention:
+            require(side in sides, "model.unet.attention", f"{side} is none of the sides {sides}")
+
+    def attention_levels(self, image_size: int) -> list[int]:
+        """Levels at which the sides of images of ``image_size`` are those of ``attention``."""
+        levels = range(len(self.multiples))
+        return [level for level in levels if image_size >> level in self.attention]
+
+
+@dataclass(kw_only=True)
+class UNetConfig(ConvUNetConfig):
+    """The same with attention at low resolutions: the decoder's."""
+
+    channels: int = 512
+    attention: list[int] = field(default_factory=lambda: [32, 16, 8])

@@ -152,15 +152,25 @@ class Sampling:
                 progress=self._tick,
             ),
         )
-        return Generated(self._enlarged(small, seeds), z_i, small)
+        return Generated(self._enlarged(small, seeds, captions), z_i, small)
 
-    def _enlarged(self, image: Tensor, seeds: Sequence[int]) -> Tensor:
+    def _enlarged(
+        self, image: Tensor, seeds: Sequence[int], captions: Sequence[str] | None
+    ) -> Tensor:
         for part, how in zip(self.cascade.upsamplers, self._upsamplers):
             size, low = part.size_from(image.shape[-1]), image
             parts = []
             for at in self._slices(len(seeds)):
                 noise = noise_of(seeds[at], f"upsampler {size}")
-                parts.append(part.draw(low[at], noise, size=size, sampler=how, progress=self._tick))
+                drawn = part.draw(
+                    low[at],
+                    noise,
+                    size=size,
+                    captions=captions and captions[at],
+                    sampler=how,
+                    progress=self._tick,
+                )
+                parts.append(drawn)
             image = torch.cat(parts)
         return image
 

@@ -42,7 +42,7 @@ class DecoderConfig:
 
     def validate(self) -> None:
         """Refuse shapes that no network can have."""
-        self.unet.validate()
+        self.unet.validate_for(self.image_size)
         if self.use_caption and self.caption == "bpe":
             self.text.validate()
         require_choices(self, "model")
@@ -62,9 +62,6 @@ class DecoderConfig:
             "model.image_size",
             f"{self.image_size} is not a multiple of {factor}, which model.unet.multiples needs",
         )
-        sides = [self.image_size >> level for level in range(len(self.unet.multiples))]
-        for side in self.unet.attention:
-            require(side in sides, "model.unet.attention", f"{side} is none of the sides {sides}")
 
 
 @dataclass(kw_only=True)

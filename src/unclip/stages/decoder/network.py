@@ -62,11 +62,7 @@ class Decoder(nn.Module):
             channels=unet.channels,
             blocks=unet.blocks,
             multiples=unet.multiples,
-            attention_levels=[
-                level
-                for level in range(len(unet.multiples))
-                if config.image_size >> level in unet.attention
-            ],
+            attention_levels=unet.attention_levels(config.image_size),
             head_channels=unet.head_channels,
             dropout=unet.dropout,
             context_width=context_width,

@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from unclip.common.checks import require
+from unclip.common.checks import require, require_choices
 from unclip.data.config import UpsamplerDataConfig
 from unclip.degradations.config import CorruptionConfig
 from unclip.diffusion.config import ImageDiffusionConfig, SamplerConfig
-from unclip.nn.config import ConvUNetConfig
-from unclip.stages.experiment import Experiment, ParentSizes, require_steps_fit, sample_plainly
+from unclip.nn.config import ConvUNetConfig, TextEncoderConfig
+from unclip.stages.experiment import (
+    Experiment,
+    ParentSizes,
+    require_probability,
+    require_steps_fit,
+    sample_plainly,
+)
 from unclip.training.config import EmaConfig
 
 
 @dataclass(kw_only=True)
 class UpsamplerConfig:
-    """A convolutional ADM U-Net conditioned on a low-resolution image."""
+    """An ADM U-Net conditioned on a low-resolution image, and on a caption if asked (GLIDE)."""
 
     image_size: int = 256  # pixels a side of the result
     low_size: int = 64  # pixels a side of the condition
     noise_levels: int = 0  # noise the condition to a timestep below this and tell it; 0 = never
     last_step: bool = False  # a second network for t = 0 alone, as Karlo has
+    enlarge: Literal["bicubic", "bilinear"] = "bicubic"  # the condition; GLIDE: bilinear
+    low_8_bit: bool = False  # round the condition to 8 bits, as GLIDE
+    use_caption: bool = False  # a caption transformer, as GLIDE; needs unet.attention
     unet: ConvUNetConfig = field(default_factory=ConvUNetConfig)
+    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
 
     def validate(self) -> None:
         """Refuse shapes that no network can have."""
-        self.unet.validate()
+        require_choices(self, "model")
+        self.unet.validate_for(self.image_size)
+        if self.use_caption:
+            self.text.validate()
+            require(
+                len(self.unet.attention) > 0,
+                "model.unet.attention",
+                "must not be empty with model.use_caption=true: captions are attended to",
+            )
         require(self.noise_levels >= 0, "model.noise_levels", "must not be negative")
         require(
             self.image_size % self.low_size == 0 and self.image_size > self.low_size,
@@ -42,11 +60,13 @@ class UpsamplerSamplerConfig(SamplerConfig):
     GONE: ClassVar[dict[str, str]] = {"guidance": "an upsampler has none"}
 
     noise_level: int = 0  # timestep to which the condition is noised (model.noise_levels)
+    start_scale: float = 1.0  # x_T is multiplied by it; GLIDE: 0.997
 
     def validate(self) -> None:
         """Refuse values out of range."""
         super().validate()
         require(self.noise_level >= 0, "sampler.noise_level", "must not be negative")
+        require(0 < self.start_scale <= 2, "sampler.start_scale", "must be in (0, 2]")
 
 
 def check_sampler(
@@ -76,10 +96,11 @@ class UpsamplerExperiment(Experiment):
     data: UpsamplerDataConfig = field(default_factory=UpsamplerDataConfig)
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
+    drop_caption: float = 0.0  # share of samples whose caption is dropped
 
     def without_noise(self, *, steps: int) -> None:
         """See `Experiment.without_noise`."""
-        self.model.unet.dropout = 0.0
+        self.model.unet.dropout = self.drop_caption = 0.0
         self.corruption.kind = "none"
         sample_plainly(self.sampler, self.diffusion, steps=steps)
 
@@ -95,6 +116,12 @@ class UpsamplerExperiment(Experiment):
             self.model.noise_levels <= self.diffusion.steps,
             "model.noise_levels",
             f"there are only diffusion.steps={self.diffusion.steps}",
+        )
+        require_probability(self.drop_caption, "drop_caption")
+        require(
+            self.drop_caption == 0 or self.model.use_caption,
+            "drop_caption",
+            "has no effect with model.use_caption=false",
         )
         crop = round(self.model.image_size * self.data.crop_fraction)
         factor = max(

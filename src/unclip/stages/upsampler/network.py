@@ -6,6 +6,7 @@ arXiv 2104.07636.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,19 +14,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip.diffusion.process import at_least_float32
+from unclip.nn.caption import CaptionEncoder
 from unclip.nn.timestep import TimestepMLP
 from unclip.nn.unet import UNet
 from unclip.stages.experiment import ParentSizes
-from unclip.stages.interface import Given, Needs, Share, some_timesteps
+from unclip.stages.interface import Given, Needs, Share, all_kept, some_timesteps, some_tokens
 from unclip.stages.upsampler.config import UpsamplerConfig, UpsamplerExperiment
 
 
 class Upsampler(nn.Module):
     """Predicts ε and the variance fraction v of a noised image, given the image at low resolution.
 
-    There is no attention, so a network trained on crops runs at any size divisible by
+    By default there is no attention, so a network trained on crops runs at any size divisible by
     2^(levels − 1). The low-resolution image is enlarged bicubically (a = −0.5, antialiased, which
-    changes nothing when enlarging); one that already has the size of x_t is used as it is.
+    changes nothing when enlarging) or bilinearly; one that already has the size of x_t is used as
+    it is.
+
+    With ``use_caption``, as in GLIDE (arXiv 2112.10741), the outputs of a caption transformer are
+    further keys and values of every attention, and the last one is added to the time embedding.
 
     With ``noise_levels`` the condition may be noised, and the network is told to which timestep
     (noise-conditioning augmentation of cascaded diffusion, arXiv 2106.15282, section 4; not in the
@@ -48,14 +54,34 @@ class Upsampler(nn.Module):
             dropout=unet.dropout,
             groups=unet.norm_groups,
             time=unet.time,
+            attention_levels=unet.attention_levels(config.image_size),
+            head_channels=unet.head_channels,
+            context_width=config.text.width if config.use_caption else None,
         )
         self.unet = UNet(**shape)
         if config.last_step:
             self.last = UNet(**shape)
         if config.noise_levels:
             self.level = TimestepMLP(unet.channels, 4 * unet.channels)
+        if config.use_caption:
+            self.text = CaptionEncoder(**asdict(config.text))
+            self.text_to_time = nn.Linear(config.text.width, 4 * unet.channels)
 
-    def forward(self, x_t: Tensor, t: Tensor, low: Tensor, level: Tensor | None = None) -> Tensor:
+    def read(self, tokens: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Captions ``[B, L]``, their mask True = a real token, as words ``[B, L, X]``.
+
+        Where ``keep`` ``[B]`` is False the caption is dropped: all padding.
+        """
+        return self.text(tokens, mask if keep is None else mask & keep[:, None])
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        low: Tensor,
+        level: Tensor | None = None,
+        words: Tensor | None = None,
+    ) -> Tensor:
         """Denoise.
 
         Args:
@@ -63,33 +89,48 @@ class Upsampler(nn.Module):
             t: timesteps ``[B]``.
             low: low-resolution images ``[B, 3, h, w]`` in [-1, 1], noised if ``level`` says so.
             level: timestep ``[B]`` of the noise in ``low``; for networks with ``noise_levels``.
+            words: captions ``[B, L, X]`` by `read`; for networks with ``use_caption``.
 
         Returns:
             ``[B, 6, H, W]`` of the type of ``x_t``: ε, then the variance fraction v unless the
             variance is fixed.
 
         Raises:
-            ValueError: H or W is not divisible by 2^(levels − 1); ``level`` is missing, or given
-                to a network that cannot be told.
+            ValueError: H or W is not divisible by 2^(levels − 1); ``level`` or ``words`` is
+                missing, or given to a network that cannot be told.
         """
         if (level is not None) != bool(self.config.noise_levels):
             raise ValueError("level: needed by networks with noise_levels, and by no others")
+        if (words is not None) != self.config.use_caption:
+            raise ValueError("words: needed by networks with use_caption, and by no others")
         offset = None if level is None else self.level(level)
+        if words is not None:
+            of_text = self.text_to_time(words[:, -1])
+            offset = of_text if offset is None else offset + of_text
         if low.shape[2:] != x_t.shape[2:]:
-            low = F.interpolate(
-                at_least_float32(low), size=x_t.shape[2:], mode="bicubic", antialias=True
-            )
+            low = self._enlarged(at_least_float32(low), x_t.shape[2:])
         both = torch.cat([x_t, low.to(x_t.dtype)], dim=1)
+        given = {"time_offset": offset, "context": words}
         if not self.config.last_step:
-            return self.unet(both, t, time_offset=offset)
+            return self.unet(both, t, **given)
         now = t == 0
         if not torch.is_grad_enabled():  # all samples of a sampling step have the same t
             if not now.any():
-                return self.unet(both, t, time_offset=offset)
+                return self.unet(both, t, **given)
             if now.all():
-                return self.last(both, t, time_offset=offset)
-        first, last = (net(both, t, time_offset=offset) for net in (self.unet, self.last))
+                return self.last(both, t, **given)
+        first, last = (net(both, t, **given) for net in (self.unet, self.last))
         return torch.where(now[:, None, None, None], last, first)
+
+    def _enlarged(self, low: Tensor, size: torch.Size) -> Tensor:
+        if self.config.enlarge == "bilinear":
+            return F.interpolate(low, size=size, mode="bilinear")
+        return F.interpolate(low, size=size, mode="bicubic", antialias=True)
+
+
+def as_8_bit(image: Tensor) -> Tensor:
+    """Images in [-1, 1] with the values that 8 bits can hold."""
+    return ((image + 1) * 127.5).round() / 127.5 - 1
 
 
 def build_network(experiment: UpsamplerExperiment, sizes: ParentSizes) -> Upsampler:
@@ -107,9 +148,13 @@ def dry_step(net: Upsampler, experiment: UpsamplerExperiment, given: Given, shar
     model = experiment.model
     side = round(model.image_size * experiment.data.crop_fraction)
     low = side * model.low_size // model.image_size
+    length = model.text.context
     return net(
         torch.zeros(share.batch, 3, side, side),
         some_timesteps(share.batch),
         torch.zeros(share.batch, 3, low, low),
         some_timesteps(share.batch) if model.noise_levels else None,
+        net.read(some_tokens(share.batch, length), all_kept(share.batch, length))
+        if model.use_caption
+        else None,
     )

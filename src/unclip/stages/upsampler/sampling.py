@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +15,10 @@ from unclip.diffusion.predictor import build_predictor
 from unclip.diffusion.process import q_sample
 from unclip.diffusion.samplers import sample
 from unclip.diffusion.schedules import full_schedule
+from unclip.embeddings.tokens import Tokenizer, token_mask
 from unclip.stages._part import Part
 from unclip.stages.upsampler.config import UpsamplerSamplerConfig, check_sampler
-from unclip.stages.upsampler.network import Upsampler
+from unclip.stages.upsampler.network import Upsampler, as_8_bit
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class UpsamplerPart(Part):
     net: Upsampler
     sampler: UpsamplerSamplerConfig
     diffusion: ImageDiffusionConfig
+    tokenize: Tokenizer | None = None  # of an upsampler that reads captions
 
     def check_sampler(self, sampler: UpsamplerSamplerConfig) -> None:
         """See `Part.check_sampler`."""
@@ -50,30 +53,44 @@ class UpsamplerPart(Part):
         noise: SampleNoise,
         *,
         size: int | None = None,
+        captions: Sequence[str] | None = None,
         sampler: UpsamplerSamplerConfig | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """Images ``[B, 3, size, size]`` in [-1, 1] from ``low`` ``[B, 3, s, s]``; no guidance.
 
-        ``size`` is `size_from` ``s`` if None, ``sampler`` the upsampler's own.
+        ``size`` is `size_from` ``s`` if None, ``sampler`` the upsampler's own. An upsampler that
+        reads captions takes none for dropped ones.
 
         Raises:
             UserError: ``sampler.noise_level`` is not one of the network's levels.
         """
         net, sampler = self.net, sampler or self.sampler
         size = size or self.size_from(low.shape[-1])
-        x_T = noise((len(low), 3, size, size), low.device)
+        x_T = sampler.start_scale * noise((len(low), 3, size, size), low.device)
         level = None
         self.check_sampler(sampler)
+        words = self._words(captions, len(low))
+        if net.config.low_8_bit:
+            low = as_8_bit(low)
         if net.config.noise_levels:
             level = torch.full((len(low),), sampler.noise_level, device=low.device)
             schedule = full_schedule(self.diffusion).to(low.device)
             low = q_sample(low, noise(low.shape, low.device), level, schedule=schedule)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            return net(x_t, t, low, level)
+            return net(x_t, t, low, level, words)
 
         predictor = build_predictor(
             denoise, diffusion=self.diffusion, sampler=sampler, device=low.device
         )
         return sample(predictor, x_T, sampler, noise=noise, progress=progress).clamp(-1, 1)
+
+    def _words(self, captions: Sequence[str] | None, count: int) -> Tensor | None:
+        """B captions as the network reads them; None for one that does not."""
+        if not self.net.config.use_caption:
+            return None
+        assert self.tokenize is not None
+        tokens = self.tokenize(list(captions or [""] * count)).to(self.device)
+        keep = torch.full((count,), captions is not None, device=self.device)
+        return self.net.read(tokens, token_mask(tokens), keep)

@@ -17,11 +17,12 @@ from unclip.degradations.blur import gaussian_blur
 from unclip.degradations.bsr_parameters import UNIFORMS, VARIANTS
 from unclip.degradations.downsample import corrupt, resize
 from unclip.diffusion.process import q_sample
+from unclip.embeddings.tokens import Tokenizer, token_mask
 from unclip.stages._diffusion.stage import DiffusionStage
 from unclip.stages.experiment import ParentSizes
 from unclip.stages.interface import LoadedParents
 from unclip.stages.upsampler.config import UpsamplerExperiment
-from unclip.stages.upsampler.network import Upsampler, build_network
+from unclip.stages.upsampler.network import Upsampler, as_8_bit, build_network
 from unclip.stages.upsampler.sampling import UpsamplerPart
 from unclip.training.random import StepRandom
 from unclip.training.stage import Monitor, Preview, Score
@@ -86,8 +87,16 @@ class UpsamplerStage(DiffusionStage):
     ) -> dict[str, Tensor]:
         """Hybrid loss given the corrupted condition."""
         at = self.add_noise(batch.image, rng, training=training)
-        low, level = self.add_noise_to_low(self.condition(at.x0, rng), rng)
-        return self.losses(net(at.x_t, at.t, low, level), at)
+        low = self.condition(at.x0, rng)
+        if self.experiment.model.low_8_bit:
+            low = as_8_bit(low)
+        low, level = self.add_noise_to_low(low, rng)
+        words = None
+        if batch.tokens is not None:
+            drop = self.experiment.drop_caption if training else 0.0
+            keep = rng.keep("drop_caption", len(low), drop)
+            words = net.read(batch.tokens, token_mask(batch.tokens), keep)
+        return self.losses(net(at.x_t, at.t, low, level, words), at)
 
     def add_noise_to_low(self, low: Tensor, rng: StepRandom) -> tuple[Tensor, Tensor | None]:
         """``low`` at drawn noise levels, and these ``[B]``, if the network is told them."""
@@ -117,8 +126,14 @@ class UpsamplerStage(DiffusionStage):
         side = image.shape[-1]
         low = self.low(image)
         bicubic = resize(low, side)
-        part = UpsamplerPart(self.sampling_net, self.experiment.sampler, self.experiment.diffusion)
-        ours = part.draw(low, SampleNoise(range(len(image))), size=side)
+        part = UpsamplerPart(
+            self.sampling_net,
+            self.experiment.sampler,
+            self.experiment.diffusion,
+            Tokenizer(self.experiment.model.text.context),
+        )
+        noise = SampleNoise(range(len(image)))
+        ours = part.draw(low, noise, size=side, captions=batch.captions[:PREVIEW])
         found, plain = psnr(ours, image), psnr(bicubic, image)
         images = []
         for k in range(len(image)):
@@ -143,9 +158,11 @@ def build_stage(experiment: UpsamplerExperiment, parents: LoadedParents) -> Upsa
 
 def data_module(experiment: UpsamplerExperiment, clip: None = None) -> UpsamplerData:
     """See `unclip.stages.row.Row`."""
+    model = experiment.model
     return UpsamplerData(
         experiment.data,
         image_size=experiment.model.image_size,
+        tokenize=Tokenizer(model.text.context) if model.use_caption else None,
         seed=experiment.trainer.seed,
         accumulate=experiment.trainer.accumulate,
     )

@@ -6,6 +6,8 @@ of the first convolution alone.
 
 from __future__ import annotations
 
+from typing import Any
+
 from unclip.stages.decoder.network import Decoder
 from unclip.stages.upsampler.network import Upsampler
 from unclip.weights.maps import unet
@@ -22,7 +24,8 @@ BLOCK = {  # of the caption transformer
 
 def glide(net: Decoder | Upsampler) -> list[Rule]:
     """Rules of ``base.pt``, ``upsample.pt`` and their ``_inpaint`` for a network with captions."""
-    heads = net.text.transformer.blocks[0].attention.heads
+    text: Any = net.text
+    heads = text.transformer.blocks[0].attention.heads
     theirs, ours = "transformer.resblocks.{L}", "text.transformer.blocks.{L}"
     rules = [
         Rule("token_embedding.weight", "text.table.weight"),
