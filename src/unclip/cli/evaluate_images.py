@@ -11,6 +11,7 @@ from unclip.cli.command_parser import CommandParser
 from unclip.cli.outputs import check_file, writing
 from unclip.cli.sampling_options import add_force
 from unclip.common.checks import require
+from unclip.common.errors import UserError
 
 if TYPE_CHECKING:
     from unclip.evaluation.metrics.conditions import ImagesEvaluation
@@ -49,6 +50,7 @@ def images_parser() -> CommandParser:
     p.add_argument("--size", type=int, help="shorter side to so many pixels, then the middle")
     p.add_argument("--neighbours", type=int, default=3, help="k of precision, ... (default 3)")
     p.add_argument("--infinity", action="store_true", help="also the distance at endless samples")
+    p.add_argument("--probe", type=Path, help="of `unclip fit-probe`; --features is its CLIP")
     p.add_argument("--guidance", help="of the sampling, to be kept beside the figures")
     p.add_argument("--steps", help="of the sampling")
     p.add_argument("--seeds", help="of the sampling")
@@ -90,6 +92,7 @@ def run_images(args: argparse.Namespace) -> None:
     from unclip.common.devices import find_device
     from unclip.evaluation.features.network import open_network
     from unclip.evaluation.features.statistics import save_statistics
+    from unclip.evaluation.linear_probes.probe import load_probe
     from unclip.evaluation.protocols.images import check_output, evaluate_images, set_statistics
     from unclip.training.world import join_processes
 
@@ -98,6 +101,11 @@ def run_images(args: argparse.Namespace) -> None:
     rank = join_processes()
     device = find_device(args.device)
     network = open_network(args.features, device=device, precision=args.precision)
+    probe = None
+    if args.probe is not None:
+        if network.clip is None:
+            raise UserError(f"--probe {args.probe}: reads embeddings of a CLIP; --features clip:…")
+        probe = load_probe(args.probe, network.clip)
     how = {"size": args.size, "workers": args.workers}
     reference = None
     if args.reference is not None:
@@ -113,6 +121,7 @@ def run_images(args: argparse.Namespace) -> None:
         reference_title=args.reference,
         k=args.neighbours,
         infinity=args.infinity,
+        probe=probe,
         sampling={name: getattr(args, name) for name in ("guidance", "steps", "seeds")},
     )
     if args.save_statistics is not None:

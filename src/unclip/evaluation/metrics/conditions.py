@@ -27,6 +27,7 @@ class Conditions:
     size: int | None = None  # pixels a side of the generated images
     bits: int = 8  # a channel, when features are taken
     neighbours: int = 3  # k of precision, recall, density and coverage
+    probe: str | None = None  # hash of the weights of a linear probe
     captions: str | None = None  # hash of the list
     guidance: str | None = None  # of the sampling
     steps: str | None = None  # of the sampling

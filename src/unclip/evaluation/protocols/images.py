@@ -10,6 +10,7 @@ from unclip.common.errors import UserError
 from unclip.evaluation.features.images import open_images
 from unclip.evaluation.features.network import FeatureNetwork
 from unclip.evaluation.features.statistics import Statistics, measure, read_statistics
+from unclip.evaluation.linear_probes.probe import LinearProbe
 from unclip.evaluation.metrics.conditions import Conditions, Figure, ImagesEvaluation
 from unclip.evaluation.metrics.gaussians import frechet, frechet_infinity, vendi
 from unclip.evaluation.metrics.images import mean_interval, wilson
@@ -43,6 +44,7 @@ def evaluate_images(
     reference_title: str | None = None,
     k: int = 3,
     infinity: bool = False,
+    probe: LinearProbe | None = None,
     sampling: dict[str, Any] | None = None,
 ) -> ImagesEvaluation:
     """Every measure that the two sets of statistics and the network allow.
@@ -55,6 +57,7 @@ def evaluate_images(
         reference_title: Of the real one.
         k: Of precision, recall, density and coverage.
         infinity: Also extrapolate the Fréchet distance to endless samples.
+        probe: Its mean score of the generated images is reported too.
         sampling: Guidance, steps and seeds of the generated images, if known.
 
     Raises:
@@ -73,6 +76,7 @@ def evaluate_images(
             precision=network.precision,
             size=generated.size,
             neighbours=k,
+            probe=probe.sha256 if probe else None,
             captions=generated.captions,
             **(sampling or {}),
         ),
@@ -86,6 +90,8 @@ def evaluate_images(
         _check_sizes(generated, reference, title, reference_title)
         _against(found, generated, reference, network, k, infinity)
     _alone(found, generated)
+    if probe is not None and generated.rows is not None:
+        found.figures[f"predicted {probe.kind}"] = _interval(probe.scores(generated.rows).tolist())
     for note in found.notes:
         logger.warning(note)
     return found

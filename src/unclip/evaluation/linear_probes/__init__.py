@@ -1,0 +1,1 @@
+"""Linear probes of CLIP embeddings: predicted aesthetics and predicted preference."""
