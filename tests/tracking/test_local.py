@@ -6,12 +6,14 @@ import math
 
 import pytest
 
-from unclip.tracking.files import read_metrics
+from unclip.common.errors import UserError
+from unclip.tracking.files import EXPERIMENT, read_metrics
 from unclip.tracking.local import JsonlLogger
 
 
 @pytest.fixture
 def logger(tmp_path):
+    (tmp_path / EXPERIMENT).write_text("stage: clip\n")
     return JsonlLogger(tmp_path)
 
 
@@ -42,3 +44,10 @@ def test_a_run_resumed_after_two_steps_has_logged_two(logger):
 def test_a_run_without_measurements_has_nothing_to_forget(logger):
     logger.forget_after(2, val_every=100)
     assert not logger.path.exists()
+
+
+def test_a_folder_that_is_being_removed_gets_no_new_file(logger):
+    (logger.path.parent / EXPERIMENT).unlink()
+    with pytest.raises(UserError, match="was removed or moved"):
+        logger.log_metrics({"train/loss": 1.0}, step=1)
+    assert list(logger.path.parent.iterdir()) == []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from pathlib import Path
 
+from unclip.cli.outputs import check_folder
 from unclip.common.errors import UserError
 from unclip.common.terminal import visible
 
@@ -46,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
     recipe = load(args.recipe)
     if args.dir:
         recipe = dataclasses.replace(recipe, dir=args.dir)
+    check_folder(Path(recipe.dir), "--dir")
     print(run_recipe(recipe, args.overrides))
 
 

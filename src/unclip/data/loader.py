@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unclip.common.errors import UserError
+from unclip.common.processes import killed_worker
 from unclip.common.seeding import derive_seed
 from unclip.data.order import Draws, Order
 from unclip.data.skips import ReportingCollate, Skips
@@ -107,6 +108,8 @@ class Loader(DataLoader):
         except UserError as error:
             error.__traceback__ = None  # its frames would keep the workers alive, and exit waiting
             raise _without_trace(error) from None
+        except RuntimeError as error:
+            raise killed_worker(error) or error from None
 
 
 class ResumableLoader(Loader):

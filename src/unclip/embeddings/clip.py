@@ -26,6 +26,7 @@ from unclip.common.artifacts import Artifact
 from unclip.common.errors import UserError
 from unclip.common.types import TextFeatures
 from unclip.embeddings.config import UNIT, Embeddings
+from unclip.embeddings.hub import downloads
 from unclip.embeddings.lengths import as_embeddings
 from unclip.embeddings.tokens import Tokenizer, token_mask
 
@@ -244,11 +245,12 @@ def load_open_clip(spec: str) -> Clip:
         known = ", ".join(open_clip.list_pretrained_tags_by_model(arch)) or "none"
         raise UserError(f"clip={spec}: {arch} has no pretrained tag {tag!r}; known: {known}")
     try:
-        model = open_clip.create_model(arch, pretrained=tag, weights_only=True)
+        with downloads():
+            model = open_clip.create_model(arch, pretrained=tag, weights_only=True)
+            tokenizer = open_clip.get_tokenizer(arch)
     except Exception as error:  # the hub's client raises a dozen kinds
         first = str(error).strip().split("\n")[0]
         raise UserError(f"clip={spec}: weights cannot be loaded: {first}") from None
-    tokenizer = open_clip.get_tokenizer(arch)
     return Clip(model, context=tokenizer.context_length, tokenize=tokenizer)
 
 

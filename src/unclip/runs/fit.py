@@ -16,6 +16,7 @@ from unclip.runs.record import origin_of_run, tracked_run
 from unclip.stages.row import CLIP
 from unclip.tracking.files import PROVENANCE, read_json
 from unclip.training import determinism
+from unclip.training.strategies import require_gpu
 from unclip.training.world import device_of, join_processes
 
 
@@ -27,6 +28,7 @@ def fit(resolved: ResolvedExperiment, *, force: bool = False, make: Make | None 
     that is missing.
     """
     experiment = resolved.config
+    require_gpu(experiment.trainer.accelerator)
     rank = join_processes()
     if make is not None:
         announce(resolved, missing_parents(resolved))

@@ -12,8 +12,9 @@ import lightning as L
 
 from data_modules.base import StageData
 from unclip.common.errors import UserError
-from unclip.common.processes import die_with_parent, interruptible, killed_worker
+from unclip.common.processes import die_with_parent, interruptible
 from unclip.config.load import ResolvedExperiment
+from unclip.data.loader import local_batch_size
 from unclip.nn import attention
 from unclip.runs.finish import SamplesAtEnd, finish, restoring
 from unclip.runs.fit import fit
@@ -24,7 +25,7 @@ from unclip.runs.resume import check_length, check_origin, continued, is_whole, 
 from unclip.tracking.local import JsonlLogger
 from unclip.tracking.report import Finished
 from unclip.tracking.tracker import Tracker
-from unclip.training import determinism
+from unclip.training import determinism, strategies
 from unclip.training.callbacks import Samples, StepNumbers, Throughput
 from unclip.training.checkpoint_callback import CheckpointCallback
 from unclip.training.checkpoint_damage import newest_whole
@@ -68,10 +69,13 @@ def train(
     if along and processes_started() is None:
         die_with_parent(kill=True)  # nothing can be saved without the first process
     with interruptible("continue with --resume"), ExitStack() as stack:
-        depends_on = parents(resolved, make=make_parent if with_parents else None)
         trainer = resolved.config.trainer
-        determinism.pin_threads(trainer)
+        strategies.build(trainer)  # refuses what this machine does not have
+        size, accumulate = resolved.config.data.batch_size, trainer.accumulate
+        local_batch_size(size, world=trainer.processes, accumulate=accumulate)  # refuses a rest
         own = None if along else stack.enter_context(acquire_run(resolved, resume=old, force=force))
+        depends_on = parents(resolved, make=make_parent if with_parents else None)
+        determinism.pin_threads(trainer)
         folder = along or own.folder  # type: ignore[union-attr]
         stack.enter_context(shared(folder))  # Lightning's further processes run the same command
         checkpoint, noted = None, dict[str, Any]()
@@ -97,10 +101,7 @@ def train(
         tracker = stack.enter_context(
             tracked_run(resolved, depends_on, own.folder if own else None)
         )
-        try:
-            return _fit(resolved, stage, data, folder, checkpoint, tracker)
-        except RuntimeError as error:
-            raise killed_worker(error) or error from None
+        return _fit(resolved, stage, data, folder, checkpoint, tracker)
 
 
 def assemble(

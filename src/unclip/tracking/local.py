@@ -41,6 +41,7 @@ class JsonlLogger(Logger):
         values = {k: float(v) for k, v in metrics.items() if k != "epoch"}
         values = {k: v for k, v in values.items() if not math.isnan(v)}
         line = {"step": step, "time": round(time.time(), 3), **values}
+        require_there(self.path.parent)  # before a file is made where nothing else is
         try:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")

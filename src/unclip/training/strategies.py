@@ -145,8 +145,7 @@ def world_of(devices: int, nodes: int, accelerator: str, *, prefix: str = "train
         )
     if nodes > 1 and started is None:
         raise UserError(f"{prefix}nodes: several machines need torchrun or srun")
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError(f"{prefix}accelerator=gpu: no GPU found; use auto or cpu")
+    require_gpu(accelerator, prefix=prefix)
     gpus = torch.cuda.device_count() if accelerator != "cpu" and torch.cuda.is_available() else 0
     if gpus and devices > gpus:
         raise UserError(
@@ -154,6 +153,16 @@ def world_of(devices: int, nodes: int, accelerator: str, *, prefix: str = "train
             f"many, or use {prefix}accelerator=cpu"
         )
     return world
+
+
+def require_gpu(accelerator: str, *, prefix: str = "trainer.") -> None:
+    """Refuse ``accelerator=gpu`` where there is none; in the error it is called after ``prefix``.
+
+    Raises:
+        UserError: there is none.
+    """
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError(f"{prefix}accelerator=gpu: no GPU found; use auto or cpu")
 
 
 def processes_started() -> int | None:

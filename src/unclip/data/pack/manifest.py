@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unclip.common.atomic import atomic_write, remove_parts
+from unclip.common.atomic import SCRATCH_SUFFIX, atomic_write
 from unclip.common.checks import require
 from unclip.common.errors import UserError
 from unclip.data.readers.source import Source
@@ -59,14 +59,27 @@ class Manifest:
     shards: list[PackedShard] = field(default_factory=list)
     finished: bool = False
 
+    begun: bool = False  # it is in the folder; not stored
+
     @property
     def count(self) -> int:
         """Samples in the shards."""
         return sum(shard.count for shard in self.shards)
 
+    def begin(self, out: Path) -> None:
+        """As the first shard is ready: remove an earlier pack, and note that this one is there."""
+        if not self.begun:
+            for path in itertools.chain.from_iterable(out.glob(pattern) for pattern in _PATTERNS):
+                path.unlink()
+            self.begun = True
+            self.save(out)
+
     def save(self, out: Path) -> None:
-        """Replace the folder's manifest."""
+        """Replace the folder's manifest, once it has begun."""
+        if not self.begun:
+            return
         content = {"format_version": FORMAT_VERSION, "count": self.count, **asdict(self)}
+        del content["begun"]
         with atomic_write(out / MANIFEST) as scratch:
             scratch.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -81,16 +94,15 @@ def _settings(source: Source, packing: Packing) -> dict[str, Any]:
 def begin(source: Source, out: Path, packing: Packing, *, force: bool) -> Manifest:
     """The manifest to continue, with the shards that are still there, or a new one.
 
+    Nothing is written or removed yet, see `Manifest.begin`.
+
     Raises:
         UserError: ``out`` holds something else, and ``force`` does not say to start over.
     """
     settings = _settings(source, packing)
-    out.mkdir(parents=True, exist_ok=True)
-    remove_parts(out)
     earlier = _read(out / MANIFEST)
     if force:
-        for path in itertools.chain.from_iterable(out.glob(pattern) for pattern in _PATTERNS):
-            path.unlink()
+        pass
     elif earlier is not None:
         differing = [name for name in settings if earlier.settings.get(name) != settings[name]]
         if differing:
@@ -99,12 +111,11 @@ def begin(source: Source, out: Path, packing: Packing, *, force: bool) -> Manife
                 "name another folder, or replace it: --force"
             )
         earlier.shards = [shard for shard in earlier.shards if _is_there(out, shard)]
+        earlier.begun = True
         return earlier
-    elif any(out.iterdir()):
+    elif out.is_dir() and any(path.suffix != SCRATCH_SUFFIX for path in out.iterdir()):
         raise UserError(f"--out {out}: is not empty; name another folder, or give --force")
-    manifest = Manifest(settings=settings)
-    manifest.save(out)
-    return manifest
+    return Manifest(settings=settings)
 
 
 def _read(path: Path) -> Manifest | None:

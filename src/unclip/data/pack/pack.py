@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from unclip.common.atomic import atomic_write
+from unclip.common.atomic import atomic_write, remove_parts
 from unclip.common.errors import UserError
 from unclip.common.hashing import file_sha256
 from unclip.data.decode import BadSample
@@ -50,6 +51,7 @@ def pack(
         BadSample: A sample cannot be used and ``on_error`` is `error`.
     """
     packing.validate()
+    made = [path for path in (out, *out.parents) if not path.exists()]
     try:
         manifest = begin(source, out, packing, force=force)
         prepare = _Prepare(source, packing, on_error)
@@ -60,6 +62,10 @@ def pack(
                 manifest.lists, manifest.shards = True, []
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from None
+    finally:
+        with contextlib.suppress(OSError):  # not empty: there is a shard
+            for path in made:
+                path.rmdir()
     return manifest
 
 
@@ -74,18 +80,19 @@ def _write_missing(prepare: _Prepare, out: Path, manifest: Manifest, *, workers:
     results = itertools.chain.from_iterable(chunks)
     for number, those in itertools.groupby(results, key=lambda result: result.number // size):
         name = _NAMES[manifest.settings["format"]].format(number=number, shards=shards)
-        shard = _write_shard(out / name, number, those, lists=manifest.lists)
+        shard = _write_shard(out / name, number, those, manifest)
         manifest.shards = sorted([*manifest.shards, shard], key=lambda shard: shard.number)
         manifest.save(out)
     if manifest.count == 0:
         key, problem = manifest.shards[0].skipped[0]
         raise UserError(f"none of the {count:,} samples can be used; {key}: {problem}")
+    remove_parts(out)  # of packs that were killed
     manifest.finished = True
     manifest.save(out)
 
 
 def _write_shard(
-    path: Path, number: int, results: Iterable[_Result], *, lists: bool
+    path: Path, number: int, results: Iterable[_Result], manifest: Manifest
 ) -> PackedShard:
     """One shard, whole or not at all; none if all its samples are skipped."""
     skipped: list[tuple[str, str]] = []
@@ -99,7 +106,8 @@ def _write_shard(
             if path.suffix == ".tar":
                 count = write_tar(scratch, rows)
             else:
-                count = write_parquet(scratch, rows, lists=lists)
+                count = write_parquet(scratch, rows, lists=manifest.lists)
+            manifest.begin(path.parent)
         if path.suffix == ".tar":
             write_beside(path)
         file, size, sha256 = path.name, path.stat().st_size, file_sha256(path)

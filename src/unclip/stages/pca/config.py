@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from unclip.common.checks import require, require_choices
+from unclip.common.errors import UserError
 from unclip.data.config import PassDataConfig
 from unclip.embeddings.config import Embeddings
 from unclip.stages.experiment import BaseExperiment, ParentSizes, fill_embeddings
@@ -56,8 +57,18 @@ EXPERIMENT, SAMPLER = PcaExperiment, None
 
 
 def fill(experiment: PcaExperiment, sizes: ParentSizes) -> None:
-    """Set the kind of embeddings; its components are chosen when it is fitted."""
+    """Set the kind of embeddings; its components are chosen when it is fitted.
+
+    Raises:
+        UserError: more components than the embedding has.
+    """
     fill_embeddings(experiment.pca, sizes, section="pca")
+    components, dim = experiment.pca.components, sizes.embed_dim
+    if components is not None and dim is not None and components > dim:
+        raise UserError(
+            f"pca.components={components}: the CLIP {sizes.clip} has embeddings of {dim} numbers; "
+            f"give at most {dim}"
+        )
 
 
 def filled_fields(experiment: PcaExperiment) -> tuple[str, ...]:

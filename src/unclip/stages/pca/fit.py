@@ -27,15 +27,9 @@ def fit_pca_codec(
     """One streaming pass over the training samples; every process gets the same result.
 
     Raises:
-        UserError: more components than the embedding has, no data, or embeddings that are not
-            finite.
+        UserError: no data, or embeddings that are not finite.
     """
     dim = clip.model.embed_dim
-    if config.components is not None and config.components > dim:
-        raise UserError(
-            f"pca.components={config.components}: the CLIP {clip.source} has embeddings of {dim} "
-            f"numbers; give at most {dim}"
-        )
     moments, kept = Moments(dim), Reservoir(config.reservoir, dim + 1)
     for part in embedded_batches(clip.model, data, device=device, limit=config.samples):
         try:
