@@ -14,6 +14,7 @@ from unclip.common.artifacts import describe
 from unclip.common.errors import UserError
 from unclip.config.load import load_experiment
 from unclip.data.scenes.render import Item, Scene, draw
+from unclip.evaluation.features.network import open_network
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 from unclip.runs.fit import fit
@@ -134,6 +135,15 @@ def test_what_clip_takes_an_image_for_does_not_depend_on_lengths(pipeline):
     z_i = F.normalize(pipeline.encode(IMAGES, settings=ALONE).z_i, dim=1)
     z_t = F.normalize(pipeline.cascade.embed_captions(labels), dim=1)
     torch.testing.assert_close(before, (clip.scale() * z_i @ z_t.T).softmax(dim=1))
+
+
+def test_sets_of_images_are_measured_by_directions(raw, pipeline):
+    """CMMD's kernel has a width for unit embeddings."""
+    network = open_network(f"own:{raw}", device=torch.device("cpu"))
+    image = torch.randint(0, 256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    features = network.encode(image).features
+    z_i = pipeline.cascade.clip.model.encode_image(image / 127.5 - 1)
+    torch.testing.assert_close(features, F.normalize(z_i, dim=1))
 
 
 @pytest.mark.parametrize("kind", ["prior", "decoder", "pca"])

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from unclip.common.errors import UserError
+from unclip.embeddings.lengths import directions
 from unclip.evaluation.features.network import Encoded, FeatureNetwork, Weights
 from unclip.stages.clip.part import load
 
@@ -22,7 +23,8 @@ def open_clip_network(name: str, which: str, weights: Weights) -> FeatureNetwork
     model = clip.model.to(weights.device, weights.dtype)
 
     def encode(image: Tensor) -> Encoded:
-        return Encoded(model.encode_image(image.to(weights.dtype) / 127.5 - 1))
+        z_i = model.encode_image(image.to(weights.dtype) / 127.5 - 1)
+        return Encoded(directions(z_i, model.embeddings))
 
     return FeatureNetwork(
         name=name,
