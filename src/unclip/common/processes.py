@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,6 +63,24 @@ def environment(*, together: int) -> dict[str, str]:
     if together > 1:
         env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // together)))
     return env
+
+
+@contextmanager
+def starting() -> Iterator[Callable[[], None]]:
+    """Start a process and keep it where `stop` finds it; signals wait until that is done.
+
+    Yields the ``preexec_fn`` of the process, which dies with this one and waits for no signal.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP))
+
+    def prepare() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        die_with_parent()
+
+    try:
+        yield prepare
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def die_with_parent(*, kill: bool = False) -> None:

@@ -21,7 +21,7 @@ from unclip.common.checks import nearest
 from unclip.common.errors import UserError
 from unclip.common.fields import leaves
 from unclip.common.inputs import require_apart
-from unclip.common.processes import die_with_parent, environment, interruptible, stop
+from unclip.common.processes import environment, interruptible, starting, stop
 from unclip.common.removed import without_removed
 from unclip.config.files import find_experiment
 from unclip.config.load import ResolvedExperiment, load_experiment
@@ -185,9 +185,10 @@ def run_together(
     with interruptible():
         try:
             for name, words in commands.items():
-                running[name] = process = subprocess.Popen(
-                    words, env=env, preexec_fn=die_with_parent, **(pipe if many else {})
-                )
+                with starting() as prepare:
+                    running[name] = process = subprocess.Popen(
+                        words, env=env, preexec_fn=prepare, **(pipe if many else {})
+                    )
                 if many:
                     readers.append(
                         threading.Thread(target=_prefix, args=(name, process.stdout), daemon=True)

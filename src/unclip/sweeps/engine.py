@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from unclip.common.checks import nearest
 from unclip.common.errors import Interrupted
-from unclip.common.processes import die_with_parent, environment, interruptible, stop
+from unclip.common.processes import environment, interruptible, starting, stop
 from unclip.common.progress import bar_interval
 from unclip.sweeps import search
 from unclip.sweeps.spec import Sweep
@@ -119,7 +119,7 @@ class _Work:
             words = [sys.executable, "-c", ""]
         given = ", ".join(f"{k}={_short(v)}" for k, v in trial.parameters.items())
         self._say(trial, given)
-        with log.open("a") as output:
+        with log.open("a") as output, starting() as prepare:
             process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,
@@ -127,9 +127,9 @@ class _Work:
                 stderr=subprocess.STDOUT,
                 env=self.env,
                 pass_fds=(self.lock,),
-                preexec_fn=die_with_parent,
+                preexec_fn=prepare,
             )
-        self.running.append(_Process(trial, process))
+            self.running.append(_Process(trial, process))
 
     def look(self) -> None:
         """Take down what has ended, and end the worse ones."""
