@@ -94,7 +94,7 @@ def test_the_nearest_stage_is_named():
         (("train",), "required: experiment; see"),
         (("train", "prior/tiny", "run.dir=x", "--foo"), "unrecognized option: --foo"),
         (("sample", "a", "--n", "2", "b"), "unrecognized argument: b"),
-        (("smaple",), "invalid choice: 'smaple'"),
+        (("smaple",), "smaple: no such command; did you mean 'sample'?"),
         (
             ("sample", "a", "decoder=2"),
             "give the setting's name, as decoder",

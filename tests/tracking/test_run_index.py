@@ -48,11 +48,11 @@ def test_the_newest_comes_first_with_what_is_known_of_it(root):
     clip, stopped, done = find(root)
     assert clip.folder == root / "quickstart/clip"
     assert (clip.experiment, clip.status) == ("clip/quickstart", "stopped")
-    assert (clip.steps, clip.loss, clip.quality, clip.seconds) == (None, None, None, None)
+    assert (clip.steps, clip.loss, clip.monitor, clip.seconds) == (None, None, None, None)
     assert (stopped.status, stopped.steps, stopped.loss) == ("interrupted", 20, 1.5)
     assert stopped.seconds == 60
     assert (done.status, done.steps, done.loss, done.seconds) == ("finished", 400, 0.25, 61.5)
-    assert done.quality == ("val/cosine", 0.8)
+    assert done.monitor == ("val/cosine", 0.8)
     assert done.started == CREATED.format(1)
     assert done.bytes == sum(p.stat().st_size for p in done.folder.iterdir())
 
@@ -69,7 +69,7 @@ def test_damaged_files_say_nothing(root, text):
         (folder / name).write_text(text)
     run = next(run for run in find(root) if run.folder == folder)
     assert (run.status, run.experiment) == ("finished", "prior/tiny")
-    assert (run.steps, run.loss, run.quality, run.seconds) == (None, None, None, None)
+    assert (run.steps, run.loss, run.monitor, run.seconds) == (None, None, None, None)
 
 
 def test_values_of_the_wrong_kind_say_nothing(root):
@@ -77,7 +77,7 @@ def test_values_of_the_wrong_kind_say_nothing(root):
     wrong = {"experiment": 3, "steps": "x", "loss": [], "quality": 1, "seconds": True}
     (folder / "summary.json").write_text(json.dumps(wrong))
     run = choose(str(folder), root)
-    assert (run.steps, run.loss, run.quality, run.seconds) == (None, None, None, None)
+    assert (run.steps, run.loss, run.monitor, run.seconds) == (None, None, None, None)
 
 
 def test_damaged_lines_of_metrics_are_left_out(tmp_path):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
+import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from unclip.common.checks import closest, nearest
 from unclip.common.errors import UserError
+from unclip.common.home import at_home
 
 STAGES = ("prior", "decoder", "upsampler")
 LOOKS_LIKE_SETTING = re.compile(rf"(({'|'.join(STAGES)})\.\w+=.*|[A-Za-z][\w.-]*=\S*)", re.DOTALL)
@@ -19,6 +21,10 @@ SETTINGS = (
     *("steps", "sampler", "guidance", "eta", "clip", "clip-range", "candidates", "noise-level"),
     *("temperature", "top-k", "top-p", "dot-percentile"),
 )
+
+
+WIDTH = 78  # of the text that opens a help
+_NO_COMMAND = re.compile(r"argument (COMMAND|VERB): invalid choice: '(.*)' \(choose from (.*)\)")
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -36,10 +42,16 @@ class CommandParser(argparse.ArgumentParser):
     """Whether the command reads such settings itself, from its overrides (`unclip evaluate`)."""
 
     def __init__(self, **kwargs: Any):
+        if kwargs.get("description"):  # formatters that keep examples as they are do not wrap it
+            kwargs["description"] = textwrap.fill(kwargs["description"], WIDTH)
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> Any:
         """One line instead of argparse's usage and message."""
+        if found := _NO_COMMAND.match(message):
+            what, word, listed = found.groups()
+            hint = nearest(word, re.findall(r"[\w-]+", listed))
+            raise UserError(f"{word}: no such {what.lower()}{hint}")
         raise UserError(f"{message}; see `{self.prog} --help`")
 
     def parse_known_args(  # type: ignore[override]
@@ -53,6 +65,10 @@ class CommandParser(argparse.ArgumentParser):
         words = list(args or [])
         if words and words[0] in self.verbs:
             return self.verbs[words[0]].parse_known_args(words[1:], namespace)
+        if self._subparsers is not None:  # argparse would ask for a command first
+            for option in itertools.takewhile(lambda word: word.startswith("-"), words):
+                if option != "--" and option.partition("=")[0] not in self._option_string_actions:
+                    self._refuse([option], words)
         plain, settings = self._split(words) if self.sampled else (words, [])
         found, rest = super().parse_known_args(plain, namespace)
         if self._subparsers is not None:
@@ -68,7 +84,9 @@ class CommandParser(argparse.ArgumentParser):
         if self.sampled:
             found.sampler_words = settings
         for name, value in vars(found).items():
-            setattr(found, name, _at_home(value))
+            several = isinstance(value, list)
+            own = [_word_at_home(v) for v in value] if several else _word_at_home(value)
+            setattr(found, name, own)
         return found, []
 
     def _split(self, words: list[str]) -> tuple[list[str], list[str]]:
@@ -134,12 +152,8 @@ class CommandParser(argparse.ArgumentParser):
         return f"{stage}.{name.replace('-', '_')}={value}"
 
 
-def _at_home(value: Any) -> Any:
-    """A path, or ``key=path``, with ``~`` as the user's home; other values as they are."""
-    if isinstance(value, list):
-        return [_at_home(each) for each in value]
-    if isinstance(value, Path):
-        return value.expanduser()
-    if isinstance(value, str) and (found := re.fullmatch(r"([\w.]+=)?(~(?:/.*)?)", value)):
-        return (found[1] or "") + str(Path(found[2]).expanduser())
-    return value
+def _word_at_home(word: Any) -> Any:
+    """A path, or the path of ``key=path``."""
+    key, equals, value = word.partition("=") if isinstance(word, str) else ("", "", "")
+    is_override = equals and re.fullmatch(r"[\w.]+", key)
+    return f"{key}={at_home(value)}" if is_override else at_home(word)

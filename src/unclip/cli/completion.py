@@ -19,10 +19,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "completion",
         help="print a shell script that completes commands, experiments and their keys",
+        description="Prints a script that a shell runs when it starts. After that, the Tab key "
+        "completes commands, options, the names of experiments and the keys of their fields.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("shell", choices=["bash", "zsh", "fish"])
+    p.add_argument("shell", choices=["bash", "zsh", "fish"], help="the shell that you use")
     p.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""`unclip data`: look at a source before training on it, and pack it into shards."""
+"""`unclip data`: inspect a source before training on it, index it, pack it into shards."""
 
 from __future__ import annotations
 
@@ -16,23 +16,31 @@ if TYPE_CHECKING:
     from unclip.data.config import DataConfig, OnError
     from unclip.data.readers.source import Source
 
-EXAMPLES = """\
-examples:
-  unclip data inspect photos/ --out look
+INSPECT = """\
+  unclip data inspect photos/ --out inspected
   unclip data inspect laion/00000.tar --limit 2000 --clip open_clip:ViT-L-14/openai
   unclip data inspect scenes --limit 200 --json
+"""
+INDEX = """\
   unclip data index "s3://bucket/laion/{00000..00999}.tar"
+  unclip data index packed/ --beside
+"""
+PACK = """\
   unclip data pack photos/ --out packed
   unclip data pack photos/ --out packed-512 --format parquet --max-side 512 --shard-size 5000
 """
+SOURCE = "a folder, tars, parquet, CSV, JSONL, COCO, hf:NAME or scenes: what data.source takes"
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command and its verbs."""
     p = commands.add_parser(
         "data",
-        help="inspect a source of data, or pack it into shards",
-        epilog=EXAMPLES,
+        help="inspect a source of data, index its tars, or pack it into shards",
+        description="A source is what data.source names in an experiment: a folder of images and "
+        "captions, tars, parquet, a listing, a dataset of the Hugging Face Hub, or the built-in "
+        "scenes. `unclip data VERB --help` explains a verb.",
+        epilog=f"examples:\n{INSPECT}{INDEX}{PACK}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = p.add_subparsers(title="verbs", required=True, metavar="VERB")
@@ -44,22 +52,26 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _add_inspect(verbs: argparse._SubParsersAction) -> None:
     p = verbs.add_parser(
         "inspect",
-        help="count, measure and show samples, good and bad",
-        description="Reads every sample and prints a table: sizes, captions and their tokens, "
-        "unreadable samples, near-blank images (no channel deviates by 3 levels of 255) "
+        help="read every sample; count what is good, damaged, blank or double",
+        description="Reads every sample of a source and prints a table: sizes, captions and their "
+        "tokens, unreadable samples, near-blank images (no channel deviates by 3 levels of 255) "
         "and images that look alike (64-bit perceptual hashes). The folder gets "
-        "contact_sheet.png, report.json and, where there is anything, suspects.png.",
-        epilog=EXAMPLES,
+        "contact_sheet.png, report.json and, if anything was found, suspects.png.",
+        epilog=f"examples:\n{INSPECT}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_common(p)
-    p.add_argument("--limit", type=int, help="look at so many samples, evenly spread")
+    p.add_argument("--limit", type=int, metavar="N", help="read only N samples, evenly spread")
     p.add_argument(
-        "--clip", help="that captions must fit: artifact, open_clip:ARCH/TAG or clip/EXPERIMENT"
+        "--clip", help="CLIP that captions must fit: artifact, open_clip:ARCH/TAG or clip/NAME"
     )
     p.add_argument("--context", type=int, help="tokens that captions must fit (default 77)")
     p.add_argument(
-        "--out", type=Path, metavar="DIR", default=Path("runs/inspect"), help="default runs/inspect"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("runs/inspect"),
+        help="folder for the report (default runs/inspect)",
     )
     p.add_argument("--json", action="store_true", help="print the report as JSON, nothing else")
     add_force(p)
@@ -73,10 +85,12 @@ def _add_index(verbs: argparse._SubParsersAction) -> None:
         description="Reads the headers of every tar, 16 at a time, local or remote, so that no "
         "run has to when it starts. The indexes go into the cache ($UNCLIP_CACHE, else "
         "~/.cache/unclip), or beside local tars, where every machine that sees them finds them.",
-        epilog=EXAMPLES,
+        epilog=f"examples:\n{INDEX}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("source", help="what data.source takes: tars")
+    p.add_argument(
+        "source", help="tars: a folder of them, a file, or a pattern such as {000..099}.tar"
+    )
     p.add_argument("--beside", action="store_true", help="write NAME.tar.index.npz beside each tar")
     p.set_defaults(run=index)
 
@@ -84,28 +98,55 @@ def _add_index(verbs: argparse._SubParsersAction) -> None:
 def _add_pack(verbs: argparse._SubParsersAction) -> None:
     p = verbs.add_parser(
         "pack",
-        help="write tars or parquet from any source",
-        description="Image files are copied as they are. An interrupted pack continues when the "
-        "same command is given again.",
-        epilog=EXAMPLES,
+        help="write a source as tars or parquet",
+        description="Writes the samples of any source into shards of equal size, which are read "
+        "faster than single files, locally and over a network. Image files are copied as they are, "
+        "unless --max-side reduces them. Run the same command again to continue after an "
+        "interruption.",
+        epilog=f"examples:\n{PACK}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_common(p)
     p.add_argument("--out", type=Path, metavar="DIR", required=True, help="new or empty folder")
-    p.add_argument("--format", choices=["tar", "parquet"], default="tar", help="default tar")
-    p.add_argument("--shard-size", type=int, default=10_000, metavar="N", help="default 10000")
-    p.add_argument("--max-side", type=int, metavar="PIXELS", help="reduce larger images to this")
-    p.add_argument("--quality", type=int, default=95, help="of reduced JPEG, WebP (default 95)")
-    p.add_argument("--limit", type=int, help="only the first so many samples")
-    p.add_argument("--on-error", choices=["skip", "error"], default="skip", help="default skip")
+    p.add_argument(
+        "--format", choices=["tar", "parquet"], default="tar", help="of the shards (default tar)"
+    )
+    p.add_argument(
+        "--shard-size",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="samples per shard (default 10000)",
+    )
+    p.add_argument(
+        "--max-side",
+        type=int,
+        metavar="PIXELS",
+        help="reduce larger images so that the longer side has this many",
+    )
+    p.add_argument(
+        "--quality", type=int, default=95, help="of reduced JPEG and WebP images (default 95)"
+    )
+    p.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
+    p.add_argument(
+        "--on-error",
+        choices=["skip", "error"],
+        default="skip",
+        help="what to do with a damaged sample (default skip)",
+    )
     p.add_argument("--force", action="store_true", help="remove the shards in DIR and start over")
     p.set_defaults(run=pack)
 
 
 def _add_common(p: argparse.ArgumentParser) -> None:
-    p.add_argument("source", help="what data.source takes")
-    p.add_argument("--workers", type=int, default=os.cpu_count(), help="default: one per core")
-    p.add_argument("--size", type=int, default=64, help="pixels at which scenes are drawn (64)")
+    p.add_argument("source", help=SOURCE)
+    p.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        help="processes that read (default: one per core)",
+    )
+    p.add_argument("--size", type=int, default=64, help="side of scenes, in pixels (default 64)")
 
 
 def inspect(args: argparse.Namespace) -> None:

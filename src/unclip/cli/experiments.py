@@ -12,15 +12,23 @@ from typing import Any
 from unclip.common.errors import UserError
 from unclip.common.terminal import visible
 
-EXAMPLES = """\
-examples:
+EXAMPLES = {
+    "list": """\
   unclip experiments list
   unclip experiments list prior/
-  unclip experiments show prior/diffusion_l model.width=512
-  unclip experiments diff prior/tiny prior/diffusion_l
+  unclip experiments list --json
+""",
+    "show": "  unclip experiments show prior/diffusion_l model.width=512\n",
+    "diff": "  unclip experiments diff prior/tiny prior/diffusion_l\n",
+    "validate": """\
   unclip experiments validate
+  unclip experiments validate experiments/prior/mine.yaml
+""",
+    "new": """\
   unclip experiments new prior/mine --from prior/tiny model.width=256 trainer.max_steps=4000
-
+""",
+}
+WHERE = """\
 Files are looked for in ./experiments, in the folders of $UNCLIP_EXPERIMENTS and among the shipped
 ones. Whole cascades: unclip recipe --list.
 """
@@ -28,21 +36,21 @@ ones. Whole cascades: unclip recipe --list.
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command and its verbs."""
-    how: dict[str, Any] = {
-        "epilog": EXAMPLES,
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
-    }
     p = commands.add_parser(
-        "experiments", help="list, show, diff, validate and create experiments", **how
+        "experiments",
+        help="list, show, diff, validate and create experiments",
+        description="An experiment is a YAML file with everything that a stage's training needs; "
+        "prior/tiny is its name. `unclip experiments VERB --help` explains a verb.",
+        **_epilog(*EXAMPLES),
     )
     verbs = p.add_subparsers(title="verbs", required=True, metavar="VERB")
     v = verbs.add_parser(
         "list",
-        help="every experiment that can be found",
-        description="In a pipe a line each, without titles: name, stage, parameters, hardware, "
-        "what it extends, what it is for [its file, where it is your own]. Parameters are of the "
-        "network that is trained, with the CLIP that the file names.",
-        **how,
+        help="list every experiment that can be found",
+        description="Name, stage, parameters, hardware, what it extends and what it is for. In a "
+        "pipe each has one line, without titles, and ends with its file in brackets if it is your "
+        "own. Parameters are those of the trained network, with the CLIP that the file names.",
+        **_epilog("list"),
     )
     v.add_argument(
         "filter",
@@ -52,36 +60,72 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     v.add_argument("--json", action="store_true", help="every field, machine-readable")
     v.set_defaults(run=list_)
-    v = verbs.add_parser("show", help="every field, with the file that set it; itself YAML", **how)
+    v = verbs.add_parser(
+        "show",
+        help="print every field, with the file that sets it",
+        description="Prints the whole experiment as YAML, including defaults and what it inherits. "
+        "A comment behind each value names the file, or the command line, that sets it.",
+        **_epilog("show"),
+    )
     v.add_argument("experiment", help="kind/name or a YAML file")
-    v.add_argument("overrides", nargs="*", default=[], metavar="key=value")
+    v.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="fields of the experiment"
+    )
     v.set_defaults(run=show)
-    v = verbs.add_parser("diff", help="the fields in which two experiments differ", **how)
+    v = verbs.add_parser(
+        "diff",
+        help="print the fields in which two experiments differ",
+        description="One line per field: its key, its value in A and its value in B.",
+        **_epilog("diff"),
+    )
     v.add_argument("a", metavar="A", help="kind/name or a YAML file")
-    v.add_argument("b", metavar="B")
+    v.add_argument("b", metavar="B", help="kind/name or a YAML file")
     v.add_argument("--json", action="store_true", help="machine-readable")
     v.set_defaults(run=diff)
     v = verbs.add_parser(
-        "validate", help="load experiments and build their networks (no weights)", **how
+        "validate",
+        help="check experiments: load each and build its network",
+        description="Loads each experiment, builds its network without memory or weights, and "
+        "compares its number of parameters with the file's opening comment. Exits with status 2 if "
+        "any is invalid.",
+        **_epilog("validate"),
     )
     v.add_argument("experiment", nargs="*", help="kind/name or a YAML file; default: all")
     v.set_defaults(run=validate)
     v = verbs.add_parser(
         "new",
         help="write an experiment that differs from another in a few fields",
-        description="Writes DIR/KIND/NAME.yaml, valid as it is, and prints the command for it.",
-        **how,
+        description="Writes DIR/KIND/NAME.yaml, which extends PARENT, and prints the command that "
+        "trains it.",
+        **_epilog("new"),
     )
-    v.add_argument("name", metavar="NAME", help="prior/mine, or mine: the kind is the parent's")
-    v.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="what it changes")
+    v.add_argument(
+        "name", metavar="NAME", help="such as prior/mine; of mine alone the kind is that of PARENT"
+    )
+    v.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="fields in which it differs"
+    )
     v.add_argument(
         "--from", dest="parent", metavar="PARENT", required=True, help="kind/name or a YAML file"
     )
-    v.add_argument("--dir", type=Path, default=Path("experiments"), help="default experiments")
     v.add_argument(
-        "--force", action="store_true", help="replace the file, hide another of the same name"
+        "--dir", type=Path, default=Path("experiments"), help="folder (default experiments)"
+    )
+    v.add_argument(
+        "--force",
+        action="store_true",
+        help="replace the file; allow the name of a shipped experiment",
     )
     v.set_defaults(run=new)
+
+
+def _epilog(*verbs: str) -> dict[str, Any]:
+    """The end of a help text: examples of ``verbs``, and where experiments are."""
+    text = "".join(EXAMPLES[verb] for verb in verbs)
+    return {
+        "epilog": f"examples:\n{text}\n{WHERE}",
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
 
 
 def list_(args: argparse.Namespace) -> None:

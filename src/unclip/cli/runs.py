@@ -16,14 +16,23 @@ from unclip.common.terminal import visible
 if TYPE_CHECKING:
     from unclip.tracking.index import RunRecord
 
-EXAMPLES = """\
-examples:
+EXAMPLES = {
+    "list": """\
   unclip runs list
   unclip runs list prior --root runs --json
+""",
+    "show": """\
   unclip runs show prior/diffusion_tiny      (its newest run that did not fail)
   unclip runs show 20260101-120000-4f2a
+""",
+    "compare": """\
   unclip runs compare runs/quickstart/prior prior/diffusion_tiny --out runs/compare
-"""
+""",
+}
+RUN = (
+    "RUN is a run's folder, the name of an experiment (its newest run that did not fail), or a "
+    "part of a run's folder that no other run has."
+)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -31,22 +40,41 @@ def add(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "runs",
         help="list, show and compare what was trained",
-        description="RUN is a run's folder, the name of an experiment (its newest run that did not "
-        "fail), or a part of a run's folder that no other run has.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=RUN,
+        **_epilog(*EXAMPLES),
     )
     verbs = p.add_subparsers(title="verbs", required=True, metavar="VERB")
-    v = verbs.add_parser("list", help="every run under a folder, the newest first")
-    v.add_argument("filter", nargs="?", default="", help="only experiments, folders with this")
+    v = verbs.add_parser(
+        "list",
+        help="list every run under a folder, the newest first",
+        description="One line per run: status, start, steps, loss, the monitored metric, time and "
+        "size on disk.",
+        **_epilog("list"),
+    )
+    v.add_argument(
+        "filter",
+        nargs="?",
+        default="",
+        help="only runs with this text in their experiment or folder",
+    )
     v.add_argument("--json", action="store_true", help="machine-readable")
     _add_root(v)
     v.set_defaults(run=list_)
-    v = verbs.add_parser("show", help="settings, figures, origin and files of a run")
-    v.add_argument("name", metavar="RUN")
+    v = verbs.add_parser(
+        "show",
+        help="print settings, results, provenance and files of a run",
+        description=f"Of the settings those are printed that differ from the experiment. {RUN}",
+        **_epilog("show"),
+    )
+    v.add_argument("name", metavar="RUN", help="folder, experiment, or part of a folder's name")
     _add_root(v)
     v.set_defaults(run=show)
-    v = verbs.add_parser("compare", help="where runs differ, with curves as PNG and HTML")
+    v = verbs.add_parser(
+        "compare",
+        help="print where runs differ; write their curves as PNG and HTML",
+        description=f"Compares settings, provenance and results of two or more runs. {RUN}",
+        **_epilog("compare"),
+    )
     v.add_argument("names", metavar="RUN", nargs="+", help="two or more")
     _add_root(v)
     v.add_argument(
@@ -60,9 +88,20 @@ def add(commands: argparse._SubParsersAction) -> None:
     v.set_defaults(run=compare)
 
 
+def _epilog(*verbs: str) -> dict[str, Any]:
+    return {
+        "epilog": "examples:\n" + "".join(EXAMPLES[verb] for verb in verbs),
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
+
+
 def _add_root(v: argparse.ArgumentParser) -> None:
     v.add_argument(
-        "--root", type=Path, metavar="DIR", default=Path("runs"), help="where runs are (runs)"
+        "--root",
+        type=Path,
+        metavar="DIR",
+        default=Path("runs"),
+        help="folder of the runs (default runs)",
     )
 
 
@@ -83,10 +122,10 @@ def list_(args: argparse.Namespace) -> None:
     if not runs:
         what = f"no run there matches {args.filter!r}" if args.filter else "there is no run in it"
         raise UserError(f"--root {args.root}: {what}")
-    lines = [["run", "experiment", "status", "started", "steps", "loss", "quality", "time", "size"]]
+    lines = [["run", "experiment", "status", "started", "steps", "loss", "monitor", "time", "size"]]
     for run in runs:
-        name, value = run.quality or ("", None)
-        quality = f"{name} {shown(value)}".strip()
+        name, value = run.monitor or ("", None)
+        monitor = f"{name} {shown(value)}".strip()
         lines.append(
             [
                 str(run.folder.relative_to(args.root)),
@@ -95,7 +134,7 @@ def list_(args: argparse.Namespace) -> None:
                 run.started[:16].replace("T", " "),
                 "-" if run.steps is None else str(run.steps),
                 shown(run.loss),
-                quality,
+                monitor,
                 _time(run.seconds),
                 _size(run.bytes),
             ]

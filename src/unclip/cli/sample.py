@@ -24,6 +24,7 @@ EXAMPLES = """\
 examples:
   unclip sample "a red circle above a blue square" --n 8
   unclip sample --captions captions.txt --pipeline runs/quickstart --out samples
+  unclip sample "a red circle" --pipeline cascade.zip   (a bundle of `unclip share`)
   unclip sample "a large green star" decoder.guidance=3 decoder.steps=50 --seed 7
 """
 
@@ -36,11 +37,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "sample",
         help="sample images from captions",
+        description="Writes one PNG per caption and seed, a labelled grid of them, and "
+        "samples.jsonl, which says which caption and seed each file is of.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("caption", nargs="*", help="one or more captions")
-    p.add_argument("--captions", type=Path, metavar="FILE", help="more captions, one a line")
+    p.add_argument("--captions", type=Path, metavar="FILE", help="more captions, one per line")
     p.add_argument("--n", type=int, default=1, help="images per caption (default 1)")
     add_output(p)
     add_pipeline(p)

@@ -19,6 +19,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "train",
         help="train an experiment and export its artifact",
+        description="Trains a stage, writes checkpoints, metrics and samples into the run's folder "
+        "(runs/KIND/NAME/..., or run.dir), and at the end the artifact that other stages and "
+        "`unclip sample` use. An interrupted run continues with --resume.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

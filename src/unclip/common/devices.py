@@ -26,9 +26,9 @@ def find_device(name: str, key: str = "--device") -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if not count:
-            raise UserError(f"{key} {name}: this machine has no CUDA GPU; use --device cpu")
+            raise UserError(f"{key} {name}: this machine has no CUDA GPU; use cpu")
         if (device.index or 0) >= count:
             raise UserError(f"{key} {name}: this machine has {count} GPUs, cuda:0 to {count - 1}")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError(f"{key} {name}: this machine has no MPS device; use --device cpu")
+        raise UserError(f"{key} {name}: this machine has no MPS device; use cpu")
     return device

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import sys
 import typing
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 from unclip.common import yaml_text
 from unclip.common.errors import UserError
 from unclip.common.fields import leaves, set_fields
+from unclip.common.home import at_home
 from unclip.common.removed import removed_fields
 from unclip.common.terminal import visible
 from unclip.config.files import find_experiment
@@ -141,7 +141,7 @@ def _parent(child: Path, parent: str) -> Path:
 
 
 def _build(cls: type, values: dict[str, Any], origins: dict[str, str]) -> Any:
-    kept = {k: _at_home(v) for k, v in values.items() if not _is_removed(cls, k, origins[k])}
+    kept = {k: at_home(v) for k, v in values.items() if not _is_removed(cls, k, origins[k])}
     for key, value in kept.items():
         items = value if isinstance(value, list) else [value]
         if any(isinstance(v, str) and "${" in v for v in items):
@@ -150,12 +150,6 @@ def _build(cls: type, values: dict[str, Any], origins: dict[str, str]) -> Any:
     config: Any = set_fields(cls, kept, lambda key: f"{origins[key]}: ", typed)
     _validate(config, origins)
     return config
-
-
-def _at_home(value: Any) -> Any:
-    """A path with ``~`` as the user's home; other values as they are."""
-    is_path = isinstance(value, str) and (value == "~" or value.startswith("~/"))
-    return os.path.expanduser(value) if is_path else value
 
 
 def _is_removed(cls: Any, key: str, where: str) -> bool:

@@ -98,7 +98,7 @@ def _draw(runs: Sequence[Compared], path: Path) -> None:
 
     Of the metrics those that were measured more than once, and what runs are judged by.
     """
-    judged = [each.run.quality[0] for each in runs if each.run.quality]
+    judged = [each.run.monitor[0] for each in runs if each.run.monitor]
     often = [n for each in runs for n, c in each.curves.items() if len(c) > 1]
     names = [n for n in dict.fromkeys([*judged, *often]) if n.startswith("val/")]
     panels = [["train/loss", "val/loss"], *([name] for name in names if name != "val/loss")]

@@ -37,7 +37,7 @@ class RunRecord:
     started: str  # UTC, seconds
     steps: int | None
     loss: float | None  # of validation where there was one
-    quality: tuple[str, float] | None  # name and value
+    monitor: tuple[str, float] | None  # the metric that selects checkpoints: name, value
     seconds: float | None  # of its newest process
     bytes: int
 
@@ -83,7 +83,7 @@ def describe(folder: Path) -> RunRecord:
         started=_started(folder, origin),
         steps=steps if done and type(steps) is int else last,
         loss=number(summary.get("loss")) if done else losses[-1][1] if losses else None,
-        quality=_quality(summary) if done else None,
+        monitor=_monitor(summary) if done else None,
         seconds=number(summary.get("seconds")) if done else _seconds(how, rows),
         bytes=size_of(folder),
     )
@@ -127,12 +127,12 @@ def origin_of(folder: Path) -> dict[str, Any]:
     return read_json(folder / PROVENANCE) or read_json(folder / "artifact" / PROVENANCE)
 
 
-def _quality(summary: dict[str, Any]) -> tuple[str, float] | None:
-    quality = summary.get("quality")
-    if not isinstance(quality, dict):
+def _monitor(summary: dict[str, Any]) -> tuple[str, float] | None:
+    monitor = summary.get("quality")  # as it is called in the file
+    if not isinstance(monitor, dict):
         return None
-    value = number(quality.get("value"))
-    return None if value is None else (str(quality.get("name")), value)
+    value = number(monitor.get("value"))
+    return None if value is None else (str(monitor.get("name")), value)
 
 
 def _started(folder: Path, origin: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ class Finished:
 
 
 def summary_table(runs: list[Finished]) -> None:
-    """Loss, quality, throughput, memory and where everything is, a column per run."""
+    """Loss, monitor, throughput, memory and where everything is, a column per run."""
     table = Table(show_header=True, box=None, pad_edge=False)
     table.add_column("")
     for run in runs:
@@ -42,7 +42,7 @@ def summary_table(runs: list[Finished]) -> None:
     row("steps", [str(s["steps"]) for s in each])
     row("parameters", [f"{s['parameters']:,}" for s in each])
     row("loss", [shown(s["loss"]) for s in each])
-    row("quality", [f"{s['quality']['name']} {shown(s['quality']['value'])}" for s in each])
+    row("monitor", [f"{s['quality']['name']} {shown(s['quality']['value'])}" for s in each])
     row("throughput", [f"{shown(s['samples_per_second'])} samples/s" for s in each])
     row("data wait", [f"{100 * s['data_wait']:.1f} % of step time" for s in each])
     row("peak memory", [f"{shown(s['peak_memory_gib'], 3)} GiB" for s in each])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import distributed
 
+from unclip.common.devices import find_device
 from unclip.common.errors import Interrupted, UserError
 from unclip.common.local_rank import local_rank
 
@@ -40,9 +41,14 @@ class World(NamedTuple):
 
 
 def device_of(accelerator: str) -> torch.device:
-    """The device of this process, of the kind that ``trainer.accelerator`` names."""
-    gpu = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
-    return torch.device("cuda", local_rank()) if gpu else torch.device("cpu")
+    """The device of this process, of the kind that ``trainer.accelerator`` names.
+
+    Raises:
+        UserError: this machine has none.
+    """
+    name = "cuda" if accelerator == "gpu" else accelerator  # Lightning's word
+    device = find_device(name, key="trainer.accelerator")
+    return torch.device("cuda", local_rank()) if device.type == "cuda" else device
 
 
 def join_processes() -> int:

@@ -15,7 +15,7 @@ from unclip.tracking.report import Finished
 
 
 def curves(runs: Sequence[Finished], path: Path) -> Path:
-    """Training and validation loss, and the quality, of each stage."""
+    """Training and validation loss, and the monitored metric, of each stage."""
     figure, axes = plt.subplots(1, len(runs), figsize=(4 * len(runs), 3), squeeze=False)
     for axis, run in zip(axes[0], runs):
         rows = read_metrics(run.folder / "metrics.jsonl")
