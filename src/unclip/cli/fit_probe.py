@@ -32,7 +32,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("kind", choices=["aesthetics", "preference"])
+    p.add_argument("kind", choices=["aesthetics", "preference"], help="what the probe predicts")
     p.add_argument("table", nargs="?", type=Path, help="CSV or parquet")
     p.add_argument("--laion", type=Path, metavar="FILE", help="LAION's weights, instead of a table")
     p.add_argument("--clip", required=True, help="artifact, run or open_clip:ARCH/TAG")
