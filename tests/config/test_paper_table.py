@@ -145,6 +145,7 @@ WITHOUT_EFFECT = {
     "model.context_mask": False,
     "model.noise_levels": 0,
     "model.last_step": False,
+    "model.inpaint": False,
     "model.low_8_bit": False,
     "sampler.start_scale": 1.0,
     "drop_caption": 0.0,

@@ -13,6 +13,7 @@ from unclip.stages import registry
 from unclip.stages.clip.part import load as load_clip
 
 UPSAMPLERS = {
+    "inpainting": ["model.inpaint=true"],
     "additive time": ["model.unet.time=additive"],
     "Karlo's": [
         "model.unet.time=additive",
@@ -50,6 +51,7 @@ DECODERS = {
     "empty caption": ["model.null_text=caption"],
     "CLIP's captions": ["model.caption=clip", "model.context_mask=true"],
     "Karlo's": [*KARLO, "model.null_z_i=learned"],
+    "inpainting": ["model.inpaint=true"],
     "captions alone": [*KARLO, "model.use_z_i=false"],
     "z_t for z_i": [*KARLO, "embedding=text"],
 }

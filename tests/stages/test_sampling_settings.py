@@ -209,7 +209,7 @@ def test_an_upsampler_is_sampled_as_its_settings_say():
     class Net:
         config = UpsamplerConfig()
 
-        def __call__(self, x_t, t, low, level, words):
+        def __call__(self, x_t, t, low, level, words, known):
             seen.append((x_t, low, level))
             return torch.full((2, 6, 8, 8), 7.0)
 

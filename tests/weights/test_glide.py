@@ -12,6 +12,7 @@ from unclip.common.seeding import SampleNoise
 from unclip.diffusion.config import ImageDiffusionConfig
 from unclip.embeddings.tokens import Tokenizer
 from unclip.nn.config import TextEncoderConfig, UNetConfig
+from unclip.stages._diffusion.known import known_channels
 from unclip.stages.decoder.config import DecoderConfig
 from unclip.stages.decoder.network import Decoder
 from unclip.stages.upsampler.config import UpsamplerConfig, UpsamplerSamplerConfig
@@ -59,7 +60,19 @@ def upsampler() -> Upsampler:
     return Upsampler(config).eval()
 
 
-NETWORKS = {"base": base, "upsample": upsampler}
+def base_inpaint() -> Decoder:
+    config = DecoderConfig(
+        image_size=16,
+        use_z_i=False,
+        inpaint=True,
+        text=caption(8, 1, 2),
+        unet=unet(1, 1, head_channels=4),
+    )
+    config.validate()
+    return Decoder(config, 1).eval()
+
+
+NETWORKS = {"base": base, "upsample": upsampler, "base_inpaint": base_inpaint}
 
 
 def loaded(name: str) -> Any:
@@ -113,7 +126,7 @@ def test_the_upsampler_samples_as_glide_does():
         def read(self, tokens, mask, keep):
             return tokens, mask, keep
 
-        def __call__(self, x_t, t, low, level, words):
+        def __call__(self, x_t, t, low, level, words, known):
             seen.append((x_t, t, low, words))
             return torch.zeros(len(x_t), 6, 32, 32)
 
@@ -135,3 +148,43 @@ def test_the_upsampler_samples_as_glide_does():
     seen.clear()
     part.draw(low, SampleNoise([3, 4]))
     assert not seen[0][3][2].any()
+
+
+@torch.no_grad()
+def test_a_forward_pass_of_the_inpainting_base_is_glides():
+    golden, net = tensors("glide/base_inpaint_io"), loaded("base_inpaint")
+    known = known_channels(golden["inpaint_image"], golden["inpaint_mask"] > 0)
+    got = net(
+        golden["x"],
+        golden["timesteps"],
+        tokens=golden["tokens"],
+        mask=golden["mask"].bool(),
+        known=known,
+    )
+    torch.testing.assert_close(got, golden["output_float64"], rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+def test_the_inpainting_upsampler_takes_ten_channels_in_glides_order():
+    """x, the known image, the mask, the small image: SuperResInpaintText2ImUnet's order."""
+    config = UpsamplerConfig(
+        image_size=32,
+        low_size=8,
+        enlarge="bilinear",
+        inpaint=True,
+        use_caption=True,
+        text=caption(8, 1, 2),
+        unet=unet(1, 1, head_channels=4, attention=16),
+    )
+    net = Upsampler(config).eval()
+    seen = []
+    net.unet.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    x_t, image = torch.randn(2, 3, 32, 32), torch.randn(2, 3, 32, 32)
+    keep = torch.rand(2, 1, 32, 32) < 0.5
+    words = net.read(torch.zeros(2, 6, dtype=torch.int64), torch.ones(2, 6, dtype=torch.bool))
+    low = torch.randn(2, 3, 32, 32)
+    t = torch.tensor([3, 5])
+    net(x_t, t, low, words=words, known=known_channels(image, keep))
+    assert torch.equal(seen[0], torch.cat([x_t, image * keep, keep.float(), low], dim=1))
+    net(x_t, t, low, words=words)
+    assert torch.equal(seen[1], torch.cat([x_t, torch.zeros(2, 4, 32, 32), low], dim=1))

@@ -41,7 +41,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--mask", required=True, type=Path, help="image file of the same size")
     p.add_argument("--caption", required=True, help="of the whole image")
     p.add_argument("--n", type=int, default=4, help="images, of successive seeds (default 4)")
-    p.add_argument("--resample", type=int, default=5, help="passes of each noise level (default 5)")
+    p.add_argument(
+        "--resample",
+        type=int,
+        help="passes of each noise level by RePaint (default 5; none with a decoder that was "
+        "trained to inpaint)",
+    )
     add_output(p)
     add_pipeline(p)
     add_sampling(p)

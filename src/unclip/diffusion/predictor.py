@@ -15,7 +15,7 @@ from torch import Tensor
 from unclip.common.types import Denoiser, Progress
 from unclip.diffusion.config import Clip, DiffusionConfig, SamplerConfig
 from unclip.diffusion.guidance import guide
-from unclip.diffusion.process import Prediction, predict
+from unclip.diffusion.process import Prediction, at_least_float32, eps_from_x0, predict
 from unclip.diffusion.schedules import Schedule, sampling_schedule
 
 
@@ -31,11 +31,12 @@ class Predictor:
     diffusion: DiffusionConfig  # what the network predicts
     clip: Clip = "none"  # of x̂_0, as in `SamplerConfig`
     clip_range: float = 1.0
+    known: tuple[Tensor, Tensor] | None = None  # x_0 [B, C, ...] and where it is sure, boolean
 
     def __call__(self, x: Tensor, row: int) -> Prediction:
         """x̂_0, ε̂ and the reverse variance for ``x`` ``[B, C, ...]`` at ``row`` of the schedule."""
         index = self.index(x, row)
-        return predict(
+        found = predict(
             self.denoise(x, self.schedule.timesteps[index]),
             x,
             index,
@@ -44,6 +45,12 @@ class Predictor:
             clip=self.clip,
             clip_range=self.clip_range,
         )
+        if self.known is None:
+            return found
+        known, keep = self.known
+        x0 = torch.where(keep, known.to(found.x0), found.x0)
+        eps = eps_from_x0(at_least_float32(x), x0, self.schedule.alpha_bar[index])
+        return found._replace(x0=x0, eps=eps)
 
     def index(self, x: Tensor, row: int) -> Tensor:
         """``row`` for every sample of ``x``: ``[B]`` int64."""

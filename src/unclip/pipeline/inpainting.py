@@ -1,4 +1,7 @@
-"""Redrawing part of an image from a caption; the networks were never trained for it."""
+"""Redrawing part of an image from a caption.
+
+By networks that were trained to (``model.inpaint``, as GLIDE's), or by RePaint with any others.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,9 @@ from unclip.data.transforms import Square
 from unclip.diffusion.inpainting import SAMPLERS
 from unclip.pipeline.inputs import Array, Images, arrays, squares
 from unclip.pipeline.sampling import Generated, Sampling
-from unclip.stages.decoder.sampling import Known
+from unclip.stages._diffusion.known import Known
 
+RESAMPLE = 5  # passes of RePaint
 Masks = Any
 """One mask or several, ``[H, W]`` boolean arrays or tensors, True = keep; or ``[B, H, W]``."""
 
@@ -28,7 +32,7 @@ def inpaint(
     masks: Masks,
     captions: Sequence[str],
     seeds: Sequence[int],
-    resample: int,
+    resample: int | None,
 ) -> Generated:
     """The work of `Pipeline.inpaint`."""
     found, kept = arrays(images), _masks(masks)
@@ -40,20 +44,26 @@ def inpaint(
         if mask.shape != photo.shape[:2]:
             (h, w), (rows, columns) = photo.shape[:2], mask.shape
             raise UserError(f"mask: is {columns}x{rows} pixels, its image {w}x{h}")
-    if resample < 1:
-        raise UserError(f"resample={resample}: must be at least 1")
-    kind = sampling.decoder.sampler
-    if kind not in SAMPLERS:
-        raise UserError(f"decoder.sampler={kind}: cannot inpaint; {' and '.join(SAMPLERS)} can")
     cascade = sampling.cascade
+    if resample is None and not cascade.decoder.net.config.inpaint:
+        resample = RESAMPLE
+    if resample is not None:
+        _check_repaint(resample, sampling.decoder.sampler)
 
     def at(size: int) -> Known:
         keep = torch.stack([kept_pixels(mask, size) for mask in kept]).to(cascade.device)
         return Known(squares(found, size, cascade.device), keep[:, None], resample)
 
-    drawn = sampling.generate(captions, seeds, known=at(cascade.decoder.net.config.image_size))
+    drawn = sampling.generate(captions, seeds, known=at)
     whole = at(drawn.image.shape[-1])
     return drawn._replace(image=torch.where(whole.keep, whole.known, drawn.image))
+
+
+def _check_repaint(resample: int, sampler: str) -> None:
+    if resample < 1:
+        raise UserError(f"resample={resample}: must be at least 1")
+    if sampler not in SAMPLERS:
+        raise UserError(f"decoder.sampler={sampler}: cannot inpaint; {' and '.join(SAMPLERS)} can")
 
 
 def _masks(masks: Masks) -> list[Array]:

@@ -237,7 +237,7 @@ class Pipeline:
         captions: Sequence[str],
         seeds: Sequence[int],
         *,
-        resample: int = 5,
+        resample: int | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
     ) -> Generated:
@@ -246,9 +246,11 @@ class Pipeline:
         ``captions`` say what the whole image is to show: z_i is the prior's. Kept pixels are
         returned as they are, ``small`` and ``image`` each in its size. ``resample`` is how often
         the decoder goes through each noise level (RePaint, arXiv 2201.09865), to fit the new part
-        to the old one.
+        to the old one: five times if None. A decoder with ``model.inpaint`` was trained to do it
+        and does without RePaint if None.
         """
         captions, seeds = listed("captions", captions, str), listed("seeds", seeds, int)
-        one("resample", resample, int)
+        if resample is not None:
+            one("resample", resample, int)
         sampling = Sampling(self.cascade, settings, progress)
         return inpainting.inpaint(sampling, images, masks, captions, seeds, resample)

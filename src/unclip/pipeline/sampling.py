@@ -13,7 +13,10 @@ from unclip.common.seeding import SampleNoise, derive_seed
 from unclip.common.types import Progress
 from unclip.pipeline.cascade import Cascade, check_stages
 from unclip.pipeline.settings import Settings
-from unclip.stages.decoder.sampling import Known
+from unclip.stages._diffusion.known import Known
+
+KnownAt = Callable[[int], Known]
+"""What images of so many pixels a side must show."""
 
 
 class Generated(NamedTuple):
@@ -82,7 +85,7 @@ class Sampling:
 
     @torch.no_grad()
     def generate(
-        self, captions: Sequence[str], seeds: Sequence[int], *, known: Known | None = None
+        self, captions: Sequence[str], seeds: Sequence[int], *, known: KnownAt | None = None
     ) -> Generated:
         """One image per (caption, seed), by way of what the decoder takes of the caption."""
         self.expect(draws=len(captions), decodings=len(captions))
@@ -134,12 +137,13 @@ class Sampling:
         *,
         captions: Sequence[str] | None = None,
         x_T: Tensor | None = None,
-        known: Known | None = None,
+        known: KnownAt | None = None,
     ) -> Generated:
         """Images ``[N, ...]`` of z_i ``[N, D]``, one per seed, through the upsamplers.
 
         Conditions that are None are dropped (see `DecoderPart.draw`).
         """
+        there = known and known(self.cascade.decoder.net.config.image_size)
         small = self.in_batches(
             len(seeds),
             lambda at: self.cascade.decoder.draw(
@@ -148,18 +152,23 @@ class Sampling:
                 noise_of(seeds[at], "decoder"),
                 sampler=self.decoder,
                 x_T=None if x_T is None else x_T[at],
-                known=known and known._replace(known=known.known[at], keep=known.keep[at]),
+                known=there and rows_of(there, at),
                 progress=self._tick,
             ),
         )
-        return Generated(self._enlarged(small, seeds, captions), z_i, small)
+        return Generated(self._enlarged(small, seeds, captions, known), z_i, small)
 
     def _enlarged(
-        self, image: Tensor, seeds: Sequence[int], captions: Sequence[str] | None
+        self,
+        image: Tensor,
+        seeds: Sequence[int],
+        captions: Sequence[str] | None,
+        known: KnownAt | None,
     ) -> Tensor:
         for part, how in zip(self.cascade.upsamplers, self._upsamplers):
             size, low = part.size_from(image.shape[-1]), image
             parts = []
+            there = known(size) if known and part.net.config.inpaint else None
             for at in self._slices(len(seeds)):
                 noise = noise_of(seeds[at], f"upsampler {size}")
                 drawn = part.draw(
@@ -167,6 +176,7 @@ class Sampling:
                     noise,
                     size=size,
                     captions=captions and captions[at],
+                    known=there and rows_of(there, at),
                     sampler=how,
                     progress=self._tick,
                 )
@@ -189,6 +199,11 @@ class Sampling:
         self._done += 1
         if self._progress is not None:
             self._progress(self._done, self._total)
+
+
+def rows_of(known: Known, at: slice) -> Known:
+    """Those of a batch."""
+    return known._replace(known=known.known[at], keep=known.keep[at])
 
 
 def noise_of(seeds: Sequence[int], stage: str) -> SampleNoise:

@@ -130,7 +130,7 @@ def test_sampling_noises_the_condition_to_the_level_asked_for():
     low = torch.full((1, 3, 64, 64), 0.25)
     seen = []
 
-    def copy(x_t, t, low, level, words):
+    def copy(x_t, t, low, level, words, known):
         seen.append((low, level))
         return torch.cat([low, low], dim=1)
 

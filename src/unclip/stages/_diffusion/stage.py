@@ -14,6 +14,7 @@ from unclip.diffusion.process import q_sample
 from unclip.diffusion.schedules import full_schedule
 from unclip.diffusion.timesteps import timesteps_of
 from unclip.embeddings.clip import FrozenClip
+from unclip.stages._diffusion.known import known_channels, random_keep
 from unclip.training.means import quartiles
 from unclip.training.random import StepRandom
 from unclip.training.stage import Stage
@@ -52,6 +53,13 @@ class DiffusionStage(Stage):
         t, weight = self._timesteps(rng.uniform("t", len(x0)), training=training)
         noise = rng.normal("noise", x0.shape)
         return NoisedBatch(x0, noise, t, q_sample(x0, noise, t, schedule=self.schedule), weight)
+
+    def known(self, image: Tensor, rng: StepRandom) -> Tensor | None:
+        """What an inpainting network is told of ``image`` ``[B, 3, H, H]``; else None."""
+        if not self.experiment.model.inpaint:
+            return None
+        keep = random_keep(rng.uniform("known", len(image), 5), image.shape[-1])
+        return known_channels(image, keep)
 
     def _timesteps(self, u: Tensor, *, training: bool) -> tuple[Tensor, Tensor | None]:
         diffusion = self.experiment.diffusion

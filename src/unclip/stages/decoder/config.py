@@ -37,6 +37,7 @@ class DecoderConfig:
     context_mask: bool = False  # hide the caption's padding from the U-Net's attention
     null_text: Literal["padding", "caption"] = "padding"  # a dropped caption: nothing, or ""
     null_z_i: Literal["zeros", "learned"] = "zeros"  # what stands for a dropped z_i
+    inpaint: bool = False  # four more input channels: what of the image is known (GLIDE)
     unet: UNetConfig = field(default_factory=UNetConfig)
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
 

@@ -18,6 +18,7 @@ from unclip.common.types import TextFeatures
 from unclip.embeddings.config import RAW
 from unclip.nn.caption import CaptionEncoder
 from unclip.nn.unet import UNet
+from unclip.stages._diffusion.known import CHANNELS, with_known
 from unclip.stages.decoder.config import DecoderConfig, DecoderExperiment
 from unclip.stages.experiment import ParentSizes
 from unclip.stages.interface import Given, Needs, Share, all_kept, some_timesteps, some_tokens
@@ -29,6 +30,7 @@ class Conditioning(NamedTuple):
     time_offset: Tensor  # [B, 4C], added to the time embedding
     tokens: Tensor  # [B, L + K, X] further keys and values of every attention
     mask: Tensor | None = None  # [B, L + K] True = may be seen; None where all may
+    known: Tensor | None = None  # [B, 4, H, W] of `known_channels`; None where nothing is known
 
 
 class Decoder(nn.Module):
@@ -57,7 +59,7 @@ class Decoder(nn.Module):
         unet = config.unet
         context_width = config.text.width
         self.unet = UNet(
-            in_channels=3,
+            in_channels=3 + (CHANNELS if config.inpaint else 0),
             out_channels=6 if learns_variance else 3,
             channels=unet.channels,
             blocks=unet.blocks,
@@ -154,6 +156,8 @@ class Decoder(nn.Module):
 
     def denoise(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """``x_t`` ``[B, 3, H, W]`` at ``t`` ``[B]`` to ``[B, 6, H, W]``: ε, then v."""
+        if self.config.inpaint:
+            x_t = with_known(x_t, conditioning.known)
         return self.unet(
             x_t,
             t,
@@ -173,6 +177,7 @@ class Decoder(nn.Module):
         text: TextFeatures | None = None,
         keep_z_i: Tensor | None = None,
         keep_text: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> Tensor:
         """`condition`, then `denoise`: one training step's forward.
 
@@ -186,6 +191,8 @@ class Decoder(nn.Module):
                 of ``tokens`` and ``mask``.
             keep_z_i: ``[B]`` boolean, False drops z_i from that sample; None keeps all.
             keep_text: ``[B]`` boolean, False drops the caption of that sample; None keeps all.
+            known: ``[B, 4, H, W]`` of `known_channels`, for networks with ``inpaint``; None where
+                nothing is known.
 
         Returns:
             ``[B, 6, H, W]`` of the type of ``x_t``: ε, then the variance fraction v.
@@ -196,7 +203,7 @@ class Decoder(nn.Module):
         conditioning = self.condition(
             z_i=z_i, tokens=tokens, mask=mask, text=text, keep_z_i=keep_z_i, keep_text=keep_text
         )
-        return self.denoise(x_t, t, conditioning)
+        return self.denoise(x_t, t, conditioning._replace(known=known))
 
 
 def build_network(experiment: DecoderExperiment, sizes: ParentSizes) -> Decoder:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from unclip.diffusion.predictor import Predictor, build_predictor, guided_denois
 from unclip.diffusion.samplers import sample
 from unclip.embeddings.clip import Clip
 from unclip.embeddings.tokens import Tokenizer
+from unclip.stages._diffusion.known import Known, known_channels
 from unclip.stages._part import Part
 from unclip.stages.decoder.network import Conditioning, Decoder
 from unclip.stages.decoder.words import Words, null_words, read, told
@@ -25,14 +26,6 @@ from unclip.stages.experiment import require_steps_fit
 
 Takes = Literal["image", "text", "none"]
 """What a decoder takes besides the caption: z_i, z_t in its place, or nothing (GLIDE)."""
-
-
-class Known(NamedTuple):
-    """What an image to be drawn must show."""
-
-    known: Tensor  # [B, 3, S, S] in [-1, 1]
-    keep: Tensor  # [B, 1, S, S] boolean, True = known
-    resample: int  # times that each noise level is gone through
 
 
 @dataclass(frozen=True)
@@ -82,11 +75,11 @@ class DecoderPart(Part):
             progress: Called after each sampling step.
         """
         sampler = sampler or self.sampler
-        predictor = self.predictor(z, captions, sampler)
+        predictor = self.predictor(z, captions, sampler, known)
         if x_T is None:
             side = self.net.config.image_size
             x_T = noise((_count(z, captions), 3, side, side), self.device)
-        if known is None:
+        if known is None or known.resample is None:
             found = sample(predictor, x_T, sampler, noise=noise, progress=progress)
         else:
             found = inpaint(
@@ -117,7 +110,11 @@ class DecoderPart(Part):
         )
 
     def predictor(
-        self, z: Tensor | None, captions: Sequence[str] | None, sampler: GuidedSamplerConfig
+        self,
+        z: Tensor | None,
+        captions: Sequence[str] | None,
+        sampler: GuidedSamplerConfig,
+        known: Known | None = None,
     ) -> Predictor:
         """The network with its conditions, guidance and clipping."""
         count = _count(z, captions)
@@ -137,10 +134,14 @@ class DecoderPart(Part):
             guidance=sampler.guidance,
             keep_z_i=keep_z_i,
             keep_text=keep_text,
+            known=known,
         )
-        return build_predictor(
+        predictor = build_predictor(
             denoise, diffusion=self.diffusion, sampler=sampler, device=self.device
         )
+        if known is None or known.resample is not None:
+            return predictor
+        return replace(predictor, known=(known.known, known.keep))
 
 
 def _count(z: Tensor | None, captions: Sequence[str] | None) -> int:
@@ -158,11 +159,12 @@ def decoder_denoiser(
     null: Words | None = None,
     keep_z_i: Tensor | None = None,
     keep_text: Tensor | None = None,
+    known: Known | None = None,
 ) -> Denoiser:
     """The decoder given z_i ``[B, D]`` and B captions, guided.
 
     z_i may be None for a decoder that has no use for it. Guidance compares with both conditions
-    dropped; ``null`` as in `told`.
+    dropped; ``null`` as in `told`. Only a network with ``inpaint`` is told what is ``known``.
     """
     given = net.condition(z_i=z_i, keep_z_i=keep_z_i, **told(words, keep_text, null))
     if guidance != 1:
@@ -170,6 +172,10 @@ def decoder_denoiser(
         other = net.condition(z_i=z_i, keep_z_i=none, **told(words, none, null))
         both = (None if a is None or b is None else torch.cat([a, b]) for a, b in zip(given, other))
         given = Conditioning(*both)  # type: ignore[arg-type]  # only the mask may be None
+
+    if known is not None and net.config.inpaint:
+        channels = known_channels(known.known, known.keep)
+        given = given._replace(known=torch.cat([channels] * (1 if guidance == 1 else 2)))
 
     def model(x_t: Tensor, t: Tensor, keep: Tensor) -> Tensor:
         return net.denoise(x_t, t, given)

@@ -70,6 +70,7 @@ class DecoderStage(DiffusionStage):
             at.t,
             z_i=self.jitter(self.encode(batch), rng) if training else self.encode(batch),
             keep_z_i=rng.keep("drop_z_i", len(at.t), drop_z_i if training else 0.0),
+            known=self.known(at.x0, rng),
             **told(
                 self.read(batch),
                 rng.keep("drop_caption", len(at.t), drop_caption if training else 0.0),

@@ -31,6 +31,7 @@ class UpsamplerConfig:
     enlarge: Literal["bicubic", "bilinear"] = "bicubic"  # the condition; GLIDE: bilinear
     low_8_bit: bool = False  # round the condition to 8 bits, as GLIDE
     use_caption: bool = False  # a caption transformer, as GLIDE; needs unet.attention
+    inpaint: bool = False  # four more input channels: what of the image is known (GLIDE)
     unet: ConvUNetConfig = field(default_factory=ConvUNetConfig)
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
 

@@ -17,6 +17,7 @@ from unclip.diffusion.process import at_least_float32
 from unclip.nn.caption import CaptionEncoder
 from unclip.nn.timestep import TimestepMLP
 from unclip.nn.unet import UNet
+from unclip.stages._diffusion.known import CHANNELS, with_known
 from unclip.stages.experiment import ParentSizes
 from unclip.stages.interface import Given, Needs, Share, all_kept, some_timesteps, some_tokens
 from unclip.stages.upsampler.config import UpsamplerConfig, UpsamplerExperiment
@@ -46,7 +47,7 @@ class Upsampler(nn.Module):
         self.config = config
         unet = config.unet
         shape: dict[str, Any] = dict(
-            in_channels=6,
+            in_channels=6 + (CHANNELS if config.inpaint else 0),
             out_channels=6 if learns_variance else 3,
             channels=unet.channels,
             blocks=unet.blocks,
@@ -81,6 +82,7 @@ class Upsampler(nn.Module):
         low: Tensor,
         level: Tensor | None = None,
         words: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> Tensor:
         """Denoise.
 
@@ -90,6 +92,8 @@ class Upsampler(nn.Module):
             low: low-resolution images ``[B, 3, h, w]`` in [-1, 1], noised if ``level`` says so.
             level: timestep ``[B]`` of the noise in ``low``; for networks with ``noise_levels``.
             words: captions ``[B, L, X]`` by `read`; for networks with ``use_caption``.
+            known: ``[B, 4, H, W]`` of `known_channels`, for networks with ``inpaint``; None where
+                nothing is known.
 
         Returns:
             ``[B, 6, H, W]`` of the type of ``x_t``: ε, then the variance fraction v unless the
@@ -109,7 +113,8 @@ class Upsampler(nn.Module):
             offset = of_text if offset is None else offset + of_text
         if low.shape[2:] != x_t.shape[2:]:
             low = self._enlarged(at_least_float32(low), x_t.shape[2:])
-        both = torch.cat([x_t, low.to(x_t.dtype)], dim=1)
+        both = with_known(x_t, known) if self.config.inpaint else x_t
+        both = torch.cat([both, low.to(x_t.dtype)], dim=1)
         given = {"time_offset": offset, "context": words}
         if not self.config.last_step:
             return self.unet(both, t, **given)

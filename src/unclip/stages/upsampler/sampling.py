@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from unclip.diffusion.process import q_sample
 from unclip.diffusion.samplers import sample
 from unclip.diffusion.schedules import full_schedule
 from unclip.embeddings.tokens import Tokenizer, token_mask
+from unclip.stages._diffusion.known import Known, known_channels
 from unclip.stages._part import Part
 from unclip.stages.upsampler.config import UpsamplerSamplerConfig, check_sampler
 from unclip.stages.upsampler.network import Upsampler, as_8_bit
@@ -54,13 +55,15 @@ class UpsamplerPart(Part):
         *,
         size: int | None = None,
         captions: Sequence[str] | None = None,
+        known: Known | None = None,
         sampler: UpsamplerSamplerConfig | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """Images ``[B, 3, size, size]`` in [-1, 1] from ``low`` ``[B, 3, s, s]``; no guidance.
 
         ``size`` is `size_from` ``s`` if None, ``sampler`` the upsampler's own. An upsampler that
-        reads captions takes none for dropped ones.
+        reads captions takes none for dropped ones. What is ``known`` of the result is told to a
+        network with ``inpaint``.
 
         Raises:
             UserError: ``sampler.noise_level`` is not one of the network's levels.
@@ -70,7 +73,9 @@ class UpsamplerPart(Part):
         x_T = sampler.start_scale * noise((len(low), 3, size, size), low.device)
         level = None
         self.check_sampler(sampler)
-        words = self._words(captions, len(low))
+        words, channels = self._words(captions, len(low)), None
+        if known is not None and net.config.inpaint:
+            channels = known_channels(known.known, known.keep)
         if net.config.low_8_bit:
             low = as_8_bit(low)
         if net.config.noise_levels:
@@ -79,11 +84,13 @@ class UpsamplerPart(Part):
             low = q_sample(low, noise(low.shape, low.device), level, schedule=schedule)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            return net(x_t, t, low, level, words)
+            return net(x_t, t, low, level, words, channels)
 
         predictor = build_predictor(
             denoise, diffusion=self.diffusion, sampler=sampler, device=low.device
         )
+        if channels is not None and known is not None:
+            predictor = replace(predictor, known=(known.known, known.keep))
         return sample(predictor, x_T, sampler, noise=noise, progress=progress).clamp(-1, 1)
 
     def _words(self, captions: Sequence[str] | None, count: int) -> Tensor | None:

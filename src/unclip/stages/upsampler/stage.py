@@ -96,7 +96,7 @@ class UpsamplerStage(DiffusionStage):
             drop = self.experiment.drop_caption if training else 0.0
             keep = rng.keep("drop_caption", len(low), drop)
             words = net.read(batch.tokens, token_mask(batch.tokens), keep)
-        return self.losses(net(at.x_t, at.t, low, level, words), at)
+        return self.losses(net(at.x_t, at.t, low, level, words, self.known(at.x0, rng)), at)
 
     def add_noise_to_low(self, low: Tensor, rng: StepRandom) -> tuple[Tensor, Tensor | None]:
         """``low`` at drawn noise levels, and these ``[B]``, if the network is told them."""
