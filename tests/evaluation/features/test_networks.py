@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -20,10 +21,17 @@ from transformers import Dinov2Config, Dinov2Model
 from unclip.common.errors import UserError
 from unclip.data.transforms import Square
 from unclip.embeddings.metrics import frechet_distance
+from unclip.embeddings.moments import Moments
 from unclip.evaluation.features.efficientnet import EfficientNetLite0, resized
 from unclip.evaluation.features.images import open_images
-from unclip.evaluation.features.network import open_network, read_weights
-from unclip.evaluation.features.statistics import measure
+from unclip.evaluation.features.network import (
+    Encoded,
+    FeatureNetwork,
+    open_network,
+    read_weights,
+)
+from unclip.evaluation.features.statistics import Statistics, measure, read_statistics
+from unclip.evaluation.metrics.gaussians import gaussian
 from unclip.evaluation.protocols.images import evaluate_images
 
 CPU = torch.device("cpu")
@@ -194,3 +202,24 @@ def test_images_are_cropped_in_the_middle(tmp_path):
     assert (found.image == pixels[:, 3:13]).all()
     (want,) = Square(sizes=(5,))(pixels, Random(0))
     assert (open_images(str(tmp_path / "x"), option="images", size=5)(1).image == want).all()
+
+
+def test_pytorch_fids_statistics_are_taken_as_inceptions(tmp_path):
+    """They hold no more than mu and sigma, so neither N nor the network is known."""
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)).double()
+    np.savez(tmp_path / "theirs.npz", mu=x.mean(0).numpy(), sigma=x.T.cov().numpy())
+    network = FeatureNetwork(
+        name="inception", title="Inception", sha256="0", dim=3, classes=0, resize="",
+        precision="32", device=CPU, encode=Encoded,
+    )  # fmt: skip
+    found = read_statistics(str(tmp_path / "theirs.npz"), network, option="--reference")
+    moments = Moments(3)
+    moments.update(x)
+    own = Statistics(gaussian(moments))
+    both = evaluate_images(own, found, network, title="a", reference_title="b")
+    assert both.figures["FID"].value == pytest.approx(0, abs=1e-9)
+    assert both.conditions.reference_n is None
+    assert both.notes == ["b: does not tell its network or number of images"]
+    other = replace(network, name="own")
+    with pytest.raises(UserError, match="does not tell its network"):
+        read_statistics(str(tmp_path / "theirs.npz"), other, option="--reference")
