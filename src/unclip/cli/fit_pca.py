@@ -27,7 +27,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         "overrides", nargs="*", default=[], metavar="key=value", help="fields of the experiment"
     )
     p.add_argument("--force", action="store_true", help="replace what is in run.dir")
-    p.add_argument("--with-parents", action="store_true", help="first train the CLIP if need be")
+    p.add_argument(
+        "--with-parents",
+        action="store_true",
+        help="first train the CLIP, if it has no finished run",
+    )
     p.set_defaults(run=run)
 
 

@@ -18,13 +18,17 @@ def add(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "fit-variance",
         help="fit the variances of Analytic-DPM to a diffusion prior",
-        description="Measures the error of x0 at every step that will be sampled, with the "
-        "averaged weights and the captions of the training data, and keeps it in the artifact.",
+        description="Measures the error of x_0 at every timestep that will be sampled, with the "
+        "EMA weights and the captions of the training data, and writes it into the artifact.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("prior", type=Path, help="artifact of a diffusion prior, or its run")
-    p.add_argument("--steps", action="append", help="as sampler.steps; repeatable (its own)")
+    p.add_argument(
+        "--steps",
+        action="append",
+        help="as sampler.steps; repeatable (default: those of the prior)",
+    )
     p.add_argument("--samples", type=int, default=2048, help="training samples (default 2048)")
     p.add_argument("--clip", help="artifact or open_clip:ARCH/TAG, if the CLIP is elsewhere now")
     p.add_argument("--data", metavar="SOURCE", help="data.source, if the data is elsewhere now")

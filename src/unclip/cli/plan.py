@@ -28,7 +28,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="fields of the experiment"
     )
-    p.add_argument("--gpus", type=int, required=True, help="how many, over all machines")
+    p.add_argument("--gpus", type=int, required=True, help="number of GPUs, over all machines")
     p.add_argument(
         "--device",
         required=True,

@@ -25,20 +25,23 @@ def add(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "recipe",
         help="train a whole cascade and show what it can do",
-        description="Finished stages are kept and interrupted ones continued, so the same command "
-        "can be given again.",
+        description="Trains the stages of a recipe, each into a folder of the cascade, then "
+        "writes a page of images of held-out captions. Prints first what will be trained. Finished "
+        "stages are kept and interrupted ones continued: run the same command again to resume.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("recipe", nargs="?", help="name in experiments/recipes, or a YAML file")
-    p.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for every stage")
+    p.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="fields of every stage"
+    )
     p.add_argument("--dir", help="folder of the cascade, instead of the recipe's")
-    p.add_argument("--list", action="store_true", help="the recipes that can be found, a line each")
+    p.add_argument("--list", action="store_true", help="list the recipes that can be found")
     p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Cook it, or list what there is."""
+    """Run it, or list what there is."""
     if args.list:
         return _list()
     if args.recipe is None:

@@ -35,12 +35,16 @@ def add(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("sweep", nargs="?", help="name in experiments/sweeps, or a YAML file")
-    p.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for every trial")
-    p.add_argument("--list", action="store_true", help="the sweeps that can be found")
+    p.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="fields of every trial"
+    )
+    p.add_argument("--list", action="store_true", help="list the sweeps that can be found")
     p.add_argument("--count", type=int, help="trials in all, including earlier ones")
     p.add_argument("--dir", type=Path, help="folder (default runs/sweeps/NAME)")
     p.add_argument("--jobs", type=int, default=1, help="trials side by side (default 1)")
-    p.add_argument("--seed", type=int, default=0, help="of the search, not of the trainings")
+    p.add_argument(
+        "--seed", type=int, default=0, help="of the search, not of the trials (default 0)"
+    )
     p.add_argument("--force", action="store_true", help="start over, removing the sweep in --dir")
     p.add_argument("--wandb", action="store_true", help="let W&B suggest the trials and keep them")
     p.set_defaults(run=run)
