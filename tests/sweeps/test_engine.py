@@ -184,6 +184,18 @@ def test_a_summary_cut_short_is_none(sweep_file, tmp_path):
     assert go(file, folder, 1).all[0].value == found.all[0].value
 
 
+def test_a_training_with_a_summary_alone_is_run_to_its_end(sweep_file, tmp_path):
+    file, folder = sweep_file(), tmp_path / "s"
+    found = go(file, folder, 1)
+    found.all[0].state = "running"
+    found.save()
+    run = found.path(found.all[0])
+    (run / "experiment.yaml").write_text("stage: clip\n")  # no artifact
+    again = go(file, folder, 1)
+    assert states(again) == ["finished"]
+    assert (run / "starts").read_text().count("started") == 2
+
+
 def test_a_trial_that_is_told_to_stop_interrupts_the_sweep(sweep_file, tmp_path):
     def stopped(values, folder):
         return [sys.executable, "-c", "raise SystemExit(75)"]

@@ -103,6 +103,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         streams.drop_output()
         print(f"unclip: error: {streams.reason(error)}", file=sys.stderr)
         return 2
+    except (ImportError, MemoryError) as error:  # torch's libraries did not fit, for example
+        lines = str(error).strip().splitlines() or ["out of memory"]
+        line = f"{lines[0]}; a package is missing or damaged, or the memory limit is too low"
+        print(f"unclip: error: {visible(line)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("unclip: interrupted", file=sys.stderr)
         return 130

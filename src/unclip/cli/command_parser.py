@@ -7,6 +7,7 @@ import itertools
 import re
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from unclip.common.checks import closest, nearest
@@ -25,6 +26,8 @@ SETTINGS = (
 
 WIDTH = 78  # of the text that opens a help
 _NO_COMMAND = re.compile(r"argument (COMMAND|VERB): invalid choice: '(.*)' \(choose from (.*)\)")
+_PLACES = ("dir", "to", "clip", "data", "pca")
+"""Options whose values are places, though they may be no paths."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -69,6 +72,7 @@ class CommandParser(argparse.ArgumentParser):
             for option in itertools.takewhile(lambda word: word.startswith("-"), words):
                 if option != "--" and option.partition("=")[0] not in self._option_string_actions:
                     self._refuse([option], words)
+        self._refuse_empty(words)
         plain, settings = self._split(words) if self.sampled else (words, [])
         found, rest = super().parse_known_args(plain, namespace)
         if self._subparsers is not None:
@@ -106,6 +110,17 @@ class CommandParser(argparse.ArgumentParser):
             action = None if value_of else options.get(word)
             value_of = word if action is not None and action.nargs is None else ""
         return rest, settings
+
+    def _refuse_empty(self, words: list[str]) -> None:
+        """Refuse an empty place: as a path it would be the folder of the command."""
+        for option, value in zip(words, [*words[1:], None]):
+            if option == "--":
+                return
+            name, equals, rest = option.partition("=")
+            action = self._option_string_actions.get(name)
+            empty = (equals and not rest) or (not equals and value == "")
+            if action is not None and empty and (action.type is Path or action.dest in _PLACES):
+                raise UserError(f"{name}: must not be empty")
 
     def _check_setting(self, word: str) -> None:
         key = word.partition("=")[0]

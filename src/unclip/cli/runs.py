@@ -116,6 +116,8 @@ def list_(args: argparse.Namespace) -> None:
         for run in index.find(args.root)
         if args.filter in run.experiment or args.filter in str(run.folder)
     ]
+    for run in runs:
+        _note_damage(run)
     if args.json:
         print(json.dumps([run.as_dict() for run in runs], indent=2))
         return
@@ -148,6 +150,7 @@ def show(args: argparse.Namespace) -> None:
     from unclip.tracking.files import SUMMARY, read_json
 
     run = index.choose(args.name, args.root)
+    _note_damage(run)
     summary = read_json(run.folder / SUMMARY)
     why = f" ({run.why})" if run.why else ""
     print(visible(f"{run.folder}: {run.experiment}, {run.status}{why}"))
@@ -157,6 +160,18 @@ def show(args: argparse.Namespace) -> None:
     _section("provenance", {k: v for k, v in _leaves(origin).items() if "metrics." not in k})
     files = sorted(p for p in run.folder.iterdir() if not p.name.startswith("."))
     _section("files", {p.name + "/" * p.is_dir(): _size(index.size_of(p)) for p in files})
+
+
+def _note_damage(run: RunRecord) -> None:
+    """Name the files of a run that cannot be read, and therefore say nothing."""
+    from unclip.tracking import status
+    from unclip.tracking.files import PROVENANCE, SUMMARY, damage_of
+
+    names = [SUMMARY, PROVENANCE, "artifact/artifact.json", f"artifact/{PROVENANCE}"]
+    names += [status.FILE] * (run.status != "running")  # else it is being written
+    for name in names:
+        if said := damage_of(run.folder / name):
+            print(f"unclip: damaged: {visible(said)}", file=sys.stderr)
 
 
 def _changed(run: RunRecord) -> dict[str, Any]:

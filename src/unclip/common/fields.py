@@ -69,7 +69,7 @@ def set_fields(
         for name in sections:
             node = node.setdefault(name, {})
         node[last] = read(hint, value, setting)
-        check_size(section + key, node[last], setting)
+        check_size(section + key, node[last], f"{here}{key}={node[last]!r:.200}")
     return _made(cls, tree)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import unclip
-from unclip.common.checks import nearest
+from unclip.common.checks import closest, nearest
 from unclip.common.errors import UserError
 from unclip.stages.row import KINDS
 
@@ -58,6 +58,16 @@ def experiment_files() -> Iterator[tuple[str, Path]]:
             yield name, paths[0]
 
 
+def _hint(name: str, names: list[str], otherwise: str) -> str:
+    """The name that is meant: within its folder, if that is one, by what follows the slash."""
+    folder, slash, stem = name.partition("/")
+    stems = [known.split("/")[1] for known in names if known.startswith(f"{folder}/")]
+    if slash and stems:
+        close = closest(stem, stems)
+        return f"; did you mean {folder + '/' + close!r}?" if close else otherwise
+    return nearest(name, names, otherwise)
+
+
 def find_experiment(name: str) -> Path:
     """The file of an experiment given by path or as ``kind/name``."""
     if name.endswith((".yaml", ".yml")):
@@ -73,6 +83,6 @@ def find_experiment(name: str) -> Path:
     names = list(yaml_files(folder)) if recipe else [n for n, _ in experiment_files()]
     verb = "recipe --list" if recipe else "experiments list"
     same = " or ".join(repr(n) for n in names if n.split("/")[1] == name)
-    hint = f"; did you mean {same}?" if same else nearest(name, names, f"; see `unclip {verb}`")
+    hint = f"; did you mean {same}?" if same else _hint(name, names, f"; see `unclip {verb}`")
     looked = ", ".join(str(r) for r in experiment_roots())
     raise UserError(f"{name}: no such experiment in {looked}{hint}")

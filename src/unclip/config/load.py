@@ -135,7 +135,10 @@ def _parent(child: Path, parent: str) -> Path:
     if beside.is_file():
         return beside
     try:
-        return find_experiment(parent if "/" in parent else f"{child.parent.name}/{parent}")
+        if parent.endswith(FILE) and not Path(parent).is_file():
+            raise UserError(f"{beside}: no such experiment file")
+        beside_kind = f"{child.resolve().parent.name}/{parent}"
+        return find_experiment(parent if "/" in parent or parent.endswith(FILE) else beside_kind)
     except UserError as error:
         raise UserError(f"{child}: extends: {error}") from None
 
@@ -144,6 +147,8 @@ def _build(cls: type, values: dict[str, Any], origins: dict[str, str]) -> Any:
     kept = {k: at_home(v) for k, v in values.items() if not _is_removed(cls, k, origins[k])}
     for key, value in kept.items():
         items = value if isinstance(value, list) else [value]
+        if key in ("run.dir", "run.root") and value == "":  # which would be read as null
+            raise UserError(f"{origins[key]}: {key}: must name a folder")
         if any(isinstance(v, str) and "${" in v for v in items):
             raise UserError(f"{origins[key]}: {key}: interpolation (${{...}}) is not allowed")
     typed = [key for key in kept if origins[key] == OVERRIDE]

@@ -124,7 +124,7 @@ def acquire_run(
     try:
         with status.run_lock(folder) as held:
             if not resume:
-                _refuse_used(folder, force=force)
+                _refuse_used(folder, force=force, trains=resolved.stage.trains)
                 if force:
                     require_apart(folder, inputs_of(resolved), option="run.dir=")
             yield RunFolder(folder, held, resume=resume is not None)
@@ -187,7 +187,7 @@ def _contents(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.name != status.FILE]
 
 
-def _refuse_used(folder: Path, *, force: bool) -> None:
+def _refuse_used(folder: Path, *, force: bool, trains: bool) -> None:
     if not _contents(folder):
         return
     if not (folder / EXPERIMENT).is_file():
@@ -197,6 +197,8 @@ def _refuse_used(folder: Path, *, force: bool) -> None:
         )
     if force:
         return
+    if not trains:
+        raise UserError(f"run.dir={folder}: holds a run; name another folder, or add --force")
     if newest_checkpoint(folder):
         raise UserError(
             f"run.dir={folder}: exists and is not empty; add --resume to continue it or "

@@ -122,10 +122,16 @@ def check_origin(folder: Path, experiment: Any, origin: dict[str, Any]) -> None:
         )
 
 
-def is_whole(folder: Path, max_steps: int) -> bool:
-    """Whether the run in ``folder`` has ended at ``max_steps`` and has all that a run leaves."""
+def is_whole(folder: Path, max_steps: int | None = None) -> bool:
+    """Whether the run in ``folder`` has ended at ``max_steps`` and has all that a run leaves.
+
+    Without ``max_steps`` wherever its summary says that it has ended.
+    """
     newest = newest_checkpoint(folder)
     summary = read_json(folder / SUMMARY)
+    max_steps = summary.get("steps") if max_steps is None else max_steps
+    if type(max_steps) is not int:
+        return False
     sheet = folder / "samples" / f"step_{max_steps:07d}.png"
     return (
         newest is not None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from unclip.common import artifacts
+from unclip.common.errors import UserError
 from unclip.common.inputs import require_apart
 from unclip.runs.folders import trained
 from unclip.sharing import remote, writing
@@ -24,6 +26,11 @@ def share(run: str, to: str, *, weights: bool, licence: str, force: bool) -> str
     Raises:
         UserError: the run is not finished or not whole, or ``to`` cannot be written.
     """
+    scheme = re.match(r"[\w+.-]+://", to)
+    if scheme and not remote.is_remote(to):
+        raise UserError(f"--to {to}: {scheme[0]} is not supported; give hf://, wandb:// or a path")
+    if not to:
+        raise UserError("--to: must not be empty")
     content = gather(run, weights=weights, licence=licence)
     if remote.is_remote(to):
         return remote.upload(content, to, force=force)

@@ -18,10 +18,11 @@ from unclip.common.checks import nearest
 from unclip.common.errors import Interrupted
 from unclip.common.processes import environment, interruptible, starting, stop
 from unclip.common.progress import bar_interval
+from unclip.runs.resume import is_whole
 from unclip.sweeps import search
 from unclip.sweeps.spec import Sweep
 from unclip.sweeps.trials import FAILED, FINISHED, PRUNED, RUNNING, Trial, Trials
-from unclip.tracking.files import METRICS, SUMMARY, curves, read_json, read_metrics
+from unclip.tracking.files import EXPERIMENT, METRICS, SUMMARY, curves, read_json, read_metrics
 
 SAVED = 75  # the exit status of a run that was told to stop and has saved itself
 POLL = 1.0  # seconds between two looks at the trials that run
@@ -115,7 +116,7 @@ class _Work:
         log = self.trials.log(trial)
         log.parent.mkdir(parents=True, exist_ok=True)
         words = self.command(trial.parameters, folder)
-        if self._summary(trial) is not None:  # ended just before the sweep was killed
+        if self._ended(trial):  # ended just before the sweep was killed
             words = [sys.executable, "-c", ""]
         given = ", ".join(f"{k}={_short(v)}" for k, v in trial.parameters.items())
         self._say(trial, given)
@@ -159,6 +160,12 @@ class _Work:
         if size != each.read:
             rows = curves(read_metrics(path)).get(self.sweep.metric, [])
             each.trial.history, each.read = [value for _, value in rows], size
+
+    def _ended(self, trial: Trial) -> bool:
+        """Whether all that it leaves is there; of an evaluation the summary is all."""
+        folder = self.trials.path(trial)
+        trained = (folder / EXPERIMENT).is_file()
+        return self._summary(trial) is not None and (not trained or is_whole(folder))
 
     def _summary(self, trial: Trial) -> dict[str, float] | None:
         """The last value of each metric of a trial that is through."""

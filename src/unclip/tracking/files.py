@@ -26,6 +26,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return {}
 
 
+def damage_of(path: Path) -> str | None:
+    """What is wrong with a JSON file, in a line that names it; None if nothing, or no file."""
+    try:
+        json_text.read_object(path, finite=False)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return f"{path}: {getattr(error, 'strerror', None) or error}"
+    return None
+
+
 def read_metrics(path: Path, *, last: int | None = None) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl; what a crash or somebody has damaged is left out.
 
