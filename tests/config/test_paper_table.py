@@ -146,6 +146,7 @@ WITHOUT_EFFECT = {
     "model.noise_levels": 0,
     "model.last_step": False,
     "model.inpaint": False,
+    "model.merges": None,
     "model.low_8_bit": False,
     "sampler.start_scale": 1.0,
     "drop_caption": 0.0,
@@ -166,7 +167,8 @@ def fields(name: str) -> dict[str, Any]:
     if found.get("sampler.sampler") == "analytic":
         del found["diffusion.variance"]
     if found.get("model.use_caption") is False:
-        found = {key: value for key, value in found.items() if not key.startswith("model.text.")}
+        own = ("model.text.", "model.tokenizer")
+        found = {key: value for key, value in found.items() if not key.startswith(own)}
     if name == "pca/paper":
         found = {key: value for key, value in found.items() if not key.startswith("data.")}
         del found["pca.samples"], found["pca.reservoir"]

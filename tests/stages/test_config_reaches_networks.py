@@ -107,6 +107,8 @@ WITH: dict[tuple[str, str], tuple[str, ...]] = {  # what a field needs beside it
 ELSEWHERE = {
     "model.embeddings",
     "model.null_text",
+    "model.tokenizer",
+    "model.merges",
     "model.embed_dim",
     "model.clip_text_width",
     "model.codes",

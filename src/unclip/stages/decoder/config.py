@@ -38,6 +38,8 @@ class DecoderConfig:
     null_text: Literal["padding", "caption"] = "padding"  # a dropped caption: nothing, or ""
     null_z_i: Literal["zeros", "learned"] = "zeros"  # what stands for a dropped z_i
     inpaint: bool = False  # four more input channels: what of the image is known (GLIDE)
+    tokenizer: Literal["clip", "gpt2"] = "clip"  # of its own caption transformer; GLIDE: gpt2
+    merges: str | None = None  # path of GPT-2's merges.txt (vocab.bpe), for gpt2
     unet: UNetConfig = field(default_factory=UNetConfig)
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
 

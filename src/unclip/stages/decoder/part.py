@@ -8,7 +8,7 @@ from pathlib import Path
 from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.embeddings.clip import FrozenClip, check_embedding
-from unclip.embeddings.tokens import Tokenizer
+from unclip.embeddings.gpt2 import tokenizer_of
 from unclip.stages.decoder.config import DecoderConfig, DecoderExperiment
 from unclip.stages.decoder.network import build_network
 from unclip.stages.decoder.sampling import DecoderPart, Takes
@@ -26,7 +26,7 @@ def load(path: Path | str, clip: FrozenClip, *, key: str = "decoder") -> Decoder
         net,
         experiment.sampler,
         experiment.diffusion,
-        Tokenizer(experiment.model.text.context),
+        tokenizer_of(experiment.model),
         takes(artifact),
         clip.model if experiment.model.caption == "clip" else None,
     )

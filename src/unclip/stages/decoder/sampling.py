@@ -17,6 +17,7 @@ from unclip.diffusion.inversion import invert
 from unclip.diffusion.predictor import Predictor, build_predictor, guided_denoiser
 from unclip.diffusion.samplers import sample
 from unclip.embeddings.clip import Clip
+from unclip.embeddings.gpt2 import Gpt2Tokenizer
 from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._diffusion.known import Known, known_channels
 from unclip.stages._part import Part
@@ -35,7 +36,7 @@ class DecoderPart(Part):
     net: Decoder
     sampler: GuidedSamplerConfig
     diffusion: ImageDiffusionConfig
-    tokenize: Tokenizer
+    tokenize: Tokenizer | Gpt2Tokenizer
     takes: Takes = "image"
     clip: Clip | None = None  # that reads captions for it, on the network's device
 

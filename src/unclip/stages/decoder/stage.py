@@ -20,6 +20,7 @@ from unclip.common.images import CaptionedImage, to_uint8
 from unclip.common.seeding import SampleNoise
 from unclip.data.batches import DecoderBatch
 from unclip.embeddings.clip import Clip, FrozenClip
+from unclip.embeddings.gpt2 import Gpt2Tokenizer, ready, tokenizer_of
 from unclip.embeddings.lengths import directions, with_lengths
 from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._diffusion.stage import DiffusionStage
@@ -91,9 +92,9 @@ class DecoderStage(DiffusionStage):
         return null_words(model, self.tokenize, self._clip_model, self.device)
 
     @property
-    def tokenize(self) -> Tokenizer:
+    def tokenize(self) -> Tokenizer | Gpt2Tokenizer:
         """Of the network's own caption encoder."""
-        return Tokenizer(self.experiment.model.text.context)
+        return tokenizer_of(self.experiment.model)
 
     @property
     def _clip_model(self) -> Clip | None:
@@ -168,7 +169,7 @@ def data_module(experiment: DecoderExperiment, clip: FrozenClip) -> DecoderData:
         image_size=experiment.model.image_size,
         clip_image_size=clip.model.image_size,
         clip_tokenize=clip.model.tokenize,
-        tokenize=Tokenizer(experiment.model.text.context),
+        tokenize=ready(tokenizer_of(experiment.model)),
         embeddings=open_embeddings(experiment.data.embeddings, clip),
         seed=experiment.trainer.seed,
         accumulate=experiment.trainer.accumulate,

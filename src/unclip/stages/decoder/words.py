@@ -9,7 +9,8 @@ from torch import Tensor
 
 from unclip.common.types import TextFeatures
 from unclip.embeddings.clip import Clip
-from unclip.embeddings.tokens import Tokenizer, token_mask
+from unclip.embeddings.gpt2 import Gpt2Tokenizer, mask_of
+from unclip.embeddings.tokens import Tokenizer
 from unclip.stages.decoder.config import DecoderConfig
 
 
@@ -30,13 +31,13 @@ def words(
         if clip is None or clip_tokens is None:
             raise ValueError("caption=clip needs the CLIP that reads captions")
         text = clip.encode_text(clip_tokens)
-    return Words(tokens, token_mask(tokens), text)
+    return Words(tokens, mask_of(config, tokens), text)
 
 
 def read(
     config: DecoderConfig,
     captions: list[str],
-    tokenize: Tokenizer,
+    tokenize: Tokenizer | Gpt2Tokenizer,
     clip: Clip | None,
     device: torch.device,
 ) -> Words:
@@ -47,7 +48,10 @@ def read(
 
 @torch.no_grad()
 def null_words(
-    config: DecoderConfig, tokenize: Tokenizer, clip: Clip | None, device: torch.device
+    config: DecoderConfig,
+    tokenize: Tokenizer | Gpt2Tokenizer,
+    clip: Clip | None,
+    device: torch.device,
 ) -> Words | None:
     """The empty caption, with ``null_text: caption`` (Karlo); else None: padding."""
     return read(config, [""], tokenize, clip, device) if config.null_text == "caption" else None

@@ -32,6 +32,8 @@ class UpsamplerConfig:
     low_8_bit: bool = False  # round the condition to 8 bits, as GLIDE
     use_caption: bool = False  # a caption transformer, as GLIDE; needs unet.attention
     inpaint: bool = False  # four more input channels: what of the image is known (GLIDE)
+    tokenizer: Literal["clip", "gpt2"] = "clip"  # of its own caption transformer; GLIDE: gpt2
+    merges: str | None = None  # path of GPT-2's merges.txt (vocab.bpe), for gpt2
     unet: ConvUNetConfig = field(default_factory=ConvUNetConfig)
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.common import artifacts
-from unclip.embeddings.tokens import Tokenizer
+from unclip.embeddings.gpt2 import tokenizer_of
 from unclip.stages.experiment import ParentSizes
 from unclip.stages.upsampler.config import UpsamplerExperiment
 from unclip.stages.upsampler.network import build_network
@@ -18,5 +18,5 @@ def load(path: Path | str, clip: Any = None, *, key: str = "upsampler") -> Upsam
     artifact = artifacts.expect(artifacts.describe(path, key=key), ("upsampler",), key=key)
     experiment = artifact.experiment(UpsamplerExperiment, "model", "sampler", "diffusion")
     net = artifact.network(lambda: build_network(experiment, ParentSizes()))
-    tokenize = Tokenizer(experiment.model.text.context)
+    tokenize = tokenizer_of(experiment.model)
     return UpsamplerPart(net, experiment.sampler, experiment.diffusion, tokenize)

@@ -15,7 +15,8 @@ from unclip.diffusion.predictor import build_predictor
 from unclip.diffusion.process import q_sample
 from unclip.diffusion.samplers import sample
 from unclip.diffusion.schedules import full_schedule
-from unclip.embeddings.tokens import Tokenizer, token_mask
+from unclip.embeddings.gpt2 import Gpt2Tokenizer, mask_of
+from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._diffusion.known import Known, known_channels
 from unclip.stages._part import Part
 from unclip.stages.upsampler.config import UpsamplerSamplerConfig, check_sampler
@@ -29,7 +30,7 @@ class UpsamplerPart(Part):
     net: Upsampler
     sampler: UpsamplerSamplerConfig
     diffusion: ImageDiffusionConfig
-    tokenize: Tokenizer | None = None  # of an upsampler that reads captions
+    tokenize: Tokenizer | Gpt2Tokenizer | None = None  # of an upsampler that reads captions
 
     def check_sampler(self, sampler: UpsamplerSamplerConfig) -> None:
         """See `Part.check_sampler`."""
@@ -100,4 +101,4 @@ class UpsamplerPart(Part):
         assert self.tokenize is not None
         tokens = self.tokenize(list(captions or [""] * count)).to(self.device)
         keep = torch.full((count,), captions is not None, device=self.device)
-        return self.net.read(tokens, token_mask(tokens), keep)
+        return self.net.read(tokens, mask_of(self.net.config, tokens), keep)

@@ -17,7 +17,7 @@ from unclip.degradations.blur import gaussian_blur
 from unclip.degradations.bsr_parameters import UNIFORMS, VARIANTS
 from unclip.degradations.downsample import corrupt, resize
 from unclip.diffusion.process import q_sample
-from unclip.embeddings.tokens import Tokenizer, token_mask
+from unclip.embeddings.gpt2 import mask_of, ready, tokenizer_of
 from unclip.stages._diffusion.stage import DiffusionStage
 from unclip.stages.experiment import ParentSizes
 from unclip.stages.interface import LoadedParents
@@ -95,7 +95,7 @@ class UpsamplerStage(DiffusionStage):
         if batch.tokens is not None:
             drop = self.experiment.drop_caption if training else 0.0
             keep = rng.keep("drop_caption", len(low), drop)
-            words = net.read(batch.tokens, token_mask(batch.tokens), keep)
+            words = net.read(batch.tokens, mask_of(self.experiment.model, batch.tokens), keep)
         return self.losses(net(at.x_t, at.t, low, level, words, self.known(at.x0, rng)), at)
 
     def add_noise_to_low(self, low: Tensor, rng: StepRandom) -> tuple[Tensor, Tensor | None]:
@@ -130,7 +130,7 @@ class UpsamplerStage(DiffusionStage):
             self.sampling_net,
             self.experiment.sampler,
             self.experiment.diffusion,
-            Tokenizer(self.experiment.model.text.context),
+            tokenizer_of(self.experiment.model),
         )
         noise = SampleNoise(range(len(image)))
         ours = part.draw(low, noise, size=side, captions=batch.captions[:PREVIEW])
@@ -162,7 +162,7 @@ def data_module(experiment: UpsamplerExperiment, clip: None = None) -> Upsampler
     return UpsamplerData(
         experiment.data,
         image_size=experiment.model.image_size,
-        tokenize=Tokenizer(model.text.context) if model.use_caption else None,
+        tokenize=ready(tokenizer_of(model)) if model.use_caption else None,
         seed=experiment.trainer.seed,
         accumulate=experiment.trainer.accumulate,
     )
