@@ -222,8 +222,8 @@ def test_pack_says_how_much_and_continues(faulty, capsys):
         (["pack", "faulty", "--out", "out", "--quality", "0"], "--quality: must be in [1, 100]"),
         (["pack", "faulty", "--out", "letter/out"], "--out letter/out: letter is not a folder"),
         (["pack", "faulty", "--out", "full"], "--out full: is not empty; name another folder"),
-        (["pack", "faulty", "--out", "faulty"], "--out faulty: the source is there"),
-        (["pack", "faulty/cut.tar", "--out", "faulty"], "--out faulty: the source is there"),
+        (["pack", "faulty", "--out", "faulty"], "--out faulty: is an input (faulty)"),
+        (["pack", "faulty/metadata.jsonl", "--out", "faulty"], "--out faulty: contains an input"),
         (["pack", "faulty", "--out", "out", "--on-error", "error"], "--on-error=skip leaves such"),
     ],
 )
