@@ -138,7 +138,7 @@ def test_fit_variance_makes_analytic_sampling_possible(cascade, tmp_path, capsys
     assert all(0 <= value <= 0.28890625 for value in found["6"])  # unit norms at that scale
     assert found["6"][0] <= found["6"][-1]
     assert main([str(word) for word in (*words, *analytic)]) == 0
-    assert "autoregressive" in error(capsys, "fit-variance", cascade / "ar_prior")
+    assert "is an ar_prior" in error(capsys, "fit-variance", cascade / "ar_prior")
     assert "--samples 0" in error(capsys, "fit-variance", prior, "--samples", "0")
     (tmp_path / "empty").mkdir()
     assert "data.source" in error(capsys, "evaluate", prior, "--data", tmp_path / "empty")

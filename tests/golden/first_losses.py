@@ -36,6 +36,7 @@ MORE = {
     "clip/tiny": [],
     "prior/diffusion_tiny": ["sampler.steps=2"],
     "prior/ar_tiny": [],
+    "prior/laion_tiny": ["sampler.steps=2"],
     "decoder/tiny": ["sampler.steps=2", "data.batch_size=4"],
     "upsampler/tiny": ["sampler.steps=2"],
     "upsampler/256_tiny": ["sampler.steps=2"],

@@ -12,7 +12,7 @@ from unclip.common.fields import leaves
 from unclip.config.load import load_experiment
 from unclip.stages.experiment import ParentSizes
 
-# Another value for each field; with them, every field of the four networks is covered.
+# Another value for each field; with them, every field of the five networks is covered.
 CHANGES: dict[str, dict[str, Any]] = {
     "prior/diffusion_tiny": {
         "model.caption": "bpe",
@@ -23,6 +23,19 @@ CHANGES: dict[str, dict[str, Any]] = {
         "model.heads": 2,
         "model.dropout": 0.3,
         "model.standardise": "true",
+    },
+    "prior/laion_tiny": {
+        "model.context": 16,
+        "model.layers": 2,
+        "model.heads": 2,
+        "model.head_channels": 8,
+        "model.mlp_ratio": 2,
+        "model.dropout": 0.3,
+        "model.norm_in": "true",
+        "model.norm_out": "false",
+        "model.project_out": "false",
+        "model.normformer": "false",
+        "model.rotary": "false",
     },
     "prior/ar_tiny": {
         "model.caption": "bpe",

@@ -31,6 +31,8 @@ from unclip.stages.decoder.config import DecoderExperiment
 from unclip.stages.decoder.stage import DecoderStage
 from unclip.stages.diffusion_prior.config import DiffusionPriorExperiment
 from unclip.stages.diffusion_prior.stage import DiffusionPriorStage
+from unclip.stages.laion_prior.config import LaionPriorExperiment
+from unclip.stages.laion_prior.stage import LaionPriorStage
 from unclip.stages.upsampler.config import UpsamplerExperiment
 from unclip.stages.upsampler.stage import UpsamplerStage
 from unclip.training.random import StepRandom
@@ -76,6 +78,14 @@ def diffusion_prior(clip: FrozenClip, **changes) -> DiffusionPriorStage:
     model.width, model.layers, model.heads, model.context = 16, 1, 1, L
     experiment.sampler.steps = 2
     return DiffusionPriorStage(experiment, clip)
+
+
+def laion_prior(clip: FrozenClip, **changes) -> LaionPriorStage:
+    experiment = LaionPriorExperiment(**changes)
+    model = experiment.model
+    model.layers, model.heads, model.head_channels, model.context = 1, 1, 8, L
+    experiment.sampler.steps = 2
+    return LaionPriorStage(experiment, clip)
 
 
 def codec() -> Codec:
@@ -177,11 +187,34 @@ def test_a_prior_that_says_the_scaled_embedding_loses_nothing(clip):
     assert noise.var().item() == pytest.approx(1, abs=4 * (2 / (50 * D)) ** 0.5)
 
 
-PRIORS = pytest.mark.parametrize("make", [diffusion_prior, ar_prior])
+def test_laions_prior_that_says_nothing_loses_one(clip):
+    """|√D z_i|² / D = 1."""
+    stage = laion_prior(clip)
+    net = Recorder(lambda self: torch.zeros(50, D), stage.net)
+    loss = stage.loss(net, pair(50), StepRandom(0, 0), training=True)["loss"]
+    assert loss.item() == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize(("drop_text", "drop_x_t"), [(0.1, 0.3), (0.0, 1.0)])
+def test_laions_prior_loses_text_and_noised_embedding_each_at_its_rate(drop_text, drop_x_t, clip):
+    stage = laion_prior(clip, drop_text=drop_text, drop_x_t=drop_x_t)
+    net = Recorder(lambda self: torch.zeros(MANY, D), stage.net)
+    stage.loss(net, pair(MANY), StepRandom(0, 0), training=True)
+    text, x_t = net.given["keep"], net.given["keep_x_t"]
+    assert share(text) == pytest.approx(drop_text, abs=within(drop_text))
+    assert share(x_t) == pytest.approx(drop_x_t, abs=within(drop_x_t))
+    both = drop_text * drop_x_t
+    assert share(text | x_t) == pytest.approx(both, abs=within(both))
+    stage.loss(net, pair(MANY), StepRandom(0, 0), training=False)
+    assert net.given["keep"].all()
+    assert net.given["keep_x_t"].all()
+
+
+PRIORS = pytest.mark.parametrize("make", [diffusion_prior, ar_prior, laion_prior])
 
 
 def silent(make, count):
-    shape = (count, D) if make is diffusion_prior else (count, CODES, BUCKETS)
+    shape = (count, CODES, BUCKETS) if make is ar_prior else (count, D)
     return lambda self: torch.zeros(shape)
 
 
@@ -409,6 +442,7 @@ def prior_batch(count: int) -> PriorBatch:
 STAGES = {
     "diffusion_prior": (diffusion_prior, prior_batch),
     "ar_prior": (ar_prior, prior_batch),
+    "laion_prior": (laion_prior, prior_batch),
     "decoder": (decoder, decoder_batch),
     "upsampler": (upsampler, lambda count: UpsamplerBatch(pictures(count), ["a"] * count, [])),
 }

@@ -94,10 +94,10 @@ class Artifact:
         return found
 
     def network(self, build: Callable[[], Network], weights_of: str = "") -> Network:
-        """What ``build`` makes, with the weights; every name, shape and kind of number must match.
+        """What ``build`` makes, with the weights, in evaluation mode: nothing is dropped out.
 
-        It is built without memory first: a config that asks for more than the weights are is
-        refused before anything is allocated.
+        Every name, shape and kind of number must match. It is built without memory first: a config
+        that asks for more than the weights are is refused before anything is allocated.
 
         Args:
             build: Makes the network on the default device.
@@ -126,7 +126,7 @@ class Artifact:
                 )
         network = build()
         network.get_submodule(weights_of).load_state_dict(weights)
-        return network
+        return network.eval()
 
     def _shapes(self) -> dict[str, list[int]]:
         """Of each tensor of the weights, without reading them."""

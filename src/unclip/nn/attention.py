@@ -55,8 +55,9 @@ def attend(
         q: queries ``[B, N, L, E]``.
         k: keys ``[B, N, S, E]``.
         v: values ``[B, N, S, E]``.
-        mask: boolean, broadcastable to ``[B, N, L, S]``, True = this query may see this key. Every
-            query must see a key: the softmax over none is 0/0.
+        mask: broadcastable to ``[B, N, L, S]``: boolean, True = this query may see this key; or
+            numbers that are added to the scores, -inf = it may not. Every query must see a key:
+            the softmax over none is 0/0.
         causal: the queries are the last L of S positions and see none after their own; instead of
             a ``mask``, which no fast kernel of a GPU takes.
 
@@ -79,6 +80,8 @@ def attend(
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """By the chosen backend; causal attention is square."""
+    if mask is not None and mask.is_floating_point():
+        mask = mask.to(q.dtype)
     if _selected == "sdpa":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     if _selected == "xformers":
@@ -89,7 +92,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) 
     if causal:
         mask = causal_mask(q.shape[-2], k.shape[-2], q.device)
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
+        added = mask.is_floating_point()
+        scores = scores + mask if added else scores.masked_fill(~mask, float("-inf"))
     return scores.float().softmax(dim=-1).to(v.dtype) @ v
 
 

@@ -68,6 +68,7 @@ class Transformer(nn.Module):
 
 
 def init_linear(linear: nn.Linear, *, gain: float = 1.0) -> None:
-    """Weights from N(0, gain²/fan-in), bias zero."""
+    """Weights from N(0, gain²/fan-in), bias zero if there is one."""
     nn.init.normal_(linear.weight, std=gain * linear.in_features**-0.5)
-    nn.init.zeros_(linear.bias)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)

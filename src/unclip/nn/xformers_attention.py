@@ -6,6 +6,7 @@ import importlib.util
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.common.errors import UserError
@@ -47,7 +48,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
     if mask is not None:
         # Its kernels want rows of bias that start at multiples of 8.
         length, count = q.shape[-2], k.shape[-2]
-        room = q.new_zeros(*q.shape[:2], length, -(-count // 8) * 8)
-        bias = room[..., :count].masked_fill_(~mask, float("-inf"))
+        if not mask.is_floating_point():
+            mask = q.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))
+        whole = mask.expand(*q.shape[:2], length, count)
+        bias = F.pad(whole, (0, -count % 8))[..., :count]
     found = ops.memory_efficient_attention(queries, keys, values, attn_bias=bias)
     return found.transpose(1, 2)

@@ -148,12 +148,19 @@ def check_changes(settings: Settings) -> None:
             registry.STAGES[name].experiment() for name in registry.of_kind(stage)
         ]
         each = for_each(settings, stage, [experiment.sampler for experiment in experiments])
+        refusals, accepted = [], False
         for experiment, own in zip(experiments, each):
             # Whether it has an effect depends on the artifact's own value of the other setting.
             unsure = (n for n, (other, _) in USED_WITH.items() if other not in own.changes[stage])
             own = own.without(*(f"{stage}.{name}" for name in unsure))
             if own.first_of(stage):
-                own.apply(stage, _AnyOf(experiment.sampler))
+                try:
+                    own.apply(stage, _AnyOf(experiment.sampler))
+                    accepted = True
+                except UserError as error:
+                    refusals.append(error)
+        if refusals and not accepted:
+            raise refusals[0]
 
 
 class _AnyOf(NamedTuple):

@@ -29,8 +29,10 @@ def _fused_dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bo
     return torch.native_dropout(x, p, True)[0]
 
 
-def _flash_attention(*args: Any, **kwargs: Any) -> Tensor:
-    """Whatever the caller had better take on a CPU."""
+def _flash_attention(*args: Any, attn_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+    """Whatever the caller had better take on a CPU, where a mask that learns has no such kernel."""
+    if attn_mask is not None:
+        kwargs["attn_mask"] = attn_mask.detach()
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         return _attention(*args, **kwargs)
 

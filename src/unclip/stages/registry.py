@@ -38,6 +38,13 @@ STAGES = {
             parents=(CLIP,),
         ),
         Row(
+            name="laion_prior",
+            kind=PRIOR,
+            about="caption to image embedding, by the network of LAION's weights",
+            use="Samples image embeddings of its CLIP from captions, for an unCLIP decoder.",
+            parents=(CLIP,),
+        ),
+        Row(
             name="decoder",
             kind=DECODER,
             about="image embedding to image",

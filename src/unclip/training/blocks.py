@@ -17,10 +17,18 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from unclip.nn.context_attention import ContextBlock
+from unclip.nn.multi_query import MultiQueryBlock
 from unclip.nn.transformer import TransformerBlock
 from unclip.nn.unet import Layer
 
-BLOCKS = (TransformerBlock, ContextBlock, Layer, ResidualAttentionBlock, Bottleneck)
+BLOCKS = (
+    TransformerBlock,
+    ContextBlock,
+    MultiQueryBlock,
+    Layer,
+    ResidualAttentionBlock,
+    Bottleneck,
+)
 
 _ATEN = torch.ops.aten
 PRODUCTS = [

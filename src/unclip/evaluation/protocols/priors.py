@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from unclip.common import artifacts
-from unclip.common.errors import UserError
+from unclip.common.errors import UserError, article
 from unclip.embeddings.clip import FrozenClip
 from unclip.evaluation.metrics.priors import Evaluated, evaluate, training_flops
 from unclip.pipeline.settings import Settings
@@ -35,7 +35,10 @@ def fit_variance(
     opened = _open_prior(path, clip=clip, source=source)
     part = opened.part
     if not isinstance(part, DiffusionPriorPart):
-        raise UserError(f"prior={path}: is autoregressive; Analytic-DPM is for diffusion priors")
+        raise UserError(
+            f"prior={path}: is {article(opened.artifact.stage)}; Analytic-DPM is for a "
+            "diffusion_prior"
+        )
     lines = []
     x0_errors = dict(part.x0_errors)
     for wanted in steps or [str(part.sampler.steps)]:

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 
 from unclip.common.checks import require, require_choices
 from unclip.data.config import EmbeddedDataConfig
-from unclip.diffusion.config import DiffusionConfig, GuidedSamplerConfig
+from unclip.diffusion.config import DiffusionConfig
 from unclip.embeddings.config import Embeddings
-from unclip.stages._prior.config import fill_from_clip
+from unclip.stages._prior.config import CandidatesConfig, fill_from_clip
 from unclip.stages.experiment import (
     Experiment,
     ParentSizes,
@@ -45,17 +45,10 @@ class DiffusionPriorConfig:
 
 
 @dataclass(kw_only=True)
-class PriorSamplerConfig(GuidedSamplerConfig):
-    """How embeddings are drawn from a prior."""
+class PriorSamplerConfig(CandidatesConfig):
+    """How embeddings are drawn from the diffusion prior."""
 
     HAS_X0_ERRORS: ClassVar[bool] = True
-
-    candidates: int = 2  # drawn per caption; the one with the highest z_i . z_t is kept
-
-    def validate(self) -> None:
-        """Refuse values out of range."""
-        super().validate()
-        require(1 <= self.candidates <= 1000, "sampler.candidates", "must be in [1, 1000]")
 
 
 @dataclass(kw_only=True)

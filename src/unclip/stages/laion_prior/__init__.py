@@ -1,0 +1,1 @@
+"""LAION's diffusion prior: another network between the same caption and the same embedding."""

@@ -1,0 +1,5 @@
+"""Sampling image embeddings from LAION's diffusion prior."""
+
+from unclip.stages._prior.diffusion_sampling import sample_prior
+
+__all__ = ["sample_prior"]
