@@ -177,7 +177,7 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as scratch:
         folder = Path(scratch) / "artifact"
         folder.mkdir()
-        state = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
+        state = {k: _own(v.detach().cpu().contiguous()) for k, v in weights.items()}
         try:
             save_file(state, folder / "weights.safetensors", metadata={"format": "pt"})
         except SafetensorError as error:  # a full disk
@@ -196,6 +196,12 @@ def export(
             shutil.rmtree(path)
         os.replace(folder, path)
     return describe(path)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """The same values in a storage that holds nothing else, as a safetensors file needs."""
+    whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor if whole else tensor.clone()
 
 
 def describe(path: Path | str, *, key: str = "artifact") -> Artifact:

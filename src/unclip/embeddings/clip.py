@@ -190,11 +190,19 @@ class Clip(nn.Module):
 
     def fingerprint(self) -> str:
         """A hash of the weights: two CLIPs with one fingerprint share their embedding space."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return fingerprint_of(self.model.state_dict())
+
+
+def fingerprint_of(state: dict[str, Tensor]) -> str:
+    """A hash of the weights of an open_clip network, as they are in float32."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        numbers = tensor.detach().cpu()
+        if numbers.is_floating_point():
+            numbers = numbers.float()
+        digest.update(name.encode())
+        digest.update(numbers.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,18 @@ class ClipConfig:
     embed_dim: int = 1024  # D
     embeddings: Embeddings = "unit"  # raw: the stages after it get projections with their lengths
     image_size: int = 256  # pixels a side
-    vision: Literal["vit", "resnet"] = "vit"  # resnet: CLIP's, learns faster from little data
+    vision: Literal["vit", "resnet", "none"] = "vit"  # resnet: CLIP's; none: imported, text alone
     patch_size: int = 16  # pixels a side (vit)
     vision_stages: list[int] = field(default_factory=lambda: [3, 4, 6, 3])  # blocks (resnet)
     vision_width: int = 1280
     vision_layers: int = 32
     vision_head_width: int = 80  # channels per attention head
+    vision_mlp: int | None = None  # width of the MLPs (vit); null is four times vision_width
     context: int = 77  # tokens, start and end included
     text_width: int = 1024
     text_layers: int = 24
     text_heads: int = 16
+    quick_gelu: bool = False  # x sigmoid(1.702 x) for GELU, as in OpenAI's weights
 
     def validate(self) -> None:
         """Refuse shapes that no network can have."""
@@ -43,7 +45,7 @@ class ClipConfig:
             f"{self.image_size} is not a multiple of 32, by which a resnet reduces it",
         )
         require(
-            resnet or self.image_size % self.patch_size == 0,
+            self.vision != "vit" or self.image_size % self.patch_size == 0,
             "model.image_size",
             f"{self.image_size} is not a multiple of model.patch_size={self.patch_size}",
         )
@@ -71,6 +73,7 @@ class ClipExperiment(Experiment):
     def validate(self) -> None:
         """Refuse what the sections cannot see by themselves."""
         super().validate()
+        require(self.model.vision != "none", "model.vision", "none is for imported weights alone")
         require(
             self.data.batch_size >= 2, "data.batch_size", "must be at least 2: samples contrast"
         )

@@ -8,6 +8,7 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
+from unclip.common.errors import UserError
 from unclip.embeddings.clip import Clip
 from unclip.embeddings.tokens import VOCABULARY
 from unclip.stages.clip.config import ClipConfig, ClipExperiment
@@ -24,6 +25,7 @@ def build_clip(config: ClipConfig) -> Clip:
         "width": config.vision_width,
         "layers": tuple(config.vision_stages) if resnet else config.vision_layers,
         "head_width": config.vision_head_width,
+        "mlp_ratio": _ratio(config),
     }
     text = {
         "context_length": config.context,
@@ -36,10 +38,35 @@ def build_clip(config: ClipConfig) -> Clip:
         config.embed_dim,
         vision_cfg=vision,  # type: ignore[arg-type]
         text_cfg=text,  # type: ignore[arg-type]
+        quick_gelu=config.quick_gelu,
         nonscalar_logit_scale=True,  # FSDP2 shards no scalars
     )
+    if config.vision == "none":
+        model.visual = NoImages(config.image_size)
     model.register_load_state_dict_pre_hook(_vector_scale)
     return Clip(model, context=config.context, embeddings=config.embeddings)
+
+
+class NoImages(nn.Module):
+    """In the place of the image encoder of a CLIP that was imported without one."""
+
+    def __init__(self, image_size: int):
+        super().__init__()
+        self.image_size = image_size
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Refuse."""
+        raise UserError(
+            "clip: was imported without its image encoder, so it cannot embed images; import again "
+            "with --clip SOURCE, which has both"
+        )
+
+
+def _ratio(config: ClipConfig) -> float:
+    """Of the MLPs' width to the transformer's, which open_clip multiplies and rounds down."""
+    if config.vision_mlp is None:
+        return 4.0
+    return (config.vision_mlp + 0.5) / config.vision_width
 
 
 def _vector_scale(model: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:

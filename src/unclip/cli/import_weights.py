@@ -1,0 +1,54 @@
+"""`unclip import`: weights of other projects as a cascade."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXAMPLES = """\
+examples:
+  unclip import hf://kakaobrain/karlo-v1-alpha --out runs/karlo \\
+      --clip hf://kakaobrain/karlo-v1-alpha-image-variations
+  unclip import downloads/karlo --out runs/karlo --half
+  unclip import hf://kandinsky-community/kandinsky-2-1-prior@main --out runs/kandinsky_prior
+  unclip import karlo-v1-alpha/prior --out runs/mine
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    p = commands.add_parser(
+        "import",
+        help="make a cascade of published weights: Karlo, Kandinsky's priors, CLIPs",
+        description="Reads diffusers' folders (Karlo, its image variations, Kandinsky's priors), "
+        "the original files of Karlo and Kandinsky 2.1 with their CLIP, single components, and "
+        "CLIPs of transformers or OpenAI, whatever the files are called. Nothing in a file is run. "
+        "The folder it writes is a cascade: `unclip sample --pipeline DIR`.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("source", help="folder, file, or hf://ORG/NAME[@REVISION]")
+    p.add_argument("--out", type=Path, required=True, help="the cascade's folder")
+    p.add_argument(
+        "--clip",
+        metavar="SOURCE",
+        help="where the CLIP comes from, if the source has none or only its text half",
+    )
+    p.add_argument("--half", action="store_true", help="keep half precision (default: float32)")
+    p.add_argument("--force", action="store_true", help="replace stages that are there")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Import, and say what is where."""
+    from unclip.cli.outputs import check_folder, writing
+
+    check_folder(args.out)
+    from unclip.weights.importing import import_weights
+
+    with writing(args.out):
+        made = import_weights(
+            args.source, args.out, clip=args.clip, half=args.half, force=args.force
+        )
+    for path in made:
+        print(path)

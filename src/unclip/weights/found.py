@@ -1,0 +1,33 @@
+"""A stage that was found among another project's weights, before any of its tensors is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from unclip.stages.experiment import ParentSizes
+from unclip.weights.maps.rules import Rule
+
+
+@dataclass(frozen=True)
+class Found:
+    """One stage.
+
+    Args:
+        stage: Its name in `unclip.stages.registry`.
+        where: What errors call its weights.
+        experiment: Every value of it, for ``config.yaml``.
+        rules: Of all of its tensors, for our network (on "meta").
+        state: Reads its tensors, under the names that the rules have.
+        sizes: What the CLIP is for it: D, width of the token features, tokens.
+    """
+
+    stage: str
+    where: str
+    experiment: Any
+    rules: Callable[[Any], list[Rule]]
+    state: Callable[[], dict[str, Tensor]]
+    sizes: ParentSizes = field(default_factory=ParentSizes)

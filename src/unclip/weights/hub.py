@@ -1,0 +1,82 @@
+"""Weights on the Hugging Face hub: ``hf://ORG/NAME[@REVISION]``, of which only what is needed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from unclip.common.errors import UserError
+from unclip.weights.reading.folders import Source, local
+from unclip.weights.reading.tensors import MOST_BYTES
+
+_URL = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+
+
+def open_source(spec: str) -> Source:
+    """Where ``spec`` points: a path, or ``hf://ORG/NAME[@REVISION]``.
+
+    Files of the hub are fetched when they are asked for, into its own cache, where an interrupted
+    download is resumed; without a network what the cache has is used.
+
+    Raises:
+        UserError: there is no such path or repository, or it cannot be reached.
+    """
+    if not spec.startswith("hf://"):
+        return local(Path(spec).expanduser())
+    found = _URL.fullmatch(spec)
+    if found is None:
+        raise UserError(f"{spec}: must be of the form hf://ORG/NAME or hf://ORG/NAME@REVISION")
+    repository, revision = found[1], found[2]
+    try:
+        info = _hub().HfApi().model_info(repository, revision=revision, files_metadata=True)
+    except Exception as error:  # the client raises a dozen kinds
+        return _cached(spec, repository, revision, error)
+    for file in info.siblings:
+        if (file.size or 0) > MOST_BYTES:
+            raise UserError(
+                f"{spec}/{file.rfilename}: has {file.size:,} bytes; the most is {MOST_BYTES:,}"
+            )
+
+    def fetch(name: str) -> Path:
+        try:
+            return Path(_hub().hf_hub_download(repository, name, revision=info.sha))
+        except Exception as error:
+            raise UserError(
+                f"{spec}/{name}: cannot be fetched ({_line(error)}); run the same command again"
+            ) from None
+
+    names = [f.rfilename for f in info.siblings if not f.rfilename.startswith(".")]
+    origin = {"source": f"hf://{repository}", "revision": info.sha, "licence": _licence(info)}
+    return Source(spec, names, fetch, origin)
+
+
+def _cached(spec: str, repository: str, revision: str | None, error: Exception) -> Source:
+    """What an earlier call has left in the hub's cache."""
+    try:
+        folder = _hub().snapshot_download(repository, revision=revision, local_files_only=True)
+    except Exception:
+        raise UserError(
+            f"{spec}: cannot be reached and is not in the cache ({_line(error)}); go online once, "
+            "or give a folder with its files"
+        ) from None
+    source = local(Path(folder))
+    origin = {**source.origin, "source": f"hf://{repository}"}
+    return Source(spec, source.names, source.path, origin)
+
+
+def _licence(info: Any) -> str | None:
+    card = getattr(info, "card_data", None)
+    return (card.get("license") if card else None) or next(
+        (t.removeprefix("license:") for t in info.tags or [] if t.startswith("license:")), None
+    )
+
+
+def _hub() -> Any:
+    import huggingface_hub
+
+    return huggingface_hub
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

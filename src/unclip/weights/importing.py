@@ -1,0 +1,237 @@
+"""Weights of other projects as artifacts of ours, which together are a cascade."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unclip.common import artifacts
+from unclip.common.errors import UserError
+from unclip.common.hashing import file_sha256
+from unclip.embeddings.clip import fingerprint_of
+from unclip.stages import registry
+from unclip.stages.row import CLIP
+from unclip.tracking import provenance
+from unclip.weights import diffusers_folder, originals
+from unclip.weights.found import Found
+from unclip.weights.hub import open_source
+from unclip.weights.maps.rules import to_ours
+from unclip.weights.reading.folders import Source
+from unclip.weights.reading.tensors import checked
+
+
+def import_weights(
+    spec: str, out: Path, *, clip: str | None = None, half: bool = False, force: bool = False
+) -> list[Path]:
+    """Write the stages found at ``spec`` into the folder ``out``; all of them appear, or none.
+
+    Args:
+        spec: A folder, a file, or ``hf://ORG/NAME[@REVISION]``.
+        out: A cascade's folder; stages of it that ``spec`` has not stay.
+        clip: Where the CLIP comes from, if ``spec`` has none or only its text half.
+        half: Keep half precision instead of writing float32.
+        force: Replace stages that are there.
+
+    Returns:
+        The artifacts' folders, one a stage.
+
+    Raises:
+        UserError: one line that names the file, the key and the fix.
+    """
+    source = open_source(spec)
+    found = [(each, source) for each in find(source, half=half)]
+    if clip is not None:
+        other = open_source(clip)
+        theirs = [each for each in find(other, half=half) if each.stage == CLIP]
+        if not theirs:
+            raise UserError(f"--clip {clip}: holds no CLIP")
+        own = [each for each, _ in found if each.stage == CLIP]
+        if own:
+            _same_text(own[0], theirs[0], clip)
+        found = [(theirs[0], other), *(pair for pair in found if pair[0].stage != CLIP)]
+    _check_together([each for each, _ in found])
+    targets = {each.stage: out / registry.STAGES[each.stage].kind for each, _ in found}
+    for target in targets.values():
+        if target.exists() and not force:
+            raise UserError(f"--out {out}: {target} is there; name another folder, or add --force")
+    _check_revisions(out, found, set(targets.values()))
+    fingerprint = _there(out, found)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".import-") as scratch:
+        for each, origin in found:  # the CLIP is first
+            fingerprint = _write(
+                each, origin, Path(scratch) / targets[each.stage].name, fingerprint, half, out
+            )
+        out.mkdir(exist_ok=True)
+        for target in targets.values():
+            if target.exists():
+                shutil.rmtree(target)
+            (Path(scratch) / target.name).rename(target)
+    if CLIP not in targets and not (out / CLIP).is_dir():
+        print(
+            "unclip: no CLIP among them, without which nothing can be sampled; add --clip SOURCE",
+            file=sys.stderr,
+        )
+    return list(targets.values())
+
+
+def find(source: Source, *, half: bool) -> list[Found]:
+    """The stages of a source, the CLIP first."""
+    if any(
+        name.endswith(("model_index.json", "config.json")) and _named(source, name)
+        for name in source.names
+    ):
+        return diffusers_folder.find(source, half=half)
+    return originals.find(source)
+
+
+def _named(source: Source, name: str) -> bool:
+    content = source.json(name)
+    return any(key in content for key in ("_class_name", "architectures", "model_type"))
+
+
+def _check_together(found: list[Found]) -> None:
+    """Refuse stages of different CLIPs, before any weights are read."""
+    sizes = {each.where: each.sizes for each in found if each.stage != CLIP}
+    for each in found:
+        if each.stage == CLIP:
+            model = each.experiment.model
+            sizes[each.where] = each.sizes._replace(
+                embed_dim=model.embed_dim, text_width=model.text_width, context=model.context
+            )
+    for field in ("embed_dim", "text_width", "context"):
+        said = {w: v for w, s in sizes.items() if (v := getattr(s, field)) is not None}
+        if len(set(said.values())) > 1:
+            (one, a), (two, b) = next(
+                (x, y) for x in said.items() for y in said.items() if x[1] != y[1]
+            )
+            raise UserError(
+                f"{one}: is of another CLIP than {two}: {field} {a} and {b}; give "
+                "stages of one CLIP"
+            )
+    for each in found:
+        for section in ("model", "diffusion", "sampler"):
+            if hasattr(each.experiment, section):
+                _validate(getattr(each.experiment, section), each.where)
+
+
+def _validate(config: Any, where: str) -> None:
+    try:
+        config.validate()
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except ZeroDivisionError:
+        raise UserError(f"{where}: a size in its configuration is 0") from None
+
+
+def _same_text(own: Found, other: Found, spec: str) -> None:
+    """Refuse a CLIP of which the text half is not the source's own."""
+    theirs = other.state()
+    for name, tensor in own.state().items():
+        if name == "logit_scale" or name.startswith(("vision", "visual")):
+            continue
+        if name in theirs and not torch.equal(tensor.float(), theirs[name].float()):
+            raise UserError(
+                f"--clip {spec}: is another CLIP than {own.where}: {name} differs; "
+                "give the CLIP that the stages were trained with"
+            )
+
+
+def _there(out: Path, found: list[tuple[Found, Source]]) -> str | None:
+    """The fingerprint of the CLIP that ``out`` has already, if this import brings none."""
+    if not (out / CLIP).is_dir() or any(each.stage == CLIP for each, _ in found):
+        return None
+    frozen = registry.STAGES[CLIP].load(str(out / CLIP))
+    for each, _ in found:
+        if each.sizes.embed_dim not in (None, frozen.model.embed_dim):
+            raise UserError(
+                f"{each.where}: is of another CLIP than {out / CLIP}: embed_dim "
+                f"{each.sizes.embed_dim} and {frozen.model.embed_dim}; name another folder"
+            )
+    return frozen.fingerprint
+
+
+def _check_revisions(out: Path, found: list[tuple[Found, Source]], replaced: set[Path]) -> None:
+    """Refuse to put revisions of one source side by side."""
+    now = {s.origin["source"]: s.origin.get("revision") for _, s in found}
+    for file in sorted(out.glob("*/artifact.json")):
+        if file.parent in replaced:
+            continue
+        imported = artifacts.describe(file.parent).provenance.get("imported")
+        if not isinstance(imported, dict):
+            continue
+        source, before = imported.get("source"), imported.get("revision")
+        if source in now and None not in (before, now[source]) and before != now[source]:
+            raise UserError(
+                f"--out {out}: {file.parent.name} is of revision {str(before)[:12]} of {source}, "
+                f"this import of {str(now[source])[:12]}; import all of one revision"
+            )
+
+
+def _write(
+    found: Found, source: Source, target: Path, fingerprint: str | None, half: bool, out: Path
+) -> str | None:
+    """Write one artifact; returns the CLIP's fingerprint, as far as it is known."""
+    row = registry.STAGES[found.stage]
+    if row.parents:
+        found.experiment.clip = str(out / CLIP)  # for training it further
+    with torch.device("meta"):
+        try:
+            net = row.build_network(found.experiment, found.sizes)
+        except (ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{found.where}: its configuration makes no network: {str(error).splitlines()[0]}"
+            ) from None
+    net = net.model if found.stage == CLIP else net
+    before = set(source.used)
+    state = {k: checked(v, k, found.where) for k, v in found.state().items()}
+    weights: dict[str, Tensor] = to_ours(
+        state, found.rules(net), expected=net.state_dict(), source=found.where
+    )
+    state.clear()
+    for name in weights:
+        if not (half and weights[name].dtype in (torch.float16, torch.bfloat16)):
+            weights[name] = weights[name].float()
+    if found.stage == CLIP:
+        fingerprint = fingerprint_of(weights)
+    names = sorted((set(source.used) - before) or source.used)
+    artifacts.export(
+        target,
+        stage=found.stage,
+        weights=weights,
+        config=dataclasses.asdict(found.experiment),
+        provenance=provenance.collect(
+            experiment=found.stage,
+            seed=0,
+            processes=1,
+            data_fingerprint="",
+            parents={} if fingerprint is None or found.stage == CLIP else {CLIP: fingerprint},
+        )
+        | {
+            "imported": {
+                **source.origin,
+                "licence": source.origin.get("licence") or _licence(source),
+                "files": {name: file_sha256(source.used[name]) for name in names},
+            }
+        },
+        embed_dim=found.experiment.model.embed_dim if found.sizes.embed_dim else None,
+        clip_fingerprint=fingerprint if row.parents else None,
+    )
+    return fingerprint
+
+
+def _licence(source: Source) -> str | None:
+    """What the README beside the weights says."""
+    if "README.md" not in source.names:
+        return None
+    with source.path("README.md").open(errors="replace") as file:
+        found = re.search(r"^licen[sc]e:[ \t]*([\w.+-]+)", file.read(20_000), re.MULTILINE)
+    return found[1] if found else None

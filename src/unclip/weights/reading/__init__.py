@@ -1,0 +1,1 @@
+"""Files of weights from anywhere, read without running code of theirs."""

@@ -1,0 +1,172 @@
+"""Broken, hostile and mixed sources: one line that names the file and the key, and nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import torch
+from imports import GOLDENS, change, configure, karlo_folder
+
+from unclip.cli import main
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def _missing(f):
+    (f / "prior" / WEIGHTS).unlink()
+
+
+def _missing_component(f):
+    shutil.rmtree(f / "super_res_last")
+
+
+def _truncated(f):
+    file = f / "decoder" / WEIGHTS
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def _extra(f):
+    change(f / "prior" / WEIGHTS, lambda s: s.update(norm2=torch.zeros(3)))
+
+
+def _lacking(f):
+    change(f / "text_proj" / WEIGHTS, lambda s: s.pop("embedding_proj.bias"))
+
+
+def _shape(f):
+    change(f / "prior" / WEIGHTS, lambda s: s.update(prd_embedding=torch.zeros(1, 1, 5)))
+
+
+def _value(f):
+    configure(f / "prior" / "config.json", norm_in_type="layer")
+
+
+def _scheduler(f):
+    configure(f / "decoder_scheduler" / "scheduler_config.json", beta_schedule="sigmoid")
+
+
+def _unknown_key(f):
+    configure(f / "super_res_first" / "config.json", tiling=True)
+
+
+def _other_clip(f):
+    configure(f / "text_encoder" / "config.json", projection_dim=14)
+
+
+def _nan(f):
+    change(f / "super_res_first" / WEIGHTS, lambda s: s["conv_in.bias"].fill_(float("nan")))
+
+
+def _half_nan(f):
+    change(
+        f / "text_encoder" / "model.safetensors",
+        lambda s: s["text_projection.weight"][0].fill_(float("inf")),
+    )
+
+
+def _escape(f):
+    (f / "prior" / WEIGHTS).rename(f.parent / "outside.safetensors")
+    index = {"weight_map": {"prd_embedding": "../../outside.safetensors"}}
+    (f / "prior" / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+
+
+def _link(f):
+    (f / "prior" / WEIGHTS).rename(f.parent / "outside.safetensors")
+    (f / "prior" / WEIGHTS).symlink_to(f.parent / "outside.safetensors")
+
+
+def _revisions(f):
+    notes = f / ".cache" / "huggingface" / "download"
+    for k, name in enumerate(("prior", "decoder")):
+        (notes / name).mkdir(parents=True)
+        (notes / name / f"{WEIGHTS}.metadata").write_text(f"{k}abcdef\netag\n1.0\n")
+
+
+def _latent(f):
+    index = json.loads((f / "model_index.json").read_text())
+    (f / "model_index.json").write_text(json.dumps(index | {"vae": ["diffusers", "VQModel"]}))
+
+
+@pytest.mark.parametrize(
+    ("breaks", "says"),
+    [
+        (_missing, ("prior", "missing")),
+        (_missing_component, ("super_res_last", "missing")),
+        (_truncated, ("decoder/" + WEIGHTS, "safetensors")),
+        (_extra, ("prior", "norm2")),
+        (_lacking, ("embedding_proj.bias", "missing")),
+        (_shape, ("prd_embedding", "[1, 1, 5]")),
+        (_value, ("prior/config.json", "norm_in_type=layer")),
+        (_scheduler, ("decoder_scheduler", "beta_schedule=sigmoid")),
+        (_unknown_key, ("super_res_first/config.json", "tiling=True")),
+        (_other_clip, ("another CLIP", "embed_dim", "14")),
+        (_nan, ("conv_in.bias", "NaN")),
+        (_half_nan, ("text_projection.weight", "infinite")),
+        (_escape, ("index.json", "../../outside.safetensors")),
+        (_link, ("prior/" + WEIGHTS, "symbolic link")),
+        (_revisions, ("different revisions", "0abcdef", "1abcdef")),
+        (_latent, ("model_index.json", "vae=VQModel")),
+    ],
+)
+def test_a_broken_folder_is_one_line(tmp_path, capsys, breaks, says):
+    source, out = karlo_folder(tmp_path / "source"), tmp_path / "out"
+    breaks(source)
+    assert main(["import", str(source), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    for word in says:
+        assert word in error
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "outside.safetensors") == [
+        "source"
+    ]
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/unclip_was_run",)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (Evil(), "system"),
+        ({"state_dict": {}, "version": Decimal(1)}, "Decimal"),
+        ({"state_dict": {"model.prd_emb": "text"}}, "model.prd_emb"),
+        ({"state_dict": {"a": torch.zeros(2), "module.a": torch.ones(2)}}, "twice"),
+    ],
+)
+def test_a_pickle_runs_nothing_and_its_class_is_named(tmp_path, capsys, content, says):
+    torch.save(content, tmp_path / "prior.ckpt")
+    assert main(["import", str(tmp_path / "prior.ckpt"), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert not Path("/tmp/unclip_was_run").exists()
+
+
+@pytest.mark.parametrize("cut", [100, 60_000])
+def test_a_truncated_checkpoint_is_one_line(tmp_path, capsys, cut):
+    file = tmp_path / "prior.ckpt"
+    file.write_bytes((GOLDENS / "karlo" / "prior.ckpt").read_bytes()[:cut])
+    assert main(["import", str(file), "--out", str(tmp_path / "out")]) == 2
+    assert "prior.ckpt" in (error := capsys.readouterr().err)
+    assert error.count("\n") == 1
+
+
+def test_what_is_there_is_kept_unless_forced(tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["import", str(GOLDENS / "karlo-diffusers"), "--out", str(out)]
+    assert main(command) == 0
+    before = (out / "prior" / "weights.safetensors").stat().st_mtime_ns
+    assert main(command) == 2
+    assert "--force" in capsys.readouterr().err
+    assert (out / "prior" / "weights.safetensors").stat().st_mtime_ns == before
+    assert main([*command, "--force"]) == 0
+    clip = ["import", str(GOLDENS / "clip-transformers"), "--out", str(out)]
+    assert main(clip) == 2
+    assert "another CLIP" in capsys.readouterr().err
