@@ -1,4 +1,4 @@
-"""Broken, hostile and mixed sources: one line that names the file and the key, and nothing written."""
+"""Broken, hostile and mixed sources: one line with the file and the key, nothing written."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def _unknown_key(f):
 
 
 def _other_clip(f):
-    configure(f / "text_encoder" / "config.json", projection_dim=14)
+    for half in ("text_encoder", "image_encoder"):
+        configure(f / half / "config.json", projection_dim=14)
 
 
 def _nan(f):

@@ -70,6 +70,7 @@ def import_weights(
             fingerprint = _write(
                 each, origin, Path(scratch) / targets[each.stage].name, fingerprint, half, out
             )
+        _check_those_there(out, found, set(targets.values()), fingerprint)
         out.mkdir(exist_ok=True)
         for target in targets.values():
             if target.exists():
@@ -157,6 +158,23 @@ def _there(out: Path, found: list[tuple[Found, Source]]) -> str | None:
                 f"{each.sizes.embed_dim} and {frozen.model.embed_dim}; name another folder"
             )
     return frozen.fingerprint
+
+
+def _check_those_there(
+    out: Path, found: list[tuple[Found, Source]], replaced: set[Path], fingerprint: str | None
+) -> None:
+    """Refuse a CLIP that is not that of the stages which ``out`` has and keeps."""
+    clip = next((each for each, _ in found if each.stage == CLIP), None)
+    if clip is None:
+        return
+    for file in sorted(out.glob("*/artifact.json")):
+        if file.parent in replaced:
+            continue
+        stage, dim = artifacts.describe(file.parent), clip.experiment.model.embed_dim
+        if stage.embed_dim not in (None, dim) or stage.clip_fingerprint not in (None, fingerprint):
+            raise UserError(
+                f"{clip.where}: is another CLIP than that of {file.parent}; name another folder"
+            )
 
 
 def _check_revisions(out: Path, found: list[tuple[Found, Source]], replaced: set[Path]) -> None:
