@@ -69,7 +69,7 @@ def from_transformers(
 
 
 def _found(config: ClipConfig, where: str, rules: Any, state: Any) -> Found:
-    return Found("clip", where, ClipExperiment(stage="clip", model=config), rules, state)
+    return Found(where, ClipExperiment(model=config), rules, state)
 
 
 def _text(values: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:

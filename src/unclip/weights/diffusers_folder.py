@@ -167,7 +167,6 @@ def _prior(parts: Components, folders: list[str], half: bool) -> Found:
     s.finish()
     chain = parts.chain(PRIOR, folder)
     return Found(
-        "diffusion_prior",
         parts.source.where(folder),
         prior_experiment(dim, context, width, layers, heads, dropout, chain),
         prior_map.diffusers,
@@ -196,9 +195,7 @@ def prior_experiment(
     sampler = PriorSamplerConfig(
         sampler="ddpm", steps=25, guidance=4.0, candidates=1, **chain.sampler
     )
-    return DiffusionPriorExperiment(
-        stage="diffusion_prior", model=model, diffusion=chain.diffusion, sampler=sampler
-    )
+    return DiffusionPriorExperiment(model=model, diffusion=chain.diffusion, sampler=sampler)
 
 
 def _shape(s: Settings, down: Mapping[str, bool], up: Mapping[str, bool]) -> dict[str, Any]:
@@ -281,7 +278,6 @@ def _decoder(parts: Components, folders: list[str], half: bool) -> Found:
         return {f"{n}.{k}": v for n, f in pairs for k, v in source.state(f, half=half).items()}
 
     return Found(
-        "decoder",
         source.where(folder),
         decoder_experiment(size, dim, tokens, width, unet, 25, chain),
         decoder_map.diffusers,
@@ -308,9 +304,7 @@ def decoder_experiment(
         text=TextEncoderConfig(width=width),
     )
     sampler = GuidedSamplerConfig(sampler="ddpm", steps=steps, guidance=8.0, **chain.sampler)
-    return DecoderExperiment(
-        stage="decoder", model=model, diffusion=chain.diffusion, sampler=sampler
-    )
+    return DecoderExperiment(model=model, diffusion=chain.diffusion, sampler=sampler)
 
 
 def _upsampler(parts: Components, folders: list[str], half: bool) -> Found:
@@ -334,7 +328,6 @@ def _upsampler(parts: Components, folders: list[str], half: bool) -> Found:
         return {f"{n}.{k}": v for n, f in pairs for k, v in source.state(f, half=half).items()}
 
     return Found(
-        "upsampler",
         source.where(first),
         upsampler_experiment(size, low, bool(last), ConvUNetConfig(**shape), chain),
         upsampler_map.diffusers,
@@ -367,6 +360,4 @@ def upsampler_experiment(
     """Karlo's kind of upsampler."""
     model = UpsamplerConfig(image_size=size, low_size=low, last_step=last, unet=unet)
     sampler = UpsamplerSamplerConfig(sampler="ddpm", steps=7, **chain.sampler)
-    return UpsamplerExperiment(
-        stage="upsampler", model=model, diffusion=chain.diffusion, sampler=sampler
-    )
+    return UpsamplerExperiment(model=model, diffusion=chain.diffusion, sampler=sampler)

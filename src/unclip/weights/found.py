@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from unclip.stages.experiment import ParentSizes
+from unclip.stages.registry import STAGES
 from unclip.weights.maps.rules import Rule
 
 
@@ -17,7 +18,6 @@ class Found:
     """One stage.
 
     Args:
-        stage: Its name in `unclip.stages.registry`.
         where: What errors call its weights.
         experiment: Every value of it, for ``config.yaml``.
         rules: Of all of its tensors, for our network (on "meta").
@@ -25,9 +25,16 @@ class Found:
         sizes: What the CLIP is for it: D, width of the token features, tokens.
     """
 
-    stage: str
     where: str
     experiment: Any
     rules: Callable[[Any], list[Rule]]
     state: Callable[[], dict[str, Tensor]]
     sizes: ParentSizes = field(default_factory=ParentSizes)
+
+    def __post_init__(self) -> None:
+        self.experiment.stage = self.stage
+
+    @property
+    def stage(self) -> str:
+        """Its name in the table of stages."""
+        return next(row.name for row in STAGES.values() if row.experiment is type(self.experiment))

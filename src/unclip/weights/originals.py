@@ -138,7 +138,6 @@ def _prior(state: State, where: str, stats: State | None, h: Settings) -> Found:
     h.finish()
     chain = Chain(DiffusionConfig(), clamp(10.0))
     return Found(
-        "diffusion_prior",
         where,
         prior_experiment(dim, context, width, layers, heads, 0.0, chain),
         prior_map.karlo,
@@ -186,7 +185,6 @@ def _decoder(state: State, where: str, h: Settings, size: int, groups: int) -> F
     )
     chain = Chain(ImageDiffusionConfig(), clamp(1.0))
     return Found(
-        "decoder",
         where,
         decoder_experiment(size, dim, tokens, width, unet, 50, chain),
         decoder_map.karlo,
@@ -203,7 +201,7 @@ def _upsampler(state: State, where: str, low: int, groups: int) -> Found:
     last = any(name.startswith("model_last_step.") for name in state)
     chain = Chain(ImageDiffusionConfig(variance="fixed_small"), clamp(1.0))
     experiment = upsampler_experiment(4 * low, low, last, unet, chain)
-    return Found("upsampler", where, experiment, upsampler_map.karlo, lambda: state)
+    return Found(where, experiment, upsampler_map.karlo, lambda: state)
 
 
 def _other(kind: str, state: State, where: str) -> list[Found]:
