@@ -94,10 +94,10 @@ def test_choices_that_nobody_contradicts_have_a_finite_fit():
 
 def test_a_pair_is_judged_by_a_fit_that_has_not_seen_its_image():
     """Each image beats its partner for no reason that another image shares: nothing to learn."""
-    z = embeddings(200, d=150)
-    first, second = torch.arange(0, 200, 2), torch.arange(1, 200, 2)
+    z = embeddings(202, d=150)
+    first, second = torch.arange(0, 202, 2), torch.arange(1, 202, 2)
     first, second = first.repeat(4), second.repeat(4)
-    coins = torch.bernoulli(torch.full((100,), 0.5), generator=torch.Generator().manual_seed(0))
+    coins = torch.bernoulli(torch.full((101,), 0.5), generator=torch.Generator().manual_seed(0))
     found = fit_pairs(z, first, second, coins.repeat(4))
     assert found.held_out < 0.65  # folds of pairs would find 1
 
