@@ -74,7 +74,7 @@ def other(value, choices):
     if isinstance(value, bool):
         return str(not value).lower()
     if isinstance(value, list):
-        return json.dumps(value[::-1] if value[::-1] != value else value[:-1])
+        return json.dumps(value[::-1] if value[::-1] != value else [*value, 8])
     if isinstance(value, int):
         return str(value + 1)
     if isinstance(value, float):
@@ -134,7 +134,7 @@ def test_what_decides_the_training_is_refused():
 
 
 def test_the_table_in_the_docs_is_the_rules():
-    """Write it anew with `python -m tests.runs.test_resume`."""
+    """Write it anew with `PYTHONPATH=tests python tests/runs/test_resume.py`."""
     assert resume_rules.markdown() in DOCS.read_text()
 
 
