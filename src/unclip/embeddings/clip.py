@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from unclip.common.artifacts import Artifact
 from unclip.common.errors import UserError
 from unclip.common.types import TextFeatures
+from unclip.common.unreadable import why_unreadable
 from unclip.embeddings.config import UNIT, Embeddings
 from unclip.embeddings.hub import downloads
 from unclip.embeddings.lengths import as_embeddings
@@ -257,8 +258,7 @@ def load_open_clip(spec: str) -> Clip:
             model = open_clip.create_model(arch, pretrained=tag, weights_only=True)
             tokenizer = open_clip.get_tokenizer(arch)
     except Exception as error:  # the hub's client raises a dozen kinds
-        first = str(error).strip().split("\n")[0]
-        raise UserError(f"clip={spec}: weights cannot be loaded: {first}") from None
+        raise UserError(f"clip={spec}: weights cannot be loaded: {why_unreadable(error)}") from None
     return Clip(model, context=tokenizer.context_length, tokenize=tokenizer)
 
 

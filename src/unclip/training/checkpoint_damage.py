@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from unclip.common.errors import UserError
+from unclip.common.unreadable import why_unreadable
 from unclip.training.checkpoint_folders import REST, checkpoints, files_damage, step_of
 from unclip.training.checkpoint_rows import Stored
 
@@ -74,8 +75,7 @@ def read_rest(path: Path) -> dict[str, Any]:
         named = isinstance(described["kind"], str) and isinstance(groups, list)
         fits = named and all(isinstance(group["params"], list) for group in groups)
     except _UNREADABLE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file}: cannot be read as numbers and text: {reason}") from None
+        raise UserError(f"{file}: cannot be read: {why_unreadable(error)}") from None
     if not fits or not isinstance(rest, dict):
         raise UserError(f"{file}: is not what a run saves")
     return rest

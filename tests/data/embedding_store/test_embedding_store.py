@@ -280,15 +280,15 @@ DAMAGES = {  # what is done to the folder: what is said
     ),
     "a truncated .npy": (
         lambda f: truncate(f / "img_emb/img_emb_1.npy"),
-        r"img_emb_1\.npy cannot be read \(mmap length is greater than file size\); copy it again",
+        r"img_emb_1\.npy cannot be read: it is damaged or of another format; copy it again",
     ),
     "an empty .npy": (
         lambda f: (f / "img_emb/img_emb_1.npy").write_bytes(b""),
-        r"img_emb_1\.npy cannot be read \(.*\); copy it again",
+        r"img_emb_1\.npy cannot be read: it is damaged.*; copy it again",
     ),
     "pickled objects": (
         lambda f: np.save(f / "img_emb/img_emb_1.npy", np.array([{}, {}, {}]), allow_pickle=True),
-        r"img_emb_1\.npy cannot be read \(.*\); copy it again",
+        r"img_emb_1\.npy cannot be read: it is damaged.*; copy it again",
     ),
     "an .npz": (
         lambda f: np.savez((f / "img_emb/img_emb_1.npy").open("wb"), a=FLOAT16),

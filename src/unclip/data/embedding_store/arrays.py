@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from unclip.common.errors import UserError
+from unclip.common.unreadable import why_unreadable
 from unclip.data.embedding_store.layout import file_of, write_array
 
 _EXPONENT = {"float16": ("uint16", 0x7C00), "float32": ("uint32", 0x7F800000)}  # inf's and NaN's
@@ -116,9 +117,8 @@ def _open(path: Path, dtypes: tuple[str, ...], shape: str) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a damaged header can raise nearly anything
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"data.embeddings: {path} cannot be read ({reason}); copy it again"
+            f"data.embeddings: {path} cannot be read: {why_unreadable(error)}; copy it again"
         ) from None
     if not isinstance(array, np.ndarray):
         raise UserError(f"data.embeddings: {path} is an .npz, not one array")
