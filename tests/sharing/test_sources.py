@@ -202,3 +202,56 @@ def test_share_packs_no_file_that_only_is_called_an_image(cascade, tmp_path, cap
     (tmp_path / "run/samples/step_3.png").write_text("secret")
     assert main(["share", str(tmp_path / "run"), "--to", str(tmp_path / "b.zip")]) == 2
     assert "is not a PNG" in capsys.readouterr().err
+
+
+@pytest.fixture(params=["evaluate", "fit-variance"])
+def command(request):
+    """One of the commands that read the data which an artifact was trained on."""
+    return request.param
+
+
+def strangers(cascade, folder: Path, data: str) -> Path:
+    """A prior whose config reads other data."""
+    import shutil
+
+    from unclip.common import yaml_text
+
+    shutil.copytree(cascade / "prior/artifact", folder / "prior")
+    file = folder / "prior/config.yaml"
+    config = yaml_text.read_file(file)
+    config["data"] = {**config["data"], **yaml_text.read(data)}
+    file.write_text(yaml_text.document(config))
+    return folder / "prior"
+
+
+def test_an_artifact_reads_nothing_outside_or_private_or_unasked(
+    cascade, tmp_path, command, capsys
+):
+    with serving() as server:
+        url = server.url("a.tar")
+        cases = [
+            ("{source: /etc}", "below the working folder"),
+            ("{source: 'local:///etc'}", "must be a path, or a URL"),
+            ("{source: 'reference://a.tar::" + url + "'}", "must be a path, or a URL"),
+            ("{source: scenes, embeddings: ../x}", "must not lead out"),
+            ("{source: mixture, mixture: {a: {source: ~/x}}}", "below the working folder"),
+            ("{source: photos}", "add --allow-source, or name your own copy by --data"),
+            ("{source: '" + url + "'}", "add --allow-source"),
+        ]
+        for k, (data, says) in enumerate(cases):
+            prior = strangers(cascade, tmp_path / str(k), data)
+            assert main([command, str(prior)]) == 2
+            [line] = capsys.readouterr().err.splitlines()
+            assert says in line
+            assert "config.yaml: data." in line
+        assert main([command, str(prior), "--allow-source"]) == 2
+        assert "private address" in capsys.readouterr().err
+        assert not server.requests
+
+
+def test_data_that_the_user_names_is_read_whatever_the_artifact_says(
+    cascade, tmp_path, command, capsys
+):
+    prior = strangers(cascade, tmp_path, "{source: /etc}")
+    assert main([command, str(prior), "--data", str(tmp_path / "mine")]) == 2
+    assert f"{tmp_path / 'mine'} does not exist" in capsys.readouterr().err
