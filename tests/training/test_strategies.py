@@ -90,6 +90,7 @@ def test_on_gpus_blocks_alone_are_gathered_in_bfloat16(monkeypatch, precision, b
 
 def test_each_process_has_the_gpu_of_its_place(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.delenv("SLURM_LOCALID", raising=False)
     assert device_of("auto") == torch.device("cuda", 0)

@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--out {args.out}: is no artifact, and is not replaced")
     from unclip.common.devices import find_device
     from unclip.common.hashing import file_sha256
+    from unclip.common.inputs import require_apart
     from unclip.evaluation.linear_probes.fit import fit_pairs, fit_ratings
     from unclip.evaluation.linear_probes.probe import read_laion, save_probe
     from unclip.evaluation.linear_probes.table import read_table
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
     from unclip.stages.clip.part import load
 
     source = args.laion or args.table
+    require_apart(args.out, [source, args.clip], option="--out ")
     device = find_device(args.device)
     named = args.clip.startswith("open_clip:")
     clip = load(args.clip if named else trained(args.clip), key="--clip")

@@ -44,7 +44,11 @@ def run(args: argparse.Namespace) -> None:
     from unclip.cli.outputs import check_folder, writing
 
     check_folder(args.out)
+    from unclip.common.inputs import require_apart
     from unclip.weights.importing import import_weights
+
+    if args.force:
+        require_apart(args.out, [args.source, args.clip or ""], option="--out ")
 
     with writing(args.out):
         made = import_weights(

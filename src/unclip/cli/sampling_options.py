@@ -43,19 +43,19 @@ def help_of(stages: Sequence[str], note: str) -> str:
 
 
 def add_device(p: argparse.ArgumentParser) -> None:
-    """Where the networks run."""
+    """Where the networks run, and in which precision."""
     p.add_argument("--device", default="auto", help="auto (default) | cpu | cuda | cuda:1 | mps")
-
-
-def add_pipeline(p: argparse.ArgumentParser) -> None:
-    """Where the trained stages are, the device and the precision."""
-    add_device(p)
     p.add_argument(
         "--precision",
         default="auto",
         help="auto (default: 32 on a CPU, bf16 on a GPU that has it, else fp16) | 32 | tf32 | bf16"
         " | fp16",
     )
+
+
+def add_pipeline(p: argparse.ArgumentParser) -> None:
+    """Where the trained stages are, the device and the precision."""
+    add_device(p)
     where = p.add_argument_group("where the trained stages are")
     where.add_argument(
         "--pipeline",
