@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from unclip.cli.sampling_options import add_allow_source, check_data
-
 EXAMPLES = """\
 examples:
   unclip fit-variance runs/quickstart/prior
@@ -34,7 +32,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--samples", type=int, default=2048, help="training samples (default 2048)")
     p.add_argument("--clip", help="artifact or open_clip:ARCH/TAG, if the CLIP is elsewhere now")
     p.add_argument("--data", metavar="SOURCE", help="data.source, if the data is elsewhere now")
-    add_allow_source(p)
     p.set_defaults(run=run)
 
 
@@ -44,7 +41,6 @@ def run(args: argparse.Namespace) -> None:
 
     if args.samples < 1:
         raise UserError(f"--samples {args.samples}: must be at least 1")
-    check_data(str(args.prior), args)
     from unclip.evaluation.protocols.priors import fit_variance
 
     for line in fit_variance(

@@ -218,26 +218,3 @@ def step_bar() -> Iterator[Progress]:
     finally:
         for bar in bars:
             bar.close()
-
-
-def add_allow_source(p: argparse.ArgumentParser) -> None:
-    """Declare --allow-source, for commands that read the data an artifact names."""
-    p.add_argument(
-        "--allow-source",
-        action="store_true",
-        help="read the data that an artifact given by its folder names, where it is not built in",
-    )
-
-
-def check_data(name: str, args: argparse.Namespace) -> None:
-    """Refuse data that nobody here has named: a folder may be a stranger's, an experiment is not.
-
-    Args:
-        name: An experiment, or the folder of a run or an artifact.
-        args: With ``data``, the user's own source, and ``allow_source``.
-    """
-    if args.data is None and Path(name).is_dir():
-        from unclip.common.artifacts import describe
-        from unclip.sharing.sources import check_artifact
-
-        check_artifact(describe(name), allow=args.allow_source)

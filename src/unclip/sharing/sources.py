@@ -1,21 +1,18 @@
-"""Which data a stranger's experiment or artifact may name, and what of it is asked for."""
+"""Which data a stranger's experiment may name, and which of it the user has to allow."""
 
 from __future__ import annotations
 
 import itertools
-import os
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from braceexpand import braceexpand
 
-from unclip.common.artifacts import Artifact
 from unclip.common.errors import UserError
 from unclip.common.fields import leaves
 from unclip.config.load import OVERRIDE, ResolvedExperiment
 from unclip.data.config import BUILT_IN
-from unclip.data.remote import PUBLIC_ONLY, check_public
+from unclip.data.remote import check_public
 
 SCHEMES = ("https", "http", "s3", "gs")
 MOST = 100_000  # files that braces may name
@@ -49,8 +46,15 @@ def check_source(source: str) -> None:
 
 def named_sources(resolved: ResolvedExperiment) -> dict[str, str]:
     """The sources that an experiment reads, by key, but for those that the user has typed."""
-    found = _sources(resolved.as_dict())
-    return {key: value for key, value in found.items() if resolved.origins.get(key) != OVERRIDE}
+    values = dict(leaves(resolved.as_dict()))
+    read = values.get("data.embeddings") or values.get("data.source")
+    found = {}
+    for key, value in values.items():
+        in_use = value == read or (read == "mixture" and key.startswith("data.mixture."))
+        typed = resolved.origins.get(key) == OVERRIDE
+        if _KEY.fullmatch(key) and in_use and not typed and value not in (*BUILT_IN, None, ""):
+            found[key] = value
+    return found
 
 
 def check_sources(resolved: ResolvedExperiment, *, allow: bool) -> bool:
@@ -66,45 +70,16 @@ def check_sources(resolved: ResolvedExperiment, *, allow: bool) -> bool:
     Raises:
         UserError: a source is refused, not allowed, or at a private address.
     """
-    return _check(named_sources(resolved), allow=allow, own="name your own copy by {key}=...")
-
-
-def check_artifact(artifact: Artifact, *, allow: bool) -> None:
-    """The same for the data that a command reads because ``artifact`` names it.
-
-    Raises:
-        UserError: a source is refused, not allowed, or at a private address.
-    """
-    found = _sources(artifact.config)
-    try:
-        if _check(found, allow=allow, own="name your own copy by --data"):
-            os.environ[PUBLIC_ONLY] = "1"
-    except UserError as error:
-        raise UserError(f"{artifact.path / 'config.yaml'}: {error}") from None
-
-
-def _sources(config: Mapping[str, Any]) -> dict[str, str]:
-    """What an experiment reads that is not built in, by key."""
-    values = dict(leaves(config))
-    read = values.get("data.embeddings") or values.get("data.source")
-    found = {}
-    for key, value in values.items():
-        in_use = value == read or (read == "mixture" and key.startswith("data.mixture."))
-        if _KEY.fullmatch(key) and in_use and value not in (*BUILT_IN, None, ""):
-            found[key] = str(value)
-    return found
-
-
-def _check(found: Mapping[str, str], *, allow: bool, own: str) -> bool:
+    found = named_sources(resolved)
     for key, source in found.items():
         try:
             check_source(source)
         except ValueError as error:
-            raise UserError(f"{key}={source[:200]!r}: {error}; {own.format(key=key)}") from None
+            raise UserError(f"{key}={source[:200]!r}: {error}") from None
         if not allow:
             raise UserError(
                 f"{key}={source[:200]!r}: would be read on this machine; add --allow-source, or "
-                f"{own.format(key=key)}"
+                f"name your own copy by {key}=..."
             )
         for place in _places(source):
             check_public(place)
