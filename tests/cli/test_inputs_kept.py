@@ -22,7 +22,7 @@ command: [unclip, train, {1}, "${{args_no_hyphens}}"]
 # Command and words; D is a folder with a run in D/run, and other things that are read.
 REFUSED = {
     "import: its source": "import D/run --out D/run --force",
-    "fit-probe: its CLIP": "fit-probe aesthetics D/t.csv --clip D/run/artifact --out D/run/artifact --force",
+    "fit-probe: its CLIP": "fit-probe aesthetics t --clip D/run --out D/run/artifact --force",
     "train: its parent": "train {prior} clip=D/run run.dir=D/run --force",
     "train: its parent's artifact": "train {prior} clip=D/run/artifact run.dir=D/run --force",
     "train: through a link": "train {prior} clip=D/link run.dir=D/run --force",

@@ -7,6 +7,7 @@ that one would type, in a process of its own.
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -79,8 +80,14 @@ def run_recipe(recipe: Recipe, overrides: list[str]) -> Path:
     waves = plan(recipe, overrides)
     commands = [{t.part: words for t in tasks if (words := _command(t))} for tasks in waves]
     _announce(recipe, waves, commands)
-    for together in commands:
-        run_together(together)
+    new = [path for path in (root, *root.parents) if not path.exists()]
+    try:
+        for together in commands:
+            run_together(together)
+    finally:  # a stage that never began leaves what one beside it was in
+        with contextlib.suppress(OSError):
+            for path in new:
+                path.rmdir()
     from unclip.evaluation.protocols import own_data, scenes
     from unclip.tracking.wandb import tracked
 
