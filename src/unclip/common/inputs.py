@@ -55,7 +55,7 @@ def _places(given: str) -> list[Path]:
     for part in re.split(r"::|\?images=", given):
         text = os.path.expanduser(_SCHEME.sub("", part, count=1))
         if text and not os.path.lexists(text):
-            fixed = re.match(r"[^*?\[{]*", text)[0]  # type: ignore[index]
+            fixed = re.split(r"[*?\[{]", text, maxsplit=1)[0]
             text = "" if fixed == text else os.path.dirname(fixed) or "."
         if text and os.path.lexists(text):
             found.append(Path(text))

@@ -147,9 +147,15 @@ def _run_files(run: str, artifact: artifacts.Artifact, samples: int = MAX_SAMPLE
     return content
 
 
+def _bytes(content: Content, name: str) -> bytes:
+    """Of a member, wherever they are."""
+    what = content[name]
+    return what if isinstance(what, bytes) else what.read_bytes()
+
+
 def _name_of(content: Content, artifact: artifacts.Artifact) -> str:
     """The experiment, ``kind/name``."""
-    summary = json.loads(content[SUMMARY]) if SUMMARY in content else {}  # type: ignore[arg-type]
+    summary = json.loads(_bytes(content, SUMMARY)) if SUMMARY in content else {}
     return str(summary.get("experiment", f"{artifact.stage}/{artifact.path.parent.name}"))
 
 
@@ -213,11 +219,11 @@ def _described(
     begin: str, content: Content, parents: dict[str, artifacts.Artifact]
 ) -> DescribedStage:
     """What the card says of the run whose files begin with ``begin``."""
-    experiment = yaml_text.read(content[begin + EXPERIMENT].decode())  # type: ignore[union-attr]
+    experiment = yaml_text.read(_bytes(content, begin + EXPERIMENT).decode())
     said = {name: f"a run of its own, weights {p.sha256[:12]}" for name, p in parents.items()}
     if str(experiment.get("clip", "")).startswith("open_clip:"):
         said["clip"] = experiment["clip"]
-    provenance = json.loads(content[begin + PROVENANCE])  # type: ignore[arg-type]
+    provenance = json.loads(_bytes(content, begin + PROVENANCE))
     samples = [n for n in content if n.startswith(begin) and n.endswith(".png")]
     return DescribedStage(begin.rstrip("/"), experiment, provenance, said, samples)
 

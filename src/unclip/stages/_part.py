@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from unclip.diffusion.config import section_counts
+
 
 @dataclass(frozen=True)
 class Part:
@@ -28,5 +30,5 @@ class Part:
         """
 
     def steps(self, sampler: Any) -> int:
-        """Calls of `progress` that sampling with ``sampler`` makes."""
-        raise NotImplementedError
+        """Calls of `progress` that sampling with ``sampler`` makes: one for each step."""
+        return sum(section_counts(sampler.steps))

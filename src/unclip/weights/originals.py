@@ -210,8 +210,11 @@ def _other(kind: str, state: State, where: str) -> list[Found]:
 
 
 def unet_shape(state: State, prefix: str, where: str) -> tuple[dict[str, Any], list[int]]:
-    """Channels, blocks and multiples of a U-Net in guided diffusion's layout, and the levels with
-    attention, by the names and shapes of its tensors."""  # noqa: D209
+    """The shape of a U-Net in guided diffusion's layout, by its tensors' names and shapes.
+
+    Returns:
+        Channels, blocks and multiples, and the levels with attention.
+    """
     inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     channels = _shape(inner, "input_blocks.0.0.weight", where, 4)[0]
     inputs = {int(k.split(".")[1]) for k in inner if k.startswith("input_blocks.")}

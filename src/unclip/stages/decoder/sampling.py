@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Denoiser, Progress
-from unclip.diffusion.config import GuidedSamplerConfig, ImageDiffusionConfig, section_counts
+from unclip.diffusion.config import GuidedSamplerConfig, ImageDiffusionConfig
 from unclip.diffusion.inpainting import inpaint
 from unclip.diffusion.inversion import invert
 from unclip.diffusion.predictor import Predictor, build_predictor, guided_denoiser
@@ -43,10 +43,6 @@ class DecoderPart(Part):
     def check_sampler(self, sampler: GuidedSamplerConfig) -> None:
         """See `Part.check_sampler`."""
         require_steps_fit(sampler, self.diffusion)
-
-    def steps(self, sampler: GuidedSamplerConfig) -> int:
-        """One for each step of the chain."""
-        return sum(section_counts(sampler.steps))
 
     @torch.no_grad()
     def draw(

@@ -11,7 +11,7 @@ from torch import Tensor
 from unclip.common import artifacts
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Caption, Progress
-from unclip.diffusion.config import DiffusionConfig, section_counts
+from unclip.diffusion.config import DiffusionConfig
 from unclip.embeddings.clip import Clip, FrozenClip, check_embedding
 from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._prior.null_text import null_text
@@ -37,10 +37,6 @@ class DiffusionPriorPart(PriorPart):
         """See `Part.check_sampler`."""
         require_steps_fit(sampler, self.diffusion)
         find_x0_errors(self.x0_errors, sampler, self.diffusion)
-
-    def steps(self, sampler: PriorSamplerConfig) -> int:
-        """One for each step of the chain."""
-        return sum(section_counts(sampler.steps))
 
     def sample(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor
 from unclip.common import artifacts
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Caption, Progress
-from unclip.diffusion.config import DiffusionConfig, section_counts
+from unclip.diffusion.config import DiffusionConfig
 from unclip.embeddings.clip import Clip, FrozenClip, check_embedding
 from unclip.stages._prior.config import CandidatesConfig
 from unclip.stages._prior.diffusion_sampling import sample_prior
@@ -33,10 +33,6 @@ class LaionPriorPart(PriorPart):
     def check_sampler(self, sampler: CandidatesConfig) -> None:
         """See `Part.check_sampler`."""
         require_steps_fit(sampler, self.diffusion)
-
-    def steps(self, sampler: CandidatesConfig) -> int:
-        """One for each step of the chain."""
-        return sum(section_counts(sampler.steps))
 
     def sample(
         self,

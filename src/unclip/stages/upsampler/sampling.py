@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Progress
-from unclip.diffusion.config import ImageDiffusionConfig, section_counts
+from unclip.diffusion.config import ImageDiffusionConfig
 from unclip.diffusion.predictor import build_predictor
 from unclip.diffusion.process import q_sample
 from unclip.diffusion.samplers import sample
@@ -35,10 +35,6 @@ class UpsamplerPart(Part):
     def check_sampler(self, sampler: UpsamplerSamplerConfig) -> None:
         """See `Part.check_sampler`."""
         check_sampler(sampler, self.diffusion, self.net.config)
-
-    def steps(self, sampler: UpsamplerSamplerConfig) -> int:
-        """One for each step of the chain."""
-        return sum(section_counts(sampler.steps))
 
     def size_from(self, side: int) -> int:
         """Pixels a side of the result for a small image of ``side``.
