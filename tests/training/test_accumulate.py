@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from unclip.config.load import load_experiment
 from unclip.runs.train import train
 from unclip.tracking.files import curves, read_metrics
+from unclip.training.stage import Stage
 
 STAGES = ("clip", "prior", "ar_prior", "decoder", "upsampler")
 MORE = {
@@ -69,3 +73,16 @@ def test_twenty_steps_of_micro_batches_have_the_losses_of_whole_batches(metrics,
     whole = metrics(kind, tmp_path / "1", 1, 20)
     for accumulate in (2, 4):
         assert_same(metrics(kind, tmp_path / str(accumulate), accumulate, 20), whole)
+
+
+@pytest.mark.parametrize("held", [[4, 4, 2], [2, 2, 2, 2, 2], [4, 2, 2, 2], [1] * 10])
+def test_each_validation_sample_has_draws_of_its_own_however_many_are_held(held):
+    config = SimpleNamespace(trainer=SimpleNamespace(seed=3), data=SimpleNamespace(batch_size=4))
+
+    def draws(batches: list[int]) -> torch.Tensor:
+        stage = SimpleNamespace(experiment=config, device="cpu", _validation_batches=batches)
+        each = (Stage.validation_rng(stage, k).normal("t", (n,)) for k, n in enumerate(batches))
+        return torch.cat(list(each))
+
+    assert len(set(draws(held).tolist())) == 10
+    assert torch.equal(draws(held), draws([4, 4, 2]))
