@@ -20,10 +20,11 @@ from unclip.embeddings.clip import fingerprint_of
 from unclip.stages import registry
 from unclip.stages.row import CLIP
 from unclip.tracking import provenance
-from unclip.weights import diffusers_folder, originals
+from unclip.weights.diffusers.find import find as find_components
 from unclip.weights.found import Found
 from unclip.weights.hub import open_source
 from unclip.weights.maps.rules import to_ours
+from unclip.weights.originals.find import find as find_files
 from unclip.weights.reading.folders import Source
 from unclip.weights.reading.tensors import checked
 
@@ -90,8 +91,8 @@ def find(source: Source, *, half: bool) -> list[Found]:
         name.endswith(("model_index.json", "config.json")) and _named(source, name)
         for name in source.names
     ):
-        return diffusers_folder.find(source, half=half)
-    return originals.find(source)
+        return find_components(source, half=half)
+    return find_files(source)
 
 
 def _named(source: Source, name: str) -> bool:

@@ -1,0 +1,1 @@
+"""Component folders of diffusers: Karlo, its image variations, priors of Kandinsky."""

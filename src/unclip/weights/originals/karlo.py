@@ -1,0 +1,131 @@
+"""Karlo's and Kandinsky 2.1's checkpoints; no schedule is in them, so it is the published one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from unclip.common.errors import UserError
+from unclip.diffusion.config import DiffusionConfig, ImageDiffusionConfig
+from unclip.nn.config import ConvUNetConfig, UNetConfig
+from unclip.stages.experiment import ParentSizes
+from unclip.weights.found import Found
+from unclip.weights.karlo_experiments import (
+    decoder_experiment,
+    prior_experiment,
+    upsampler_experiment,
+)
+from unclip.weights.maps import decoder as decoder_map
+from unclip.weights.maps import prior as prior_map
+from unclip.weights.maps import upsampler as upsampler_map
+from unclip.weights.originals.unet import State, shape_of, unet_shape
+from unclip.weights.reading.folders import Source
+from unclip.weights.settings import Chain, Settings, clamp
+
+
+def statistics(content: Any, where: str) -> State:
+    """The pair in ``ViT-L-14_stats.th``: mean and standard deviation of image embeddings."""
+    if len(content) != 2 or not all(isinstance(t, Tensor) and t.ndim == 1 for t in content):
+        raise UserError(f"{where}: holds no pair of mean and standard deviation")
+    return prior_map.stats(content)
+
+
+def values_of(section: Any, source: Source) -> Settings:
+    """The values of a network in a section of ``config.json``."""
+    model = section.get("model", {}) if isinstance(section, dict) else {}
+    values = model.get("hparams", {}) if isinstance(model, dict) else {}
+    return Settings(values, source.where("config.json"))
+
+
+def prior(state: State, where: str, stats: State | None, h: Settings) -> Found:
+    """``prior-ckpt-step=01000000-of-01000000.ckpt`` or ``prior_fp16.ckpt``."""
+    if stats is None:
+        raise UserError(
+            f"{where}: needs the file of mean and standard deviation "
+            "(ViT-L-14_stats.th) beside it; fetch that too"
+        )
+    width, dim = shape_of(state, "model.clip_img_proj.weight", where)
+    context = shape_of(state, "model.positional_embedding", where, 3)[1] - 4
+    layers = len({k.split(".")[3] for k in state if k.startswith("model.transformer.resblocks.")})
+    heads = h.get("xf_heads", int, max(1, width // 64))
+    if width % max(1, heads):
+        raise h.refusal("xf_heads", heads)
+    h.fixed(
+        xf_width=width,
+        xf_layers=layers,
+        clip_dim=dim,
+        text_ctx=context,
+        xf_final_ln=True,
+        xf_padding=False,
+    )
+    h.ignored("text_drop")
+    h.finish()
+    chain = Chain(DiffusionConfig(), clamp(10.0))
+    return Found(
+        where,
+        prior_experiment(dim, context, width, layers, heads, 0.0, chain),
+        prior_map.karlo,
+        lambda: state | stats,
+        ParentSizes(dim, dim, context),
+    )
+
+
+def decoder(state: State, where: str, h: Settings, size: int, groups: int) -> Found:
+    """``decoder-ckpt-step=01000000-of-01000000.ckpt``."""
+    shape, levels = unet_shape(state, "model.", where)
+    width, dim = shape_of(state, "model.text_seq_proj.0.weight", where)
+    tokens = shape_of(state, "model.clip_tok_proj.weight", where)[0] // width
+    head = h.get("num_head_channels", int, 64)
+    dropout = h.get("dropout", float, 0.1)
+    h.fixed(
+        num_channels=shape["channels"],
+        num_res_blocks=shape["blocks"],
+        clip_dim=dim,
+        channel_mult=",".join(map(str, shape["multiples"])),
+        xf_width=width,
+        clip_emb_mult=tokens,
+        attention_resolutions=",".join(str(size >> k) for k in levels),
+        use_scale_shift_norm=True,
+        resblock_updown=True,
+        learn_sigma=True,
+        use_plm=True,
+        clip_emb_type="image",
+    )
+    h.ignored(
+        "text_drop",
+        "clip_emb_drop",
+        "num_heads",
+        "num_heads_upsample",
+        "text_ctx",
+        "xf_layers",
+        "xf_heads",
+    )
+    h.finish()
+    unet = UNetConfig(
+        attention=[size >> k for k in levels],
+        head_channels=head,
+        dropout=dropout,
+        norm_groups=groups,
+        **shape,
+    )
+    chain = Chain(ImageDiffusionConfig(), clamp(1.0))
+    return Found(
+        where,
+        decoder_experiment(size, dim, tokens, width, unet, 50, chain),
+        decoder_map.karlo,
+        lambda: state,
+        ParentSizes(dim, dim),
+    )
+
+
+def upsampler(state: State, where: str, low: int, groups: int) -> Found:
+    """``improved-sr-ckpt-step=1.2M.ckpt``."""
+    shape, levels = unet_shape(state, "model_first_steps.", where)
+    if levels:
+        raise UserError(f"{where}: has attention; no upsampler of Karlo's has")
+    unet = ConvUNetConfig(dropout=0.0, norm_groups=groups, **shape)
+    last = any(name.startswith("model_last_step.") for name in state)
+    chain = Chain(ImageDiffusionConfig(variance="fixed_small"), clamp(1.0))
+    experiment = upsampler_experiment(4 * low, low, last, unet, chain)
+    return Found(where, experiment, upsampler_map.karlo, lambda: state)

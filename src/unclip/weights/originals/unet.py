@@ -1,0 +1,52 @@
+"""The shape of a U-Net in guided diffusion's layout, by the names and shapes of its tensors."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import Tensor
+
+from unclip.common.errors import UserError
+
+State = dict[str, Tensor]
+_BLOCK = re.compile(r"(input|output)_blocks\.(\d{1,4})\.(\d)\.(\w+).*")
+
+
+def unet_shape(state: State, prefix: str, where: str) -> tuple[dict[str, Any], list[int]]:
+    """The shape of a U-Net in guided diffusion's layout, by its tensors' names and shapes.
+
+    Returns:
+        Channels, blocks and multiples, and the levels with attention.
+    """
+    inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    channels = shape_of(inner, "time_embed.0.weight", where)[1]
+    blocks = [found.groups() for k in inner if (found := _BLOCK.fullmatch(k))]
+    inputs = {at for way, at, _, _ in blocks if way == "input"}
+    ups = {
+        at
+        for way, at, part, inside in blocks
+        if (way, inside) == ("output", "in_layers") and part != "0"
+    }
+    levels = len(ups) + 1
+    if len(inputs) % levels or len(inputs) // levels < 2 or not channels:
+        raise UserError(f"{where}: its input_blocks make no U-Net of {levels} levels")
+    per = len(inputs) // levels
+    firsts = [1 + level * per for level in range(levels)]
+    name = "input_blocks.{}.0.out_layers.3.weight"
+    widths = [shape_of(inner, name.format(k), where, 4)[0] for k in firsts]
+    rows = shape_of(inner, "input_blocks.1.0.emb_layers.1.weight", where)[0]
+    shape = {
+        "channels": channels,
+        "multiples": [w // channels for w in widths],
+        "blocks": per - 1,
+        "time": "additive" if rows == widths[0] else "scale_shift",
+    }
+    return shape, [n for n, k in enumerate(firsts) if f"input_blocks.{k}.1.qkv.weight" in inner]
+
+
+def shape_of(state: State, name: str, where: str, ndim: int = 2) -> tuple[int, ...]:
+    """The shape of a tensor with ``ndim`` dimensions, which must be there."""
+    if name not in state or state[name].ndim != ndim:
+        raise UserError(f"{where}: {name} is missing or misshapen; fetch the file again")
+    return tuple(state[name].shape)
