@@ -161,6 +161,45 @@ def test_a_finished_run_is_left_alone(cascade, minute_experiment, capsys):
     assert files(cascade / "decoder") == before
 
 
+@pytest.mark.parametrize(
+    "change",
+    [f"trainer.{k}=7" for k in ("log_every", "val_every", "sample_every", "checkpoint_every")]
+    + ["trainer.keep_checkpoints=1", "data.max_skipped=0.5", "data.num_workers=1", "about=mine"],
+)
+def test_a_change_that_only_further_steps_would_show_leaves_a_finished_run_alone(
+    cascade, minute_experiment, capsys, change
+):
+    def state(folder):
+        return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+    before = files(cascade / "upsampler"), state(cascade / "upsampler")
+    resume(minute_experiment("upsampler"), cascade / "upsampler", change)
+    assert (files(cascade / "upsampler"), state(cascade / "upsampler")) == before
+    key = change.split("=")[0]
+    says = f"{key}: takes effect with more steps"
+    shown = capsys.readouterr().out
+    assert (says in shown) == (key not in ("data.num_workers", "about"))
+
+
+def test_another_sampler_in_a_finished_run_leaves_the_figures_of_its_training(
+    copy, minute_experiment
+):
+    folder = copy("upsampler")
+    file = folder / "summary.json"
+    measured = {
+        "samples_per_second": 12.5,
+        "data_wait": 0.25,
+        "data_skipped": 3,
+        "peak_memory_gib": 77.0,
+        "seconds": 3600.0,
+    }
+    file.write_text(json.dumps(json.loads(file.read_text()) | measured))
+    found = resume(minute_experiment("upsampler"), folder, "sampler.eta=1.0")
+    assert artifacts.describe(folder).config["sampler"]["eta"] == 1.0
+    assert {key: found.summary[key] for key in measured} == measured
+    assert json.loads(file.read_text()) == found.summary
+
+
 def test_a_resume_begins_from_the_settings_of_the_run(minute_experiment, tmp_path, capsys):
     more = ["data.batch_size=8", "trainer.max_steps=2", "optim.lr=1e-4"]
     file = str(minute_experiment("upsampler"))

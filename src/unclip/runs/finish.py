@@ -18,7 +18,15 @@ from unclip.common import artifacts
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 from unclip.config.load import ResolvedExperiment
-from unclip.tracking.files import METRICS, PROVENANCE, SUMMARY, curves, read_json, read_metrics
+from unclip.tracking.files import (
+    METRICS,
+    PROVENANCE,
+    SUMMARY,
+    curves,
+    number,
+    read_json,
+    read_metrics,
+)
 from unclip.tracking.report import Finished
 from unclip.tracking.status import require_there
 from unclip.tracking.tracker import Tracker
@@ -27,6 +35,7 @@ from unclip.training.checkpoint_callback import CheckpointCallback
 from unclip.training.stage import Stage
 from unclip.training.world import World
 
+_OF_TRAINING = ("samples_per_second", "data_wait", "data_skipped", "peak_memory_gib", "seconds")
 _CRAFTED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
@@ -106,6 +115,9 @@ def finish(
         "has_samples": (folder / "samples" / f"step_{step:07d}.png").is_file(),
         "metrics": metrics,
     }
+    before = read_json(folder / SUMMARY)
+    if step == start and before.get("steps") == step:  # the figures of its training stay
+        summary |= {k: before[k] for k in _OF_TRAINING if number(before.get(k)) is not None}
     require_there(folder)
     with atomic_write(folder / SUMMARY) as scratch:
         scratch.write_text(json.dumps(summary, indent=2) + "\n")

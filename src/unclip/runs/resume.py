@@ -26,9 +26,17 @@ class Resumed(NamedTuple):
     changed: dict[str, tuple[Any, Any]]  # dotted key -> (value so far, value from now on)
 
     @property
-    def effective(self) -> list[str]:
-        """The changed keys that take effect."""
-        return [key for key in self.changed if rule_of(key).effect == "takes effect"]
+    def at_end(self) -> list[str]:
+        """The changed keys that take effect in a run that has no step left to train."""
+        return [key for key in self.changed if rule_of(key).at_end]
+
+    def finished_line(self, folder: Path) -> str:
+        """What to say where nothing is left to do."""
+        end = self.experiment.config.trainer.max_steps
+        line = f"{self.experiment.name}: {folder} has finished, at step {end}"
+        idle = [key for key in self.changed if rule_of(key).effect == "takes effect"]
+        more = f"; {', '.join(idle)}: takes effect with more steps (trainer.max_steps=N)"
+        return line + more if idle else line
 
 
 def continued(typed: ResolvedExperiment, folder: Path) -> Resumed:

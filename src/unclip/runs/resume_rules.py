@@ -22,6 +22,7 @@ class Rule(NamedTuple):
     pattern: str
     effect: Effect
     remark: str = ""
+    at_end: bool = False  # takes effect too where no step is left to train
 
 
 _SAME_WEIGHTS = "another path to the same weights; other weights are refused"
@@ -37,8 +38,10 @@ RULES = (
     Rule("trainer.keep_checkpoints", "takes effect"),
     Rule("data.on_error", "takes effect"),
     Rule("data.max_skipped", "takes effect"),
-    Rule("sampler.*", "takes effect", "in previews and in the artifact; training does not sample"),
-    Rule("tracking.*", "takes effect"),
+    Rule(
+        "sampler.*", "takes effect", "in previews and the artifact; training does not sample", True
+    ),
+    Rule("tracking.*", "takes effect", at_end=True),
     Rule("about", "harmless"),
     Rule("run.*", "harmless", "where the folder is"),
     Rule("clip", "harmless", _SAME_WEIGHTS),

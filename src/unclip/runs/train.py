@@ -62,9 +62,9 @@ def train(
         resumed = continued(typed, old)
         resolved = resumed.experiment
         max_steps = resolved.config.trainer.max_steps
-        if is_whole(old, max_steps) and not resumed.effective:
+        if is_whole(old, max_steps) and not resumed.at_end:
             if not along:
-                print(f"{resolved.name}: {old} has finished, at step {max_steps}", flush=True)
+                print(resumed.finished_line(old), flush=True)
             return Finished.load(old)
     if along and processes_started() is None:
         die_with_parent(kill=True)  # nothing can be saved without the first process
