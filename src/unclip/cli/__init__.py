@@ -40,7 +40,7 @@ from unclip.cli import (
 )
 from unclip.cli.command_parser import CommandParser
 from unclip.common.errors import Interrupted, UserError
-from unclip.common.terminal import visible
+from unclip.common.terminal import say
 
 COMMANDS = (
     train,
@@ -96,22 +96,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except UserError as error:
-        print(f"unclip: error: {visible(_line(error))}", file=sys.stderr)
+        say(f"unclip: error: {_line(error)}", error=True)
         return 75 if isinstance(error, Interrupted) else 2
     except BrokenPipeError:  # `unclip ... | head`
         streams.drop_output()
         return 0
     except OSError as error:  # a full or read-only disk, or standard output
         streams.drop_output()
-        print(f"unclip: error: {streams.reason(error)}", file=sys.stderr)
+        say(f"unclip: error: {streams.reason(error)}", error=True)
         return 2
     except (ImportError, MemoryError) as error:  # torch's libraries did not fit, for example
         lines = str(error).strip().splitlines() or ["out of memory"]
         line = f"{lines[0]}; a package is missing or damaged, or the memory limit is too low"
-        print(f"unclip: error: {visible(line)}", file=sys.stderr)
+        say(f"unclip: error: {line}", error=True)
         return 2
     except KeyboardInterrupt:
-        print("unclip: interrupted", file=sys.stderr)
+        say("unclip: interrupted", error=True)
         return 130
     return 0
 

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from unclip.common.terminal import say
+
 EXAMPLES = """\
 examples:
   eval "$(unclip completion bash)"     # in ~/.bashrc
@@ -32,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the script."""
     import argcomplete
 
-    print(argcomplete.shellcode(["unclip"], shell=args.shell))
+    say(argcomplete.shellcode(["unclip"], shell=args.shell), lines=True)
 
 
 def answer(top: argparse.ArgumentParser) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unclip.cli.outputs import check_folder, numbered_folder, writing
 from unclip.cli.sampling_options import add_force
+from unclip.common.terminal import say
 
 if TYPE_CHECKING:
     from unclip.data.config import DataConfig, OnError
@@ -185,8 +185,8 @@ def inspect(args: argparse.Namespace) -> None:
             if sheet is not None:
                 with atomic_write(out / name) as scratch:
                     sheet.save(scratch, "png")
-    print(text) if args.json else show(found.report)
-    print(f"written to {out}", file=sys.stderr)
+    say(text, lines=True) if args.json else show(found.report)
+    say(f"written to {out}", error=True)
 
 
 def _context_of(clip: str) -> int:
@@ -214,7 +214,7 @@ def index(args: argparse.Namespace) -> None:
             except OSError as error:
                 raise UserError(f"--beside: {tar}: {error.strerror or error}") from None
     samples = len(open_files(args.source, on_error="skip"))
-    print(f"{args.source}: tars {len(tars):,}, samples {samples:,}, indexed")
+    say(f"{args.source}: tars {len(tars):,}, samples {samples:,}, indexed")
 
 
 def pack(args: argparse.Namespace) -> None:
@@ -245,7 +245,7 @@ def pack(args: argparse.Namespace) -> None:
         force=args.force,
     )
     skipped = sum(len(shard.skipped) for shard in done.shards)
-    print(f"{args.out}: samples {done.count:,}, shards {len(done.shards):,}, skipped {skipped:,}")
+    say(f"{args.out}: samples {done.count:,}, shards {len(done.shards):,}, skipped {skipped:,}")
 
 
 def _inputs(args: argparse.Namespace) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from unclip.cli.image_files import read
 from unclip.cli.outputs import check_file, writing
+from unclip.common.terminal import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     sheet = grid(tiles, captions, columns=min(each, 7), side=low_side * whole)
     with writing(args.out):
         save(sheet, args.out)
-    print(args.out)
+    say(args.out)
 
 
 def _square(path: Path, side: int) -> Tensor:

@@ -19,6 +19,7 @@ from unclip.cli.sampling_options import (
 )
 from unclip.common.checks import require
 from unclip.common.errors import UserError
+from unclip.common.terminal import say
 
 EXAMPLES = """\
 examples:
@@ -106,4 +107,4 @@ def run(args: argparse.Namespace) -> None:
         rows=[f"{name}: {args.source or ''} to {args.to}" for name in names],
         columns=["original", *(f"theta {theta}" for theta in thetas)],
     )
-    print(figure)
+    say(figure)

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from unclip.common.terminal import say
+
 EXAMPLES = """\
 examples:
   unclip embed photos/ --clip open_clip:ViT-L-14/openai --out photos-embedded
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
         manifest = embed(settings, clip, out, force=args.force)
     if manifest is not None:
         done = "verified, every file is as it was written; " if args.verify else ""
-        print(
+        say(
             f"{out}: {done}{manifest['rows']:,} embeddings of {manifest['embed_dim']} numbers, "
             f"{manifest['dtype']}, shards: {len(manifest['shards'])}; "
             f"{manifest['skipped']:,} of {manifest['data']['samples']:,} samples left out"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from unclip.cli.evaluate_images import compare_parser, images_parser
 from unclip.cli.outputs import check_file, check_folder, writing
 from unclip.cli.sampling_options import add_force, check_count
 from unclip.common.checks import require
+from unclip.common.terminal import say
 
 if TYPE_CHECKING:
     from unclip.pipeline.settings import Settings
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
         new = f"prior.steps={args.steps} or upsampler.steps={args.steps}"
         raise UserError(f"--steps: has been replaced by {new}")
     if args.former_image is not None:
-        print("unclip: note: --picture: has been renamed to --image", file=sys.stderr)
+        say("unclip: note: --picture: has been renamed to --image", error=True)
         args.image = args.former_image
     given = [word for word in (*args.stage, *args.overrides) if "=" in word]
     args.stage = [word for word in args.stage if "=" not in word]
@@ -186,7 +186,7 @@ def _cascade(args: argparse.Namespace, given: list[str]) -> None:
     folder = cascade_folder(Path(args.stage[0]))
     metrics = evaluate_cascade(str(folder), wanted, settings).metrics
     lines = [["", args.stage[0]], *([name, f"{value:.4g}"] for name, value in metrics.items())]
-    print(json.dumps(metrics, indent=2)) if args.json else tables.show(lines)
+    say(json.dumps(metrics, indent=2), lines=True) if args.json else tables.show(lines)
     if args.out:
         _write(args.out, tables.markdown(lines))
 
@@ -209,7 +209,7 @@ def _priors(args: argparse.Namespace, settings: list[Settings]) -> None:
         )
         for name, how in zip(args.stage, settings)
     ]
-    print(as_json(rows)) if args.json else show(rows)
+    say(as_json(rows), lines=True) if args.json else show(rows)
     if args.out:
         _write(args.out, markdown(rows))
 
@@ -234,7 +234,7 @@ def _upsamplers(args: argparse.Namespace, settings: list[Settings]) -> None:
         for name, how in zip(args.stage, settings)
     ]
     results = [each.result for each in judged]
-    print(as_json(results)) if args.json else show(results)
+    say(as_json(results), lines=True) if args.json else show(results)
     if args.out:
         _write(args.out, markdown(results))
     if args.image:

@@ -12,6 +12,7 @@ from unclip.cli.outputs import check_file, writing
 from unclip.cli.sampling_options import add_force
 from unclip.common.checks import require
 from unclip.common.errors import UserError
+from unclip.common.terminal import say
 
 if TYPE_CHECKING:
     from unclip.evaluation.metrics.conditions import ImagesEvaluation
@@ -128,7 +129,7 @@ def run_images(args: argparse.Namespace) -> None:
         with writing(args.save_statistics, "--save-statistics"):
             save_statistics(generated, args.save_statistics)
     if args.json:
-        print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+        say(json.dumps(found.as_dict(), indent=2), lines=True)
         _write(args.out, [found])
     else:
         _show(args.out, [found])

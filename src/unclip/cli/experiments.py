@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.common.errors import UserError
-from unclip.common.terminal import visible
+from unclip.common.terminal import say
 
 EXAMPLES = {
     "list": """\
@@ -135,15 +135,15 @@ def list_(args: argparse.Namespace) -> None:
     found, remarks = listing.listing()
     entries = listing.matching(found, args.filter)
     for remark in remarks:
-        print(f"unclip: {visible(remark)}", file=sys.stderr)
+        say(f"unclip: {remark}", error=True)
     if args.json:
-        print(json.dumps([dataclasses.asdict(e) for e in entries], indent=2, ensure_ascii=False))
+        say(json.dumps([dataclasses.asdict(e) for e in entries], indent=2), lines=True)
     elif not entries:
         raise UserError(f"no experiment matches {args.filter!r}; see `unclip experiments list`")
     elif sys.stdout.isatty():
         listing.print_tables(entries)
     else:
-        print("\n".join(listing.plain(entries)))
+        say("\n".join(listing.plain(entries)), lines=True)
 
 
 def show(args: argparse.Namespace) -> None:
@@ -152,9 +152,9 @@ def show(args: argparse.Namespace) -> None:
     from unclip.config.text import annotated
 
     resolved = load_experiment(args.experiment, args.overrides)
-    print(visible(f"# {resolved.name}: {' extends '.join(str(f) for f in resolved.files)}"))
-    lines = annotated(resolved.as_dict(), lambda key: resolved.origins.get(key, "default"))
-    print(visible("\n".join(lines), lines=True))
+    say(f"# {resolved.name}: {' extends '.join(str(f) for f in resolved.files)}")
+    for line in annotated(resolved.as_dict(), lambda key: resolved.origins.get(key, "default")):
+        say(line)
 
 
 def diff(args: argparse.Namespace) -> None:
@@ -171,15 +171,15 @@ def diff(args: argparse.Namespace) -> None:
             key: {side: values[key] for side, values in (("a", a), ("b", b)) if key in values}
             for key in different
         }
-        print(json.dumps({"a": args.a, "b": args.b, "fields": rows}, indent=2))
+        say(json.dumps({"a": args.a, "b": args.b, "fields": rows}, indent=2), lines=True)
     elif not different:
-        print("no difference")
+        say("no difference")
     else:
         shown = [
             (key, *(yaml_text.in_line(v[key]) if key in v else "-" for v in (a, b)))
             for key in different
         ]
-        print("\n".join(aligned([("", args.a, args.b), *shown])))
+        say("\n".join(aligned([("", args.a, args.b), *shown])), lines=True)
 
 
 def validate(args: argparse.Namespace) -> None:
@@ -196,10 +196,10 @@ def validate(args: argparse.Namespace) -> None:
             resolved = load_experiment(name)
             count = count_parameters(resolved)
             check_parameters(resolved.files[0], count)
-            print(f"ok      {visible(name)}  {count:,} parameters")
+            say(f"ok      {name}  {count:,} parameters")
         except UserError as error:
             failed += 1
-            print(f"FAILED  {visible(name)}  {visible(error)}", file=sys.stderr)
+            say(f"FAILED  {name}  {error}", error=True)
     if failed:
         raise UserError(f"{failed} of {len(names)} invalid")
 
@@ -212,4 +212,5 @@ def new(args: argparse.Namespace) -> None:
     from unclip.runs.new_experiment import write
 
     written = write(args.name, args.parent, args.overrides, args.dir, force=args.force)
-    print(f"{written.path}\n{written.command}")
+    say(written.path)
+    say(written.command)

@@ -17,6 +17,7 @@ from unclip.cli.sampling_options import (
     settings_of,
     step_bar,
 )
+from unclip.common.terminal import say
 
 EXAMPLES = """\
 examples:
@@ -107,5 +108,5 @@ def run(args: argparse.Namespace) -> None:
                 notes=notes,
             )
     for note in notes:
-        print(f"unclip: note: {note}", file=sys.stderr)
-    print(page)
+        say(f"unclip: note: {note}", error=True)
+    say(page)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from unclip.cli.outputs import check_folder, writing
 from unclip.cli.sampling_options import add_force
+from unclip.common.terminal import say
 
 EXAMPLES = """\
 examples:
@@ -92,4 +93,4 @@ def run(args: argparse.Namespace) -> None:
     made |= {"table_sha256": file_sha256(source)}
     with writing(args.out):
         save_probe(args.out, args.kind, fitted, clip, made)
-    print(f"{args.out}: {args.kind}: {line}")
+    say(f"{args.out}: {args.kind}: {line}")

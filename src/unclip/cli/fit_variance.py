@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from unclip.common.terminal import say
+
 EXAMPLES = """\
 examples:
   unclip fit-variance runs/quickstart/prior
@@ -46,4 +48,4 @@ def run(args: argparse.Namespace) -> None:
     for line in fit_variance(
         args.prior, steps=args.steps, samples=args.samples, clip=args.clip, source=args.data
     ):
-        print(line)
+        say(line)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from unclip.common.terminal import say
+
 EXAMPLES = """\
 examples:
   unclip import hf://kakaobrain/karlo-v1-alpha --out runs/karlo \\
@@ -55,4 +57,4 @@ def run(args: argparse.Namespace) -> None:
             args.source, args.out, clip=args.clip, half=args.half, force=args.force
         )
     for path in made:
-        print(path)
+        say(path)

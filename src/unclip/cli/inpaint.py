@@ -18,6 +18,7 @@ from unclip.cli.sampling_options import (
     step_bar,
 )
 from unclip.common.checks import require
+from unclip.common.terminal import say
 
 EXAMPLES = """\
 examples:
@@ -100,4 +101,4 @@ def run(args: argparse.Namespace) -> None:
         rows=[args.caption],
         columns=["original", "kept", *(f"seed {seed}" for seed in seeds)],
     )
-    print(figure)
+    say(figure)

@@ -14,6 +14,7 @@ from unclip.cli.sampling_options import (
     settings_of,
     step_bar,
 )
+from unclip.common.terminal import say
 
 EXAMPLES = """\
 examples:
@@ -65,4 +66,4 @@ def run(args: argparse.Namespace) -> None:
         columns=[one, *(f"{k / (args.n - 1):.2f}" for k in range(args.n)), other],
         last=True,
     )
-    print(figure)
+    say(figure)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from unclip.common.terminal import say
+
 EXAMPLES = """\
 examples:
   unclip overfit decoder/tiny
@@ -41,4 +43,4 @@ def run(args: argparse.Namespace) -> None:
     resolved = load_experiment(args.experiment, args.overrides)  # before the slow imports
     from unclip.runs.overfit import check
 
-    print(check(resolved, with_parents=args.with_parents))
+    say(check(resolved, with_parents=args.with_parents), lines=True)

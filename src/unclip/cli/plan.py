@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from unclip.common.terminal import say
+
 EXAMPLES = """\
 examples:
   unclip plan decoder/paper --gpus 64 --device h200
@@ -53,4 +55,4 @@ def run(args: argparse.Namespace) -> None:
     from unclip.planning.table import as_json, text
 
     found = plan(resolved, gpus=args.gpus, device=args.device, mfu=args.mfu)
-    print(json.dumps(as_json(found), indent=2) if args.json else text(found))
+    say(json.dumps(as_json(found), indent=2) if args.json else text(found), lines=True)

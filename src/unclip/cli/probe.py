@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +21,7 @@ from unclip.cli.sampling_options import (
     step_bar,
 )
 from unclip.common.checks import require
+from unclip.common.terminal import say
 
 if TYPE_CHECKING:
     from unclip.data.scenes.render import Scene
@@ -143,13 +143,13 @@ def run(args: argparse.Namespace) -> None:
         path = found.save(args.out, out.path(files[0]).stem)
     several = args.draw is pairs
     for note in [*found.notes, *(warnings(_decoder(args)) if several else [])]:
-        print(f"unclip: note: {note}", file=sys.stderr)
+        say(f"unclip: note: {note}", error=True)
     if args.json:
-        print(found.json())
+        say(found.json(), lines=True)
         return
     if found.records:
         tables.show(found.lines)
-    print(path)
+    say(path)
 
 
 class Asked(NamedTuple):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 
 from unclip.cli.outputs import check_folder
 from unclip.common.errors import UserError
-from unclip.common.terminal import visible
+from unclip.common.terminal import say
 
 EXAMPLES = """\
 examples:
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dir:
         recipe = dataclasses.replace(recipe, dir=args.dir)
     check_folder(Path(recipe.dir), "--dir")
-    print(run_recipe(recipe, args.overrides))
+    say(run_recipe(recipe, args.overrides))
 
 
 def _list() -> None:
@@ -66,8 +65,8 @@ def _list() -> None:
         try:
             about = str(yaml_text.read_file(path).get("about", ""))
         except UserError as error:
-            print(f"unclip: not listed: {visible(error)}", file=sys.stderr)
+            say(f"unclip: not listed: {error}", error=True)
             continue
         notes = opening(path)
         rows.append((name.split("/")[1], notes.get("hardware", "-"), notes.get("time", "-"), about))
-    print("\n".join(aligned(rows)))
+    say("\n".join(aligned(rows)), lines=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from unclip.common.terminal import say
 
 if TYPE_CHECKING:
     from unclip.sharing.reproduce import Report
@@ -90,10 +91,11 @@ def run(args: argparse.Namespace) -> None:
         reproduce.run(again, reports[name], rerun.in_a_process)
     for name, report in reports.items():
         if name != RUN:
-            print(f"\n{name}")
+            say()
+            say(name)
         _say_after(report)
     reproduce.write(reports, folder)
-    print(f"written to {folder / reproduce.REPORT}", file=sys.stderr)
+    say(f"written to {folder / reproduce.REPORT}", error=True)
     if any(report.verdict == DIFFERENT for report in reports.values()):
         raise SystemExit(1)
 
@@ -108,21 +110,21 @@ def _say_before(reports: dict[str, Report]) -> None:
     from unclip.common import tables
     from unclip.sharing.layout import RUN
 
-    print("verified: every file is what the manifest says")
+    say("verified: every file is what the manifest says")
     environment = dict.fromkeys(row for report in reports.values() for row in report.environment)
     if environment:
         tables.show([["differs", "then", "now"], *map(list, environment)])
     else:
-        print("nothing differs in code, packages, machine or data")
+        say("nothing differs in code, packages, machine or data")
     for name, report in reports.items():
         of = "" if name == RUN else f"{name}: "
         for key, (then, now) in report.changed.items():
-            print(f"{of}changed by you: {key}={then} -> {now}")
+            say(f"{of}changed by you: {key}={then} -> {now}")
         if report.resumed:
             at = ", ".join(map(str, report.resumed))
-            print(f"{of}resumed at step {at}: steps that only one run recorded there do not count")
+            say(f"{of}resumed at step {at}: steps that only one run recorded there do not count")
         for step in report.extended:
-            print(f"{of}ended at step {step} and was extended, which is repeated")
+            say(f"{of}ended at step {step} and was extended, which is repeated")
 
 
 def _say_after(report: Report) -> None:
@@ -133,7 +135,7 @@ def _say_after(report: Report) -> None:
         numbers = ["" if v is None else f"{v:.5g}" for v in (row.then, row.now, row.distance)]
         lines.append([row.name, *numbers, "" if row.first is None else str(row.first), row.verdict])
     tables.show(lines)
-    print("difference: the largest, relative, over all steps; from: the first step that differs")
-    print(f"{report.verdict} (within tolerance: a difference of {report.rtol:g} at most)")
+    say("difference: the largest, relative, over all steps; from: the first step that differs")
+    say(f"{report.verdict} (within tolerance: a difference of {report.rtol:g} at most)")
     if report.changed and report.verdict != "bit-identical":
-        print(f"results differ; changed by you: {', '.join(report.changed)}")
+        say(f"results differ; changed by you: {', '.join(report.changed)}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unclip.cli.outputs import numbered_folder, writing
 from unclip.cli.sampling_options import add_force
 from unclip.common.errors import UserError
-from unclip.common.terminal import visible
+from unclip.common.terminal import say
 
 if TYPE_CHECKING:
     from unclip.tracking.index import RunRecord
@@ -119,7 +118,7 @@ def list_(args: argparse.Namespace) -> None:
     for run in runs:
         _note_damage(run)
     if args.json:
-        print(json.dumps([run.as_dict() for run in runs], indent=2))
+        say(json.dumps([run.as_dict() for run in runs], indent=2), lines=True)
         return
     if not runs:
         what = f"no run there matches {args.filter!r}" if args.filter else "there is no run in it"
@@ -141,7 +140,7 @@ def list_(args: argparse.Namespace) -> None:
                 _size(run.bytes),
             ]
         )
-    print("\n".join(aligned(lines)))
+    say("\n".join(aligned(lines)), lines=True)
 
 
 def show(args: argparse.Namespace) -> None:
@@ -153,7 +152,7 @@ def show(args: argparse.Namespace) -> None:
     _note_damage(run)
     summary = read_json(run.folder / SUMMARY)
     why = f" ({run.why})" if run.why else ""
-    print(visible(f"{run.folder}: {run.experiment}, {run.status}{why}"))
+    say(f"{run.folder}: {run.experiment}, {run.status}{why}")
     _section("experiment", _changed(run))
     _section("summary", _leaves(summary))
     origin = index.origin_of(run.folder)
@@ -171,7 +170,7 @@ def _note_damage(run: RunRecord) -> None:
     names += [status.FILE] * (run.status != "running")  # else it is being written
     for name in names:
         if said := damage_of(run.folder / name):
-            print(f"unclip: damaged: {visible(said)}", file=sys.stderr)
+            say(f"unclip: damaged: {said}", error=True)
 
 
 def _changed(run: RunRecord) -> dict[str, Any]:
@@ -193,12 +192,13 @@ def _changed(run: RunRecord) -> dict[str, Any]:
 def _section(title: str, values: dict[str, Any]) -> None:
     from unclip.tracking.files import shown
 
-    print(f"\n{title}")
+    say()
+    say(title)
     width = max(map(len, values), default=0)
     for key, value in values.items():
         text = value if isinstance(value, str) else json.dumps(value)
         text = shown(value, 6) if isinstance(value, float) else text
-        print(visible(f"  {key:<{width}}  {text}", lines=True))
+        say(f"  {key:<{width}}  {text}")
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -232,11 +232,11 @@ def compare(args: argparse.Namespace) -> None:
     with writing(out):
         page = write_comparison(out, compared, tables)
     for title, lines in tables.items():
-        print(f"{title}: nothing\n" if len(lines) == 1 else f"{title}:")
+        say(f"{title}: nothing" if len(lines) == 1 else f"{title}:")
         if len(lines) > 1:
             show_table(lines)
-            print()
-    print(f"written to {page} and {page.with_suffix('.png')}", file=sys.stderr)
+            say()
+    say(f"written to {page} and {page.with_suffix('.png')}", error=True)
 
 
 def _leaves(content: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from unclip.cli.sampling_options import (
     settings_of,
 )
 from unclip.common.errors import UserError
+from unclip.common.terminal import say
 
 EXAMPLES = """\
 examples:
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
             scratch.write_text(text, encoding="utf-8")
         labels = [f"{caption} ({seed})" for caption, seed in pairs]
         columns = args.n if args.n > 1 else 8
-        print(save(grid(images, labels, columns=columns), out.path("grid.png")))
+        say(save(grid(images, labels, columns=columns), out.path("grid.png")))
 
 
 def _captions(args: argparse.Namespace) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from unclip.cli.command_parser import STAGES, CommandParser
 from unclip.common.checks import require
 from unclip.common.errors import UserError
+from unclip.common.terminal import say
 from unclip.common.types import Progress
 from unclip.pipeline.folder import require_there
 
@@ -191,10 +191,10 @@ def note_long(pipeline: Pipeline, captions: Sequence[str]) -> None:
     for caption in captions:
         count = tokenizer.count(caption)
         if count > tokenizer.context:
-            print(
+            say(
                 f"unclip: caption {caption[:30]!r}... has {count} tokens; "
                 f"CLIP reads the first {tokenizer.context}",
-                file=sys.stderr,
+                error=True,
             )
 
 

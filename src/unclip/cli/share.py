@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from unclip.common.terminal import say
+
 EXAMPLES = """\
 examples:
   unclip share prior/tiny --to tiny.zip
@@ -55,4 +57,4 @@ def run(args: argparse.Namespace) -> None:
         licence=args.license,
         force=args.force,
     )
-    print(where)
+    say(where)

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
+import warnings
+from typing import Any
+
+from unclip.common.terminal import VisibleRecord, visible
+
+_format_warning = warnings.formatwarning
 
 
 def prepare() -> None:
-    """Spell what the terminal's encoding lacks as escapes; write to nowhere if one is closed."""
+    """Spell what the terminal's encoding lacks as escapes; write to nowhere if one is closed.
+
+    What is logged, and what Python warns of, is written out as `visible`.
+    """
+    logging.setLogRecordFactory(VisibleRecord)
+    warnings.formatwarning = _visible_warning
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if sys.stderr is None:
@@ -16,6 +28,10 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
+
+
+def _visible_warning(*told: Any, **more: Any) -> str:
+    return visible(_format_warning(*told, **more), lines=True)
 
 
 def drop_output() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unclip.common.errors import UserError
+from unclip.common.terminal import say
 
 if TYPE_CHECKING:
     from unclip.config.load import ResolvedExperiment
@@ -100,7 +100,7 @@ def _announce(sweep: Sweep, trial: ResolvedExperiment) -> None:
     if not with_parents:
         parents(trial)  # raises, saying what is missing
     verb, name, length, time = describe(trial)
-    print(f"{sweep.name}: each trial runs {verb} {name}, {length} at most; time: {time}")
+    say(f"{sweep.name}: each trial runs {verb} {name}, {length} at most; time: {time}")
     announce(trial, missing_parents(trial) if with_parents else ())
 
 
@@ -128,11 +128,11 @@ def _list() -> None:
         try:
             sweep = spec.load(name)
         except UserError as error:
-            print(f"unclip: not listed: {error}", file=sys.stderr)
+            say(f"unclip: not listed: {error}", error=True)
             continue
         goal = "max" if sweep.maximize else "min"
         rows.append((name, sweep.method, f"{goal} {sweep.metric}", sweep.about))
-    print("\n".join(aligned(rows)))
+    say("\n".join(aligned(rows)), lines=True)
 
 
 def _online(sweep: Sweep, args: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from unclip.cli.sampling_options import (
     settings_of,
     step_bar,
 )
+from unclip.common.terminal import say
 
 EXAMPLES = """\
 examples:
@@ -62,4 +63,4 @@ def run(args: argparse.Namespace) -> None:
         rows=names,
         columns=["original", *(f"seed {seed}" for seed in seeds)],
     )
-    print(figure)
+    say(figure)

@@ -19,7 +19,7 @@ def show(lines: Lines) -> None:
     for title in lines[0]:
         table.add_column(visible(title), overflow="fold")
     for line in lines[1:]:
-        table.add_row(*(visible(cell, lines=True) for cell in line))
+        table.add_row(*(visible(cell) for cell in line))
     Console(markup=False, emoji=False).print(table)  # cells may hold anybody's text
 
 

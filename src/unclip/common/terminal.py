@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import sys
 from typing import TextIO
 
 _JOINERS = "\u200c\u200d"  # print nothing, but belong to words and to emoji
@@ -22,6 +24,23 @@ def visible(text: object, *, lines: bool = False) -> str:
         c if c.isprintable() or c in kept else c.encode("unicode_escape").decode()
         for c in str(text)
     )
+
+
+def say(text: object = "", *, lines: bool = False, error: bool = False) -> None:
+    """Print ``text``, which may hold anybody's, as `visible`: one line unless ``lines``.
+
+    All that unclip prints goes through here, to standard output or, with ``error``, standard error.
+    """
+    print(visible(text, lines=lines), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+class VisibleRecord(logging.LogRecord):
+    """A line of a log as `visible`, whoever writes it out; those of other packages may be more."""
+
+    def getMessage(self) -> str:
+        """The message with its arguments."""
+        own = self.name.partition(".")[0] in ("unclip", "data_modules")
+        return visible(super().getMessage(), lines=not own)
 
 
 class VisibleStream(io.TextIOBase):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from unclip.common.errors import UserError
 from unclip.common.fields import leaves, set_fields
 from unclip.common.home import at_home
 from unclip.common.removed import removed_fields
-from unclip.common.terminal import visible
+from unclip.common.terminal import say
 from unclip.config.files import find_experiment
 from unclip.stages import registry
 from unclip.stages.row import Row
@@ -175,7 +174,7 @@ def _is_removed(cls: Any, key: str, where: str) -> bool:
 
 @functools.cache
 def _note_once(line: str) -> None:
-    print(f"unclip: note: {visible(line)}", file=sys.stderr)
+    say(f"unclip: note: {line}", error=True)
 
 
 def _validate(config: Any, origins: dict[str, str]) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import ipaddress
 import json
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from unclip.common.terminal import visible
+from unclip.common.terminal import say
 from unclip.demo.inputs import MAX_BYTES
 
 BODY = 2**20  # bytes of a request, but for
@@ -111,7 +110,7 @@ class Guard:
                     raise
             else:
                 what = f"{type(error).__name__}: {str(error)[:200]}"
-                print(visible(f"unclip demo: {scope['path'][:100]}: {what}"), file=sys.stderr)
+                say(f"unclip demo: {scope['path'][:100]}: {what}", error=True)
             if started:
                 with suppress(Exception):
                     await send({"type": "http.response.body", "body": b""})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ import gradio as gr
 
 from unclip.common.errors import UserError
 from unclip.common.images import save
-from unclip.common.terminal import visible
+from unclip.common.terminal import say
 from unclip.demo.canvas import bound_canvas, said
 from unclip.demo.desk import Cancelled, Desk
 from unclip.demo.inputs import MAX_CAPTION, MAX_SEED
@@ -226,7 +225,7 @@ class Page:
             except UserError as error:
                 raise said(str(error)) from None
             except Exception:
-                print(visible(traceback.format_exc(), lines=True), file=sys.stderr)
+                say(traceback.format_exc(), lines=True, error=True)
                 raise said("Something went wrong; see the terminal.") from None
 
         return handle

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unclip.common.errors import UserError
-from unclip.common.terminal import VisibleStream
+from unclip.common.terminal import VisibleStream, say
 from unclip.pipeline.pipeline import Pipeline
 
 
@@ -53,10 +53,10 @@ def serve(pipeline: Pipeline, *, host: str, port: int, names: Sequence[str] = ()
         images = _examples(Path(folder))
         server = build_server(Studio(pipeline), Path(folder), host, port, names, images)
         if not _is_loopback(host):
-            print(
+            say(
                 f"unclip: warning: --host {host} lets in whoever reaches this machine; "
                 "the page has no password",
-                file=sys.stderr,
+                error=True,
             )
         # The server hands on the signal that ended it.
         signal.signal(signal.SIGTERM, signal.default_int_handler)

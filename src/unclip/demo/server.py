@@ -16,7 +16,7 @@ import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
 
-from unclip.common.terminal import visible
+from unclip.common.terminal import say
 from unclip.demo.desk import Desk
 from unclip.demo.guard import Guard
 from unclip.demo.inputs import MAX_BYTES, MAX_PIXELS
@@ -107,7 +107,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self._watch = asyncio.create_task(self._end_unwanted())
         host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-        print(f"http://{host}:{self.config.port}", flush=True)
+        say(f"http://{host}:{self.config.port}")
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Stop all jobs, and take leave of those who listen."""
@@ -146,4 +146,4 @@ def _client(job: Any) -> str | None:
 
 def _print_error(*_: Any, **__: Any) -> None:
     error = sys.exception()
-    print(visible(f"unclip demo: {type(error).__name__}: {str(error)[:200]}"), file=sys.stderr)
+    say(f"unclip demo: {type(error).__name__}: {str(error)[:200]}", error=True)

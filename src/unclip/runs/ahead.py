@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unclip.common.fields import leaves
+from unclip.common.terminal import say
 from unclip.config.listing import aligned
 from unclip.config.load import ResolvedExperiment, parse_override
 from unclip.config.text import opening
@@ -18,12 +19,12 @@ def announce(resolved: ResolvedExperiment, parents: Sequence[ResolvedExperiment]
     """Print the runs that come before ``resolved``, and which overrides are not for them."""
     if not parents:
         return
-    print(f"{resolved.name} depends on runs that are not there yet. In this order:")
+    say(f"{resolved.name} depends on runs that are not there yet. In this order:")
     print_table([*parents, resolved])
     for parent in parents:
         if kept := not_passed(resolved, parent):
             verb, example = parent.stage.verb, f"{kept[0]}=..."
-            print(
+            say(
                 f"{', '.join(kept)}: for {resolved.name} alone; to set it for {parent.name} too, "
                 f"run `unclip {verb} {parent.name} {example}` first"
             )
@@ -42,9 +43,9 @@ def print_table(experiments: Sequence[ResolvedExperiment], titles: Sequence[str]
     if titles:
         rows = [(title, *row) for title, row in zip(titles, rows)]
     for line in aligned(rows):
-        print(f"  {line}", flush=True)
+        say(f"  {line}")
     if any(row[-1] == UNKNOWN or "not measured" in row[-1] for row in rows):
-        print("  `unclip plan EXPERIMENT --gpus N --device NAME` estimates times")
+        say("  `unclip plan EXPERIMENT --gpus N --device NAME` estimates times")
 
 
 def describe(resolved: ResolvedExperiment) -> tuple[str, str, str, str]:

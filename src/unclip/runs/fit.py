@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.common import artifacts
+from unclip.common.terminal import say
 from unclip.config.load import ResolvedExperiment
 from unclip.embeddings.clip import FrozenClip
 from unclip.runs.ahead import announce
@@ -71,6 +72,6 @@ def _export(
         if tracker is not None:
             tracker.finished(fitted.summary, artifact, kind=resolved.stage.kind)
     fitted.write_report(folder)
-    print(fitted.report)
-    print(artifact.path)
+    say(fitted.report, lines=True)
+    say(artifact.path)
     return artifact.path

@@ -24,6 +24,7 @@ from unclip.common.fields import leaves
 from unclip.common.inputs import require_apart
 from unclip.common.processes import environment, interruptible, starting, stop
 from unclip.common.removed import without_removed
+from unclip.common.terminal import say
 from unclip.config.files import find_experiment
 from unclip.config.load import ResolvedExperiment, load_experiment
 from unclip.runs.ahead import print_table
@@ -121,7 +122,7 @@ def _announce(
     ]
     if ahead:
         also = "; those of a number run side by side" if recipe.together else ""
-        print(f"{recipe.dir}: {len(ahead)} stages to train, in this order{also}:")
+        say(f"{recipe.dir}: {len(ahead)} stages to train, in this order{also}:")
         experiments = [load_experiment(task.name, task.overrides) for _, task in ahead]
         print_table(experiments, [number for number, _ in ahead])
 
@@ -163,7 +164,7 @@ def _command(task: Task) -> list[str] | None:
                 f"{task.folder}: holds a finished run with other settings; remove the folder, or "
                 "give the recipe another --dir"
             )
-        print(f"{task.name}: {task.folder} is finished, kept", flush=True)
+        say(f"{task.name}: {task.folder} is finished, kept")
         return None
     if newest_checkpoint(task.folder):
         return [*words, "--resume"]
@@ -220,7 +221,7 @@ def _refuse_failed(running: dict[str, subprocess.Popen]) -> None:
 def _prefix(name: str, lines: Any) -> None:
     with lines:
         for line in lines:
-            print(f"{name:<13} {line}", end="", flush=True)
+            say(f"{name:<13} {line.rstrip()}")
 
 
 def _same(before: dict[str, Any], now: ResolvedExperiment) -> bool:

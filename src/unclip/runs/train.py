@@ -13,6 +13,7 @@ import lightning as L
 from data_modules.base import StageData
 from unclip.common.errors import UserError
 from unclip.common.processes import die_with_parent, interruptible
+from unclip.common.terminal import say
 from unclip.config.load import ResolvedExperiment
 from unclip.data.loader import local_batch_size
 from unclip.nn import attention
@@ -64,7 +65,7 @@ def train(
         max_steps = resolved.config.trainer.max_steps
         if is_whole(old, max_steps) and not resumed.at_end:
             if not along:
-                print(resumed.finished_line(old), flush=True)
+                say(resumed.finished_line(old))
             return Finished.load(old)
     if along and processes_started() is None:
         die_with_parent(kill=True)  # nothing can be saved without the first process
@@ -91,12 +92,12 @@ def train(
         if own:
             stack.enter_context(own.start(resolved, origin, **noted))
             resuming = f", resuming {checkpoint.name}" if checkpoint else ""
-            print(f"{resolved.name}: {folder}{resuming}", flush=True)
+            say(f"{resolved.name}: {folder}{resuming}")
             for line in resume_notes(typed, resumed) if resumed else ():
-                print(line, file=sys.stderr)
+                say(line, error=True)
             if sys.stderr.isatty() and not resolved.config.tracking.wandb:
                 hint = "tracking.wandb=true sends metrics to W&B too"
-                print(hint, file=sys.stderr)
+                say(hint, error=True)
         stack.enter_context(attention.backend(trainer.attention))
         tracker = stack.enter_context(
             tracked_run(resolved, depends_on, own.folder if own else None)

@@ -18,6 +18,7 @@ from unclip.common.checks import nearest
 from unclip.common.errors import Interrupted
 from unclip.common.processes import environment, interruptible, starting, stop
 from unclip.common.progress import bar_interval
+from unclip.common.terminal import visible
 from unclip.runs.resume import is_whole
 from unclip.sweeps import search
 from unclip.sweeps.spec import Sweep
@@ -202,7 +203,7 @@ class _Work:
             trial.state, trial.value = FINISHED, metrics[name]
 
     def _say(self, trial: Trial, what: str) -> None:
-        self.bar.write(f"trial {trial.number}: {what}", file=sys.stderr)
+        self.bar.write(visible(f"trial {trial.number}: {what}"), file=sys.stderr)
 
 
 def _short(value: Any) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.common.errors import UserError
+from unclip.common.terminal import say
 from unclip.tracking.connection import first_line, why_offline
 
 ON = "tracking.wandb=true"
@@ -35,7 +36,7 @@ def create(spec: dict[str, Any], *, project: str | None = None, entity: str | No
     except Exception as error:  # the client has many kinds, and passes on the server's words
         raise UserError(f"W&B: {first_line(error)}") from None
     path = f"{settings['entity']}/{settings['project']}/{name}"
-    print(f"another machine joins by: wandb agent {path}", flush=True)
+    say(f"another machine joins by: wandb agent {path}")
     return path
 
 

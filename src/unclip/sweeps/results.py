@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from unclip.common import atomic, tables
 from unclip.common.errors import UserError
+from unclip.common.terminal import say
 from unclip.sweeps import figure
 from unclip.sweeps.spec import Sweep
 from unclip.sweeps.trials import FAILED, FINISHED, Trial, Trials
@@ -41,10 +42,12 @@ def report(sweep: Sweep, trials: Trials, overrides: Sequence[str]) -> None:
     if rows and rows[0].state == FINISHED:
         best = rows[0]
         command = ["unclip", *sweep.command(best.parameters, overrides)]
-        print(f"\nbest: trial {best.number}, {sweep.metric} {best.value:.6g}")
-        print(f"  {trials.path(best)}")
-        print(f"  {shlex.join(command)}\n")
-    print(drawn)
+        say()
+        say(f"best: trial {best.number}, {sweep.metric} {best.value:.6g}")
+        say(f"  {trials.path(best)}")
+        say(f"  {shlex.join(command)}")
+        say()
+    say(drawn, lines=True)
 
 
 def _cells(sweep: Sweep, trials: Trials, rows: Sequence[Trial], *, exact: bool) -> list[list[str]]:

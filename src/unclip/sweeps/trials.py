@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any
 
 from unclip.common import atomic
 from unclip.common.errors import UserError
+from unclip.common.terminal import say
 
 FILE = "results.json"
 PATIENCE = 60.0  # seconds that the trials of a killed sweep have to save themselves
@@ -107,7 +107,7 @@ def _lock(file: int, dir: Path) -> None:
                     "or give another --dir"
                 ) from None
         if not said:
-            print(f"{dir}: waiting for what still runs there", file=sys.stderr, flush=True)
+            say(f"{dir}: waiting for what still runs there", error=True)
             said = True
         time.sleep(0.2)
 

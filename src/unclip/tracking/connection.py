@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from unclip.common.terminal import say
 
 
 def why_offline() -> str | None:
@@ -27,4 +27,4 @@ def first_line(error: Exception) -> str:
 
 def remark(text: str) -> None:
     """One line about W&B."""
-    print(f"W&B: {text}", file=sys.stderr, flush=True)
+    say(f"W&B: {text}", error=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from unclip.common.errors import UserError
+from unclip.common.terminal import visible
 
 FILE = "log.txt"
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
@@ -39,7 +40,9 @@ def tee_log(folder: Path, headline: str) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            write(str(error) if isinstance(error, UserError) else traceback.format_exc().rstrip())
+            write(
+                visible(error) if isinstance(error, UserError) else traceback.format_exc().rstrip()
+            )
             note(f"ended by {type(error).__name__}")
             raise
         else:

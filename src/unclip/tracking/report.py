@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from unclip.common.terminal import visible
 from unclip.tracking.files import SUMMARY, shown
 
 
@@ -33,10 +34,10 @@ def summary_table(runs: list[Finished]) -> None:
     table = Table(show_header=True, box=None, pad_edge=False)
     table.add_column("")
     for run in runs:
-        table.add_column(run.summary["experiment"], overflow="fold")
+        table.add_column(visible(run.summary["experiment"]), overflow="fold")
 
     def row(name: str, values: list[str]) -> None:
-        table.add_row(name, *values)
+        table.add_row(name, *map(visible, values))
 
     each = [run.summary for run in runs]
     row("steps", [str(s["steps"]) for s in each])
@@ -50,4 +51,4 @@ def summary_table(runs: list[Finished]) -> None:
     row("run", [str(run.folder) for run in runs])
     row("samples", [str(run.folder / "samples") for run in runs])
     row("artifact", [str(run.artifact) for run in runs])
-    Console(width=max(100, 60 * len(runs)), highlight=False).print(table)
+    Console(width=max(100, 60 * len(runs)), highlight=False, markup=False, emoji=False).print(table)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unclip.common.images import CaptionedImage, grid, save
+from unclip.common.terminal import say
 from unclip.training.stage import Stage
 from unclip.training.strategies import full_parameters
 from unclip.training.world import World
@@ -230,4 +230,4 @@ class ProgressLines(L.Callback):
         loss = trainer.callback_metrics.get("train/loss")
         shown = f"  loss {float(loss):.4f}" if loss is not None else ""
         line = f"step {step}/{trainer.max_steps}{shown}  {rate:.2f} steps/s  {left:.0f} s left"
-        print(line, file=sys.stderr, flush=True)
+        say(line, error=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from unclip.common import terminal
 from unclip.common.errors import UserError
 from unclip.common.unreadable import why_unreadable
 from unclip.training.checkpoint_folders import REST, checkpoints, files_damage, step_of
@@ -38,7 +39,7 @@ def newest_whole(folder: Path, *, say: bool = True) -> Path:
         found = damage_of(path)
         if found is None:
             for line in damages if say else ():
-                print(f"{line}; continuing from {path.name}", flush=True)
+                terminal.say(f"{line}; continuing from {path.name}")
             return path
         damages.append(f"{path}: damaged checkpoint: {found}")
     first = damages[0] if damages else f"{folder}: no checkpoint"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 import time
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,6 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from unclip.common.images import CaptionedImage
 from unclip.common.seeding import derive_seed
+from unclip.common.terminal import say
 from unclip.embeddings.clip import FrozenClip
 from unclip.training import strategies
 from unclip.training.blocks import checkpoint_blocks, compile_blocks, missing_for_compilation
@@ -108,7 +108,7 @@ class Stage(L.LightningModule):
             return "blocks"
         if self.trainer.is_global_zero:
             line = f"trainer.compile=auto: nothing is compiled, because it fails here: {reason}"
-            print(line, file=sys.stderr)
+            say(line, error=True)
         return "none"
 
     def on_fit_start(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.common.hashing import file_sha256
+from unclip.common.terminal import say
 from unclip.embeddings.clip import fingerprint_of
 from unclip.stages import registry
 from unclip.stages.row import CLIP
@@ -78,9 +78,9 @@ def import_weights(
                 shutil.rmtree(target)
             (Path(scratch) / target.name).rename(target)
     if CLIP not in targets and not (out / CLIP).is_dir():
-        print(
+        say(
             "unclip: no CLIP among them, without which nothing can be sampled; add --clip SOURCE",
-            file=sys.stderr,
+            error=True,
         )
     return list(targets.values())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from unclip.common import tables
+from unclip.common.terminal import say
 from unclip.data.inspect.duplicates import NEAR
 from unclip.data.inspect.report import BLANK, NEAR_LIMIT, SMALL, Report
 
@@ -13,9 +14,9 @@ def show(found: Report) -> None:
     """Print it."""
     lines = [["source", found["source"]], *_lines(found)]
     tables.show(lines)
-    print()
+    say()
     for line in list(advice(found)) or ["nothing to fix"]:
-        print(f"- {line}")
+        say(f"- {line}")
 
 
 def advice(found: Report) -> Iterator[str]:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from unclip.common.atomic import atomic_write
 from unclip.common.html import render
 from unclip.common.images import Array, grid, save, to_uint8
+from unclip.common.terminal import say
 from unclip.data.config import ReadingConfig
 from unclip.data.decode import BadSample
 from unclip.data.sources import open_splits
@@ -65,5 +66,5 @@ def report(
             stages=stage_table(runs),
         )
         scratch.write_text(text, encoding="utf-8")
-    print(f"{len(images)} held-out captions drawn; whole run {seconds:.0f} s")
+    say(f"{len(images)} held-out captions drawn; whole run {seconds:.0f} s")
     return page

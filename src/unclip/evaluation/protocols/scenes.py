@@ -15,6 +15,7 @@ from tqdm import tqdm
 from unclip.common.atomic import atomic_write
 from unclip.common.html import render
 from unclip.common.images import Array, grid, save, to_uint8
+from unclip.common.terminal import say
 from unclip.data.scenes.dataset import Prompt, single_object_prompts, two_object_prompts
 from unclip.evaluation.oracle.oracle import Verdict, check
 from unclip.evaluation.protocols.training import curves, stage_table
@@ -104,7 +105,7 @@ def report(
     with atomic_write(page) as scratch:
         scratch.write_text(render_page(runs, figures, sheets), encoding="utf-8")
     one = figures["single_object"]
-    print(
+    say(
         f"single objects: colour and shape right in {one['colour_and_shape']:.0%} of {len(single)}"
         f" (colour {one['colour']:.0%}, shape {one['shape']:.0%}); whole run {seconds:.0f} s"
     )

@@ -6,9 +6,8 @@ pixels, groups) is in a ``config.json`` beside the files, or is as published.
 
 from __future__ import annotations
 
-import sys
-
 from unclip.common.errors import UserError
+from unclip.common.terminal import say
 from unclip.weights.clips import from_openai, is_openai
 from unclip.weights.found import Found
 from unclip.weights.originals import karlo
@@ -51,7 +50,7 @@ def find(source: Source) -> list[Found]:
     if not states and unknown:
         raise UserError(f"{unknown[0]}; `unclip import --help` says what it reads")
     for line in unknown:
-        print(f"unclip: {line}; left out", file=sys.stderr)
+        say(f"unclip: {line}; left out", error=True)
     if not states:
         raise UserError(f"{source.label}: holds no weights; give a folder or file of weights")
     config = source.json("config.json") if "config.json" in source.names else {}
