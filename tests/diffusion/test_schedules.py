@@ -83,6 +83,20 @@ def test_glide_sections_are_the_published_27_timesteps():
         sampling_timesteps("fast27", 40)
 
 
+def test_inner_timesteps_have_neither_end_of_the_chain():
+    # The middle of dalle2-pytorch's torch.linspace(-1, 1000, 65).int().
+    expected = torch.linspace(-1, 1000, 65, dtype=torch.float64).int().tolist()[1:-1]
+    assert sampling_timesteps("inner63", 1000) == expected
+    assert (expected[0], expected[-1]) == (14, 984)
+    assert sampling_timesteps("inner9", 9) == list(range(9))
+    assert sampling_timesteps("inner2", 1000) == [332, 666]
+    with pytest.raises(UserError, match="10 steps do not fit"):
+        sampling_timesteps("inner10", 9)
+    for wrong in ("inner", "inner1", "inner2,2", "innerx"):
+        with pytest.raises(UserError, match=r"sampler\.steps: .*inner63"):
+            sampling_timesteps(wrong, 1000)
+
+
 @given(st.integers(2, 1200), st.data())
 def test_timesteps_are_always_distinct_and_within_the_chain(total, data):
     counts = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=5))

@@ -13,8 +13,8 @@ GOLDENS = Path(__file__).parents[1] / "goldens"
 D, CONTEXT, SIDE = 12, 7, 16
 
 
-def clip_halves() -> tuple[dict, dict, dict, dict]:
-    """Random weights and configurations of the two halves that fit Karlo's goldens."""
+def clip_halves(dim: int = D) -> tuple[dict, dict, dict, dict]:
+    """Random weights and configurations of two halves that fit Karlo's goldens, or of another D."""
     rng = torch.Generator().manual_seed(0)
 
     def block(prefix, width):
@@ -36,22 +36,22 @@ def clip_halves() -> tuple[dict, dict, dict, dict]:
     def some(*shape):
         return torch.randn(shape, generator=rng) * 0.3
 
-    text = block("text_model", D) | norm("text_model.final_layer_norm", D)
-    text["text_model.embeddings.token_embedding.weight"] = some(49408, D)
-    text["text_model.embeddings.position_embedding.weight"] = some(CONTEXT, D)
-    text["text_projection.weight"] = some(D, D)
+    text = block("text_model", dim) | norm("text_model.final_layer_norm", dim)
+    text["text_model.embeddings.token_embedding.weight"] = some(49408, dim)
+    text["text_model.embeddings.position_embedding.weight"] = some(CONTEXT, dim)
+    text["text_projection.weight"] = some(dim, dim)
     vision = block("vision_model", 16)
     vision |= norm("vision_model.pre_layrnorm", 16) | norm("vision_model.post_layernorm", 16)
     vision["vision_model.embeddings.class_embedding"] = some(16)
     vision["vision_model.embeddings.patch_embedding.weight"] = some(16, 3, 8, 8)
     vision["vision_model.embeddings.position_embedding.weight"] = some(5, 16)
-    vision["visual_projection.weight"] = some(D, 16)
-    same = {"num_attention_heads": 2, "num_hidden_layers": 2, "projection_dim": D}
+    vision["visual_projection.weight"] = some(dim, 16)
+    same = {"num_attention_heads": 2, "num_hidden_layers": 2, "projection_dim": dim}
     same |= {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
     text_config = same | {
         "architectures": ["CLIPTextModelWithProjection"],
-        "hidden_size": D,
-        "intermediate_size": 4 * D,
+        "hidden_size": dim,
+        "intermediate_size": 4 * dim,
         "max_position_embeddings": CONTEXT,
         "vocab_size": 49408,
     }
@@ -72,6 +72,15 @@ def karlo_folder(root: Path, *, image: bool = True) -> Path:
     write(root / "text_encoder", text, text_config)
     if image:
         write(root / "image_encoder", vision, vision_config)
+    return root
+
+
+def clip_folder(root: Path, dim: int = D) -> Path:
+    """Both halves of a CLIP in transformers' folders."""
+    root.mkdir()
+    text, text_config, vision, vision_config = clip_halves(dim)
+    write(root / "text_encoder", text, text_config)
+    write(root / "image_encoder", vision, vision_config)
     return root
 
 

@@ -7,26 +7,49 @@ import json
 import sys
 import types
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from unclip.common import json_text
 from unclip.common.errors import UserError
 from unclip.common.types import Caption
 from unclip.stages.experiment import ParentSizes
+from unclip.stages.laion_prior.config import LaionPriorExperiment
 from unclip.stages.laion_prior.network import LaionPrior, build_network
-from unclip.weights.dalle2_prior import read_dalle2_prior
 from unclip.weights.maps.dalle2_prior import RULES
-from unclip.weights.maps.rules import to_theirs
+from unclip.weights.maps.rules import to_ours, to_theirs
+from unclip.weights.originals.laion import from_dalle2
+from unclip.weights.reading.tensors import read_file, state_of
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "dalle2-pytorch"
 CONFIG, CHECKPOINT = GOLDEN / "prior_config.json", GOLDEN / "prior.pth"
 
 
+class Read(NamedTuple):
+    experiment: LaionPriorExperiment
+    weights: dict[str, torch.Tensor]
+
+
+def read_prior(checkpoint: Path, config: Path) -> Read:
+    """What an import of the two files writes."""
+    where = str(checkpoint)
+    state = state_of(read_file(checkpoint, where), where)
+    found = from_dalle2(state, where, json_text.read_object(config), str(config))
+    with torch.device("meta"):
+        expected = build_network(found.experiment, ParentSizes()).state_dict()
+    weights = to_ours(found.state(), found.rules(None), expected=expected, source=where)
+    return Read(found.experiment, weights)
+
+
 @pytest.fixture(scope="module")
-def net() -> LaionPrior:
-    read = read_dalle2_prior(CHECKPOINT, CONFIG, model="model")
+def net(tmp_path_factory) -> LaionPrior:
+    """The plain weights, of which the golden's outputs are."""
+    plain = tmp_path_factory.mktemp("plain") / "prior.pth"
+    torch.save(torch.load(CHECKPOINT, weights_only=True)["model"], plain)
+    read = read_prior(plain, CONFIG)
     net = build_network(read.experiment, ParentSizes()).eval()
     net.load_state_dict(read.weights)
     return net
@@ -75,22 +98,24 @@ def test_words_that_clip_does_not_have_are_padding(net):
 
 def test_the_averaged_weights_are_read_and_names_go_back_bit_for_bit():
     stored = torch.load(CHECKPOINT, weights_only=True)
-    for model, given in (("ema_model", None), ("ema_model", "ema_model"), ("model", "model")):
-        read = read_dalle2_prior(CHECKPOINT, CONFIG, model=given)
-        theirs = to_theirs(read.weights, RULES)
-        wanted = {k: v for k, v in stored[model].items() if k.startswith("net.")}
-        others = {k for k in wanted if "layers.1" in k and k.endswith(".freqs")}
-        assert theirs.keys() == wanted.keys() - others
-        assert all(torch.equal(theirs[name], wanted[name]) for name in theirs)
+    read = read_prior(CHECKPOINT, CONFIG)
+    theirs = to_theirs(read.weights, RULES)
+    wanted = {k: v for k, v in stored["ema_model"].items() if k.startswith("net.")}
+    others = {k for k in wanted if "layers.1" in k and k.endswith(".freqs")}
+    assert theirs.keys() == wanted.keys() - others
+    assert all(torch.equal(theirs[name], wanted[name]) for name in theirs)
+    wanted = stored["model"]
+    assert not torch.equal(theirs["net.learned_query"], wanted["net.learned_query"])
 
 
 def test_what_its_config_says_is_what_is_sampled():
-    experiment = read_dalle2_prior(CHECKPOINT, CONFIG).experiment
+    experiment = read_prior(CHECKPOINT, CONFIG).experiment
     model = experiment.model
     assert (model.embed_dim, model.layers, model.heads, model.head_channels) == (16, 2, 4, 8)
     assert (model.context, model.mlp_ratio, model.dropout) == (6, 2, 0.05)
     assert (experiment.diffusion.steps, experiment.diffusion.prediction) == (100, "x0")
-    assert (experiment.sampler.sampler, experiment.sampler.steps) == ("ddim", 64)
+    sampler = experiment.sampler
+    assert (sampler.sampler, sampler.steps, sampler.eta) == ("ddim", "inner63", 1.0)
     assert (experiment.drop_text, experiment.drop_x_t) == (0.1, 0.1)
 
 
@@ -128,14 +153,14 @@ def test_a_trainers_objects_are_passed_over(tmp_path, stored, monkeypatch):
     stored["version"] = Version()
     stored["version"].release = (1, 15)
     stored["optimizer"] = {"state": collections.defaultdict(dict, {0: {"step": 1}})}
-    read = read_dalle2_prior(*written(tmp_path, stored))
+    read = read_prior(*written(tmp_path, stored))
     assert torch.equal(read.weights["query"], stored["ema_model"]["net.learned_query"])
     assert Version.made == 0
 
 
 def test_a_slim_file_and_the_clip_in_it(tmp_path, stored):
     slim = stored["model"] | {"clip.clip.logit_scale": torch.zeros(())}
-    read = read_dalle2_prior(*written(tmp_path, slim))
+    read = read_prior(*written(tmp_path, slim))
     assert torch.equal(read.weights["query"], slim["net.learned_query"])
 
 
@@ -180,7 +205,7 @@ def broken(change: str, stored: dict) -> tuple[dict, dict]:
 )
 def test_another_checkpoint_is_refused(tmp_path, stored, change, message):
     with pytest.raises(UserError, match=message) as refused:
-        read_dalle2_prior(*written(tmp_path, broken(change, stored)[0]))
+        read_prior(*written(tmp_path, broken(change, stored)[0]))
     assert "\n" not in str(refused.value)
     assert "latest.pth" in str(refused.value)
 
@@ -202,12 +227,14 @@ def test_another_checkpoint_is_refused(tmp_path, stored, change, message):
         ({"net": {"heads": 2}}, "has the shape"),
         ({"net": {"normformer": False}}, "layers.0.1.3.g.* has no place"),
         ({"net": {"rotary_emb": False}}, "freqs has no place"),
-        ({"net": {"depth": "two"}}, "model.layers='two'"),
+        ({"net": {"depth": "two"}}, "prior.net.depth='two': the weights have 2 layers"),
+        ({"net": {"depth": 10**9}}, "prior.net.depth=1000000000: the weights have 2 layers"),
+        ({"image_embed_scale": "big"}, "image_embed_scale='big': must be a number"),
     ],
 )
 def test_another_configuration_is_refused(tmp_path, stored, config, message):
     with pytest.raises(UserError, match=message) as refused:
-        read_dalle2_prior(*written(tmp_path, stored, config=config))
+        read_prior(*written(tmp_path, stored, config=config))
     assert "\n" not in str(refused.value)
 
 
@@ -215,11 +242,4 @@ def test_another_configuration_is_refused(tmp_path, stored, config, message):
 def test_a_damaged_checkpoint_is_refused(tmp_path, content):
     (tmp_path / "a.pth").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.pth: "):
-        read_dalle2_prior(tmp_path / "a.pth", CONFIG)
-
-
-def test_what_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"none\.pth: No such file"):
-        read_dalle2_prior(tmp_path / "none.pth", CONFIG)
-    with pytest.raises(UserError, match="has no ema; it has ema_model, model"):
-        read_dalle2_prior(CHECKPOINT, CONFIG, model="ema")
+        read_prior(tmp_path / "a.pth", CONFIG)

@@ -13,6 +13,9 @@ examples:
       --clip hf://kakaobrain/karlo-v1-alpha-image-variations
   unclip import downloads/karlo --out runs/karlo --half
   unclip import hf://kandinsky-community/kandinsky-2-1-prior@main --out runs/kandinsky_prior
+  unclip import glide/base.pt --merges merges.txt --out runs/glide
+  unclip import glide/upsample.pt --merges merges.txt --out runs/glide
+  unclip import laion/prior --out runs/mine --clip hf://openai/clip-vit-large-patch14
   unclip import karlo-v1-alpha/prior --out runs/mine
 """
 
@@ -21,11 +24,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "import",
-        help="make a cascade of published weights: Karlo, Kandinsky's priors, CLIPs",
+        help="make a cascade of published weights: Karlo, GLIDE, priors, CLIPs",
         description="Reads diffusers' folders (Karlo, its image variations, Kandinsky's priors), "
-        "the original files of Karlo and Kandinsky 2.1 with their CLIP, single components, and "
-        "CLIPs of transformers or OpenAI, whatever the files are called. Nothing in a file is run. "
-        "The folder it writes is a cascade: `unclip sample --pipeline DIR`.",
+        "the original files of Karlo and Kandinsky 2.1 with their CLIP, of GLIDE and of LAION's "
+        "prior, single components, and CLIPs of transformers or OpenAI, whatever the files are "
+        "called. Nothing in a file is run. The folder it writes is a cascade: `unclip sample "
+        "--pipeline DIR`.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -35,6 +39,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--clip",
         metavar="SOURCE",
         help="where the CLIP comes from, if the source has none or only its text half",
+    )
+    p.add_argument(
+        "--merges",
+        type=Path,
+        metavar="FILE",
+        help="GPT-2's merges.txt (vocab.bpe), for GLIDE; default: the one beside the weights",
     )
     p.add_argument("--half", action="store_true", help="keep half precision (default: float32)")
     p.add_argument("--force", action="store_true", help="replace stages that are there")
@@ -50,11 +60,16 @@ def run(args: argparse.Namespace) -> None:
     from unclip.weights.importing import import_weights
 
     if args.force:
-        require_apart(args.out, [args.source, args.clip or ""], option="--out ")
+        require_apart(args.out, [args.source, args.clip or "", args.merges or ""], option="--out ")
 
     with writing(args.out):
         made = import_weights(
-            args.source, args.out, clip=args.clip, half=args.half, force=args.force
+            args.source,
+            args.out,
+            clip=args.clip,
+            merges=args.merges,
+            half=args.half,
+            force=args.force,
         )
     for path in made:
         say(path)

@@ -11,9 +11,10 @@ import os
 import shutil
 import tempfile
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -30,8 +31,13 @@ Config = TypeVar("Config")
 Network = TypeVar("Network", bound=torch.nn.Module)
 
 FORMAT_VERSION = 1
+MERGES = "merges.txt"  # GPT-2's, of a network that reads captions by them
 X0_ERRORS = "errors.json"  # only where `unclip fit-variance` was run
 FILES = ("artifact.json", "config.yaml", "provenance.json", "weights.safetensors")
+
+
+MORE = (X0_ERRORS, MERGES)
+"""Files that only some artifacts have."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +170,11 @@ def export(
     provenance: dict[str, Any],
     embed_dim: int | None = None,
     clip_fingerprint: str | None = None,
+    files: Mapping[str, Path] = MappingProxyType({}),
 ) -> Artifact:
     """Write an artifact folder; all of it appears at once, or nothing does.
+
+    ``files`` are copied into it under the names that they have there.
 
     Raises:
         UserError: a weight is NaN or infinite.
@@ -192,6 +201,8 @@ def export(
         (folder / "artifact.json").write_text(json.dumps(header, indent=2) + "\n")
         (folder / "config.yaml").write_text(yaml_text.document(config))
         (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+        for name, file in files.items():
+            shutil.copyfile(file, folder / name)
         if path.exists():
             shutil.rmtree(path)
         os.replace(folder, path)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unclip.common.errors import UserError
-from unclip.diffusion.config import FAST27, DiffusionConfig, section_counts
+from unclip.diffusion.config import FAST27, INNER, DiffusionConfig, section_counts
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,13 @@ def sampling_timesteps(steps: int | str, total: int) -> list[int]:
 
     N of T strided is t = round(k (T - 1) / (N - 1)), the one-section case of Improved DDPM's
     respacing. `FAST27` is GLIDE's chain of sections, which steers clear of the noisiest timesteps:
-    it begins at T - 3. Raises `UserError` when a section is asked for more steps than it has.
+    it begins at T - 3. N `INNER` ones divide the way from -1 to T evenly, rounded down, without its
+    ends (dalle2-pytorch's DDIM, whose 64 steps are 63 of these, from 984 to 14). Raises `UserError`
+    when a section is asked for more steps than it has.
     """
     counts = section_counts(steps)
+    if str(steps).startswith(INNER) and counts[0] <= total:
+        return [k * (total + 1) // (counts[0] + 1) - 1 for k in range(1, counts[0] + 1)]
     size, longer = divmod(total, len(counts))
     timesteps: list[int] = []
     start = 0

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unclip.common.artifacts import MERGES
 from unclip.common.errors import UserError
 from unclip.embeddings.tokens import Tokenizer, token_mask
 
@@ -57,11 +58,16 @@ class Gpt2Tokenizer:
         return _byte_pairs(self.merges, self.vocabulary).encode(caption.lower()).ids
 
 
-def tokenizer_of(model: Any) -> Tokenizer | Gpt2Tokenizer:
-    """Of a stage's ``model`` section that has ``tokenizer``, ``merges`` and ``text``."""
-    text = model.text
+def tokenizer_of(model: Any, folder: Path | None = None) -> Tokenizer | Gpt2Tokenizer:
+    """Of a stage's ``model`` section that has ``tokenizer``, ``merges`` and ``text``.
+
+    ``folder`` is the artifact's, which may hold the merges.
+    """
+    text, merges = model.text, model.merges
     if model.tokenizer == "gpt2":
-        return Gpt2Tokenizer(text.context, vocabulary=text.vocabulary, merges=model.merges)
+        if folder is not None and merges == MERGES:
+            merges = str(folder / MERGES)
+        return Gpt2Tokenizer(text.context, vocabulary=text.vocabulary, merges=merges)
     return Tokenizer(text.context)
 
 

@@ -197,8 +197,9 @@ def _part(begin: str, artifact: artifacts.Artifact, *, weights: bool) -> Content
             "artifact/artifact.json": artifact.path / "artifact.json",
             "artifact/weights.safetensors": artifact.path / "weights.safetensors",
         }
-        if (artifact.path / artifacts.X0_ERRORS).is_file():
-            own[f"artifact/{artifacts.X0_ERRORS}"] = artifact.path / artifacts.X0_ERRORS
+        for name in artifacts.MORE:
+            if (artifact.path / name).is_file():
+                own[f"artifact/{name}"] = artifact.path / name
         for what in own.values():
             if isinstance(what, Path):
                 _refuse_links(what, artifact.path)

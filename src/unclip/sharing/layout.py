@@ -43,10 +43,11 @@ MAX_BYTES = {
     ".jsonl": 64 << 20,
     ".yaml": 256 << 10,
     ".md": 1 << 20,
+    ".txt": 16 << 20,
     ".png": 32 << 20,
     ".safetensors": 64 << 30,
 }
-_ARTIFACT = "|".join(re.escape(name) for name in (*artifacts.FILES, artifacts.X0_ERRORS))
+_ARTIFACT = "|".join(re.escape(n) for n in (*artifacts.FILES, *artifacts.MORE))
 _PART = rf"{re.escape(EXPERIMENT)}|{re.escape(PROVENANCE)}|artifact/(?:{_ARTIFACT})"
 _RUN_PART = rf"{_PART}|{re.escape(METRICS)}|{re.escape(SUMMARY)}|samples/step_[0-9]{{1,12}}\.png"
 _TOP = rf"{re.escape(MANIFEST)}|{re.escape(CARD)}"

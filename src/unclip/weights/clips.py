@@ -119,11 +119,8 @@ def is_openai(state: dict[str, Tensor]) -> bool:
     return {"visual.class_embedding", "token_embedding.weight", "text_projection"} <= state.keys()
 
 
-def from_openai(state: dict[str, Tensor], where: str, heads: Any = None) -> Found:
-    """A ViT by OpenAI: sizes by the shapes of its tensors, 64 channels a head, quick_gelu.
-
-    ``heads`` are the text's and the image's, where a file beside it says them.
-    """
+def from_openai(state: dict[str, Tensor], where: str) -> Found:
+    """A ViT by OpenAI: sizes by the shapes of its tensors, 64 channels a head, quick_gelu."""
     state = {k: v for k, v in state.items() if k not in clip_map.OPENAI_IGNORED}
     try:
         width, _, patch, _ = state["visual.conv1.weight"].shape
@@ -135,7 +132,6 @@ def from_openai(state: dict[str, Tensor], where: str, heads: Any = None) -> Foun
         raise UserError(f"{where}: {error} is missing or misshapen; give OpenAI's ViT") from None
     if vocabulary != VOCABULARY:
         raise UserError(f"{where}: token_embedding.weight has {vocabulary} rows, not {VOCABULARY}")
-    text_heads, image_heads = heads or (max(1, text_width // 64), max(1, width // 64))
     config = ClipConfig(
         embed_dim=dim,
         embeddings="raw",
@@ -144,12 +140,12 @@ def from_openai(state: dict[str, Tensor], where: str, heads: Any = None) -> Foun
         patch_size=patch,
         vision_width=width,
         vision_layers=_count(state, "visual.transformer.resblocks."),
-        vision_head_width=width // image_heads,
+        vision_head_width=min(64, width),
         vision_mlp=None if mlp == 4 * width else mlp,
         context=context,
         text_width=text_width,
         text_layers=_count(state, "transformer.resblocks."),
-        text_heads=text_heads,
+        text_heads=max(1, text_width // 64),
     )
     return _found(config, where, lambda net: clip_map.openai(list(net.state_dict())), lambda: state)
 

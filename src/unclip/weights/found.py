@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -23,6 +24,7 @@ class Found:
         rules: Of all of its tensors, for our network (on "meta").
         state: Reads its tensors, under the names that the rules have.
         sizes: What the CLIP is for it: D, width of the token features, tokens.
+        files: Further files of its artifact, by the names that they get there.
     """
 
     where: str
@@ -30,6 +32,7 @@ class Found:
     rules: Callable[[Any], list[Rule]]
     state: Callable[[], dict[str, Tensor]]
     sizes: ParentSizes = field(default_factory=ParentSizes)
+    files: dict[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.experiment.stage = self.stage

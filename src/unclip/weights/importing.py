@@ -7,7 +7,6 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,10 +26,24 @@ from unclip.weights.maps.rules import to_ours
 from unclip.weights.originals.find import find as find_files
 from unclip.weights.reading.folders import Source
 from unclip.weights.reading.tensors import checked
+from unclip.weights.together import (
+    check_revisions,
+    check_same_text,
+    check_those_there,
+    check_together,
+    choose_embeddings,
+    fingerprint_there,
+)
 
 
 def import_weights(
-    spec: str, out: Path, *, clip: str | None = None, half: bool = False, force: bool = False
+    spec: str,
+    out: Path,
+    *,
+    clip: str | None = None,
+    merges: Path | None = None,
+    half: bool = False,
+    force: bool = False,
 ) -> list[Path]:
     """Write the stages found at ``spec`` into the folder ``out``; all of them appear, or none.
 
@@ -38,6 +51,7 @@ def import_weights(
         spec: A folder, a file, or ``hf://ORG/NAME[@REVISION]``.
         out: A cascade's folder; stages of it that ``spec`` has not stay.
         clip: Where the CLIP comes from, if ``spec`` has none or only its text half.
+        merges: GPT-2's merges, for GLIDE's networks; None takes those beside the weights.
         half: Keep half precision instead of writing float32.
         force: Replace stages that are there.
 
@@ -48,7 +62,9 @@ def import_weights(
         UserError: one line that names the file, the key and the fix.
     """
     source = open_source(spec)
-    found = [(each, source) for each in find(source, half=half)]
+    found = [(each, source) for each in find(source, half=half, merges=merges)]
+    if merges is not None and not any(each.files for each, _ in found):
+        raise UserError(f"--merges {merges}: no network of {spec} reads captions by GPT-2's merges")
     if clip is not None:
         other = open_source(clip)
         theirs = [each for each in find(other, half=half) if each.stage == CLIP]
@@ -56,22 +72,23 @@ def import_weights(
             raise UserError(f"--clip {clip}: holds no CLIP")
         own = [each for each, _ in found if each.stage == CLIP]
         if own:
-            _same_text(own[0], theirs[0], clip)
+            check_same_text(own[0], theirs[0], clip)
         found = [(theirs[0], other), *(pair for pair in found if pair[0].stage != CLIP)]
-    _check_together([each for each, _ in found])
+    check_together([each for each, _ in found])
     targets = {each.stage: out / registry.STAGES[each.stage].kind for each, _ in found}
     for target in targets.values():
         if target.exists() and not force:
             raise UserError(f"--out {out}: {target} is there; name another folder, or add --force")
-    _check_revisions(out, found, set(targets.values()))
-    fingerprint = _there(out, found)
+    check_revisions(out, found, set(targets.values()))
+    choose_embeddings(out, [each for each, _ in found], set(targets.values()))
+    fingerprint = fingerprint_there(out, found)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".import-") as scratch:
         for each, origin in found:  # the CLIP is first
             fingerprint = _write(
                 each, origin, Path(scratch) / targets[each.stage].name, fingerprint, half, out
             )
-        _check_those_there(out, found, set(targets.values()), fingerprint)
+        check_those_there(out, found, set(targets.values()), fingerprint)
         out.mkdir(exist_ok=True)
         for target in targets.values():
             if target.exists():
@@ -85,114 +102,19 @@ def import_weights(
     return list(targets.values())
 
 
-def find(source: Source, *, half: bool) -> list[Found]:
+def find(source: Source, *, half: bool, merges: Path | None = None) -> list[Found]:
     """The stages of a source, the CLIP first."""
     if any(
         name.endswith(("model_index.json", "config.json")) and _named(source, name)
         for name in source.names
     ):
         return find_components(source, half=half)
-    return find_files(source)
+    return find_files(source, merges=merges)
 
 
 def _named(source: Source, name: str) -> bool:
     content = source.json(name)
     return any(key in content for key in ("_class_name", "architectures", "model_type"))
-
-
-def _check_together(found: list[Found]) -> None:
-    """Refuse stages of different CLIPs, before any weights are read."""
-    sizes = {each.where: each.sizes for each in found if each.stage != CLIP}
-    for each in found:
-        if each.stage == CLIP:
-            model = each.experiment.model
-            sizes[each.where] = each.sizes._replace(
-                embed_dim=model.embed_dim, text_width=model.text_width, context=model.context
-            )
-    for field in ("embed_dim", "text_width", "context"):
-        said = {w: v for w, s in sizes.items() if (v := getattr(s, field)) is not None}
-        if len(set(said.values())) > 1:
-            (one, a), (two, b) = next(
-                (x, y) for x in said.items() for y in said.items() if x[1] != y[1]
-            )
-            raise UserError(
-                f"{one}: is of another CLIP than {two}: {field} {a} and {b}; give "
-                "stages of one CLIP"
-            )
-    for each in found:
-        for section in ("model", "diffusion", "sampler"):
-            if hasattr(each.experiment, section):
-                _validate(getattr(each.experiment, section), each.where)
-
-
-def _validate(config: Any, where: str) -> None:
-    try:
-        config.validate()
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    except ZeroDivisionError:
-        raise UserError(f"{where}: a size in its configuration is 0") from None
-
-
-def _same_text(own: Found, other: Found, spec: str) -> None:
-    """Refuse a CLIP of which the text half is not the source's own."""
-    theirs = other.state()
-    for name, tensor in own.state().items():
-        if name == "logit_scale" or name.startswith(("vision", "visual")):
-            continue
-        if name in theirs and not torch.equal(tensor.float(), theirs[name].float()):
-            raise UserError(
-                f"--clip {spec}: is another CLIP than {own.where}: {name} differs; "
-                "give the CLIP that the stages were trained with"
-            )
-
-
-def _there(out: Path, found: list[tuple[Found, Source]]) -> str | None:
-    """The fingerprint of the CLIP that ``out`` has already, if this import brings none."""
-    if not (out / CLIP).is_dir() or any(each.stage == CLIP for each, _ in found):
-        return None
-    frozen = registry.STAGES[CLIP].load(str(out / CLIP))
-    for each, _ in found:
-        if each.sizes.embed_dim not in (None, frozen.model.embed_dim):
-            raise UserError(
-                f"{each.where}: is of another CLIP than {out / CLIP}: embed_dim "
-                f"{each.sizes.embed_dim} and {frozen.model.embed_dim}; name another folder"
-            )
-    return frozen.fingerprint
-
-
-def _check_those_there(
-    out: Path, found: list[tuple[Found, Source]], replaced: set[Path], fingerprint: str | None
-) -> None:
-    """Refuse a CLIP that is not that of the stages which ``out`` has and keeps."""
-    clip = next((each for each, _ in found if each.stage == CLIP), None)
-    if clip is None:
-        return
-    for file in sorted(out.glob("*/artifact.json")):
-        if file.parent in replaced:
-            continue
-        stage, dim = artifacts.describe(file.parent), clip.experiment.model.embed_dim
-        if stage.embed_dim not in (None, dim) or stage.clip_fingerprint not in (None, fingerprint):
-            raise UserError(
-                f"{clip.where}: is another CLIP than that of {file.parent}; name another folder"
-            )
-
-
-def _check_revisions(out: Path, found: list[tuple[Found, Source]], replaced: set[Path]) -> None:
-    """Refuse to put revisions of one source side by side."""
-    now = {s.origin["source"]: s.origin.get("revision") for _, s in found}
-    for file in sorted(out.glob("*/artifact.json")):
-        if file.parent in replaced:
-            continue
-        imported = artifacts.describe(file.parent).provenance.get("imported")
-        if not isinstance(imported, dict):
-            continue
-        source, before = imported.get("source"), imported.get("revision")
-        if source in now and None not in (before, now[source]) and before != now[source]:
-            raise UserError(
-                f"--out {out}: {file.parent.name} is of revision {str(before)[:12]} of {source}, "
-                f"this import of {str(now[source])[:12]}; import all of one revision"
-            )
 
 
 def _write(
@@ -238,11 +160,13 @@ def _write(
             "imported": {
                 **source.origin,
                 "licence": source.origin.get("licence") or _licence(source),
-                "files": {name: file_sha256(source.used[name]) for name in names},
+                "files": {name: file_sha256(source.used[name]) for name in names}
+                | {name: file_sha256(file) for name, file in found.files.items()},
             }
         },
         embed_dim=found.experiment.model.embed_dim if found.sizes.embed_dim else None,
-        clip_fingerprint=fingerprint if row.parents else None,
+        clip_fingerprint=fingerprint if row.parents and found.sizes.embed_dim else None,
+        files=found.files,
     )
     return fingerprint
 

@@ -8,7 +8,8 @@ from typing import Any
 from unclip.common.errors import UserError
 from unclip.diffusion.config import DiffusionConfig, ImageDiffusionConfig
 
-_SCHEDULES = {"squaredcos_cap_v2": "cosine", "cosine": "cosine", "linear": "linear"}
+SCHEDULES = {"squaredcos_cap_v2": "cosine", "cosine": "cosine", "linear": "linear"}
+"""Their words for our `diffusion.schedule`."""
 _PREDICTIONS = {"sample": "x0", "epsilon": "eps", "v_prediction": "v"}
 _VARIANCES = {"fixed_small_log": "fixed_small", "learned_range": "learned_range"}
 
@@ -98,7 +99,7 @@ def scheduler(values: Mapping[str, Any], where: str, *, image: bool) -> Chain:
     cls = ImageDiffusionConfig if image else DiffusionConfig
     diffusion = cls(
         steps=s.get("num_train_timesteps", int, 1000),
-        schedule=s.choice("beta_schedule", _SCHEDULES, "squaredcos_cap_v2"),  # type: ignore[arg-type]
+        schedule=s.choice("beta_schedule", SCHEDULES, "squaredcos_cap_v2"),  # type: ignore[arg-type]
         prediction=s.choice("prediction_type", _PREDICTIONS, "epsilon"),  # type: ignore[arg-type]
         variance=s.choice("variance_type", _VARIANCES, "fixed_small_log"),  # type: ignore[arg-type]
     )

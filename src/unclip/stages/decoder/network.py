@@ -209,8 +209,8 @@ class Decoder(nn.Module):
 def build_network(experiment: DecoderExperiment, sizes: ParentSizes) -> Decoder:
     """See `unclip.stages.row.Row`."""
     model, learns = experiment.model, experiment.diffusion.learns_variance
-    embed_dim = model.embed_dim or sizes.embed_dim
-    assert embed_dim is not None
+    embed_dim = model.embed_dim or sizes.embed_dim or 0
+    assert embed_dim or not (model.use_z_i or model.caption == "clip")  # only GLIDE knows no CLIP
     width = model.clip_text_width or sizes.text_width
     return Decoder(model, embed_dim, width, learns_variance=learns)
 

@@ -26,7 +26,7 @@ def load(path: Path | str, clip: FrozenClip, *, key: str = "decoder") -> Decoder
         net,
         experiment.sampler,
         experiment.diffusion,
-        tokenizer_of(experiment.model),
+        tokenizer_of(experiment.model, artifact.path),
         takes(artifact),
         clip.model if experiment.model.caption == "clip" else None,
     )

@@ -18,5 +18,5 @@ def load(path: Path | str, clip: Any = None, *, key: str = "upsampler") -> Upsam
     artifact = artifacts.expect(artifacts.describe(path, key=key), ("upsampler",), key=key)
     experiment = artifact.experiment(UpsamplerExperiment, "model", "sampler", "diffusion")
     net = artifact.network(lambda: build_network(experiment, ParentSizes()))
-    tokenize = tokenizer_of(experiment.model)
+    tokenize = tokenizer_of(experiment.model, artifact.path)
     return UpsamplerPart(net, experiment.sampler, experiment.diffusion, tokenize)

@@ -6,16 +6,23 @@ pixels, groups) is in a ``config.json`` beside the files, or is as published.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from unclip.common.errors import UserError
 from unclip.common.terminal import say
 from unclip.weights.clips import from_openai, is_openai
 from unclip.weights.found import Found
-from unclip.weights.originals import karlo
+from unclip.weights.originals import glide, karlo
+from unclip.weights.originals.laion import from_dalle2
 from unclip.weights.originals.unet import State
 from unclip.weights.reading.folders import Source
 from unclip.weights.reading.tensors import ENDINGS, read_file, state_of
 from unclip.weights.settings import Settings
 
+States = dict[str, tuple[State, str]]
+"""By kind: a state dict, and what errors about it begin with."""
+LAION_CONFIG = "prior_config.json"
 _KINDS = {  # a tensor that only this file has
     "model.prd_emb": "prior",
     "model.cf_param": "decoder",
@@ -25,11 +32,82 @@ _KINDS = {  # a tensor that only this file has
 }
 
 
-def find(source: Source) -> list[Found]:
-    """The stages in a folder of files, or in one file."""
-    states: dict[str, tuple[State, str]] = {}
+def find(source: Source, *, merges: Path | None = None) -> list[Found]:
+    """The stages of a source, the CLIP first; ``merges`` are GPT-2's, for GLIDE's networks."""
+    folder = _folder(source)
+    states, stats = _read(source, folder)
+    config_file = f"{folder}/config.json" if folder else "config.json"
+    config = source.json(config_file) if config_file in source.names else {}
+    where = source.where(config_file)
+    groups = Settings(config, where).get("norm_groups", int, 32)
+    sections = {k: karlo.Section(config.get(k), where) for k in states}
+    found = []
+    if "clip" in states:
+        found.append(from_openai(*states["clip"]))
+    if "prior" in states:
+        found.append(karlo.prior(*states["prior"], stats, sections["prior"]))
+    size = 64
+    if "decoder" in states:
+        section = sections["decoder"]
+        size = section.model.get("image_size", int, 64)
+        found.append(karlo.decoder(*states["decoder"], section, size, groups))
+    if "improved_sr" in states:
+        section = sections["improved_sr"]
+        found.append(karlo.upsampler(*states["improved_sr"], section, size, groups))
+    if "dalle2" in states:
+        file = f"{folder}/{LAION_CONFIG}" if folder else LAION_CONFIG
+        content = source.json(file)
+        found.append(from_dalle2(*states["dalle2"], content, source.where(file)))
+    return found + _glide(source, folder, states, config, merges)
+
+
+def _glide(
+    source: Source, folder: str, states: States, config: dict[str, Any], given: Path | None
+) -> list[Found]:
+    found: list[Found] = []
+    for kind in glide.KINDS.values():  # a base before its upsampler
+        if kind not in states:
+            continue
+        state, where = states[kind]
+        section = config.get(kind, {})
+        names = ("n_vocab", "end_token", "norm_groups")
+        shared: dict[str, Any] = {name: config[name] for name in names if name in config}
+        values = shared | (section if isinstance(section, dict) else {})
+        bases = [f.experiment.model.image_size for f in found if f.stage == "decoder"]
+        found.append(
+            glide.network(
+                kind,
+                state,
+                where,
+                Settings(values, source.where("config.json")),
+                glide.merges_beside(source, folder, given, where),
+                bases[0] if bases else None,
+            )
+        )
+    return found
+
+
+def _folder(source: Source) -> str:
+    """The folder of the weights: the source's own, or the only one below it that has any."""
+    folders = sorted({n.rpartition("/")[0] for n in source.names if n.endswith(ENDINGS)})
+    if not folders:
+        raise UserError(f"{source.label}: holds no weights; give a folder or file of weights")
+    if "" in folders or len(folders) == 1:
+        return "" if "" in folders else folders[0]
+    laion = [f for f in folders if f"{f}/{LAION_CONFIG}" in source.names]
+    if len(laion) != 1:
+        raise UserError(
+            f"{source.label}: has weights in {folders[0]}/, {folders[1]}/"
+            f"{' and others' if len(folders) > 2 else ''}; give one of these folders"
+        )
+    return laion[0]
+
+
+def _read(source: Source, folder: str) -> tuple[States, State | None]:
+    """The networks in a folder by their kinds, and the statistics of Karlo's prior."""
+    states: States = {}
     stats, unknown = None, []
-    for name in source.inside(""):
+    for name in source.inside(folder):
         if not name.endswith(ENDINGS):
             continue
         where = source.where(name)
@@ -38,7 +116,7 @@ def find(source: Source) -> list[Found]:
             stats = karlo.statistics(content, where)
             continue
         state = state_of(content, where)
-        kind = _kind(state)
+        kind = _kind(state, where)
         if kind is None:
             unknown.append(
                 f"{where}: {next(iter(state))} is no tensor of a network that unclip knows"
@@ -47,49 +125,23 @@ def find(source: Source) -> list[Found]:
         if kind in states:
             raise UserError(f"{where}: is a second {kind} beside {states[kind][1]}; give one")
         states[kind] = (state, where)
-    if not states and unknown:
-        raise UserError(f"{unknown[0]}; `unclip import --help` says what it reads")
+    if not states:
+        told = unknown[0] if unknown else f"{source.label}: holds no network"
+        raise UserError(f"{told}; `unclip import --help` says what it reads")
     for line in unknown:
         say(f"unclip: {line}; left out", error=True)
-    if not states:
-        raise UserError(f"{source.label}: holds no weights; give a folder or file of weights")
-    config = source.json("config.json") if "config.json" in source.names else {}
-    published = {k: config.get(k, {}) for k in ("prior", "decoder", "improved_sr")}
-    groups = Settings(config, source.where("config.json")).get("norm_groups", int, 32)
-    found = []
-    if "clip" in states:
-        found.append(from_openai(*states["clip"]))
-    if "prior" in states:
-        found.append(
-            karlo.prior(*states["prior"], stats, karlo.values_of(published["prior"], source))
-        )
-    size = 64
-    if "decoder" in states:
-        h = karlo.values_of(published["decoder"], source)
-        size = h.get("image_size", int, 64)
-        found.append(karlo.decoder(*states["decoder"], h, size, groups))
-    if "improved_sr" in states:
-        found.append(karlo.upsampler(*states["improved_sr"], size, groups))
-    for kind in ("glide", "dalle2"):
-        if kind in states:
-            found += _other(kind, *states[kind])
-    return found
+    return states, stats
 
 
-def _kind(state: State) -> str | None:
+def _kind(state: State, where: str) -> str | None:
     if is_openai(state):
         return "clip"
     for name, kind in _KINDS.items():
         bare = name.removeprefix("model.")
         if name in state:
-            return kind
+            return glide.kind_of(state, where) if kind == "glide" else kind
         if bare in state:  # without its prefix, which it gets back
             for key in list(state):
                 state[f"model.{key}"] = state.pop(key)
             return kind
     return None
-
-
-def _other(kind: str, state: State, where: str) -> list[Found]:
-    what = {"glide": "GLIDE's", "dalle2": "dalle2-pytorch's"}[kind]
-    raise UserError(f"{where}: is {what} network, which this command cannot import yet")

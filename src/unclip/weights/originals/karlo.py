@@ -1,4 +1,4 @@
-"""Karlo's and Kandinsky 2.1's checkpoints; no schedule is in them, so it is the published one."""
+"""Karlo's and Kandinsky 2.1's checkpoints."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from unclip.weights.maps import decoder as decoder_map
 from unclip.weights.maps import prior as prior_map
 from unclip.weights.maps import upsampler as upsampler_map
 from unclip.weights.originals.unet import State, shape_of, unet_shape
-from unclip.weights.reading.folders import Source
-from unclip.weights.settings import Chain, Settings, clamp
+from unclip.weights.settings import SCHEDULES, Chain, Settings, clamp
 
 
 def statistics(content: Any, where: str) -> State:
@@ -31,20 +30,40 @@ def statistics(content: Any, where: str) -> State:
     return prior_map.stats(content)
 
 
-def values_of(section: Any, source: Source) -> Settings:
-    """The values of a network in a section of ``config.json``."""
-    model = section.get("model", {}) if isinstance(section, dict) else {}
-    values = model.get("hparams", {}) if isinstance(model, dict) else {}
-    return Settings(values, source.where("config.json"))
+class Section:
+    """What a ``config.json`` says of a network: the values of its model, and of its chain."""
+
+    def __init__(self, section: Any, where: str):
+        parts = section if isinstance(section, dict) else {}
+        model, chain = (parts.get(name) for name in ("model", "diffusion"))
+        values = model.get("hparams") if isinstance(model, dict) else None
+        self.model = Settings(values if isinstance(values, dict) else {}, where)
+        self._chain = Settings(chain if isinstance(chain, dict) else {}, where)
+
+    def chain(self, cls: Any, reach: float, *, x0: bool = False, learns: bool = False) -> Chain:
+        """The chain, by default the published one; x_0 is clamped to ``reach``."""
+        s = self._chain
+        s.fixed(learn_sigma=learns)
+        small = s.get("sigma_small", bool, True)
+        diffusion = cls(
+            steps=s.get("steps", int, 1000),
+            schedule=s.choice("noise_schedule", SCHEDULES, "cosine"),
+            prediction="x0" if s.get("predict_xstart", bool, x0) else "eps",
+            variance="learned_range" if learns else "fixed_small" if small else "fixed_large",
+        )
+        s.ignored("use_kl", "rescale_learned_sigmas", "timestep_respacing")
+        s.finish()
+        return Chain(diffusion, clamp(reach))
 
 
-def prior(state: State, where: str, stats: State | None, h: Settings) -> Found:
+def prior(state: State, where: str, stats: State | None, section: Section) -> Found:
     """``prior-ckpt-step=01000000-of-01000000.ckpt`` or ``prior_fp16.ckpt``."""
     if stats is None:
         raise UserError(
             f"{where}: needs the file of mean and standard deviation "
             "(ViT-L-14_stats.th) beside it; fetch that too"
         )
+    h = section.model
     width, dim = shape_of(state, "model.clip_img_proj.weight", where)
     context = shape_of(state, "model.positional_embedding", where, 3)[1] - 4
     layers = len({k.split(".")[3] for k in state if k.startswith("model.transformer.resblocks.")})
@@ -61,7 +80,7 @@ def prior(state: State, where: str, stats: State | None, h: Settings) -> Found:
     )
     h.ignored("text_drop")
     h.finish()
-    chain = Chain(DiffusionConfig(), clamp(10.0))
+    chain = section.chain(DiffusionConfig, 10.0, x0=True)
     return Found(
         where,
         prior_experiment(dim, context, width, layers, heads, 0.0, chain),
@@ -71,8 +90,9 @@ def prior(state: State, where: str, stats: State | None, h: Settings) -> Found:
     )
 
 
-def decoder(state: State, where: str, h: Settings, size: int, groups: int) -> Found:
+def decoder(state: State, where: str, section: Section, size: int, groups: int) -> Found:
     """``decoder-ckpt-step=01000000-of-01000000.ckpt``."""
+    h = section.model
     shape, levels = unet_shape(state, "model.", where)
     width, dim = shape_of(state, "model.text_seq_proj.0.weight", where)
     tokens = shape_of(state, "model.clip_tok_proj.weight", where)[0] // width
@@ -109,7 +129,7 @@ def decoder(state: State, where: str, h: Settings, size: int, groups: int) -> Fo
         norm_groups=groups,
         **shape,
     )
-    chain = Chain(ImageDiffusionConfig(), clamp(1.0))
+    chain = section.chain(ImageDiffusionConfig, 1.0, learns=True)
     return Found(
         where,
         decoder_experiment(size, dim, tokens, width, unet, 50, chain),
@@ -119,13 +139,21 @@ def decoder(state: State, where: str, h: Settings, size: int, groups: int) -> Fo
     )
 
 
-def upsampler(state: State, where: str, low: int, groups: int) -> Found:
+def upsampler(state: State, where: str, section: Section, low: int, groups: int) -> Found:
     """``improved-sr-ckpt-step=1.2M.ckpt``."""
     shape, levels = unet_shape(state, "model_first_steps.", where)
     if levels:
         raise UserError(f"{where}: has attention; no upsampler of Karlo's has")
-    unet = ConvUNetConfig(dropout=0.0, norm_groups=groups, **shape)
+    h = section.model
+    h.fixed(
+        channels=shape["channels"],
+        depth=shape["blocks"],
+        channels_multiple=shape["multiples"],
+    )
+    dropout = h.get("dropout", float, 0.0)
+    h.finish()
+    unet = ConvUNetConfig(dropout=dropout, norm_groups=groups, **shape)
     last = any(name.startswith("model_last_step.") for name in state)
-    chain = Chain(ImageDiffusionConfig(variance="fixed_small"), clamp(1.0))
+    chain = section.chain(ImageDiffusionConfig, 1.0)
     experiment = upsampler_experiment(4 * low, low, last, unet, chain)
     return Found(where, experiment, upsampler_map.karlo, lambda: state)

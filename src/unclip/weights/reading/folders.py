@@ -15,6 +15,8 @@ from unclip.common.errors import UserError
 from unclip.weights.reading.tensors import ENDINGS, SAFE, read_file, state_of
 
 MOST_FILES = 2_000
+BESIDE = ("config.json", "prior_config.json", "merges.txt", "vocab.bpe")
+"""What belongs to a single file of weights next to it: its configuration, GPT-2's merges."""
 _SHARD = re.compile(r"-\d+-of-\d+\.")
 _INDEX = ".index"
 
@@ -124,7 +126,7 @@ class Source:
 
 
 def local(path: Path) -> Source:
-    """A folder, or a file with the ``config.json`` beside it.
+    """A folder, or a file with those of `BESIDE` that are beside it.
 
     A folder may be a snapshot in the hub's cache, whose files are links to its blobs. Other
     symbolic links are refused.
@@ -142,8 +144,8 @@ def local(path: Path) -> Source:
     else:
         if path.is_symlink():
             raise UserError(f"{path}: is a symbolic link; name the file itself")
-        beside = [folder / "config.json"]
-        files = {f.name: f for f in [path, *beside] if f.is_file() and not f.is_symlink()}
+        near = [path, *(folder / name for name in BESIDE)]
+        files = {f.name: f for f in near if f.is_file() and not f.is_symlink()}
     origin: dict[str, Any] = {"source": path.name}
     if snapshot:
         origin["revision"] = folder.resolve().name

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unclip.common.errors import UserError
+from unclip.weights.reading.shells import shells_of
 from unclip.weights.reading.torchscript import is_torchscript, read_torchscript
 
 SAFE = (".safetensors",)
@@ -51,13 +52,14 @@ def read_file(file: Path, where: str) -> Any:
 def state_of(content: Any, where: str) -> dict[str, Tensor]:
     """The state dict in what `read_file` found, its names without wrappers' prefixes.
 
-    It may lie in the ``state_dict`` of a Lightning checkpoint. Components of names that
+    It may lie in the ``state_dict`` of a Lightning checkpoint, or in the ``ema_model`` (else the
+    ``model``) of a trainer's: the averaged weights are sampled. Components of names that
     DistributedDataParallel (``module``) and torch.compile (``_orig_mod``) add are dropped.
 
     Raises:
         UserError: there is none, or two different tensors have one name.
     """
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "ema_model", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
@@ -96,7 +98,8 @@ def _read_pickled(file: Path, size: int, where: str) -> Any:
             _check_zip(file, where)
             if is_torchscript(file):
                 return read_torchscript(file, where)
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            with torch.serialization.safe_globals(shells_of(file, where)):
+                return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         if size > _LEGACY_BYTES:
             raise UserError(
                 f"{where}: has {size:,} bytes and is no zip: it is truncated, or older than torch "

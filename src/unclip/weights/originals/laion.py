@@ -1,31 +1,22 @@
-"""Reads a prior of dalle2-pytorch, as LAION published theirs: a checkpoint and its configuration.
-
-`read_dalle2_prior` is what `unclip import` calls for ``latest.pth`` beside ``prior_config.json``.
-"""
+"""LAION's prior, of dalle2-pytorch: ``latest.pth`` beside ``prior_config.json``."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from unclip.common import json_text
 from unclip.common.errors import UserError
 from unclip.common.fields import as_dataclass
+from unclip.diffusion.config import INNER
 from unclip.diffusion.schedules import full_schedule
 from unclip.stages.experiment import ParentSizes
 from unclip.stages.laion_prior.config import LaionPriorExperiment
-from unclip.stages.laion_prior.network import build_network
+from unclip.weights.found import Found
 from unclip.weights.maps.dalle2_prior import RULES
-from unclip.weights.maps.rules import to_ours
 
-HARMLESS = ("builtins.dict", "collections.", "packaging.", "pytorch_warmup.", "torch.optim.")
-"""Modules whose objects a trainer's checkpoint holds beside the tensors; none is made."""
-MODELS = ("ema_model", "model")  # of a trainer's checkpoint: the averaged one is sampled
 CLOSE = 1e-5  # float32 tables of a schedule against exact ones
 
 # Their name of a value, our key of it. What is absent has their default, the third.
@@ -62,90 +53,28 @@ READ = {  # in other ways, or of no consequence for the weights
 }
 
 
-class Dalle2Prior(NamedTuple):
-    """What was read: an experiment of LAION's prior, and its weights under our names."""
-
-    experiment: LaionPriorExperiment  # its ``clip`` is not set
-    weights: dict[str, Tensor]  # on the CPU, of the precision of the file
-
-
-def read_dalle2_prior(checkpoint: Path, config: Path, *, model: str | None = None) -> Dalle2Prior:
-    """A checkpoint of the prior's trainer, or a bare state dict, with its ``prior_config.json``.
+def from_dalle2(state: Mapping[str, Tensor], where: str, config: Any, config_where: str) -> Found:
+    """LAION's prior of a state dict and the content of its ``prior_config.json``.
 
     Args:
-        checkpoint: Pickled; nothing in it is run.
-        config: JSON with a section ``prior``.
-        model: ``model`` or ``ema_model`` of a trainer's checkpoint; None takes the averaged one.
+        state: Of a trainer's checkpoint, or a bare one; names of no use to us are left out.
+        where: What errors about it begin with.
+        config: Has a section ``prior``.
+        config_where: The same of the configuration.
 
     Raises:
-        UserError: a file is damaged, a value is one that our network cannot have, or names or
-            shapes of the weights do not fit.
+        UserError: a value is one that our network cannot have, or names of the weights are of
+            another network.
     """
-    state = _state(checkpoint, model)
-    net = _one_rotation({k: v for k, v in state.items() if k.startswith("net.")}, str(checkpoint))
-    experiment = _experiment(json_text.read_object(config), net, str(config))
-    _check_tables(state, experiment, str(checkpoint))
-    with torch.device("meta"):
-        expected = build_network(experiment, ParentSizes()).state_dict()
-    return Dalle2Prior(experiment, to_ours(net, RULES, expected=expected, source=str(checkpoint)))
-
-
-def _state(path: Path, model: str | None) -> Mapping[str, Tensor]:
-    """The state dict; names of no use to us are left out."""
-    loaded: Any = load_tensors(path)
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path}: holds {type(loaded).__name__}, not a dictionary of tensors")
-    trained = [name for name in MODELS if isinstance(loaded.get(name), dict)]
-    if model is not None and model not in trained:
-        raise UserError(f"{path}: has no {model}; it has {', '.join(trained) or 'neither'}")
-    state = loaded[model or trained[0]] if trained else loaded
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise UserError(f"{path}: {name} is no tensor; is it a checkpoint of a prior?")
+    for name in state:
         if not name.startswith(("net.", "noise_scheduler.", "clip.")):
-            raise UserError(f"{path}: {name} has no place in a prior; it is another network")
-    return state
-
-
-def load_tensors(path: Path) -> Any:
-    """What `torch.save` wrote, objects of the modules `HARMLESS` as empty shells.
-
-    Raises:
-        UserError: no such file, not such a file, or an object of another module.
-    """
-    try:
-        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        for name in unsafe:
-            if not name.startswith(HARMLESS):
-                raise UserError(f"{path}: holds a {name}, which could run code; it is not read")
-        shells: list[Any] = [(_stand_in(name), name) for name in unsafe]
-        with torch.serialization.safe_globals(shells):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
-        first = reason.strip().split("\n")[0]
-        raise UserError(f"{path}: not a checkpoint, or damaged: {first:.200}") from None
-
-
-class _Shell:
-    """In the place of an object of a class that is not imported; forgets what it is given."""
-
-    def __init__(self, *args: Any):
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-def _stand_in(name: str) -> Any:
-    """What is called in the place of a global of a pickle."""
-    return _plain_dict if name == "collections.defaultdict" else type("Shell", (_Shell,), {})
-
-
-def _plain_dict(*args: Any) -> dict[Any, Any]:
-    return {}
+            raise UserError(f"{where}: {name} has no place in a prior; it is another network")
+    net = _one_rotation({k: v for k, v in state.items() if k.startswith("net.")}, where)
+    experiment = _experiment(config, net, config_where)
+    _check_tables(state, experiment, where)
+    model = experiment.model
+    sizes = ParentSizes(model.embed_dim, model.clip_text_width)
+    return Found(where, experiment, lambda _: RULES, lambda: net, sizes)
 
 
 def _one_rotation(net: dict[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -189,11 +118,16 @@ def _experiment(content: Any, net: Mapping[str, Tensor], where: str) -> LaionPri
         "model.embeddings": "unit",
         "diffusion.schedule": given.get("beta_schedule", "cosine"),
         "diffusion.prediction": _prediction(given),
-        "sampler.sampler": "ddim" if sampled != steps else "ddpm",
-        "sampler.steps": sampled,
+        **_sampler(sampled, steps),
         "drop_text": given.get("text_cond_drop_prob") or drop,
         "drop_x_t": given.get("image_cond_drop_prob") or drop,
     }
+    layers = len({k.split(".")[3] for k in net if k.startswith("net.causal_transformer.layers.")})
+    if inner.get("depth") != layers:
+        raise UserError(
+            f"{where}: prior.net.depth={inner.get('depth')!r:.100}: the weights have {layers} "
+            "layers"
+        )
     if flat["diffusion.steps"] != steps:
         raise UserError(
             f"{where}: prior.net.num_timesteps={flat['diffusion.steps']}: must be "
@@ -212,6 +146,20 @@ def _experiment(content: Any, net: Mapping[str, Tensor], where: str) -> LaionPri
     return experiment
 
 
+def _sampler(sampled: Any, steps: Any) -> dict[str, Any]:
+    """Ancestral over the whole chain, or their DDIM: with all noise, and one step less than said.
+
+    Its last evaluation is at the second of the timesteps it counts, from which x_0 is taken.
+    """
+    if type(sampled) is not int or sampled == steps:
+        return {"sampler.sampler": "ddpm", "sampler.steps": sampled}
+    return {
+        "sampler.sampler": "ddim",
+        "sampler.steps": f"{INNER}{sampled - 1}",
+        "sampler.eta": 1.0,
+    }
+
+
 def _prediction(given: Mapping[str, Any]) -> str:
     if given.get("predict_v", False):
         return "v"
@@ -225,6 +173,8 @@ def _check_scale(given: Mapping[str, Any], experiment: LaionPriorExperiment, whe
             f"{where}: prior.image_embed_dim={given['image_embed_dim']}: must be net.dim={dim}"
         )
     scale = given.get("image_embed_scale")
+    if scale is not None and type(scale) not in (int, float):
+        raise UserError(f"{where}: prior.image_embed_scale={scale!r:.100}: must be a number")
     if scale is not None and not abs(scale / dim**0.5 - 1) < CLOSE:
         raise UserError(
             f"{where}: prior.image_embed_scale={scale}: only the root of the dimension, "

@@ -1,0 +1,156 @@
+"""GLIDE's ``base.pt``, ``upsample.pt`` and their ``_inpaint``, told by their input channels.
+
+What no tensor says is as in GLIDE's ``model_creation.py`` and notebooks, unless a ``config.json``
+beside them has a section of the network's name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from unclip.common.artifacts import MERGES
+from unclip.common.errors import UserError
+from unclip.diffusion.config import FAST27, GuidedSamplerConfig, ImageDiffusionConfig
+from unclip.embeddings.gpt2 import Gpt2Tokenizer, ready
+from unclip.nn.config import ConvUNetConfig, TextEncoderConfig, UNetConfig
+from unclip.stages.decoder.config import DecoderConfig, DecoderExperiment
+from unclip.stages.upsampler.config import (
+    UpsamplerConfig,
+    UpsamplerExperiment,
+    UpsamplerSamplerConfig,
+)
+from unclip.weights.found import Found
+from unclip.weights.maps.glide import glide
+from unclip.weights.originals.unet import State, shape_of, unet_shape
+from unclip.weights.reading.folders import Source
+from unclip.weights.settings import SCHEDULES, Settings, clamp
+
+KINDS = {3: "base", 6: "upsample", 7: "base_inpaint", 10: "upsample_inpaint"}
+"""By the channels that the first convolution takes."""
+BESIDE = ("merges.txt", "vocab.bpe")  # GPT-2's names of its merges
+
+
+def kind_of(state: State, where: str) -> str:
+    """Which of the four it is."""
+    channels = shape_of(state, "input_blocks.0.0.weight", where, 4)[1]
+    if channels not in KINDS:
+        raise UserError(
+            f"{where}: input_blocks.0.0.weight takes {channels} channels; GLIDE's networks take "
+            "3, 6, 7 or 10"
+        )
+    return KINDS[channels]
+
+
+def network(
+    kind: str, state: State, where: str, config: Settings, merges: Path, small: int | None
+) -> Found:
+    """One of the four networks.
+
+    Args:
+        kind: One of `KINDS`.
+        state: Its tensors.
+        where: What errors about it begin with.
+        config: The section ``kind`` of ``config.json``, with ``n_vocab`` and ``norm_groups``.
+        merges: GPT-2's merges.
+        small: Pixels a side of the base that is beside an upsampler, if one is.
+    """
+    upsamples, inpaints = kind.startswith("upsample"), kind.endswith("inpaint")
+    text = _text(state, where, config)
+    ready(Gpt2Tokenizer(text.context, vocabulary=text.vocabulary, merges=str(merges)))
+    size = config.get("image_size", int, 256 if upsamples else 64)
+    unet = _unet(state, where, config, size)
+    diffusion = ImageDiffusionConfig(
+        steps=config.get("diffusion_steps", int, 1000),
+        schedule=config.choice("noise_schedule", SCHEDULES, "linear" if upsamples else "cosine"),  # type: ignore[arg-type]
+    )
+    config.fixed(in_channels=(3, next(n for n, k in KINDS.items() if k == kind)), out_channels=6)
+    config.fixed(inpaint=inpaints, super_res=upsamples)
+    config.ignored("cache_text_emb", "timestep_respacing", "use_fp16")
+    config.finish()
+    shared: dict[str, Any] = {
+        "image_size": size, "inpaint": inpaints, "tokenizer": "gpt2", "merges": MERGES, "text": text
+    }  # fmt: skip
+    experiment: DecoderExperiment | UpsamplerExperiment
+    if upsamples:
+        how = {"sampler": "ddpm" if inpaints else "ddim", "steps": FAST27, "start_scale": 0.997}
+        experiment = UpsamplerExperiment(
+            model=UpsamplerConfig(
+                low_size=small or size // 4,
+                enlarge="bilinear",
+                low_8_bit=True,
+                use_caption=True,
+                unet=ConvUNetConfig(**unet),
+                **shared,
+            ),
+            diffusion=diffusion,
+            sampler=UpsamplerSamplerConfig(**how, **clamp(1.0)),  # type: ignore[arg-type]
+        )
+    else:
+        guidance = 5.0 if inpaints else 3.0
+        experiment = DecoderExperiment(
+            model=DecoderConfig(use_z_i=False, unet=UNetConfig(**unet), **shared),
+            diffusion=diffusion,
+            sampler=GuidedSamplerConfig(sampler="ddpm", steps=100, guidance=guidance, **clamp(1.0)),
+        )
+    return Found(where, experiment, glide, lambda: state, files={MERGES: merges})
+
+
+def merges_beside(source: Source, folder: str, given: Path | None, where: str) -> Path:
+    """The file of GPT-2's merges: ``given``, or beside the weights.
+
+    Raises:
+        UserError: there is none.
+    """
+    if given is not None:
+        return given
+    for name in source.inside(folder):
+        if name.rpartition("/")[2] in BESIDE:
+            return source.path(name)
+    raise UserError(
+        f"{where}: GLIDE reads captions by GPT-2's merges, which are not beside it; add --merges "
+        "FILE, a merges.txt (vocab.bpe) such as that of openai-community/gpt2"
+    )
+
+
+def _text(state: State, where: str, config: Settings) -> TextEncoderConfig:
+    vocabulary, width = shape_of(state, "token_embedding.weight", where)
+    context = shape_of(state, "positional_embedding", where)[0]
+    layers = len({k.split(".")[2] for k in state if k.startswith("transformer.resblocks.")})
+    heads = config.get("xf_heads", int, max(1, width // 64))
+    if not heads or width % heads:
+        raise config.refusal("xf_heads", heads)
+    config.fixed(
+        n_vocab=vocabulary,
+        end_token=vocabulary - 1,
+        text_ctx=context,
+        xf_width=width,
+        xf_layers=layers,
+        xf_final_ln=True,
+        xf_padding=True,
+    )
+    return TextEncoderConfig(
+        context=context, vocabulary=vocabulary, width=width, layers=layers, heads=heads
+    )
+
+
+def _unet(state: State, where: str, config: Settings, size: int) -> dict[str, Any]:
+    shape, levels = unet_shape(state, "", where)
+    multiples, sides = shape["multiples"], [size >> level for level in levels]
+    config.fixed(
+        model_channels=shape["channels"],
+        num_channels=shape["channels"],
+        num_res_blocks=shape["blocks"],
+        channel_mult=(multiples, ",".join(map(str, multiples)), ""),
+        attention_resolutions=([2**n for n in levels], ",".join(map(str, sides))),
+        use_scale_shift_norm=shape["time"] == "scale_shift",
+        resblock_updown=True,
+    )
+    config.ignored("num_heads", "num_heads_upsample")
+    return {
+        "attention": sides,
+        "head_channels": config.get("num_head_channels", int, 64),
+        "dropout": config.get("dropout", float, 0.1),
+        "norm_groups": config.get("norm_groups", int, 32),
+        **shape,
+    }
