@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from unclip.common.atomic import atomic_write
+from unclip.common.fonts import drawable, font_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,30 +81,38 @@ def table(
 _PAD = 6
 
 
+class _Wrapped(NamedTuple):
+    """A text in lines, and the font that has its letters."""
+
+    lines: list[str]
+    font: ImageFont.FreeTypeFont
+
+
 class _Pen:
     """Text that fits beside or under images of ``side`` pixels."""
 
     def __init__(self, side: int):
-        points = max(10, side // 12)
-        self._font = ImageFont.load_default(size=points)
-        self._per_line = max(8, int(side / (points * 0.52)))
-        self._line = int(points * 1.25)
+        self._side = side
+        self._points = max(10, side // 12)
+        self._line = int(self._points * 1.25)
 
-    def wrapped(self, text: str, lines: int = 4) -> list[str]:
-        return textwrap.wrap(text, self._per_line, max_lines=lines, placeholder=" ...")
+    def wrapped(self, text: str, lines: int = 4) -> _Wrapped:
+        text = drawable(" ".join(text.split()))
+        font = font_for(text, self._points)
+        letter = max(0.52 * self._points, font.getlength(text) / max(1, len(text)))
+        width = max(8, int(self._side / letter))
+        return _Wrapped(textwrap.wrap(text, width, max_lines=lines, placeholder=" ..."), font)
 
-    def height(self, texts: Sequence[list[str]]) -> int:
-        return self._line * max((len(lines) for lines in texts), default=0) + 6
+    def height(self, texts: Sequence[_Wrapped]) -> int:
+        return self._line * max((len(text.lines) for text in texts), default=0) + 6
 
-    def width(self, texts: Sequence[list[str]]) -> int:
-        return max(
-            (int(self._font.getlength(line)) for lines in texts for line in lines), default=0
-        )
+    def width(self, texts: Sequence[_Wrapped]) -> int:
+        return max((int(t.font.getlength(line)) for t in texts for line in t.lines), default=0)
 
-    def write(self, sheet: Image.Image, lines: list[str], x: int, y: int) -> None:
+    def write(self, sheet: Image.Image, text: _Wrapped, x: int, y: int) -> None:
         draw = ImageDraw.Draw(sheet)
-        for number, line in enumerate(lines):
-            draw.text((x, y + number * self._line), line, fill="black", font=self._font)
+        for number, line in enumerate(text.lines):
+            draw.text((x, y + number * self._line), line, fill="black", font=text.font)
 
 
 def _sized(image: Array, side: int) -> Image.Image:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from unclip.common.errors import UserError
+from unclip.common.fonts import font_for, missing
 from unclip.embeddings.lengths import directions
 from unclip.pipeline.inputs import Array, Images, arrays
 from unclip.pipeline.manipulations import embed, vary
@@ -49,10 +50,23 @@ def typographic(
     return Attacked(attacked, before, after, vary(sampling, attacked, seeds))
 
 
-def paste(image: Array, word: str) -> Array:
-    """``image`` ``uint8 [H, W, 3]`` with a white note in its lower half that says ``word``."""
+def check_word(word: str) -> None:
+    """Refuse what cannot be written on an image.
+
+    Raises:
+        UserError: the word is empty, or has letters that no font has.
+    """
     if not word.strip():
         raise UserError("word: is empty")
+    if absent := missing(word):
+        raise UserError(f"word={word!r}: no font has {absent!r}; give a word in other letters")
+    if not font_for(word, 100).getlength(word):
+        raise UserError(f"word={word!r}: nothing of it can be seen")
+
+
+def paste(image: Array, word: str) -> Array:
+    """``image`` ``uint8 [H, W, 3]`` with a white note in its lower half that says ``word``."""
+    check_word(word)
     height, width = image.shape[:2]
     side = min(height, width)  # the middle square is what the networks see
     note = (0.8 * side, 0.24 * side)
@@ -67,7 +81,6 @@ def paste(image: Array, word: str) -> Array:
 
 
 def _fitting(word: str, width: float, height: float) -> ImageFont.FreeTypeFont:
-    """The built-in font as large as ``word`` fits."""
-    wide = ImageFont.load_default(100)
-    assert isinstance(wide, ImageFont.FreeTypeFont)  # every wheel of Pillow has FreeType
+    """A font that has ``word``, as large as it fits."""
+    wide = font_for(word, 100)
     return wide.font_variant(size=max(1, min(width / wide.getlength(word) * 100, height)))

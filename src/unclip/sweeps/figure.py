@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from unclip.common import atomic
+from unclip.common.fonts import drawable
 from unclip.sweeps.parameters import Parameter
 from unclip.sweeps.spec import Sweep
 from unclip.sweeps.trials import FAILED, FINISHED, PRUNED, RUNNING, Trial
@@ -116,10 +117,18 @@ def _curve(heights: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
 def _upright(canvas: Axes, at: int, axis: _Axis) -> None:
     canvas.axvline(at, color="black", linewidth=1, zorder=-1)
     halo = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
-    for height, text in axis.ticks():
+    for height, tick in axis.ticks():
+        text = drawable(tick)
         canvas.plot([at - 0.02, at], [height, height], color="black", linewidth=1)
         canvas.text(
-            at - 0.03, height, text, ha="right", va="center", fontsize=9, bbox=halo, zorder=1e4
+            at - 0.03,
+            height,
+            drawable(text),
+            ha="right",
+            va="center",
+            fontsize=9,
+            bbox=halo,
+            zorder=1e4,
         )
     canvas.text(at, 1.06, axis.name + (" (log)" if axis.log else ""), ha="center", fontsize=10)
 
@@ -130,7 +139,8 @@ def _frame(canvas: Axes, sweep: Sweep, rows: Sequence[Trial], count: int) -> Non
     best = f", best {rows[0].value:.4g}" if rows and rows[0].state == FINISHED else ""
     goal = "higher" if sweep.maximize else "lower"
     canvas.set_title(
-        f"{sweep.name}: {len(rows)} trial{'s' * (len(rows) != 1)}{best} ({goal} is better)", pad=34
+        f"{drawable(sweep.name)}: {len(rows)} trial{'s' * (len(rows) != 1)}{best} ({goal} is better)",
+        pad=34,
     )
     marks = [
         Line2D([], [], color=MARKS[state][0], linestyle=MARKS[state][1], label=state)

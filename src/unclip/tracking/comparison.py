@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from unclip.common.atomic import atomic_write
+from unclip.common.fonts import drawable
 from unclip.common.html import render
 from unclip.common.tables import Lines
 from unclip.tracking.files import METRICS, Curve, curves, read_metrics, shown
@@ -107,14 +108,14 @@ def _draw(runs: Sequence[Compared], path: Path) -> None:
     figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 3.4 * rows), squeeze=False)
     for axis, panel in zip(axes.flat, panels):
         for number, each in enumerate(runs):
-            run = each.label.replace("$", r"\$")  # no formulas
+            run = drawable(each.label).replace("$", r"\$")  # no formulas
             for name in panel:
                 points = each.curves.get(name, [])
                 style = "-" if name == "train/loss" and len(points) > 1 else "o-"
-                label = f"{run} {name}" if len(panel) > 1 else run
+                label = f"{run} {drawable(name)}" if len(panel) > 1 else run
                 if points:
                     axis.plot(*zip(*points), style, color=f"C{number}", label=label, markersize=4)
-        axis.set_title(" and ".join(panel), parse_math=False)
+        axis.set_title(drawable(" and ".join(panel)), parse_math=False)
         axis.set_xlabel("optimizer step")
         axis.set_xlim(left=0)
         if axis.has_data():

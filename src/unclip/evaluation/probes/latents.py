@@ -19,6 +19,7 @@ from unclip.pipeline.manipulations import embed
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.sampling import Sampling
 from unclip.pipeline.settings import Settings
+from unclip.pipeline.typographic import check_word
 
 DIMS = (20, 30, 40, 80, 120, 160, 200, 320)
 """The paper's, of 1024 dimensions."""
@@ -81,6 +82,8 @@ def probe_typographic(
 
     The table holds CLIP's probability of each label, in each row.
     """
+    for word in words:
+        check_word(word)
     rows, records = [], []
 
     def add(name: str, shown: Array, variations: Tensor, probabilities: Tensor) -> None:

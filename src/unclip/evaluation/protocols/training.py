@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from unclip.common.fonts import drawable
 from unclip.tracking.files import read_metrics
 from unclip.tracking.report import Finished
 
@@ -23,7 +24,7 @@ def curves(runs: Sequence[Finished], path: Path) -> Path:
             points = [(r["step"], r[name]) for r in rows if name in r]
             if points:
                 axis.plot(*zip(*points), style, label=name, markersize=4)
-        axis.set_title(run.summary["experiment"], parse_math=False)
+        axis.set_title(drawable(run.summary["experiment"]), parse_math=False)
         axis.set_xlabel("optimizer step")
         axis.set_yscale("log")
         axis.legend()
