@@ -54,7 +54,7 @@ class _Axis:
 
     def ticks(self) -> list[tuple[float, str]]:
         if self.words:
-            return [(self.place(word), word) for word in self.words]
+            return [(self.place(word), drawable(word)) for word in self.words]
         locator = LogLocator(subs=(1, 2, 5)) if self.log else MaxNLocator(5)
         values = [v for v in locator.tick_values(self.low, self.high) if self.low <= v <= self.high]
         return [(self.place(v), f"{v:.4g}") for v in (values or [self.low, self.high])]
@@ -117,18 +117,10 @@ def _curve(heights: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
 def _upright(canvas: Axes, at: int, axis: _Axis) -> None:
     canvas.axvline(at, color="black", linewidth=1, zorder=-1)
     halo = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
-    for height, tick in axis.ticks():
-        text = drawable(tick)
+    for height, text in axis.ticks():
         canvas.plot([at - 0.02, at], [height, height], color="black", linewidth=1)
         canvas.text(
-            at - 0.03,
-            height,
-            drawable(text),
-            ha="right",
-            va="center",
-            fontsize=9,
-            bbox=halo,
-            zorder=1e4,
+            at - 0.03, height, text, ha="right", va="center", fontsize=9, bbox=halo, zorder=1e4
         )
     canvas.text(at, 1.06, axis.name + (" (log)" if axis.log else ""), ha="center", fontsize=10)
 
@@ -137,10 +129,10 @@ def _frame(canvas: Axes, sweep: Sweep, rows: Sequence[Trial], count: int) -> Non
     canvas.set(xlim=(-0.4, count - 0.85), ylim=(-0.04, 1.04))
     canvas.axis("off")
     best = f", best {rows[0].value:.4g}" if rows and rows[0].state == FINISHED else ""
+    name = drawable(sweep.name)
     goal = "higher" if sweep.maximize else "lower"
     canvas.set_title(
-        f"{drawable(sweep.name)}: {len(rows)} trial{'s' * (len(rows) != 1)}{best} ({goal} is better)",
-        pad=34,
+        f"{name}: {len(rows)} trial{'s' * (len(rows) != 1)}{best} ({goal} is better)", pad=34
     )
     marks = [
         Line2D([], [], color=MARKS[state][0], linestyle=MARKS[state][1], label=state)
