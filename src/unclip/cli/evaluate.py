@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from unclip.cli.command_parser import CommandParser
 from unclip.cli.evaluate_images import compare_parser, images_parser
 from unclip.cli.outputs import check_file, check_folder, writing
-from unclip.cli.sampling_options import add_force, check_count
+from unclip.cli.sampling_options import add_allow_source, add_force, check_count, check_data
 from unclip.common.checks import require
 from unclip.common.terminal import say
 
@@ -62,6 +62,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--clip", help="priors: artifact or open_clip:ARCH/TAG, if the CLIP is elsewhere now"
     )
     p.add_argument("--data", metavar="SOURCE", help="data.source, instead of the stage's own")
+    add_allow_source(p)
     p.add_argument("--kind", help="upsamplers: corruption.kind, instead of the stage's own")
     p.add_argument("--image", type=Path, help="upsamplers: write some side by side as PNG")
     p.add_argument("--json", action="store_true", help="machine-readable")
@@ -77,6 +78,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure each, print one table."""
     from unclip.common.errors import UserError
+    from unclip.runs.folders import trained
     from unclip.stages import registry
 
     if args.steps is not None:
@@ -107,6 +109,8 @@ def run(args: argparse.Namespace) -> None:
     args.batch = batch if args.batch is None else args.batch
     check_count(args.n, least=least)
     require(args.batch >= 1, "--batch", "must be at least 1")
+    for name in args.stage:
+        check_data(trained(name), args)
     (_priors if kind == "priors" else _upsamplers)(args, settings)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from unclip.cli.sampling_options import add_allow_source, check_data
 from unclip.common.terminal import say
 
 EXAMPLES = """\
@@ -34,6 +35,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--samples", type=int, default=2048, help="training samples (default 2048)")
     p.add_argument("--clip", help="artifact or open_clip:ARCH/TAG, if the CLIP is elsewhere now")
     p.add_argument("--data", metavar="SOURCE", help="data.source, if the data is elsewhere now")
+    add_allow_source(p)
     p.set_defaults(run=run)
 
 
@@ -43,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.samples < 1:
         raise UserError(f"--samples {args.samples}: must be at least 1")
+    check_data(args.prior, args)
     from unclip.evaluation.protocols.priors import fit_variance
 
     for line in fit_variance(

@@ -218,3 +218,24 @@ def step_bar() -> Iterator[Progress]:
     finally:
         for bar in bars:
             bar.close()
+
+
+def add_allow_source(p: argparse.ArgumentParser) -> None:
+    """Declare --allow-source, for commands that read the data an artifact names."""
+    p.add_argument(
+        "--allow-source",
+        action="store_true",
+        help="read the data that an artifact names which was not trained here",
+    )
+
+
+def check_data(path: Path, args: argparse.Namespace) -> None:
+    """Refuse data that only a stranger's artifact at ``path`` names, and not the user.
+
+    ``args`` has ``data``, the user's own source, and ``allow_source``.
+    """
+    if args.data is None:
+        from unclip.common.artifacts import describe
+        from unclip.sharing.sources import check_artifact
+
+        check_artifact(describe(path), allow=args.allow_source)

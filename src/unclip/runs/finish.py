@@ -18,6 +18,7 @@ from unclip.common import artifacts
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 from unclip.config.load import ResolvedExperiment
+from unclip.runs import own
 from unclip.tracking.files import (
     METRICS,
     PROVENANCE,
@@ -121,12 +122,13 @@ def finish(
     require_there(folder)
     with atomic_write(folder / SUMMARY) as scratch:
         scratch.write_text(json.dumps(summary, indent=2) + "\n")
+    config = resolved.as_dict()
     artifact = artifacts.export(
         folder / "artifact",
         stage=resolved.stage.name,
         weights=weights,
-        config=resolved.as_dict(),
-        provenance={**read_json(folder / PROVENANCE), "metrics": metrics},
+        config=config,
+        provenance={**read_json(folder / PROVENANCE), "metrics": metrics, **own.mark(config)},
         embed_dim=stage.embed_dim,
         clip_fingerprint=stage.frozen_clip.fingerprint if stage.uses_embeddings else None,
     )

@@ -13,6 +13,7 @@ from typing import Any
 from unclip.common import artifacts, yaml_text
 from unclip.common.errors import UserError
 from unclip.embeddings.clip import check_embedding
+from unclip.runs import own
 from unclip.runs.folders import trained
 from unclip.sharing import bundle
 from unclip.sharing.card import DescribedStage, card, check_licence
@@ -107,8 +108,8 @@ def _cascade(run: str, stages: dict[str, Path], *, weights: bool, licence: str) 
     for name, artifact in list(found.items()):
         check_embedding(artifact, clip, key=name)
         needs_pca = isinstance(artifact.config.get("pca"), str)
-        own = found["pca"].sha256 if "pca" in found else None
-        if needs_pca and artifact.provenance["parents"].get("pca") != own:
+        given = found["pca"].sha256 if "pca" in found else None
+        if needs_pca and artifact.provenance["parents"].get("pca") != given:
             found[OTHER_PCA] = artifacts.describe(artifact.config["pca"], key="pca")
     shas = {name: artifact.sha256 for name, artifact in found.items()}
     manifest = Manifest(f"cascade/{_word(Path(run).resolve().name)}", shas, {}, CASCADE_VERSION)
@@ -184,26 +185,27 @@ def _part(begin: str, artifact: artifacts.Artifact, *, weights: bool) -> Content
         if isinstance(spec, str) and not spec.startswith("open_clip:"):
             experiment[parent] = bundle.role(parent)
     provenance = public_tree(_finite(artifact.provenance), names=True)
+    provenance.pop(own.MARK, None)
     if "command" in provenance:
         provenance["command"] = public_command(artifact.provenance["command"])
-    own: Content = {
+    files: Content = {
         EXPERIMENT: yaml_text.document(experiment).encode(),
         PROVENANCE: _json(provenance),
     }
     if weights:
-        own |= {
-            "artifact/config.yaml": own[EXPERIMENT],
-            "artifact/provenance.json": own[PROVENANCE],
+        files |= {
+            "artifact/config.yaml": files[EXPERIMENT],
+            "artifact/provenance.json": files[PROVENANCE],
             "artifact/artifact.json": artifact.path / "artifact.json",
             "artifact/weights.safetensors": artifact.path / "weights.safetensors",
         }
         for name in artifacts.MORE:
             if (artifact.path / name).is_file():
-                own[f"artifact/{name}"] = artifact.path / name
-        for what in own.values():
+                files[f"artifact/{name}"] = artifact.path / name
+        for what in files.values():
             if isinstance(what, Path):
                 _refuse_links(what, artifact.path)
-    return {begin + file: what for file, what in own.items()}
+    return {begin + file: what for file, what in files.items()}
 
 
 def _refuse_links(file: Path, folder: Path) -> None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterator
 
 from braceexpand import braceexpand
 
+from unclip.common.artifacts import Artifact
 from unclip.common.errors import UserError
-from unclip.common.fields import leaves
 from unclip.config.load import OVERRIDE, ResolvedExperiment
 from unclip.data.config import BUILT_IN
-from unclip.data.remote import check_public
+from unclip.data.remote import PUBLIC_ONLY, check_public
+from unclip.runs.own import is_own, sources_of
 
 SCHEMES = ("https", "http", "s3", "gs")
 MOST = 100_000  # files that braces may name
 _CACHES = re.compile(r"((simple|file|block)cache::)+(?=\w+://)")
-_KEY = re.compile(r"data\.(source|embeddings|mixture\.[^.]+\.source)")
 _SCHEME = re.compile(r"([a-z][\w+.-]*)://", re.IGNORECASE)
 
 
@@ -46,15 +47,8 @@ def check_source(source: str) -> None:
 
 def named_sources(resolved: ResolvedExperiment) -> dict[str, str]:
     """The sources that an experiment reads, by key, but for those that the user has typed."""
-    values = dict(leaves(resolved.as_dict()))
-    read = values.get("data.embeddings") or values.get("data.source")
-    found = {}
-    for key, value in values.items():
-        in_use = value == read or (read == "mixture" and key.startswith("data.mixture."))
-        typed = resolved.origins.get(key) == OVERRIDE
-        if _KEY.fullmatch(key) and in_use and not typed and value not in (*BUILT_IN, None, ""):
-            found[key] = value
-    return found
+    found = sources_of(resolved.as_dict())
+    return {key: value for key, value in found.items() if resolved.origins.get(key) != OVERRIDE}
 
 
 def check_sources(resolved: ResolvedExperiment, *, allow: bool) -> bool:
@@ -84,6 +78,32 @@ def check_sources(resolved: ResolvedExperiment, *, allow: bool) -> bool:
         for place in _places(source):
             check_public(place)
     return bool(found)
+
+
+def check_artifact(artifact: Artifact, *, allow: bool) -> None:
+    """Ask the user for the data that a command reads because an ``artifact`` names it.
+
+    Not of one that was trained here (`unclip.runs.own`). What is allowed may be anywhere on this
+    machine or on a public network: the user was shown the path.
+
+    Raises:
+        UserError: a source is not allowed, or at a private address.
+    """
+    found = {} if is_own(artifact) else sources_of(artifact.config)
+    for key, source in found.items():
+        where = f"{artifact.path / 'config.yaml'}: {key}={source[:200]!r}"
+        if not allow:
+            raise UserError(
+                f"{where}: would be read, and the artifact was not trained by you on this machine; "
+                "name your own data by --data, or add --allow-source"
+            )
+        try:
+            for place in _places(source):
+                check_public(place)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+    if found:
+        os.environ[PUBLIC_ONLY] = "1"
 
 
 def _places(source: str) -> Iterator[str]:
