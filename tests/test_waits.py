@@ -86,7 +86,7 @@ def test_the_condition_of_a_training_step_waits_for_nothing(kind, probability):
 
 def image_predictor(sampler: SamplerConfig, guidance: float):
     diffusion = ImageDiffusionConfig()
-    denoise = guided_denoiser(lambda x, t, keep: torch.cat([x, x], dim=1), guidance, 3)
+    denoise = guided_denoiser(lambda x, t: torch.cat([x, x], dim=1), guidance, 3)
     return build_predictor(denoise, diffusion=diffusion, sampler=sampler, device=GPU)
 
 

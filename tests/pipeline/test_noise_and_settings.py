@@ -28,7 +28,7 @@ def pipeline(cascade):
 @pytest.fixture
 def seen(pipeline, monkeypatch):
     """What the networks are given, by stage, call by call."""
-    found = {"prior": [], "condition": [], "decoder": [], "upsampler": []}
+    found = {"prior": [], "text": [], "condition": [], "decoder": [], "upsampler": []}
 
     def watch(stage, owner, name):
         plain = getattr(owner, name)
@@ -39,7 +39,8 @@ def seen(pipeline, monkeypatch):
 
         monkeypatch.setattr(owner, name, watched)
 
-    watch("prior", pipeline.cascade.prior.net, "forward")
+    watch("prior", pipeline.cascade.prior.net, "denoise")
+    watch("text", pipeline.cascade.prior.net, "condition")
     watch("condition", pipeline.cascade.decoder.net, "condition")
     watch("decoder", pipeline.cascade.decoder.net, "denoise")
     watch("upsampler", pipeline.cascade.upsamplers[0].net, "forward")
@@ -114,7 +115,7 @@ def test_prior_and_decoder_are_given_the_captions_and_the_decoder_the_priors_emb
     found = pipeline.generate(CAPTIONS, [0, 1], settings=Settings({"prior": {"candidates": 1}}))
     clip = pipeline.cascade.clip.model
     text = clip.encode_text(clip.tokenize(CAPTIONS))
-    given = seen["prior"][0][1]
+    given = seen["text"][0][1]
     torch.testing.assert_close(given["z_t"][:2], text.z_t)
     own = pipeline.cascade.prior.tokenize(CAPTIONS)
     expected = prior_caption(pipeline.cascade.prior.net, text, own)

@@ -143,6 +143,9 @@ class Decoder:
         kept = [every if keep is None else keep for keep in (keep_z_i, keep_text)]
         return Conditioning(kept[0][:, None] * 1.0 + kept[1][:, None] * 10.0, tokens)
 
+    def project(self, given):
+        return given
+
     def denoise(self, x_t, t, given):
         means = given.time_offset[:, :, None, None].expand(-1, 3, 4, 4)
         return torch.cat([means, given.time_offset[:, :, None, None].expand(-1, 3, 4, 4)], dim=1)
@@ -157,9 +160,9 @@ def test_a_guided_decoder_goes_from_what_it_says_without_both_conditions(guidanc
     net = Decoder()
     denoise = decoder_denoiser(
         net,  # type: ignore[arg-type]
+        guidance,
         z_i=z_t_of(2),
         words=Words(torch.ones(2, L, dtype=torch.int64), torch.ones(2, L, dtype=torch.bool)),
-        guidance=guidance,
         **{name: torch.full((2,), keep) for name, keep in kept.items()},
     )
     output = denoise(torch.zeros(2, 3, 4, 4), torch.tensor([5, 5]))
@@ -208,6 +211,9 @@ def test_an_upsampler_is_sampled_as_its_settings_say():
 
     class Net:
         config = UpsamplerConfig()
+
+        def enlarged(self, low, size):
+            return low
 
         def __call__(self, x_t, t, low, level, words, known):
             seen.append((x_t, low, level))

@@ -115,10 +115,10 @@ def test_the_whole_guided_sampling_is_karlos():
     sampler = GuidedSamplerConfig(sampler="ddpm", steps=10, clip="static", guidance=8.0)
     denoise = decoder_denoiser(
         loaded("karlo"),
+        sampler.guidance,
         z_i=golden["z_i"],
         words=as_words(caption()),
         null=as_words(empty_caption()),
-        guidance=sampler.guidance,
     )
     predictor = build_predictor(
         denoise, diffusion=ImageDiffusionConfig(), sampler=sampler, device="cpu"

@@ -153,9 +153,12 @@ def keys_of(cls: Any, prefix: str = "") -> Iterator[str]:
 
 def _expected(hint: Any) -> str:
     """What a field of the type ``hint`` may be, in words."""
-    if typing.get_origin(hint) is list:
-        return f"a list of {_MANY[typing.get_args(hint)[0]]}"
-    return " or ".join(_WORDS[kind] for kind in alternatives(hint))
+
+    def words(kind: Any) -> str:
+        many = typing.get_origin(kind) is list
+        return f"a list of {_MANY[typing.get_args(kind)[0]]}" if many else _WORDS[kind]
+
+    return " or ".join(words(kind) for kind in alternatives(hint))
 
 
 def _converted(kind: Any, value: Any) -> Any:

@@ -107,6 +107,8 @@ class GuidedSamplerConfig(SamplerConfig):
     """The same for a network whose conditions can be dropped."""
 
     guidance: float = 1.0  # classifier-free guidance scale s; 1 is none
+    guidance_interval: list[float] | None = None
+    # guided only where the noise level √((1-ᾱ)/ᾱ) lies above the first and up to the second
 
     def validate(self) -> None:
         """Raise `UserError` for settings that cannot be sampled with."""
@@ -115,6 +117,12 @@ class GuidedSamplerConfig(SamplerConfig):
             0 <= self.guidance <= MOST_GUIDANCE,
             "sampler.guidance",
             f"must be in [0, {MOST_GUIDANCE:g}]",
+        )
+        ends = self.guidance_interval
+        require(
+            ends is None or (len(ends) == 2 and 0 <= ends[0] < ends[1]),
+            "sampler.guidance_interval",
+            f"{ends} must be two noise levels such as [0.3, 3], the lower one first",
         )
 
 

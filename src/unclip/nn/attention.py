@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -111,6 +112,17 @@ def join_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+class KeysValues(NamedTuple):
+    """Keys and values of positions that other positions attend to."""
+
+    keys: Tensor  # [B, N, S, E]
+    values: Tensor  # [B, N, S, E]
+
+    def before(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """These positions, then those of ``k`` and ``v`` ``[B, N, L, E]``."""
+        return torch.cat([self.keys, k], dim=2), torch.cat([self.values, v], dim=2)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with biases; channel order of ``qkv`` as in `split_heads`."""
 
@@ -120,7 +132,23 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """``[B, L, W]`` to the same; ``mask`` and ``causal`` as in `attend`."""
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        *,
+        before: KeysValues | None = None,
+    ) -> Tensor:
+        """``[B, L, W]`` to the same; ``mask`` and ``causal`` as in `attend`.
+
+        The positions of ``before`` stand before x's own and are attended to as well.
+        """
         q, k, v = split_heads(self.qkv(x), 3, self.heads)
+        if before is not None:
+            k, v = before.before(k, v)
         return self.out(join_heads(attend(q, k, v, mask, causal)))
+
+    def keys_values(self, x: Tensor) -> KeysValues:
+        """Of x ``[B, L, W]``, for positions that come after it."""
+        return KeysValues(*split_heads(self.qkv(x), 3, self.heads)[1:])

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip.nn import chunked_convolution
-from unclip.nn.attention import attend, join_heads, split_heads
+from unclip.nn.attention import KeysValues, attend, join_heads, split_heads
 from unclip.nn.config import TimeKind
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -177,20 +177,30 @@ class AttentionBlock(nn.Module):
         self.out = zero_parameters(nn.Linear(channels, channels))
 
     def forward(
-        self, x: Tensor, context: Tensor | None = None, context_mask: Tensor | None = None
+        self,
+        x: Tensor,
+        context: Tensor | KeysValues | None = None,
+        context_mask: Tensor | None = None,
     ) -> Tensor:
         """``x`` ``[B, C, H, W]``, ``context`` ``[B, S, X]`` if the block was built for one.
 
+        What `project` made of the context is taken in its place.
         ``context_mask`` is ``[B, S]`` boolean, True = may be seen; None shows all of the context.
         """
         pixels = self.norm(x).flatten(2).transpose(1, 2)  # [B, P, C]
         q, k, v = split_heads(self.qkv(pixels), 3, self.heads)
         if self.context_kv is not None:
-            context_k, context_v = split_heads(self.context_kv(context), 2, self.heads)
-            k = torch.cat([context_k, k], dim=2)
-            v = torch.cat([context_v, v], dim=2)
+            if not isinstance(context, KeysValues):
+                assert context is not None
+                context = self.project(context)
+            k, v = context.before(k, v)
         mask = None
         if context_mask is not None:
             mask = F.pad(context_mask, (0, pixels.shape[1]), value=True)[:, None, None]
         h = self.out(join_heads(attend(q, k, v, mask)))
         return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
+
+    def project(self, context: Tensor) -> KeysValues:
+        """The block's keys and values of context tokens ``[B, S, X]``."""
+        assert self.context_kv is not None
+        return KeysValues(*split_heads(self.context_kv(context), 2, self.heads))

@@ -5,10 +5,12 @@ Shapes: B batch, L positions, W width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from unclip.nn.attention import SelfAttention, causal_mask
+from unclip.nn.attention import KeysValues, SelfAttention, causal_mask
 
 
 class TransformerBlock(nn.Module):
@@ -24,10 +26,22 @@ class TransformerBlock(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """``[B, L, W]`` to the same; ``mask`` and ``causal`` as in `unclip.nn.attention.attend`."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask, causal))
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        *,
+        before: KeysValues | None = None,
+    ) -> Tensor:
+        """``[B, L, W]`` to the same; the rest as in `SelfAttention.forward`."""
+        normed = self.attention_norm(x)
+        x = x + self.dropout(self.attention(normed, mask, causal, before=before))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+    def keys_values(self, x: Tensor) -> KeysValues:
+        """Of x ``[B, L, W]``, for positions that come after it."""
+        return self.attention.keys_values(self.attention_norm(x))
 
 
 class Transformer(nn.Module):
@@ -57,14 +71,46 @@ class Transformer(nn.Module):
                 keys is ``[B, 1, 1, L]``. In a causal transformer it only takes away. Every position
                 sees itself, whatever the mask says.
         """
-        length = x.shape[1]
-        if mask is not None:  # made once here, not once per block
-            if self.causal:
-                mask = mask & causal_mask(length, length, x.device)
-            mask = mask | torch.eye(length, dtype=torch.bool, device=x.device)
+        mask = self._mask(mask, x.shape[1], x.shape[1], x.device)
         for block in self.blocks:
             x = block(x, mask, self.causal and mask is None)
         return x
+
+    def read(self, x: Tensor, mask: Tensor | None = None) -> list[KeysValues]:
+        """What each block of a causal transformer keeps of ``x``, the beginning of a sequence.
+
+        `resume` needs no more of it, however often the rest of the sequence changes. Arguments as
+        in `forward`.
+        """
+        mask = self._mask(mask, x.shape[1], x.shape[1], x.device)
+        kept = []
+        for block in self.blocks:
+            kept.append(block.keys_values(x))  # type: ignore[operator]
+            x = block(x, mask, mask is None)
+        return kept
+
+    def resume(self, x: Tensor, before: Sequence[KeysValues], mask: Tensor | None = None) -> Tensor:
+        """`forward` of a sequence that begins with what was `read`, at its last L positions ``x``.
+
+        A ``mask`` over keys ``[B, 1, 1, S]`` is of the whole sequence.
+        """
+        length = x.shape[1]
+        whole = before[0].keys.shape[2] + length
+        everything = torch.ones(1, 1, 1, whole, dtype=torch.bool, device=x.device)
+        mask = self._mask(everything if mask is None else mask, length, whole, x.device)
+        for block, kept in zip(self.blocks, before, strict=True):
+            x = block(x, mask, before=kept)
+        return x
+
+    def _mask(
+        self, mask: Tensor | None, length: int, whole: int, device: torch.device
+    ) -> Tensor | None:
+        """``mask`` for the last ``length`` of ``whole`` positions; once, not once per block."""
+        if mask is None:
+            return None
+        if self.causal:
+            mask = mask & causal_mask(length, whole, device)
+        return mask | torch.eye(whole, dtype=torch.bool, device=device)[-length:]
 
 
 def init_linear(linear: nn.Linear, *, gain: float = 1.0) -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip.nn import chunked_convolution
+from unclip.nn.attention import KeysValues
 from unclip.nn.config import TimeKind
 from unclip.nn.resblock import AttentionBlock, GroupNorm32, ResBlock, zero_parameters
 from unclip.nn.timestep import TimestepMLP
@@ -33,7 +34,7 @@ class Layer(nn.Module):
         self,
         x: Tensor,
         time: Tensor,
-        context: Tensor | None,
+        context: Tensor | KeysValues | None,
         beside: Tensor | None = None,
         context_mask: Tensor | None = None,
     ) -> Tensor:
@@ -140,7 +141,7 @@ class UNet(nn.Module):
         t: Tensor,
         *,
         time_offset: Tensor | None = None,
-        context: Tensor | None = None,
+        context: Tensor | list[KeysValues | None] | None = None,
         context_mask: Tensor | None = None,
     ) -> Tensor:
         """Run the network.
@@ -149,7 +150,8 @@ class UNet(nn.Module):
             x: ``[B, in_channels, H, W]``, H and W divisible by 2^(levels − 1).
             t: timesteps ``[B]``.
             time_offset: ``[B, F]``, added to the time embedding.
-            context: tokens ``[B, S, X]``; needed if and only if the network has a context width.
+            context: tokens ``[B, S, X]``, or what `project` made of them; needed if and only if the
+                network has a context width.
             context_mask: ``[B, S]`` boolean, True = the pixels may attend to this token; None shows
                 all tokens.
 
@@ -175,14 +177,30 @@ class UNet(nn.Module):
         x_last = x.to(self.input.weight.dtype, memory_format=torch.channels_last)
         h = self.input(x_last)
         skips = [h]
+        layers = self._layers()
+        contexts = iter(context if isinstance(context, list) else [context] * len(layers))
         for layer in self.down:
-            h = layer(h, time, context, None, context_mask)
+            h = layer(h, time, next(contexts), None, context_mask)
             skips.append(h)
         for layer in self.middle:
-            h = layer(h, time, context, None, context_mask)
+            h = layer(h, time, next(contexts), None, context_mask)
         for layer in self.up:
-            h = layer(h, time, context, skips.pop(), context_mask)
+            h = layer(h, time, next(contexts), skips.pop(), context_mask)
         return self._output(h).to(x.dtype)
+
+    def project(self, context: Tensor) -> list[KeysValues | None]:
+        """Keys and values of ``context`` ``[B, S, X]``, by layer; None where it has no attention.
+
+        The same in all steps of a sampling.
+        """
+        attentions = [layer.attention for layer in self._layers()]
+        return [
+            None if attention is None else attention.project(context) for attention in attentions
+        ]
+
+    def _layers(self) -> list[Layer]:
+        """In the order in which they run."""
+        return [*self.down, *self.middle, *self.up]
 
     def _output(self, h: Tensor) -> Tensor:
         if not chunked_convolution.needs_chunks(h):

@@ -137,7 +137,10 @@ class Optimal(torch.nn.Module):
         self.register_parameter("some", torch.nn.Parameter(torch.zeros(1)))
         self.alpha_bar = full_schedule(DIFFUSION).alpha_bar
 
-    def forward(self, x_t, t, *, z_t, caption, keep):
+    def condition(self, **text):
+        return None
+
+    def denoise(self, x_t, t, conditioning):
         level = self.alpha_bar[t][:, None].float()
         return level.sqrt() * V * x_t / (level * V + 1 - level)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unclip.common.types import TextFeatures
 from unclip.embeddings.config import RAW
+from unclip.nn.attention import KeysValues
 from unclip.nn.caption import CaptionEncoder
 from unclip.nn.unet import UNet
 from unclip.stages._diffusion.known import CHANNELS, with_known
@@ -31,6 +32,15 @@ class Conditioning(NamedTuple):
     tokens: Tensor  # [B, L + K, X] further keys and values of every attention
     mask: Tensor | None = None  # [B, L + K] True = may be seen; None where all may
     known: Tensor | None = None  # [B, 4, H, W] of `known_channels`; None where nothing is known
+    projected: list[KeysValues | None] | None = None  # the tokens as each layer attends to them
+
+    def followed_by(self, other: Conditioning) -> Conditioning:
+        """Caption and z_i of this batch, then those of another."""
+        mask = None
+        if self.mask is not None and other.mask is not None:
+            mask = torch.cat([self.mask, other.mask])
+        offset = torch.cat([self.time_offset, other.time_offset])
+        return Conditioning(offset, torch.cat([self.tokens, other.tokens]), mask)
 
 
 class Decoder(nn.Module):
@@ -154,6 +164,10 @@ class Decoder(nn.Module):
             return z
         return torch.where(keep[:, None], z, z.new_zeros(()) if null is None else null)
 
+    def project(self, conditioning: Conditioning) -> Conditioning:
+        """The same with its tokens projected: once for all steps of a sampling."""
+        return conditioning._replace(projected=self.unet.project(conditioning.tokens))
+
     def denoise(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """``x_t`` ``[B, 3, H, W]`` at ``t`` ``[B]`` to ``[B, 6, H, W]``: ε, then v."""
         if self.config.inpaint:
@@ -162,7 +176,7 @@ class Decoder(nn.Module):
             x_t,
             t,
             time_offset=conditioning.time_offset,
-            context=conditioning.tokens,
+            context=conditioning.projected or conditioning.tokens,
             context_mask=conditioning.mask,
         )
 

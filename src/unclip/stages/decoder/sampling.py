@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,14 +15,14 @@ from unclip.common.types import Denoiser, Progress
 from unclip.diffusion.config import GuidedSamplerConfig, ImageDiffusionConfig
 from unclip.diffusion.inpainting import inpaint
 from unclip.diffusion.inversion import invert
-from unclip.diffusion.predictor import Predictor, build_predictor, guided_denoiser
+from unclip.diffusion.predictor import Predictor, build_guided_predictor, guided_denoiser
 from unclip.diffusion.samplers import sample
 from unclip.embeddings.clip import Clip
 from unclip.embeddings.gpt2 import Gpt2Tokenizer
 from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._diffusion.known import Known, known_channels
 from unclip.stages._part import Part
-from unclip.stages.decoder.network import Conditioning, Decoder
+from unclip.stages.decoder.network import Decoder
 from unclip.stages.decoder.words import Words, null_words, read, told
 from unclip.stages.experiment import require_steps_fit
 
@@ -123,18 +124,18 @@ class DecoderPart(Part):
         if captions is None:
             captions, keep_text = [""] * count, nothing
         texts = list(captions)
-        denoise = decoder_denoiser(
+        denoiser = partial(
+            decoder_denoiser,
             self.net,
             z_i=z,
             words=read(config, texts, tokenize, self.clip, self.device),
             null=null_words(config, tokenize, self.clip, self.device),
-            guidance=sampler.guidance,
             keep_z_i=keep_z_i,
             keep_text=keep_text,
             known=known,
         )
-        predictor = build_predictor(
-            denoise, diffusion=self.diffusion, sampler=sampler, device=self.device
+        predictor = build_guided_predictor(
+            denoiser, diffusion=self.diffusion, sampler=sampler, device=self.device
         )
         if known is None or known.resample is not None:
             return predictor
@@ -149,10 +150,10 @@ def _count(z: Tensor | None, captions: Sequence[str] | None) -> int:
 
 def decoder_denoiser(
     net: Decoder,
+    guidance: float,
     *,
     z_i: Tensor | None,
     words: Words,
-    guidance: float,
     null: Words | None = None,
     keep_z_i: Tensor | None = None,
     keep_text: Tensor | None = None,
@@ -167,14 +168,13 @@ def decoder_denoiser(
     if guidance != 1:
         none = torch.zeros(len(words.tokens), dtype=torch.bool, device=words.tokens.device)
         other = net.condition(z_i=z_i, keep_z_i=none, **told(words, none, null))
-        both = (None if a is None or b is None else torch.cat([a, b]) for a, b in zip(given, other))
-        given = Conditioning(*both)  # type: ignore[arg-type]  # only the mask may be None
-
+        given = given.followed_by(other)
+    given = net.project(given)
     if known is not None and net.config.inpaint:
         channels = known_channels(known.known, known.keep)
         given = given._replace(known=torch.cat([channels] * (1 if guidance == 1 else 2)))
 
-    def model(x_t: Tensor, t: Tensor, keep: Tensor) -> Tensor:
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         return net.denoise(x_t, t, given)
 
-    return guided_denoiser(model, guidance, 3)
+    return denoise if guidance == 1 else guided_denoiser(denoise, guidance, 3)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from unclip.common.types import Caption
 from unclip.embeddings.config import RAW
 from unclip.embeddings.lengths import as_embeddings
+from unclip.nn.attention import KeysValues
 from unclip.nn.timestep import TimestepMLP
 from unclip.nn.transformer import Transformer, init_linear
 from unclip.stages._prior.dry_step import some_caption
@@ -25,6 +27,13 @@ from unclip.stages.interface import Given, Needs, Share, all_kept, some_timestep
 
 PIXEL_VARIANCE = 0.28890625  # of ImageNet pixels in [-1, 1]; 17.2² / 1024
 AFTER_CAPTION = 4  # z_t, timestep, noised z_i, query
+
+
+class Conditioning(NamedTuple):
+    """Captions and z_t as the transformer keeps them: read once for all steps of a sampling."""
+
+    text: list[KeysValues]  # of each block, for the L caption tokens and z_t
+    mask: Tensor | None  # [B, 1, 1, L + 4] True = may be seen; None where all may
 
 
 class DiffusionPrior(nn.Module):
@@ -137,24 +146,49 @@ class DiffusionPrior(nn.Module):
         Raises:
             ValueError: the caption has another length or is of the other kind.
         """
+        text, seen = self._text(z_t, caption, keep)
+        sequence = torch.cat([text, self._noised(x_t, t)], dim=1) + self.positions
+        query = self.transformer(sequence, seen)[:, -1]
+        return self.out(self.norm(query)).to(x_t.dtype)
+
+    def condition(
+        self, *, z_t: Tensor, caption: Caption, keep: Tensor | None = None
+    ) -> Conditioning:
+        """What `denoise` needs to know of the text; arguments as in `forward`.
+
+        The network is causal and the text comes first, so nothing of it depends on x_t or t.
+        """
+        text, seen = self._text(z_t, caption, keep)
+        length = text.shape[1]
+        among = None if seen is None else seen[..., :length]
+        return Conditioning(self.transformer.read(text + self.positions[:length], among), seen)
+
+    def denoise(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """`forward` for a text that was read before, to rounding."""
+        x = self._noised(x_t, t)
+        x = x + self.positions[-x.shape[1] :]
+        query = self.transformer.resume(x, conditioning.text, conditioning.mask)[:, -1]
+        return self.out(self.norm(query)).to(x_t.dtype)
+
+    def _text(
+        self, z_t: Tensor, caption: Caption, keep: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """``[B, L + 1, W]``, positions not yet added, and the whole sequence's mask over keys."""
         mask = caption.mask
         if keep is not None:
             mask = mask & keep[:, None]
             z_t = torch.where(keep[:, None], z_t, 0)
         words = self._embed_caption(caption, mask)
-        dtype = self.z_t_in.weight.dtype
-        rest = [
-            self.z_t_in((z_t * self.scale).to(dtype)),
-            self.time(t),
-            self.x_t_in(x_t.to(dtype)),
-            self.query.expand(len(x_t), -1),
-        ]
-        sequence = torch.cat([words, torch.stack(rest, dim=1)], dim=1) + self.positions
+        z_t = self.z_t_in((z_t * self.scale).to(self.z_t_in.weight.dtype))
         seen = None
         if self.config.caption == "clip":
             seen = torch.cat([mask, mask.new_ones(len(mask), AFTER_CAPTION)], dim=1)[:, None, None]
-        query = self.transformer(sequence, seen)[:, -1]
-        return self.out(self.norm(query)).to(x_t.dtype)
+        return torch.cat([words, z_t[:, None]], dim=1), seen
+
+    def _noised(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The timestep, the noised z_i and the query ``[B, 3, W]``, positions not yet added."""
+        query = self.query.expand(len(x_t), -1)
+        return torch.stack([self.time(t), self.x_t_in(x_t.to(self.x_t_in.weight.dtype)), query], 1)
 
     def _embed_caption(self, caption: Caption, mask: Tensor) -> Tensor:
         """``[B, L, W]``, positions not yet added."""

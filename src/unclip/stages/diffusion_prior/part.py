@@ -58,6 +58,7 @@ class DiffusionPriorPart(PriorPart):
             null=self.null,
             x0_errors=self.x0_errors_of(sampler),
             progress=progress,
+            read_once=True,
         )
 
     def x0_errors_of(self, sampler: PriorSamplerConfig) -> Tensor | None:

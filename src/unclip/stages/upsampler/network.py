@@ -6,6 +6,7 @@ arXiv 2104.07636.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -111,8 +112,7 @@ class Upsampler(nn.Module):
         if words is not None:
             of_text = self.text_to_time(words[:, -1])
             offset = of_text if offset is None else offset + of_text
-        if low.shape[2:] != x_t.shape[2:]:
-            low = self._enlarged(at_least_float32(low), x_t.shape[2:])
+        low = self.enlarged(low, x_t.shape[2:])
         both = with_known(x_t, known) if self.config.inpaint else x_t
         both = torch.cat([both, low.to(x_t.dtype)], dim=1)
         given = {"time_offset": offset, "context": words}
@@ -127,10 +127,14 @@ class Upsampler(nn.Module):
         first, last = (net(both, t, **given) for net in (self.unet, self.last))
         return torch.where(now[:, None, None, None], last, first)
 
-    def _enlarged(self, low: Tensor, size: torch.Size) -> Tensor:
+    def enlarged(self, low: Tensor, size: Sequence[int]) -> Tensor:
+        """``low`` ``[B, 3, h, w]`` at ``size`` (H, W), as `forward` takes it too."""
+        if low.shape[2:] == torch.Size(size):
+            return low
+        low = at_least_float32(low)
         if self.config.enlarge == "bilinear":
-            return F.interpolate(low, size=size, mode="bilinear")
-        return F.interpolate(low, size=size, mode="bicubic", antialias=True)
+            return F.interpolate(low, size=list(size), mode="bilinear")
+        return F.interpolate(low, size=list(size), mode="bicubic", antialias=True)
 
 
 def as_8_bit(image: Tensor) -> Tensor:

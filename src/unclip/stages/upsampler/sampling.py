@@ -79,6 +79,7 @@ class UpsamplerPart(Part):
             level = torch.full((len(low),), sampler.noise_level, device=low.device)
             schedule = full_schedule(self.diffusion).to(low.device)
             low = q_sample(low, noise(low.shape, low.device), level, schedule=schedule)
+        low = net.enlarged(low, (size, size))
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             return net(x_t, t, low, level, words, channels)
