@@ -36,7 +36,7 @@ def offered(line, folder, *, heavy=("torch", "lightning", "wandb", "rich")):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("unclip exp", ["experiments "]),
+        ("unclip expe", ["experiments "]),
         ("unclip experiments ", ["list", "show", "diff", "validate", "new"]),
         ("unclip train prior/ti", ["prior/tiny "]),
         ("unclip train clip/m", ["clip/mine "]),  # of the folder that one is in

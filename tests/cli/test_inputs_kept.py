@@ -22,6 +22,8 @@ command: [unclip, train, {1}, "${{args_no_hyphens}}"]
 # Command and words; D is a folder with a run in D/run, and other things that are read.
 REFUSED = {
     "import: its source": "import D/run --out D/run --force",
+    "export: its cascade": "export D/run --to diffusers --out D/run --force",
+    "export: into a stage": "export D/run --to diffusers --out D/run/clip --force",
     "fit-probe: its CLIP": "fit-probe aesthetics t --clip D/run --out D/run/artifact --force",
     "train: its parent": "train {prior} clip=D/run run.dir=D/run --force",
     "train: its parent's artifact": "train {prior} clip=D/run/artifact run.dir=D/run --force",

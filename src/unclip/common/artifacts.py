@@ -102,8 +102,8 @@ class Artifact:
     def network(self, build: Callable[[], Network], weights_of: str = "") -> Network:
         """What ``build`` makes, with the weights, in evaluation mode: nothing is dropped out.
 
-        Every name, shape and kind of number must match. It is built without memory first: a config
-        that asks for more than the weights are is refused before anything is allocated.
+        It is built without memory first: a config that asks for more than the weights are is
+        refused before anything is allocated.
 
         Args:
             build: Makes the network on the default device.
@@ -112,9 +112,21 @@ class Artifact:
         Raises:
             UserError: the weights do not fit.
         """
-        file = self.path / "weights.safetensors"
         with torch.device("meta"):
-            wanted = build().get_submodule(weights_of).state_dict()
+            wanted = build().get_submodule(weights_of)
+        weights = self.weights_for(wanted)
+        network = build()
+        network.get_submodule(weights_of).load_state_dict(weights)
+        return network.eval()
+
+    def weights_for(self, network: torch.nn.Module) -> dict[str, Tensor]:
+        """`weights` as they are stored, which fit ``network`` by name, shape and kind of number.
+
+        Raises:
+            UserError: one is not; ``network`` may be on "meta".
+        """
+        file = self.path / "weights.safetensors"
+        wanted = network.state_dict()
         found = self._shapes()
         for name in [*wanted, *found]:
             one = _shape(list(wanted[name].shape)) if name in wanted else "none"
@@ -130,9 +142,7 @@ class Artifact:
                 raise UserError(
                     f"{file}: {name} holds {tensor.dtype}, {wanted[name].dtype} is needed"
                 )
-        network = build()
-        network.get_submodule(weights_of).load_state_dict(weights)
-        return network.eval()
+        return weights
 
     def _shapes(self) -> dict[str, list[int]]:
         """Of each tensor of the weights, without reading them."""

@@ -15,7 +15,10 @@ from unclip.weights.maps import clip as clip_map
 from unclip.weights.reading.folders import Source
 from unclip.weights.settings import Settings
 
-LOG_SCALE = 4.6052  # log 100, at which CLIP's temperature is capped; the halves do not store it
+HALVES = ("text_encoder", "image_encoder")
+LOG_SCALE = (
+    4.6052  # log 100, at which CLIP's temperature is capped; the halves have no tensor of it
+)
 _ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu"}
 _NOTES = (
     "architectures", "attention_dropout", "bos_token_id", "dropout", "dtype", "eos_token_id",
@@ -45,6 +48,7 @@ def from_transformers(
     else:
         raise UserError(f"{where}: is the image half of a CLIP; give the folder with both halves")
     fields, activation = _text(halves[0], where)
+    scale = Settings(halves[0], where).get("logit_scale_init_value", float, LOG_SCALE)
     if len(halves) > 1:
         more, other = _vision(halves[1], where, dim if both else None, dim)
         if other != activation:
@@ -59,17 +63,22 @@ def from_transformers(
             found |= source.state(folder, half=half)
         for name in clip_map.IGNORED:
             found.pop(name, None)
-        found.setdefault("logit_scale", torch.tensor(LOG_SCALE))
+        found.setdefault("logit_scale", torch.tensor(scale))
         return found
 
     config = ClipConfig(
         embed_dim=dim, embeddings="raw", quick_gelu=activation == "quick_gelu", **fields
     )
-    return _found(config, source.where(used[0]), lambda net: clip_map.transformers(), state)
+    settings = dict(zip(HALVES, halves))
+    return _found(
+        config, source.where(used[0]), lambda net: clip_map.transformers(), state, settings
+    )
 
 
-def _found(config: ClipConfig, where: str, rules: Any, state: Any) -> Found:
-    return Found(where, ClipExperiment(model=config), rules, state)
+def _found(
+    config: ClipConfig, where: str, rules: Any, state: Any, settings: dict[str, Any] | None = None
+) -> Found:
+    return Found(where, ClipExperiment(model=config), rules, state, settings=settings or {})
 
 
 def _text(values: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:

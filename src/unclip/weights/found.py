@@ -25,6 +25,7 @@ class Found:
         state: Reads its tensors, under the names that the rules have.
         sizes: What the CLIP is for it: D, width of the token features, tokens.
         files: Further files of its artifact, by the names that they get there.
+        settings: Their configuration by component, which an export writes back.
     """
 
     where: str
@@ -33,6 +34,7 @@ class Found:
     state: Callable[[], dict[str, Tensor]]
     sizes: ParentSizes = field(default_factory=ParentSizes)
     files: dict[str, Path] = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.experiment.stage = self.stage

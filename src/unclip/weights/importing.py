@@ -20,6 +20,7 @@ from unclip.stages import registry
 from unclip.stages.row import CLIP
 from unclip.tracking import provenance
 from unclip.weights.diffusers.find import find as find_components
+from unclip.weights.exported import half_parts, restore_samplers
 from unclip.weights.found import Found
 from unclip.weights.hub import open_source
 from unclip.weights.maps.rules import to_ours
@@ -108,7 +109,9 @@ def find(source: Source, *, half: bool, merges: Path | None = None) -> list[Foun
         name.endswith(("model_index.json", "config.json")) and _named(source, name)
         for name in source.names
     ):
-        return find_components(source, half=half)
+        found = find_components(source, half=half)
+        restore_samplers(source, found)
+        return found
     return find_files(source, merges=merges)
 
 
@@ -137,6 +140,7 @@ def _write(
     weights: dict[str, Tensor] = to_ours(
         state, found.rules(net), expected=net.state_dict(), source=found.where
     )
+    halves = half_parts(state)
     state.clear()
     for name in weights:
         if not (half and weights[name].dtype in (torch.float16, torch.bfloat16)):
@@ -162,6 +166,8 @@ def _write(
                 "licence": source.origin.get("licence") or _licence(source),
                 "files": {name: file_sha256(source.used[name]) for name in names}
                 | {name: file_sha256(file) for name, file in found.files.items()},
+                "settings": found.settings,
+                "half": halves,
             }
         },
         embed_dim=found.experiment.model.embed_dim if found.sizes.embed_dim else None,

@@ -19,6 +19,11 @@ CLIPS = {
     "CLIPVisionModelWithProjection": "vision",
     "CLIPModel": "both",
 }
+SCHEDULERS = {
+    PRIOR: "prior_scheduler",
+    DECODER: "decoder_scheduler",
+    UPSAMPLER: "super_res_scheduler",
+}
 _BESIDE = ("CLIPTokenizer", "CLIPTokenizerFast", "CLIPImageProcessor", "CLIPFeatureExtractor")
 _CHAINS: dict[str, dict[str, Any]] = {  # as published, where a component comes without its pipeline
     PRIOR: {"prediction_type": "sample", "clip_sample_range": 5.0},
@@ -38,6 +43,7 @@ class Components:
             if name in source.names:
                 self.configs[folder] = source.json(name)
         self.index: dict[str, Any] = {}
+        self.chains: dict[str, dict[str, Any]] = {}  # what schedulers say, by their own names here
         if "model_index.json" in source.names:
             self.index = source.json("model_index.json")
 
@@ -80,14 +86,19 @@ class Components:
                 "stage of unclip"
             )
 
+    def settings_of(self, cls: str, **folders: str) -> dict[str, dict[str, Any]]:
+        """The configurations of components, and of the scheduler that `chain` has read for them."""
+        found = {name: self.configs[folder] for name, folder in folders.items()}
+        own = SCHEDULERS[cls]
+        return found | ({own: self.chains[own]} if own in self.chains else {})
+
     def chain(self, cls: str, folder: str) -> Any:
         """The chain of a component: of the scheduler named after it, or as published."""
         stem = "super_res" if cls == UPSAMPLER else (folder or "prior")
         for name in (f"{stem}_scheduler/scheduler_config.json", "scheduler/scheduler_config.json"):
             if name in self.source.names:
-                return scheduler(
-                    self.source.json(name), self.source.where(name), image=cls != PRIOR
-                )
+                values = self.chains[SCHEDULERS[cls]] = self.source.json(name)
+                return scheduler(values, self.source.where(name), image=cls != PRIOR)
         return scheduler(_CHAINS[cls], self.source.label, image=cls != PRIOR)
 
 

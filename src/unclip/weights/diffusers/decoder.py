@@ -56,4 +56,5 @@ def read_decoder(parts: Components, folders: list[str], half: bool) -> Found:
         decoder_map.diffusers,
         state,
         ParentSizes(dim, dim),
+        settings=parts.settings_of(DECODER, decoder=folder, text_proj=projections[0]),
     )

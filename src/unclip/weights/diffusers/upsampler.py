@@ -17,16 +17,15 @@ def read_upsampler(parts: Components, folders: list[str], half: bool) -> Found:
     """An upsampler; of two folders the second is for the last step."""
     source = parts.source
     first, *last = sorted(folders, key=lambda f: (f.endswith("last"), f))
-    each = [_upsampler_shape(parts, folder) for folder in folders]
+    chain = parts.chain(UPSAMPLER, first)
+    channels = 6 if chain.diffusion.learns_variance else 3
+    each = [_upsampler_shape(parts, folder, channels) for folder in folders]
     if each[0] != each[-1]:
         raise UserError(
             f"{source.where(last[0])}: config.json: differs from that of {first}; both "
             "must be of one shape"
         )
     size, shape = each[0]
-    chain = parts.chain(UPSAMPLER, first)
-    if chain.diffusion.learns_variance:
-        raise UserError(f"{source.where(first)}: has no output for a learned variance")
     decoders = parts.of(DECODER)
     low = parts.settings(decoders[0]).get("sample_size", int) if decoders else size // 4
 
@@ -39,10 +38,13 @@ def read_upsampler(parts: Components, folders: list[str], half: bool) -> Found:
         upsampler_experiment(size, low, bool(last), ConvUNetConfig(**shape), chain),
         upsampler_map.diffusers,
         state,
+        settings=parts.settings_of(
+            UPSAMPLER, **dict(zip(("super_res_first", "super_res_last"), (first, *last)))
+        ),
     )
 
 
-def _upsampler_shape(parts: Components, folder: str) -> tuple[int, dict[str, Any]]:
+def _upsampler_shape(parts: Components, folder: str, channels: int) -> tuple[int, dict[str, Any]]:
     s = parts.settings(folder)
     down, up = ({k: v for k, v in kinds.items() if not v} for kinds in (DOWN, UP))
     shape = shape_of(s, down, up)
@@ -50,7 +52,7 @@ def _upsampler_shape(parts: Components, folder: str) -> tuple[int, dict[str, Any
     size = s.get("sample_size", int)
     s.fixed(
         in_channels=6,
-        out_channels=3,
+        out_channels=channels,
         add_attention=False,
         mid_block_type="UNetMidBlock2D",
         downsample_type="conv",

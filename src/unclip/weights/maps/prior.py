@@ -7,7 +7,7 @@ take a unit z_t, and what they make must be divided by its length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -75,13 +75,17 @@ def diffusers(net: DiffusionPrior) -> list[Rule]:
     ]
 
 
-def to_diffusers(net: DiffusionPrior) -> dict[str, Tensor]:
+def to_diffusers(
+    net: DiffusionPrior, weights: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """The weights of ``net`` as those of a PriorTransformer, which always standardises.
+
+    ``weights`` are given for a ``net`` on "meta".
 
     Raises:
         UserError: ``net`` reads own tokens, for which it has no place.
     """
-    state = net.state_dict()
+    state = dict(net.state_dict() if weights is None else weights)
     if not net.config.standardise:
         like = state["out.bias"]
         state |= {"mean": torch.zeros_like(like), "std": torch.full_like(like, 1 / net.scale)}

@@ -1,0 +1,171 @@
+"""A cascade of ours as the folders of a diffusers pipeline: Karlo's, or that of its variations."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+import unclip
+from unclip.common.errors import UserError
+from unclip.embeddings.clip import fingerprint_of
+from unclip.stages import registry
+from unclip.stages.row import CLIP, PCA, PRIOR
+from unclip.weights.exported import PROVENANCE
+from unclip.weights.writing import limits
+from unclip.weights.writing.clip_files import as_text
+from unclip.weights.writing.components import TRANSFORMERS, Component, components
+from unclip.weights.writing.stages import Stage, read_stages
+
+INDEX = "model_index.json"
+PIPELINES = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline")
+_TOLD = ("created", "git_revision", "git_dirty", "seed", "data_fingerprint", "parents")
+
+
+def export_diffusers(
+    cascade: Path, out: Path, *, half: bool = False, force: bool = False
+) -> list[Path]:
+    """Write a cascade as a pipeline's folder; all of it appears, or nothing.
+
+    Args:
+        cascade: A folder with ``clip``, ``decoder``, one ``upsampler*`` and, but for variations of
+            images, ``prior``.
+        out: The pipeline's folder.
+        half: Round to float16; else numbers stay as the artifacts have them.
+        force: Replace an earlier export.
+
+    Returns:
+        The folders of the components.
+
+    Raises:
+        UserError: one line that names the file, the key and the fix.
+        OSError: a full disk.
+    """
+    stages = read_stages(cascade)
+    _check_out(out, force=force)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as scratch:
+        root = Path(scratch) / "pipeline"
+        root.mkdir()
+        made: dict[str, Component] = {}
+        fingerprint = None
+        for stage in stages.values():  # the CLIP is first
+            net = _network(stage)
+            weights = stage.artifact.weights_for(net)
+            if stage.kind == CLIP:
+                fingerprint = fingerprint_of(weights)
+            elif stage.artifact.clip_fingerprint not in (None, fingerprint):
+                raise UserError(
+                    f"{stage.artifact.path}: was trained on the embeddings of another CLIP than "
+                    f"{stages[CLIP].artifact.path}; export stages of one CLIP"
+                )
+            made |= _write(root, stage, net, weights, half=half)
+        (root / INDEX).write_text(as_text(_index(made)))
+        (root / PROVENANCE).write_text(as_text(_provenance(stages)))
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(root, out)
+    return [out / name for name in sorted(made)]
+
+
+def left_out(cascade: Path) -> list[str]:
+    """Lines about what a pipeline's folder has no place for and does not need."""
+    stages = read_stages(cascade)
+    lines = []
+    if settings := limits.unheld({kind: stage.experiment for kind, stage in stages.items()}):
+        lines.append(
+            f"{', '.join(settings)}: diffusers samples in its own way (ddpm, one candidate); "
+            "steps and guidance are arguments of its call"
+        )
+    if (cascade / PCA).is_dir():
+        lines.append(f"{cascade / PCA}: left out; diffusers' pipelines have no use for it")
+    return lines
+
+
+def _check_out(out: Path, *, force: bool) -> None:
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not force:
+        raise UserError(f"--out {out}: is there; name another folder, or add --force")
+    if not (out / INDEX).is_file():
+        raise UserError(f"--out {out}: is no pipeline of diffusers, so it stays; name another")
+
+
+def _network(stage: Stage) -> Any:
+    """Its network on "meta"."""
+    with torch.device("meta"):
+        net = registry.STAGES[stage.artifact.stage].build_network(stage.experiment, stage.sizes)
+    return net.model if stage.kind == CLIP else net
+
+
+def _write(
+    root: Path, stage: Stage, net: Any, weights: dict[str, Tensor], *, half: bool
+) -> dict[str, Component]:
+    """Write the components of a stage; returns them by folder."""
+    if half:
+        weights = {name: _rounded(stage, name, tensor) for name, tensor in weights.items()}
+    made = {}
+    for name, (component, state) in components(stage, net, weights).items():
+        folder = root / name
+        folder.mkdir()
+        for beside, content in component.files.items():
+            (folder / beside).write_text(as_text(content), encoding="utf-8")
+        if state:
+            stem = "model" if component.library == TRANSFORMERS else "diffusion_pytorch_model"
+            file = folder / f"{stem}.safetensors"
+            try:
+                save_file(state, file, metadata={"format": "pt"})
+            except SafetensorError as error:  # a full disk
+                raise OSError(errno.EIO, f"cannot be written: {error}", str(file)) from None
+        made[name] = component
+    return made
+
+
+def _rounded(stage: Stage, name: str, tensor: Tensor) -> Tensor:
+    """``tensor`` in float16."""
+    if not tensor.is_floating_point():
+        return tensor
+    found = tensor.half()
+    if not found.isfinite().all():
+        raise UserError(
+            f"{stage.artifact.path}: {name} has a number beyond 65,504, the most of half "
+            "precision; leave out --half"
+        )
+    return found
+
+
+def _index(made: dict[str, Component]) -> dict[str, Any]:
+    """What `from_pretrained` reads: UnCLIPPipeline leaves an image encoder aside."""
+    variations = PRIOR not in made
+    beside = () if variations else ("image_encoder", "feature_extractor")
+    named = {k: [c.library, c.cls] for k, c in made.items() if k not in beside}
+    return {"_class_name": PIPELINES[variations], **named}
+
+
+def _provenance(stages: dict[str, Stage]) -> dict[str, Any]:
+    """Where each stage is from, and how its sampler is set, which `unclip import` reads back."""
+    told = {}
+    for kind, stage in stages.items():
+        own = stage.artifact.provenance
+        told[kind] = {
+            "stage": stage.artifact.stage,
+            "sha256": stage.artifact.sha256,
+            "clip_fingerprint": stage.artifact.clip_fingerprint,
+            **{name: own[name] for name in _TOLD if name in own},
+        }
+        if isinstance(imported := own.get("imported"), dict):
+            told[kind]["imported"] = {
+                k: v for k, v in imported.items() if k not in ("settings", "half")
+            }
+        if hasattr(stage.experiment, "sampler"):
+            told[kind]["sampler"] = dataclasses.asdict(stage.experiment.sampler)
+    return {"exported": {"by": f"unclip {unclip.__version__}", "stages": told}}
