@@ -146,10 +146,11 @@ def list_(args: argparse.Namespace) -> None:
 def show(args: argparse.Namespace) -> None:
     """Everything that the run's folder says, in short."""
     from unclip.tracking import index
-    from unclip.tracking.files import SUMMARY, read_json
+    from unclip.tracking.files import METRICS, SUMMARY, read_json, read_metrics
 
     run = index.choose(args.name, args.root)
     _note_damage(run)
+    read_metrics(run.folder / METRICS, note=run.status != "running")
     summary = read_json(run.folder / SUMMARY)
     why = f" ({run.why})" if run.why else ""
     say(f"{run.folder}: {run.experiment}, {run.status}{why}")
@@ -216,6 +217,7 @@ def compare(args: argparse.Namespace) -> None:
         if any(run.folder.samefile(other.folder) for other in runs):
             raise UserError(f"{name}: {run.folder} is compared already; name another run")
         runs.append(run)
+        _note_damage(run)
     from unclip.common.tables import show as show_table
     from unclip.tracking.comparison import Compared, comparison_tables, labels, write_comparison
 

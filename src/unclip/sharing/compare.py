@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from unclip.tracking.files import number
+
 IDENTICAL, CLOSE, DIFFERENT = "bit-identical", "within tolerance", "different"
 UNKNOWN = "not comparable"
 RTOL = 0.01  # of what counts as within tolerance
@@ -34,8 +36,8 @@ def series_of(rows: Iterable[dict[str, Any]]) -> dict[str, Series]:
     found: dict[str, Series] = {}
     for row in rows:
         for name, value in row.items():
-            if name != "step" and name not in TIMED and math.isfinite(value):
-                found.setdefault(name, {})[row["step"]] = value
+            if name not in ("step", *TIMED) and (shown := number(value)) is not None:
+                found.setdefault(name, {})[row["step"]] = shown
     return found
 
 

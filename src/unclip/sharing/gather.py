@@ -41,7 +41,7 @@ from unclip.sharing.writing import Content, fill, sha256_of, size_of
 from unclip.stages import registry
 from unclip.stages.clip.part import load as load_clip
 from unclip.tracking.config import TrackingConfig
-from unclip.tracking.files import read_metrics
+from unclip.tracking.files import number, read_metrics
 from unclip.training.config import RunConfig
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -139,7 +139,8 @@ def _run_files(run: str, artifact: artifacts.Artifact, samples: int = MAX_SAMPLE
     if summary is not None:
         content[SUMMARY] = _json(public_tree(_finite(summary), names=True))
     if (folder / METRICS).is_file():
-        lines = (json.dumps(_finite(row)) + "\n" for row in read_metrics(folder / METRICS))
+        rows = map(_numbers, read_metrics(folder / METRICS, note=True))
+        lines = (json.dumps(row) + "\n" for row in rows if "step" in row)
         content[METRICS] = "".join(lines).encode()
     sheets = sorted(folder.glob("samples/step_*.png"))[-samples:]
     content |= {f"samples/{file.name}": file for file in sheets}
@@ -266,6 +267,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items() if not _odd(v)}
     return value
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, Any]:
+    """The entries that are finite numbers."""
+    return {key: value for key, value in row.items() if number(value) is not None}
 
 
 def _odd(value: Any) -> bool:

@@ -174,7 +174,7 @@ def run(again: Again, report: Report, command: Command) -> None:
     report.metrics = []
     if (bundle.run.folder / METRICS).is_file():
         then = compare.series_of(metric_rows(bundle.run.folder / METRICS))
-        now = compare.series_of(read_metrics(artifact.path.parent / METRICS))
+        now = compare.series_of(read_metrics(artifact.path.parent / METRICS, note=True))
         log_every = artifact.config["trainer"]["log_every"]
         apart = resumes.unrecorded(
             (bundle.run.provenance, artifact.provenance), log_every=log_every

@@ -39,7 +39,8 @@ class Compared:
         cls, run: RunRecord, label: str, fields: dict[str, Any], origin: dict[str, Any]
     ) -> Compared:
         """With the curves of its metrics."""
-        return cls(label, run, fields, origin, curves(read_metrics(run.folder / METRICS)))
+        rows = read_metrics(run.folder / METRICS, note=run.status != "running")
+        return cls(label, run, fields, origin, curves(rows))
 
 
 def labels(runs: Sequence[RunRecord]) -> list[str]:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from unclip.common import json_text
+from unclip.common.terminal import say
 
 EXPERIMENT = "experiment.yaml"  # every field
 PROVENANCE = "provenance.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+BEST = "best.json"  # of a run's checkpoints
+_MOST_STEPS = 2**53  # that a float holds exactly
 
 Curve = list[tuple[int, float]]  # (optimizer step, value)
 
@@ -24,6 +27,13 @@ def read_json(path: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
         return json_text.read_object(path, finite=False)
     return {}
+
+
+def read_best(folder: Path) -> dict[str, Any] | None:
+    """``step``, ``name`` and ``value`` of the best checkpoint; None where it is not known."""
+    best = read_json(folder / BEST)
+    kinds = {"step": int, "name": str, "value": float}
+    return best if all(type(best.get(key)) is kind for key, kind in kinds.items()) else None
 
 
 def damage_of(path: Path) -> str | None:
@@ -37,28 +47,43 @@ def damage_of(path: Path) -> str | None:
     return None
 
 
-def read_metrics(path: Path, *, last: int | None = None) -> list[dict[str, Any]]:
+def read_metrics(
+    path: Path, *, last: int | None = None, note: bool = False
+) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl; what a crash or somebody has damaged is left out.
 
-    Of the ``last`` bytes only, where that is given.
+    Args:
+        path: The file; one that is not there has no lines.
+        last: Read only so many bytes of its end.
+        note: Say what was left out.
     """
+    said = None
+    rows: list[dict[str, Any] | None] = []
     try:
         with path.open("rb") as file:
             if last is not None:
                 file.seek(max(0, path.stat().st_size - last))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return []
-    return [row for line in lines if (row := _row(line)) is not None]
+            rows = [_row(line) for line in file.read().split(b"\n") if line.strip()]
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        said = error.strerror or str(error)
+    damaged = [number for number, row in enumerate(rows, 1) if row is None]
+    if damaged:
+        said = f"{len(damaged):,} of {len(rows):,} lines are left out, line {damaged[0]} first"
+    if note and said:
+        say(f"unclip: damaged: {path}: {said}", error=True)
+    return [row for row in rows if row is not None]
 
 
-def _row(line: str) -> dict[str, Any] | None:
+def _row(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
     step = row.get("step", "") if isinstance(row, dict) else ""
-    return row if step is None or type(step) is int else None
+    fine = step is None or (type(step) is int and 0 <= step <= _MOST_STEPS)
+    return row if fine else None
 
 
 def curves(rows: Iterable[dict[str, Any]]) -> dict[str, Curve]:
@@ -85,6 +110,3 @@ def number(value: Any) -> float | None:
 def shown(value: float | None, digits: int = 4) -> str:
     """A figure in a table; a dash where there is none."""
     return "-" if value is None else f"{value:.{digits}g}"
-
-
-BEST = "best.json"

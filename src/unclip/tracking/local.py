@@ -59,7 +59,7 @@ class JsonlLogger(Logger):
         if not self.path.is_file():
             return
         kept = []
-        for row in read_metrics(self.path):
+        for row in read_metrics(self.path, note=True):
             taken = row["step"] or 0
             due = "val/loss" in row and (taken + 1) % val_every == 0
             taken += due or any(name.startswith(("train/", "lr-")) for name in row)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from unclip.common.artifacts import FILES, Artifact
 from unclip.common.errors import Interrupted
 from unclip.common.images import CaptionedImage
 from unclip.tracking.connection import first_line, remark
-from unclip.tracking.files import BEST
+from unclip.tracking.files import read_best
 
 UNITS = {
     "trainer/global_step": "optimizer steps",
@@ -103,9 +102,7 @@ class Tracker(WandbLogger):
         figures = {k: v for k, v in summary.items() if isinstance(v, int | float)}
         metrics = summary.get("metrics", {})
         figures |= {k: v for k, v in metrics.items() if k.startswith("val/")}
-        best = self.folder / "checkpoints" / BEST
-        if best.is_file():
-            found = json.loads(best.read_text())
+        if found := read_best(self.folder / "checkpoints"):
             figures |= {f"best/{found['name']}": found["value"], "best/step": found["step"]}
         with self._forgiving():
             self.experiment.summary.update(figures)

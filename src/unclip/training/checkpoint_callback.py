@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from unclip.common.errors import Interrupted, UserError
-from unclip.tracking.files import BEST
+from unclip.tracking.files import BEST, read_best
 from unclip.tracking.status import require_there
 from unclip.training.checkpoint_folders import MANIFEST, checkpoints, newest_checkpoint, step_name
 from unclip.training.config import TrainerConfig
@@ -212,11 +212,8 @@ class CheckpointCallback(L.Callback):
             self._delete_old()
 
     def _best(self) -> dict[str, Any] | None:
-        file = self.folder / BEST
-        if not file.is_file():
-            return None
-        best: dict[str, Any] = json.loads(file.read_text())
-        return best if (self.folder / step_name(best["step"])).is_dir() else None
+        best = read_best(self.folder)
+        return best if best and (self.folder / step_name(best["step"])).is_dir() else None
 
     def _delete_old(self) -> None:
         best = self._best()

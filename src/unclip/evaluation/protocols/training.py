@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from unclip.common.fonts import drawable
-from unclip.tracking.files import read_metrics
+from unclip.tracking import files
 from unclip.tracking.report import Finished
 
 
@@ -19,10 +19,9 @@ def curves(runs: Sequence[Finished], path: Path) -> Path:
     """Training and validation loss, and the monitored metric, of each stage."""
     figure, axes = plt.subplots(1, len(runs), figsize=(4 * len(runs), 3), squeeze=False)
     for axis, run in zip(axes[0], runs):
-        rows = read_metrics(run.folder / "metrics.jsonl")
+        found = files.curves(files.read_metrics(run.folder / files.METRICS))
         for name, style in (("train/loss", "-"), ("val/loss", "o")):
-            points = [(r["step"], r[name]) for r in rows if name in r]
-            if points:
+            if points := found.get(name):
                 axis.plot(*zip(*points), style, label=name, markersize=4)
         axis.set_title(drawable(run.summary["experiment"]), parse_math=False)
         axis.set_xlabel("optimizer step")
