@@ -42,6 +42,8 @@ def glide_folder(root: Path, *names: str, merges: str | None = "merges.txt") -> 
         torch.save(found, root / f"{name}.pt")
     config = json.loads((GOLDENS / "glide/config.json").read_text())
     config |= {"n_vocab": VOCABULARY, "end_token": VOCABULARY - 1}
+    for name in ("base", "upsample", "base_inpaint"):
+        del config[name]["noise_schedule"]  # the published files have no configuration at all
     (root / "config.json").write_text(json.dumps(config))
     if merges:
         (root / merges).write_text("#version: 0.2\n" + "\n".join(FIRST) + "\n")

@@ -13,7 +13,7 @@ from unclip.stages.clip.config import ClipConfig, ClipExperiment
 from unclip.weights.found import Found
 from unclip.weights.maps import clip as clip_map
 from unclip.weights.reading.folders import Source
-from unclip.weights.settings import Settings
+from unclip.weights.settings import LAYERS, Settings
 
 HALVES = ("text_encoder", "image_encoder")
 LOG_SCALE = (
@@ -32,30 +32,27 @@ def from_transformers(
 ) -> Found:
     """A CLIPModel, or a text half with or without the image half.
 
+    An image half alone lacks the other, which only another source can bring.
+
     Raises:
-        UserError: there is an image half alone, the halves do not fit, or a value is not CLIP's.
+        UserError: the halves do not fit, there are several of a kind, or a value is not CLIP's.
     """
-    both, text, vision = (folders.get(kind, []) for kind in ("both", "text", "vision"))
-    used = both or [*text, *vision]
+    used = folders["both"] or [*folders["text"], *folders["vision"]]
     where = source.where(f"{used[0]}/config.json" if used[0] else "config.json")
-    if both:
-        whole = configs[both[0]]
-        halves = [whole.get("text_config", {}), whole.get("vision_config", {})]
-        dim = whole.get("projection_dim", 512)
-    elif text:
-        halves = [configs[f] for f in (*text[:1], *vision[:1])]
-        dim = halves[0].get("projection_dim", 512)
+    if max(len(each) for each in folders.values()) > 1:
+        raise UserError(f"{source.label}: has several CLIPs, {', '.join(used)[:80]}; give one")
+    joint, halves, lacks = bool(folders["both"]), [configs[folder] for folder in used], ""
+    dim = Settings(halves[0], where).get("projection_dim", int, 512)
+    if joint:
+        halves = [halves[0].get(f"{half}_config") or {} for half in ("text", "vision")]
+        if not all(isinstance(half, dict) for half in halves):
+            raise UserError(f"{where}: text_config: is no section; fetch the file again")
+    config = ClipConfig(embeddings="raw")
+    if joint or folders["text"]:
+        config = _config(halves, dim, where, joint)
     else:
-        raise UserError(f"{where}: is the image half of a CLIP; give the folder with both halves")
-    fields, activation = _text(halves[0], where)
+        lacks = f"{where}: is the image half of a CLIP; add --clip SOURCE with both halves"
     scale = Settings(halves[0], where).get("logit_scale_init_value", float, LOG_SCALE)
-    if len(halves) > 1:
-        more, other = _vision(halves[1], where, dim if both else None, dim)
-        if other != activation:
-            raise UserError(f"{where}: hidden_act: {activation} in one half, {other} in the other")
-        fields |= more
-    else:
-        fields |= _no_vision()
 
     def state() -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -66,19 +63,28 @@ def from_transformers(
         found.setdefault("logit_scale", torch.tensor(scale))
         return found
 
-    config = ClipConfig(
+    return Found(
+        source.where(used[0]),
+        ClipExperiment(model=config),
+        lambda net: clip_map.transformers(),
+        state,
+        settings=dict(zip(HALVES, halves)),
+        lacks=lacks,
+    )
+
+
+def _config(halves: list[dict[str, Any]], dim: int, where: str, joint: bool) -> ClipConfig:
+    fields, activation = _text(halves[0], where)
+    if len(halves) > 1:
+        more, other = _vision(halves[1], where, dim if joint else None, dim)
+        if other != activation:
+            raise UserError(f"{where}: hidden_act: {activation} in one half, {other} in the other")
+        fields |= more
+    else:
+        fields |= _no_vision()
+    return ClipConfig(
         embed_dim=dim, embeddings="raw", quick_gelu=activation == "quick_gelu", **fields
     )
-    settings = dict(zip(HALVES, halves))
-    return _found(
-        config, source.where(used[0]), lambda net: clip_map.transformers(), state, settings
-    )
-
-
-def _found(
-    config: ClipConfig, where: str, rules: Any, state: Any, settings: dict[str, Any] | None = None
-) -> Found:
-    return Found(where, ClipExperiment(model=config), rules, state, settings=settings or {})
 
 
 def _text(values: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
@@ -86,7 +92,7 @@ def _text(values: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
     width = s.get("hidden_size", int, 512)
     fields = {
         "text_width": width,
-        "text_layers": s.get("num_hidden_layers", int, 12),
+        "text_layers": s.get("num_hidden_layers", int, 12, most=LAYERS),
         "text_heads": s.get("num_attention_heads", int, 8),
         "context": s.get("max_position_embeddings", int, 77),
     }
@@ -108,7 +114,7 @@ def _vision(
         "image_size": s.get("image_size", int, 224),
         "patch_size": s.get("patch_size", int, 32),
         "vision_width": width,
-        "vision_layers": s.get("num_hidden_layers", int, 12),
+        "vision_layers": s.get("num_hidden_layers", int, 12, most=LAYERS),
         "vision_head_width": width // heads,
         "vision_mlp": None if mlp == 4 * width else mlp,
     }
@@ -156,7 +162,12 @@ def from_openai(state: dict[str, Tensor], where: str) -> Found:
         text_layers=_count(state, "transformer.resblocks."),
         text_heads=max(1, text_width // 64),
     )
-    return _found(config, where, lambda net: clip_map.openai(list(net.state_dict())), lambda: state)
+    return Found(
+        where,
+        ClipExperiment(model=config),
+        lambda net: clip_map.openai(list(net.state_dict())),
+        lambda: state,
+    )
 
 
 def _count(state: dict[str, Tensor], prefix: str) -> int:

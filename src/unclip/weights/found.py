@@ -26,6 +26,7 @@ class Found:
         sizes: What the CLIP is for it: D, width of the token features, tokens.
         files: Further files of its artifact, by the names that they get there.
         settings: Their configuration by component, which an export writes back.
+        lacks: Why it cannot be a stage by itself, for an error.
     """
 
     where: str
@@ -35,6 +36,7 @@ class Found:
     sizes: ParentSizes = field(default_factory=ParentSizes)
     files: dict[str, Path] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    lacks: str = ""
 
     def __post_init__(self) -> None:
         self.experiment.stage = self.stage

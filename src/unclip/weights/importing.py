@@ -29,7 +29,7 @@ from unclip.weights.reading.folders import Source
 from unclip.weights.reading.tensors import checked
 from unclip.weights.together import (
     check_revisions,
-    check_same_text,
+    check_same_clip,
     check_those_there,
     check_together,
     choose_embeddings,
@@ -73,8 +73,11 @@ def import_weights(
             raise UserError(f"--clip {clip}: holds no CLIP")
         own = [each for each, _ in found if each.stage == CLIP]
         if own:
-            check_same_text(own[0], theirs[0], clip)
+            check_same_clip(own[0], theirs[0], clip)
         found = [(theirs[0], other), *(pair for pair in found if pair[0].stage != CLIP)]
+    for each, _ in found:
+        if each.lacks:
+            raise UserError(each.lacks)
     check_together([each for each, _ in found])
     targets = {each.stage: out / registry.STAGES[each.stage].kind for each, _ in found}
     for target in targets.values():

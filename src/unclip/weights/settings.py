@@ -13,6 +13,9 @@ SCHEDULES = {"squaredcos_cap_v2": "cosine", "cosine": "cosine", "linear": "linea
 _PREDICTIONS = {"sample": "x0", "epsilon": "eps", "v_prediction": "v"}
 _VARIANCES = {"fixed_small_log": "fixed_small", "learned_range": "learned_range"}
 
+LAYERS = 1_000
+"""More of them no network has; a configuration that says so would be built for hours."""
+
 
 class Settings:
     """The values of one section of a file, each of which has to be asked for or allowed.
@@ -26,11 +29,11 @@ class Settings:
         self._left = {k: v for k, v in values.items() if not k.startswith("_")}
         self.where = where
 
-    def get(self, name: str, kind: Any, default: Any = None) -> Any:
-        """A value of a type; without a default it must be there.
+    def get(self, name: str, kind: Any, default: Any = None, *, most: int = 1_000_000) -> Any:
+        """A value of a type, numbers from 0 to ``most``; without a default it must be there.
 
         Raises:
-            UserError: it is missing or of another type.
+            UserError: it is missing, of another type or out of range.
         """
         if name not in self._left:
             if default is None:
@@ -41,7 +44,9 @@ class Settings:
             value = float(value)
         items = value if kind is list else [value]
         wanted = int if kind is list else kind
-        if type(value) is not kind or any(type(v) is not wanted or _absurd(v) for v in items):
+        if type(value) is not kind or len(items) > LAYERS:
+            raise self.refusal(name, value)
+        if any(type(v) is not wanted or (_is_number(v) and not 0 <= v <= most) for v in items):
             raise self.refusal(name, value)
         return value
 
@@ -82,8 +87,8 @@ class Settings:
         )
 
 
-def _absurd(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not 0 <= value <= 1_000_000
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
 
 
 class Chain:

@@ -59,13 +59,13 @@ def _validate(config: Any, where: str) -> None:
         raise UserError(f"{where}: a size in its configuration is 0") from None
 
 
-def check_same_text(own: Found, other: Found, spec: str) -> None:
-    """Refuse a CLIP of which the text half is not the source's own."""
+def check_same_clip(own: Found, other: Found, spec: str) -> None:
+    """Refuse a CLIP that differs from what the source has of its own, such as its text half."""
     theirs = other.state()
     for name, tensor in own.state().items():
-        if name == "logit_scale" or name.startswith(("vision", "visual")):
+        if name == "logit_scale" or name not in theirs:
             continue
-        if name in theirs and not torch.equal(tensor.float(), theirs[name].float()):
+        if not torch.equal(tensor.float(), theirs[name].float()):
             raise UserError(
                 f"--clip {spec}: is another CLIP than {own.where}: {name} differs; "
                 "give the CLIP that the stages were trained with"

@@ -7,6 +7,7 @@ from unclip.weights.diffusers.components import PRIOR, Components
 from unclip.weights.found import Found
 from unclip.weights.karlo_experiments import prior_experiment
 from unclip.weights.maps import prior as prior_map
+from unclip.weights.settings import LAYERS
 
 
 def read_prior(parts: Components, folders: list[str], half: bool) -> Found:
@@ -17,7 +18,7 @@ def read_prior(parts: Components, folders: list[str], half: bool) -> Found:
     dim = s.get("embedding_dim", int, 768)
     context = s.get("num_embeddings", int, 77)
     width = heads * s.get("attention_head_dim", int, 64)
-    layers, dropout = s.get("num_layers", int, 20), s.get("dropout", float, 0.0)
+    layers, dropout = s.get("num_layers", int, 20, most=LAYERS), s.get("dropout", float, 0.0)
     s.fixed(
         additional_embeddings=4,
         time_embed_act_fn="silu",
