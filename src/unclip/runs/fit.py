@@ -16,6 +16,7 @@ from unclip.runs.parents import Make, Parents, load_parents, missing_parents, re
 from unclip.runs.record import origin_of_run, tracked_run
 from unclip.stages.row import CLIP
 from unclip.tracking.files import PROVENANCE, read_json
+from unclip.tracking.status import require_there
 from unclip.training import determinism
 from unclip.training.strategies import require_gpu
 from unclip.training.world import device_of, join_processes
@@ -59,6 +60,7 @@ def fit(resolved: ResolvedExperiment, *, force: bool = False, make: Make | None 
 def _export(
     resolved: ResolvedExperiment, parents: Parents, clip: FrozenClip, fitted: Any, folder: Path
 ) -> Path:
+    require_there(folder)
     artifact = artifacts.export(
         folder / "artifact",
         stage=resolved.stage.name,
@@ -71,6 +73,7 @@ def _export(
     with tracked_run(resolved, parents, folder) as tracker:
         if tracker is not None:
             tracker.finished(fitted.summary, artifact, kind=resolved.stage.kind)
+    require_there(folder)
     fitted.write_report(folder)
     say(fitted.report, lines=True)
     say(artifact.path)

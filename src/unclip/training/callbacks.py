@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unclip.common.images import CaptionedImage, grid, save
 from unclip.common.terminal import say
+from unclip.tracking.status import require_there
 from unclip.training.stage import Stage
 from unclip.training.strategies import full_parameters
 from unclip.training.world import World
@@ -95,6 +96,7 @@ class Samples(L.Callback):
             if not look.images:
                 return
             sheet = grid([p.image for p in look.images], [p.caption for p in look.images])
+            require_there(self.folder.parent)
             save(sheet, self.folder / f"step_{trainer.global_step:07d}.png")
             if self.publish is not None:
                 self.publish(look.images, trainer.global_step)

@@ -119,7 +119,16 @@ class Writer:
             return False
 
     def write(self, number: int, shard: EmbeddingShard) -> None:
-        """Write shard ``number``; its record comes last."""
+        """Write shard ``number``; its record comes last.
+
+        Raises:
+            UserError: It cannot be written, or the folder was removed meanwhile.
+        """
+        if not (self._out / layout.BEGUN).is_file():
+            raise UserError(
+                f"--out {self._out}: {layout.BEGUN} is gone: the folder was removed or moved "
+                "meanwhile; nothing more is saved, run the same command to start over"
+            )
         arrays = {
             layout.IMAGES: shard.z_i,
             layout.TEXTS: shard.z_t,

@@ -71,13 +71,24 @@ class Manifest:
         if not self.begun:
             for path in itertools.chain.from_iterable(out.glob(pattern) for pattern in _PATTERNS):
                 path.unlink()
+            self._write(out)
             self.begun = True
-            self.save(out)
 
     def save(self, out: Path) -> None:
         """Replace the folder's manifest, once it has begun."""
-        if not self.begun:
-            return
+        if self.begun:
+            self.require_there(out)
+            self._write(out)
+
+    def require_there(self, out: Path) -> None:
+        """Refuse to go on when the folder has been removed or moved since it began."""
+        if self.begun and not (out / MANIFEST).is_file():
+            raise UserError(
+                f"--out {out}: {MANIFEST} is gone: the folder was removed or moved meanwhile; "
+                "nothing more is saved, run the same command to start over"
+            )
+
+    def _write(self, out: Path) -> None:
         content = {"format_version": FORMAT_VERSION, "count": self.count, **asdict(self)}
         del content["begun"]
         with atomic_write(out / MANIFEST) as scratch:

@@ -80,6 +80,7 @@ def _write_missing(prepare: _Prepare, out: Path, manifest: Manifest, *, workers:
     results = itertools.chain.from_iterable(chunks)
     for number, those in itertools.groupby(results, key=lambda result: result.number // size):
         name = _NAMES[manifest.settings["format"]].format(number=number, shards=shards)
+        manifest.require_there(out)
         shard = _write_shard(out / name, number, those, manifest)
         manifest.shards = sorted([*manifest.shards, shard], key=lambda shard: shard.number)
         manifest.save(out)
