@@ -12,6 +12,7 @@ from typing import Any
 
 from unclip.common import artifacts, yaml_text
 from unclip.common.errors import UserError
+from unclip.common.moved import locate_parent
 from unclip.embeddings.clip import check_embedding
 from unclip.runs import own
 from unclip.runs.folders import trained
@@ -63,6 +64,8 @@ def gather(run: str, *, weights: bool, licence: str = "unknown") -> Content:
     stages = stages_in(folder)
     if stages and not is_artifact(folder):
         return _cascade(run, stages, weights=weights, licence=licence)
+    if not is_artifact(folder):
+        raise _no_run(run, folder)
     artifact = artifacts.describe(folder, key="RUN")
     parents = _parents(artifact)
     everything = {RUN: artifact, **parents}
@@ -78,6 +81,18 @@ def gather(run: str, *, weights: bool, licence: str = "unknown") -> Content:
         licence=licence,
     ).encode()
     return _sealed(content, replace(manifest, experiment=name))
+
+
+def _no_run(run: str, folder: Path) -> UserError:
+    if (folder / EXPERIMENT).is_file():
+        return UserError(
+            f"RUN={run}: the run has not finished: it has no artifact; finish it with "
+            f"`unclip train {folder / EXPERIMENT} --resume`"
+        )
+    return UserError(
+        f"RUN={run}: holds no run, cascade or artifact; name the folder of a finished run "
+        "(`unclip runs list`), or a cascade's"
+    )
 
 
 def is_artifact(folder: Path) -> bool:
@@ -110,7 +125,7 @@ def _cascade(run: str, stages: dict[str, Path], *, weights: bool, licence: str) 
         needs_pca = isinstance(artifact.config.get("pca"), str)
         given = found["pca"].sha256 if "pca" in found else None
         if needs_pca and artifact.provenance["parents"].get("pca") != given:
-            found[OTHER_PCA] = artifacts.describe(artifact.config["pca"], key="pca")
+            found[OTHER_PCA] = _pca_of(artifact)
     shas = {name: artifact.sha256 for name, artifact in found.items()}
     manifest = Manifest(f"cascade/{_word(Path(run).resolve().name)}", shas, {}, CASCADE_VERSION)
     content: Content = {}
@@ -158,22 +173,30 @@ def _bytes(content: Content, name: str) -> bytes:
 def _name_of(content: Content, artifact: artifacts.Artifact) -> str:
     """The experiment, ``kind/name``."""
     summary = json.loads(_bytes(content, SUMMARY)) if SUMMARY in content else {}
-    return str(summary.get("experiment", f"{artifact.stage}/{artifact.path.parent.name}"))
+    return str(summary.get("experiment", f"{artifact.stage}/{artifact.path.resolve().parent.name}"))
 
 
 def _parents(artifact: artifacts.Artifact) -> dict[str, artifacts.Artifact]:
     """What ``artifact`` depends on, apart from models of open_clip; refused if it has changed."""
     found = {}
-    clip = artifact.config.get("clip")
-    if isinstance(clip, str):
+    if isinstance(artifact.config.get("clip"), str):
+        clip = locate_parent(artifact, "clip")
         loaded = load_clip(clip)
         if loaded.fingerprint != artifact.provenance["parents"].get("clip"):
             raise UserError(f"clip={clip}: is not the CLIP that {artifact.path} was trained with")
         if not clip.startswith("open_clip:"):
             found["clip"] = artifacts.describe(clip, key="clip")
-        if isinstance(pca := artifact.config.get("pca"), str):
-            found["pca"] = artifacts.describe(pca, key="pca")
+        if isinstance(artifact.config.get("pca"), str):
+            found["pca"] = _pca_of(artifact)
             check_embedding(found["pca"], loaded, key="pca")
+    return found
+
+
+def _pca_of(artifact: artifacts.Artifact) -> artifacts.Artifact:
+    spec = locate_parent(artifact, "pca")
+    found = artifacts.describe(spec, key="pca")
+    if artifact.provenance["parents"].get("pca") not in (None, found.sha256):
+        raise UserError(f"pca={spec}: is not the PCA that {artifact.path} was trained with")
     return found
 
 

@@ -10,6 +10,7 @@ import torch
 
 from unclip.common import artifacts
 from unclip.common.errors import UserError, article
+from unclip.common.moved import locate_parent
 from unclip.embeddings.clip import FrozenClip
 from unclip.evaluation.metrics.priors import Evaluated, evaluate, training_flops
 from unclip.pipeline.settings import Settings
@@ -137,7 +138,8 @@ def _open_prior(
     artifacts.expect(artifact, registry.of_kind(PRIOR), key=PRIOR)
     row = registry.STAGES[artifact.stage]
     experiment: Any = artifact.stored(row.experiment)
-    frozen = registry.STAGES[CLIP].load(clip or experiment.clip)
+    fix = ", or name it by --clip"
+    frozen = registry.STAGES[CLIP].load(clip or locate_parent(artifact, CLIP, fix=fix))
     part = row.load(path, frozen)
     data = experiment.data
     if source is not None:
