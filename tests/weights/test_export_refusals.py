@@ -238,10 +238,14 @@ def test_a_layout_that_nobody_knows_is_refused(capsys, cascade, tmp_path):
 
 def test_what_diffusers_has_no_place_for_is_said(capsys, cascade, tmp_path):
     (cascade / "pca").mkdir()
+    configure(cascade / "decoder", "sampler.guidance_interval", [0.1, 0.8])
+    configure(cascade / "upsampler", "sampler.start_scale", 0.997)
+    configure(cascade / "upsampler", "sampler.steps", "3,2")
     words = ["export", str(cascade), "--to", "diffusers", "--out", str(tmp_path / "out")]
     assert main(words) == 0
     error = capsys.readouterr().err
-    assert "prior.sampler=ddim, prior.candidates=2: diffusers samples in its own way" in error
+    assert "prior.sampler=ddim, prior.candidates=2, decoder.guidance_interval=[0.1, 0.8]" in error
+    assert "upsampler.steps=3,2, upsampler.start_scale=0.997: diffusers samples in its own" in error
     assert f"{cascade / 'pca'}: left out" in error
 
 

@@ -154,12 +154,29 @@ def test_the_clip_of_an_export_is_ours(own):
 def test_half_rounds_every_number_and_is_read_again(own, tmp_path):
     export_diffusers(own / "cascade", tmp_path / "half", half=True)
     for file in (tmp_path / "half").rglob("*.safetensors"):
+        whole = load_file(own / "out" / file.relative_to(tmp_path / "half"))
         for name, tensor in load_file(file).items():
-            whole = load_file(own / "out" / file.relative_to(tmp_path / "half"))[name]
             assert tensor.dtype == torch.float16
-            assert torch.equal(tensor, whole.half())
+            assert torch.equal(tensor, whole[name].half())
     import_weights(str(tmp_path / "half"), tmp_path / "again")
     assert open_folder(tmp_path / "again").prior.sampler.steps == 9
+
+
+@pytest.mark.parametrize("licences", [("mit",), ("mit", "other"), ("[mit]",)])
+def test_the_licence_of_imported_weights_stays_with_them(karlo, tmp_path, licences):
+    source = karlo_folder(tmp_path / "source")
+    for k, each in enumerate(licences):
+        (source / "README.md").write_text(f"---\nlicense: {each}\n---\n")
+        import_weights(str(source), tmp_path / "cascade", force=True)
+        if k:
+            shutil.rmtree(tmp_path / "cascade" / "prior")
+            shutil.copytree(tmp_path / "first", tmp_path / "cascade" / "prior")
+        else:
+            shutil.copytree(tmp_path / "cascade" / "prior", tmp_path / "first")
+    export_diffusers(tmp_path / "cascade", tmp_path / "out")
+    import_weights(str(tmp_path / "out"), tmp_path / "again")
+    found = artifacts.describe(tmp_path / "again" / "decoder").provenance["imported"]["licence"]
+    assert found == ("mit" if licences == ("mit",) else None)
 
 
 def test_an_export_says_where_its_stages_are_from(karlo):

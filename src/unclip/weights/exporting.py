@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -70,6 +71,7 @@ def export_diffusers(
                 )
             made |= _write(root, stage, net, weights, half=half)
         (root / INDEX).write_text(as_text(_index(made)))
+        (root / "README.md").write_text(_readme(stages))
         (root / PROVENANCE).write_text(as_text(_provenance(stages)))
         if out.exists():
             shutil.rmtree(out)
@@ -83,8 +85,8 @@ def left_out(cascade: Path) -> list[str]:
     lines = []
     if settings := limits.unheld({kind: stage.experiment for kind, stage in stages.items()}):
         lines.append(
-            f"{', '.join(settings)}: diffusers samples in its own way (ddpm, one candidate); "
-            "steps and guidance are arguments of its call"
+            f"{', '.join(settings)}: diffusers samples in its own way (ddpm, one candidate, evenly "
+            "spaced steps); numbers of steps and guidance are arguments of its call"
         )
     if (cascade / PCA).is_dir():
         lines.append(f"{cascade / PCA}: left out; diffusers' pipelines have no use for it")
@@ -149,6 +151,17 @@ def _index(made: dict[str, Component]) -> dict[str, Any]:
     beside = () if variations else ("image_encoder", "feature_extractor")
     named = {k: [c.library, c.cls] for k, c in made.items() if k not in beside}
     return {"_class_name": PIPELINES[variations], **named}
+
+
+def _readme(stages: dict[str, Stage]) -> str:
+    """Names the licence of the weights, if all that were imported have the same."""
+    imported = (stage.artifact.provenance.get("imported") for stage in stages.values())
+    found = {str(each.get("licence") or "") for each in imported if isinstance(each, dict)}
+    one = found.pop() if len(found) == 1 else ""
+    known = re.fullmatch(r"[\w.+-]{1,60}", one)
+    head = ["library_name: diffusers", *([f"license: {one}"] if known else [])]
+    body = "Written by `unclip export`. `provenance.json` says where its stages are from."
+    return "\n".join(["---", *head, "---", "", body, ""])
 
 
 def _provenance(stages: dict[str, Stage]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -66,6 +67,8 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
 }
 NETWORKS = {CLIP: "clip", PRIOR: "diffusion_prior", DECODER: "decoder", UPSAMPLER: "upsampler"}
 """The stage of a kind whose network diffusers has."""
+HELD = ("steps", "guidance", "clip", "clip_range", "eta")
+"""Settings of a sampler that diffusers' pipelines are told, or that have no effect there."""
 
 
 def check_stage(kind: str, artifact: Artifact) -> None:
@@ -126,15 +129,18 @@ def _shown(value: Any) -> str:
 
 
 def unheld(experiments: Mapping[str, Any]) -> list[str]:
-    """Settings of the samplers that are no values of diffusers' files, nor arguments of its calls.
+    """Settings of the samplers that are neither in diffusers' files nor arguments of its calls.
 
     Such a cascade computes the same there, but is sampled in another way.
     """
-    plain = {"sampler": "ddpm", "candidates": 1, "start_scale": 1.0}
     found = []
     for kind, experiment in experiments.items():
-        for name, value in plain.items():
-            own = getattr(getattr(experiment, "sampler", None), name, value)
-            if own != value:
-                found.append(f"{kind}.{name}={own}")
+        if not hasattr(experiment, "sampler"):
+            continue
+        own = dataclasses.asdict(experiment.sampler)
+        there = dataclasses.asdict(type(experiment.sampler)()) | {"sampler": "ddpm"}
+        there |= {"candidates": 1} | {name: own.get(name) for name in HELD}
+        if not str(own["steps"]).isdigit():  # sections, or spaced in another way
+            there["steps"] = "a number"
+        found += [f"{kind}.{name}={_shown(v)}" for name, v in own.items() if v != there[name]]
     return found
