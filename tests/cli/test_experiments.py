@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from unclip.cli import main
+from unclip.config.cascades import cascade_files
 from unclip.config.files import experiment_files, shipped_experiments
 from unclip.config.load import load_experiment
 
@@ -60,7 +61,7 @@ def test_a_pipe_gets_a_line_each(project, capsys):
     )
     assert main(["experiments", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(list(experiment_files()))
+    assert len(lines) == len(list(experiment_files())) + len(cascade_files())
     mine = next(x for x in lines if x.startswith("clip/mine "))
     cells = "clip/mine clip - a toaster clip/tiny toast [experiments/clip/mine.yaml]"
     assert " ".join(mine.split()) == cells
@@ -114,7 +115,7 @@ def test_what_is_broken_is_said_and_hinders_no_other(project, capsys):
     write("experiments/clip/latin.yaml", "").write_bytes(b"about: \xe4\n")
     (project / "experiments" / "clip" / "folder.yaml").mkdir()
     rows, remarks = listed(capsys)
-    names = {r["name"] for r in rows}
+    names = {r["name"] for r in rows if r["stage"] != "cascade"}
     assert names == {name for name, _ in experiment_files()} - {
         f"clip/{x}" for x in ("cut", "odd", "orphan", "loop", "latin")
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from imports import karlo_folder
 
 from unclip.cli import main
 from unclip.common import artifacts
+from unclip.common.errors import UserError
 from unclip.weights import hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -84,6 +86,31 @@ def test_offline_is_one_line(fake, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "cannot be reached and is not in the cache" in error
     assert error.count("\n") == 1
+
+
+def test_offline_the_cached_commit_of_an_earlier_import_is_found(tmp_path, monkeypatch):
+    """As the hub's client leaves it if files are fetched by commit: no branch points to it."""
+    from huggingface_hub import constants
+
+    cache = tmp_path / "cache"
+    for commit, age in (("a" * 40, 100), (COMMIT, 50)):
+        folder = cache / "models--someone--karlo" / "snapshots" / commit
+        blob = cache / "models--someone--karlo" / "blobs" / commit
+        for path in (folder, blob.parent):
+            path.mkdir(parents=True, exist_ok=True)
+        blob.write_text("{}")
+        os.utime(blob, (1e9 - age, 1e9 - age))
+        (folder / "config.json").symlink_to(blob)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for spec in ("hf://someone/karlo", "hf://someone/karlo@main", f"hf://someone/karlo@{COMMIT}"):
+        source = hub.open_source(spec)
+        assert source.origin == {"source": "hf://someone/karlo", "revision": COMMIT}
+        assert source.names == ["config.json"]
+    with pytest.raises(UserError, match="not in the cache"):
+        hub.open_source("hf://someone/karlo@v2")
+    with pytest.raises(UserError, match="not in the cache"):
+        hub.open_source("hf://someone/else")
 
 
 def test_two_revisions_do_not_meet_in_a_cascade(fake, tmp_path, capsys):

@@ -26,7 +26,7 @@ SETTINGS = (
 
 WIDTH = 78  # of the text that opens a help
 _NO_COMMAND = re.compile(r"argument (COMMAND|VERB): invalid choice: '(.*)' \(choose from (.*)\)")
-_PLACES = ("dir", "to", "clip", "data", "pca")
+_PLACES = ("dir", "to", "clip", "data", "pca", "pipeline")
 """Options whose values are places, though they may be no paths."""
 
 

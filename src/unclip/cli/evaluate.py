@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--image {args.image}: is written as PNG; name it .png")
     for option in ("out", "image"):
         check_file(getattr(args, option), f"--{option}", force=args.force)
-    if any((Path(name) / "decoder").is_dir() or Path(name).is_file() for name in args.stage):
+    if any(_is_cascade(name) for name in args.stage):
         _cascade(args, given)
         return
     if not args.stage:
@@ -112,6 +112,13 @@ def run(args: argparse.Namespace) -> None:
     for name in args.stage:
         check_data(trained(name), args)
     (_priors if kind == "priors" else _upsamplers)(args, settings)
+
+
+def _is_cascade(name: str) -> bool:
+    from unclip.config.cascades import find_cascade
+
+    path = Path(name)
+    return (path / "decoder").is_dir() or path.is_file() or find_cascade(name) is not None
 
 
 def _stages_of(names: Sequence[str]) -> list[str]:
@@ -187,7 +194,7 @@ def _cascade(args: argparse.Namespace, given: list[str]) -> None:
     from unclip.evaluation.protocols.cascades import evaluate_cascade
     from unclip.sharing.cache import cascade_folder
 
-    folder = cascade_folder(Path(args.stage[0]))
+    folder = cascade_folder(args.stage[0])
     metrics = evaluate_cascade(str(folder), wanted, settings).metrics
     lines = [["", args.stage[0]], *([name, f"{value:.4g}"] for name, value in metrics.items())]
     say(json.dumps(metrics, indent=2), lines=True) if args.json else tables.show(lines)

@@ -16,6 +16,7 @@ EXAMPLES = {
     "list": """\
   unclip experiments list
   unclip experiments list prior/
+  unclip experiments list cascades/    (published weights: unclip sample --pipeline karlo)
   unclip experiments list --json
 """,
     "show": "  unclip experiments show prior/diffusion_l model.width=512\n",
@@ -30,7 +31,7 @@ EXAMPLES = {
 }
 WHERE = """\
 Files are looked for in ./experiments, in the folders of $UNCLIP_EXPERIMENTS and among the shipped
-ones. Whole cascades: unclip recipe --list.
+ones. Cascades to train: unclip recipe --list; published ones: cascades/.
 """
 
 
@@ -46,7 +47,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     verbs = p.add_subparsers(title="verbs", required=True, metavar="VERB")
     v = verbs.add_parser(
         "list",
-        help="list every experiment that can be found",
+        help="list every experiment, and every published cascade, that can be found",
         description="Name, stage, parameters, hardware, what it extends and what it is for. In a "
         "pipe each has one line, without titles, and ends with its file in brackets if it is your "
         "own. Parameters are those of the trained network, with the CLIP that the file names.",

@@ -10,6 +10,7 @@ from pathlib import Path
 from unclip.cli import image_files
 from unclip.cli.outputs import numbered_folder, writing
 from unclip.cli.sampling_options import (
+    PIPELINE,
     add_device,
     add_force,
     add_sampling,
@@ -42,12 +43,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "pipeline",
         nargs="?",
-        type=Path,
         metavar="DIR",
-        default=Path("runs/quickstart"),
-        help="a cascade's folder, or its bundle (default runs/quickstart)",
+        default="runs/quickstart",
+        help=PIPELINE,
     )
-    p.add_argument("--out", type=Path, help="folder (default DIR/figures; for a zip, figures)")
+    p.add_argument(
+        "--out", type=Path, help="folder (default DIR/figures; where DIR is no folder, figures)"
+    )
     p.add_argument(
         "--images",
         nargs="+",
@@ -69,7 +71,8 @@ def run(args: argparse.Namespace) -> None:
     """Open, draw, write."""
     settings = settings_of(args)
     named = args.pipeline
-    beside = Path() if named.is_file() else named  # nothing is added to a bundle
+    # Nothing is added to a bundle, nor to the cache.
+    beside = Path(named) if Path(named).is_dir() else Path()
     out = numbered_folder(args.out or beside / "figures", "index.html", force=args.force)
     photos = [image_files.read(path) for path in args.images]
     pipeline = open_pipeline(args)
@@ -86,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
     decoder = args.pipeline / "decoder"
     kinds = trained_scenes(decoder)
     scenes = [] if photos else held_out_scenes(IMAGES, args.seed, kinds)
-    common = ["--pipeline", str(named), "--seed", str(args.seed), *args.sampler_words]
+    common = ["--pipeline", named, "--seed", str(args.seed), *args.sampler_words]
     notes = warnings(decoder)
     with step_bar() as progress:
         studio = FigureInputs(

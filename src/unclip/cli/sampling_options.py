@@ -13,6 +13,7 @@ from unclip.common.checks import require
 from unclip.common.errors import UserError
 from unclip.common.terminal import say
 from unclip.common.types import Progress
+from unclip.config.cascades import find_cascade
 from unclip.pipeline.folder import require_there
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ Decoder: sampler (ddpm | ddim | dpmpp_2m | heun), steps, eta, guidance, clip, cl
 Upsamplers: sampler, steps, eta, clip, clip_range, noise_level; no guidance.""",
 }
 """The fields of each stage's `sampler` section."""
+PIPELINE = (
+    "a cascade's folder, its bundle, a published cascade's name (karlo; `unclip experiments list "
+    "cascades/`) or hf://ORG/NAME[@REVISION] (default runs/quickstart)"
+)
 
 
 def help_of(stages: Sequence[str], note: str) -> str:
@@ -57,12 +62,7 @@ def add_pipeline(p: argparse.ArgumentParser) -> None:
     """Where the trained stages are, the device and the precision."""
     add_device(p)
     where = p.add_argument_group("where the trained stages are")
-    where.add_argument(
-        "--pipeline",
-        type=Path,
-        default=Path("runs/quickstart"),
-        help="a cascade's folder, or its bundle (default runs/quickstart)",
-    )
+    where.add_argument("--pipeline", default="runs/quickstart", help=PIPELINE)
     where.add_argument("--clip", help="artifact or open_clip:ARCH/TAG, instead of the folder's")
     where.add_argument(
         "--prior", type=Path, help="artifact, instead of the folder's (some decoders need none)"
@@ -146,11 +146,12 @@ def settings_of(args: argparse.Namespace) -> Settings:
 def open_pipeline(args: argparse.Namespace) -> Pipeline:
     """The pipeline of `add_pipeline`'s options, and torch's deterministic algorithms.
 
-    Of a bundle ``args.pipeline`` becomes the folder in the cache where it is unpacked.
+    ``args.pipeline`` becomes the folder of the stages: of a bundle and of a published cascade it
+    is in the cache.
     """
     own = (args.clip, args.prior, args.decoder, args.upsampler)
-    if not any(own):
-        require_there(args.pipeline)  # before the slow imports
+    if not any(own) and find_cascade(args.pipeline) is None:
+        require_there(Path(args.pipeline))  # before the slow imports
     import torch
 
     from unclip.common.devices import find_device

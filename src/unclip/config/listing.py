@@ -9,19 +9,22 @@ from typing import NamedTuple
 
 from unclip.common.errors import UserError
 from unclip.common.terminal import visible
+from unclip.config.cascades import cascade_files, read_cascade
 from unclip.config.files import missing_roots, shipped_experiments, yaml_files
-from unclip.config.load import read_head
+from unclip.config.load import Head, read_head
 from unclip.config.text import opening
 from unclip.stages import registry
 from unclip.stages.row import KINDS
 
+CASCADE = "cascade"  # where the others have their stage
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """An experiment as a listing has it; what its opening comment leaves out is None."""
+    """An experiment or published cascade in a listing; what its opening comment omits is None."""
 
     name: str  # kind/name
-    stage: str
+    stage: str  # or `CASCADE`
     parameters: int | None
     about: str
     hardware: str | None
@@ -40,21 +43,29 @@ class Listing(NamedTuple):
 
 
 def listing() -> Listing:
-    """Read the heads of all experiments; a broken file becomes a remark."""
+    """Read the heads of all experiments and published cascades; a broken file becomes a remark."""
     entries = []
     remarks = [f"$UNCLIP_EXPERIMENTS: {p} is not a folder" for p in missing_roots()]
     for kind in KINDS:
         for name, paths in yaml_files(kind).items():
             try:
-                entries.append(_entry(name, *paths))
+                entries.append(_entry(name, read_head(paths[0]), *paths))
             except UserError as error:
                 remarks.append(f"not listed: {error}")
             remarks += [f"{paths[0]} hides {path}" for path in paths[1:]]
+    for name, paths in cascade_files().items():
+        try:
+            found = read_cascade(paths[0]).published
+            about = f"{found.about} ({found.download}, {found.licence})"
+            entries.append(_entry(name, Head(CASCADE, about, None), *paths))
+        except UserError as error:
+            remarks.append(f"not listed: {error}")
+        remarks += [f"{paths[0]} hides {path}" for path in paths[1:]]
     return Listing(entries, remarks)
 
 
-def _entry(name: str, path: Path, *hidden: Path) -> Entry:
-    head, notes = read_head(path), opening(path)
+def _entry(name: str, head: Head, path: Path, *hidden: Path) -> Entry:
+    notes = opening(path)
     count = notes.get("parameters", "").replace(",", "")
     return Entry(
         name=name,
@@ -125,10 +136,11 @@ def print_tables(entries: Sequence[Entry]) -> None:
 
 
 def _by_stage(entries: Sequence[Entry]) -> Iterator[tuple[str, str, list[Entry]]]:
-    for stage in registry.STAGES.values():
-        members = [e for e in entries if e.stage == stage.name]
+    abouts = {stage.name: stage.about for stage in registry.STAGES.values()}
+    for stage, about in {**abouts, CASCADE: "published, fetched by `--pipeline NAME`"}.items():
+        members = [e for e in entries if e.stage == stage]
         if members:
-            yield stage.name, stage.about, members
+            yield stage, about, members
 
 
 def _about(entry: Entry) -> str:

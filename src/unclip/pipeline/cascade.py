@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unclip.common import artifacts
 from unclip.common.devices import find_device
@@ -60,9 +60,7 @@ class Cascade:
                 "prior: the decoder takes no image embeddings, so it cannot use a prior"
             )
         for part in (*([self.prior] if self.prior else []), self.decoder, *self.upsamplers):
-            part.net.to(self.device).eval().requires_grad_(False)
-            if self.dtype is not None:
-                cast_parameters(part.net, self.dtype)
+            _settle(part.net, self.device, self.dtype)
         self.clip.model.to(self.device)
         if self.codec is not None:
             object.__setattr__(self, "codec", self.codec.to(self.device))
@@ -77,6 +75,14 @@ class Cascade:
         """z_t ``[B, D]``."""
         clip = self.clip.model
         return clip.encode_text(clip.tokenize(list(captions)).to(self.device)).z_t
+
+
+def _settle(net: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
+    """Freeze a network, then cast and move it: the device never holds more than it needs."""
+    net.eval().requires_grad_(False)
+    if dtype is not None:
+        cast_parameters(net, dtype)
+    net.to(device)
 
 
 def load_part(kind: str, path: Path | str, clip: FrozenClip | None = None) -> Any:
@@ -118,14 +124,20 @@ def load_cascade(
     place = find_device(str(device), key="device")
     dtype = choose_precision(precision, place, key="precision")
     frozen = registry.STAGES[CLIP].load(clip)
-    loaded: DecoderPart = load_part(DECODER, decoder, frozen)
-    if loaded.takes != "image":
+
+    def loaded(kind: str, path: Path | str) -> Any:
+        part = load_part(kind, path, frozen)
+        _settle(part.net, place, dtype)  # before the next is loaded, in float32 as well
+        return part
+
+    own: DecoderPart = loaded(DECODER, decoder)
+    if own.takes != "image":
         prior = None
-    enlarging = [load_part(UPSAMPLER, path) for path in upsamplers]
+    enlarging = [loaded(UPSAMPLER, path) for path in upsamplers]
     return Cascade(
         clip=frozen,
-        prior=None if prior is None else load_part(PRIOR, prior, frozen),
-        decoder=loaded,
+        prior=None if prior is None else loaded(PRIOR, prior),
+        decoder=own,
         upsamplers=tuple(sorted(enlarging, key=lambda p: p.net.config.image_size)),
         codec=None if pca is None else load_part(PCA, pca, frozen),
         device=place,

@@ -14,4 +14,7 @@ def require_there(folder: Path) -> None:
         UserError: it names the folder, and what trains one.
     """
     if not folder.exists():
-        raise UserError(f"pipeline={folder}: no such folder; `unclip recipe quickstart` trains one")
+        raise UserError(
+            f"pipeline={folder}: no such folder; `unclip recipe quickstart` trains one, `unclip "
+            "experiments list cascades/` lists published ones"
+        )

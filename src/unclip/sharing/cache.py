@@ -1,4 +1,7 @@
-"""The cascade in a bundle, unpacked into the cache: as carefully as for `unclip reproduce`."""
+"""The cascade that a user names: a folder, a bundle unpacked into the cache, a published one.
+
+Bundles are unpacked as carefully as for `unclip reproduce`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ import tempfile
 from pathlib import Path
 
 from unclip.common.errors import UserError
+from unclip.config.cascades import find_cascade
 from unclip.data.files import cache_folder
+from unclip.runs.published import fetch
 from unclip.sharing import bundle as bundles
 from unclip.sharing import members
 from unclip.sharing.layout import MANIFEST, WEIGHTS, limit_of
@@ -19,14 +24,19 @@ def is_bundle(path: Path) -> bool:
     return path.is_file() or (path / MANIFEST).is_file()
 
 
-def cascade_folder(path: Path) -> Path:
-    """``path`` itself, or the folder with the stages of the bundle at ``path``.
+def cascade_folder(word: Path | str) -> Path:
+    """The folder with the stages of the cascade that ``word`` names.
 
-    A bundle is unpacked once and found again by its manifest, which has the checksums of all files.
+    It is a folder itself; a bundle, which is unpacked once and found again by its manifest, which
+    has the checksums of all files; or a published cascade, which is downloaded and imported once.
 
     Raises:
-        UserError: the bundle is refused, is not of a cascade, or has no weights.
+        UserError: the bundle is refused, is not of a cascade, or has no weights; a published
+            cascade cannot be fetched.
     """
+    if (named := find_cascade(str(word))) is not None:
+        return fetch(named)
+    path = Path(word)
     if not is_bundle(path):
         return path
     place, home = f"pipeline={path}", cache_folder("bundles")

@@ -121,7 +121,8 @@ def _cascade(run: str, stages: dict[str, Path], *, weights: bool, licence: str) 
         artifacts.expect(artifact, registry.of_kind(bundle.kind_of(name)), key=name)
     clip = load_clip(str(stages["clip"]))
     for name, artifact in list(found.items()):
-        check_embedding(artifact, clip, key=name)
+        if registry.STAGES[artifact.stage].parents:
+            check_embedding(artifact, clip, key=name)
         needs_pca = isinstance(artifact.config.get("pca"), str)
         given = found["pca"].sha256 if "pca" in found else None
         if needs_pca and artifact.provenance["parents"].get("pca") != given:
@@ -148,6 +149,11 @@ def _word(name: str) -> str:
 def _run_files(run: str, artifact: artifacts.Artifact, samples: int = MAX_SAMPLES) -> Content:
     """What a run leaves besides its artifact: summary, metrics and the last ``samples``."""
     folder, content = artifact.path.parent, Content()
+    if isinstance(imported := artifact.provenance.get("imported"), dict):
+        raise UserError(
+            f"RUN={run}: {artifact.path} was imported and has no run to repeat; name its source "
+            f"instead, {str(imported.get('source'))[:100]}, for `unclip import`"
+        )
     summary = _summary(folder)
     if registry.STAGES[artifact.stage].trains and summary is None:
         raise UserError(f"RUN={run}: no {SUMMARY} in {folder}; share the folder of a finished run")

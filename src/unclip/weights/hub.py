@@ -1,4 +1,4 @@
-"""Weights on the Hugging Face hub: ``hf://ORG/NAME[@REVISION]``, of which only what is needed."""
+"""Weights elsewhere: ``hf://ORG/NAME[@REVISION]``, of which only what is needed, and one URL."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from unclip.common.errors import UserError
+from unclip.data.files import last_part
+from unclip.embeddings.hub import downloads
+from unclip.weights.download import download
 from unclip.weights.reading.folders import Source, local
 from unclip.weights.reading.tensors import MOST_BYTES
 
@@ -14,7 +17,7 @@ _URL = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
 def open_source(spec: str) -> Source:
-    """Where ``spec`` points: a path, or ``hf://ORG/NAME[@REVISION]``.
+    """Where ``spec`` points: a path, ``hf://ORG/NAME[@REVISION]``, or the URL of a file.
 
     Files of the hub are fetched when they are asked for, into its own cache, where an interrupted
     download is resumed; without a network what the cache has is used.
@@ -22,6 +25,10 @@ def open_source(spec: str) -> Source:
     Raises:
         UserError: there is no such path or repository, or it cannot be reached.
     """
+    if spec.startswith("https://"):
+        return Source(
+            spec.rpartition("/")[0], [last_part(spec)], lambda _: download(spec), {"source": spec}
+        )
     if not spec.startswith("hf://"):
         return local(Path(spec).expanduser())
     found = _URL.fullmatch(spec)
@@ -29,7 +36,8 @@ def open_source(spec: str) -> Source:
         raise UserError(f"{spec}: must be of the form hf://ORG/NAME or hf://ORG/NAME@REVISION")
     repository, revision = found[1], found[2]
     try:
-        info = _hub().HfApi().model_info(repository, revision=revision, files_metadata=True)
+        with downloads():  # says at once that there is no network
+            info = _hub().HfApi().model_info(repository, revision=revision, files_metadata=True)
     except Exception as error:  # the client raises a dozen kinds
         return _cached(spec, repository, revision, error)
     for file in info.siblings:
@@ -54,7 +62,7 @@ def open_source(spec: str) -> Source:
 def _cached(spec: str, repository: str, revision: str | None, error: Exception) -> Source:
     """What an earlier call has left in the hub's cache."""
     try:
-        folder = _hub().snapshot_download(repository, revision=revision, local_files_only=True)
+        folder = _snapshot(repository, revision)
     except Exception:
         raise UserError(
             f"{spec}: cannot be reached and is not in the cache ({_line(error)}); go online once, "
@@ -63,6 +71,17 @@ def _cached(spec: str, repository: str, revision: str | None, error: Exception) 
     source = local(Path(folder))
     origin = {**source.origin, "source": f"hf://{repository}"}
     return Source(spec, source.names, source.path, origin)
+
+
+def _snapshot(repository: str, revision: str | None) -> str | Path:
+    """The cached folder of a revision; files were fetched by commit, so main is the newest one."""
+    try:
+        return _hub().snapshot_download(repository, revision=revision, local_files_only=True)
+    except Exception:
+        if revision not in (None, "main"):
+            raise
+    (repo,) = (r for r in _hub().scan_cache_dir().repos if r.repo_id == repository)
+    return max(repo.revisions, key=lambda found: found.last_modified).snapshot_path
 
 
 def _licence(info: Any) -> str | None:

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ from unclip.weights.together import (
 
 
 def import_weights(
-    spec: str,
+    spec: str | Sequence[str],
     out: Path,
     *,
     clip: str | None = None,
@@ -49,7 +50,8 @@ def import_weights(
     """Write the stages found at ``spec`` into the folder ``out``; all of them appear, or none.
 
     Args:
-        spec: A folder, a file, or ``hf://ORG/NAME[@REVISION]``.
+        spec: A folder, a file, or ``hf://ORG/NAME[@REVISION]``; of several, each stage is the
+            first's that has it.
         out: A cascade's folder; stages of it that ``spec`` has not stay.
         clip: Where the CLIP comes from, if ``spec`` has none or only its text half.
         merges: GPT-2's merges, for GLIDE's networks; None takes those beside the weights.
@@ -62,19 +64,13 @@ def import_weights(
     Raises:
         UserError: one line that names the file, the key and the fix.
     """
-    source = open_source(spec)
-    found = [(each, source) for each in find(source, half=half, merges=merges)]
+    specs = [spec] if isinstance(spec, str) else spec
+    found = _found(specs, clip, merges, half)
     if merges is not None and not any(each.files for each, _ in found):
-        raise UserError(f"--merges {merges}: no network of {spec} reads captions by GPT-2's merges")
-    if clip is not None:
-        other = open_source(clip)
-        theirs = [each for each in find(other, half=half) if each.stage == CLIP]
-        if not theirs:
-            raise UserError(f"--clip {clip}: holds no CLIP")
-        own = [each for each, _ in found if each.stage == CLIP]
-        if own:
-            check_same_clip(own[0], theirs[0], clip)
-        found = [(theirs[0], other), *(pair for pair in found if pair[0].stage != CLIP)]
+        raise UserError(
+            f"--merges {merges}: no network of {' and '.join(specs)} reads captions by GPT-2's "
+            "merges"
+        )
     for each, _ in found:
         if each.lacks:
             raise UserError(each.lacks)
@@ -88,22 +84,46 @@ def import_weights(
     fingerprint = fingerprint_there(out, found)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".import-") as scratch:
+        folder = Path(scratch) / "cascade"
+        folder.mkdir()
         for each, origin in found:  # the CLIP is first
             fingerprint = _write(
-                each, origin, Path(scratch) / targets[each.stage].name, fingerprint, half, out
+                each, origin, folder / targets[each.stage].name, fingerprint, half, out
             )
         check_those_there(out, found, set(targets.values()), fingerprint)
-        out.mkdir(exist_ok=True)
-        for target in targets.values():
-            if target.exists():
-                shutil.rmtree(target)
-            (Path(scratch) / target.name).rename(target)
+        if not out.exists():
+            folder.rename(out)  # at once
+        else:
+            for target in targets.values():
+                if target.exists():
+                    shutil.rmtree(target)
+                (folder / target.name).rename(target)
     if CLIP not in targets and not (out / CLIP).is_dir():
         say(
             "unclip: no CLIP among them, without which nothing can be sampled; add --clip SOURCE",
             error=True,
         )
     return list(targets.values())
+
+
+def _found(
+    specs: Sequence[str], clip: str | None, merges: Path | None, half: bool
+) -> list[tuple[Found, Source]]:
+    """The stages of several sources with a CLIP from ``clip`` if given, the CLIP first."""
+    found: list[tuple[Found, Source]] = []
+    if clip is not None:
+        source = open_source(clip)
+        found += [(each, source) for each in find(source, half=half) if each.stage == CLIP]
+        if not found:
+            raise UserError(f"--clip {clip}: holds no CLIP")
+    for spec in specs:
+        source = open_source(spec)
+        for each in find(source, half=half, merges=merges):
+            same = [one for one, _ in found if one.stage == each.stage]
+            if same and each.stage == CLIP:
+                check_same_clip(each, same[0])
+            found += [] if same else [(each, source)]
+    return sorted(found, key=lambda pair: pair[0].stage != CLIP)
 
 
 def find(source: Source, *, half: bool, merges: Path | None = None) -> list[Found]:

@@ -59,7 +59,7 @@ def _validate(config: Any, where: str) -> None:
         raise UserError(f"{where}: a size in its configuration is 0") from None
 
 
-def check_same_clip(own: Found, other: Found, spec: str) -> None:
+def check_same_clip(own: Found, other: Found) -> None:
     """Refuse a CLIP that differs from what the source has of its own, such as its text half."""
     theirs = other.state()
     for name, tensor in own.state().items():
@@ -67,7 +67,7 @@ def check_same_clip(own: Found, other: Found, spec: str) -> None:
             continue
         if not torch.equal(tensor.float(), theirs[name].float()):
             raise UserError(
-                f"--clip {spec}: is another CLIP than {own.where}: {name} differs; "
+                f"{other.where}: is another CLIP than {own.where}: {name} differs; "
                 "give the CLIP that the stages were trained with"
             )
 

@@ -1,0 +1,66 @@
+"""Published cascades, fetched and imported once into the cache."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from unclip.common.errors import UserError
+from unclip.common.terminal import say
+from unclip.config.cascades import NamedCascade
+from unclip.data.files import cache_folder
+
+
+def imported_folder(cascade: NamedCascade) -> Path:
+    """Where its stages are, or will be: another folder for other sources."""
+    published = cascade.published
+    key = hashlib.sha256(
+        "\n".join([*published.sources, published.clip, published.merges]).encode()
+    ).hexdigest()
+    return cache_folder("cascades") / f"{cascade.name}-{key[:12]}"
+
+
+def fetch(cascade: NamedCascade) -> Path:
+    """The folder of its stages; the first call downloads and imports them.
+
+    An interrupted download is resumed by the next call; an interrupted import leaves nothing.
+
+    Raises:
+        UserError: the sources cannot be reached, or what they hold is refused.
+    """
+    folder, published = imported_folder(cascade), cascade.published
+    if folder.is_dir():
+        return folder
+    size = f" {published.download}," if published.download else ""
+    licence = f"; licence of the weights: {published.licence}" if published.licence else ""
+    say(f"unclip: {cascade.name}: fetching{size} then importing into {folder}{licence}", error=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        clip, merges = published.clip or None, _merges(published.merges)
+        _import(published.sources, folder, clip=clip, merges=merges)
+    except OSError:
+        if not folder.is_dir():  # else another process was faster
+            raise
+    return folder
+
+
+def _merges(spec: str) -> Path | None:
+    """GPT-2's merges of a source."""
+    if not spec:
+        return None
+    from unclip.weights.hub import open_source
+
+    source = open_source(spec)
+    names = [
+        name for name in source.names if name.rpartition("/")[2] in ("merges.txt", "vocab.bpe")
+    ]
+    if not names:
+        raise UserError(f"merges={spec}: holds no merges.txt or vocab.bpe")
+    return source.path(names[0])
+
+
+def _import(*sources: Any, **how: Any) -> None:
+    from unclip.weights.importing import import_weights  # slow
+
+    import_weights(*sources, **how)
