@@ -24,6 +24,16 @@ SAID = {
     ("recipe", "quickstar"): "did you mean 'recipes/quickstart'?",
     ("train", "prior/zzzz"): "see `unclip experiments list`",
     ("train", "prior/tinny"): "did you mean 'prior/tiny'?",
+    ("evaluate", "images", "x", "--features", "own:x"): "--features own:x: no such artifact",
+    ("evaluate", "images", "x", "--features", "own:a:b"): "--features own:a:b: no such artifact",
+    ("evaluate", "images", "x", "--features=own:x"): "--features own:x: no such artifact",
+    ("evaluate", "images", "x", "--features", "own:"): "--features 'own:': write own:PATH",
+    ("evaluate", "images", "x", "--features", "clip:"): "--features 'clip:': write clip:ARCH/TAG",
+    ("evaluate", "images", "x", "--features", "clip:ViT-L-1"): "did you mean 'ViT-L-1",
+    ("evaluate", "images", "x", "--features", "clip:x"): "; write clip:ARCH/TAG",
+    ("embed", "scenes", "--clip", "open_clip:", "--out", "o"): "write open_clip:ARCH/TAG",
+    ("train", "clip/tiny", "data.source:x"): "did you mean data.source=x?",
+    ("train", "clip/tiny", "optim.lr:3e-4"): "did you mean optim.lr=3e-4?",
     ("share", "none", "--to", "s3://bucket/x"): "--to s3://bucket/x: s3:// is not supported",
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,10 @@ def parse_override(item: str) -> tuple[str, str]:
     """``model.width=512`` as key and text, which the type of the field then says how to read."""
     key, sep, text = item.partition("=")
     if not sep or not key:
-        raise UserError(f"{item!r}: an override must look like key=value, as model.width=512")
+        name, colon, value = item.partition(":")
+        meant = colon and re.fullmatch(r"\w+(\.\w+)*", name)
+        hint = f"; did you mean {name}={value}?" if meant else ", as model.width=512"
+        raise UserError(f"{item!r}: an override must look like key=value{hint}")
     return key, text
 
 

@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unclip.common.artifacts import Artifact
+from unclip.common.checks import nearest
 from unclip.common.errors import UserError
 from unclip.common.types import TextFeatures
 from unclip.common.unreadable import why_unreadable
@@ -245,7 +246,7 @@ def load_open_clip(spec: str) -> Clip:
     tag = file if at else arch.partition("/")[2]
     arch = arch if at else arch.partition("/")[0]
     if arch not in open_clip.list_models():
-        raise UserError(f"clip={spec}: open_clip has no architecture {arch!r}")
+        raise _no_architecture(spec, arch)
     if at and not Path(file).is_file():
         raise UserError(f"clip={spec}: no such weights file {file}")
     if not tag:
@@ -262,12 +263,18 @@ def load_open_clip(spec: str) -> Clip:
     return Clip(model, context=tokenizer.context_length, tokenize=tokenizer)
 
 
+def _no_architecture(spec: str, arch: str) -> UserError:
+    example = "; write open_clip:ARCH/TAG, as open_clip:ViT-L-14/openai"
+    hint = nearest(arch, open_clip.list_models(), example)
+    return UserError(f"clip={spec}: open_clip has no architecture {arch!r}{hint}")
+
+
 def open_clip_dims(spec: str) -> dict[str, int]:
     """D, W and the text's length of an open_clip architecture, from its config alone."""
     arch = spec.removeprefix("open_clip:").partition("@")[0].partition("/")[0]
     config = open_clip.get_model_config(arch)
     if config is None:
-        raise UserError(f"clip={spec}: open_clip has no architecture {arch!r}")
+        raise _no_architecture(spec, arch)
     text = config["text_cfg"]
     return {
         "embed_dim": config["embed_dim"],

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from unclip.common.errors import UserError
+from unclip.common.home import at_home
 from unclip.embeddings.lengths import directions
 from unclip.evaluation.features.network import Encoded, FeatureNetwork, Weights
 from unclip.stages.clip.part import load
@@ -14,12 +15,15 @@ from unclip.stages.clip.part import load
 
 def open_clip_network(name: str, which: str, weights: Weights) -> FeatureNetwork:
     """``clip``: ARCH/TAG or ARCH@FILE of open_clip; ``own``: a cascade, run or artifact."""
-    path = Path(which) / "clip" if (Path(which) / "clip").is_dir() else Path(which)
+    path = at_home(Path(which))
+    path = path / "clip" if (path / "clip").is_dir() else path
     key = f"--features {name}:"
     try:
         clip = load(f"open_clip:{which}" if name == "clip" else path, key=key)
     except UserError as error:
-        raise UserError(str(error).replace("clip=open_clip:", f"{key}", 1)) from None
+        said = str(error).replace(f"{key}=", key, 1)  # of an artifact, named as key=path
+        said = said.replace("clip=open_clip:", key, 1).replace("open_clip:", "clip:")
+        raise UserError(said) from None
     model = clip.model.to(weights.device, weights.dtype)
 
     def encode(image: Tensor) -> Encoded:

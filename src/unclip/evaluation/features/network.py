@@ -99,10 +99,10 @@ def open_network(spec: str, *, device: torch.device, precision: str = "32") -> F
     rest = spec[len(name) :]
     if name in ("clip", "own"):
         if len(rest) < 2 or rest[0] != ":":
-            raise UserError(f"--features {spec}: write {NAMES[name]}")
+            raise UserError(f"--features {spec!r}: write {NAMES[name]}")
         return clips.open_clip_network(name, rest[1:], Weights(None, precision, device))
     if rest and not (rest[0] == "@" and len(rest) > 1):
-        raise UserError(f"--features {spec}: write {NAMES[name]}")
+        raise UserError(f"--features {spec!r}: write {NAMES[name]}")
     file = Path(rest[1:]).expanduser() if rest else None
     if file is not None and not file.is_file():
         raise UserError(f"--features {spec}: no such file {file}")
