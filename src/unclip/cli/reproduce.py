@@ -109,6 +109,7 @@ def _stem(bundle: str) -> str:
 def _say_before(reports: dict[str, Report]) -> None:
     from unclip.common import tables
     from unclip.sharing.layout import RUN
+    from unclip.sharing.resumes import bent_line
 
     say("verified: every file is what the manifest says")
     environment = dict.fromkeys(row for report in reports.values() for row in report.environment)
@@ -125,6 +126,8 @@ def _say_before(reports: dict[str, Report]) -> None:
             say(f"{of}resumed at step {at}: steps that only one run recorded there do not count")
         for step in report.extended:
             say(f"{of}ended at step {step} and was extended, which is repeated")
+        if report.bent:
+            say(f"{of}{bent_line(report.bent)}")
 
 
 def _say_after(report: Report) -> None:

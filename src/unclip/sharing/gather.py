@@ -13,6 +13,7 @@ from typing import Any
 from unclip.common import artifacts, yaml_text
 from unclip.common.errors import UserError
 from unclip.common.moved import locate_parent
+from unclip.common.terminal import say
 from unclip.embeddings.clip import check_embedding
 from unclip.runs import own
 from unclip.runs.folders import trained
@@ -38,6 +39,7 @@ from unclip.sharing.layout import (
     read_manifest,
 )
 from unclip.sharing.privacy import public_command, public_tree
+from unclip.sharing.resumes import bent, bent_line
 from unclip.sharing.writing import Content, fill, sha256_of, size_of
 from unclip.stages import registry
 from unclip.stages.clip.part import load as load_clip
@@ -216,6 +218,10 @@ def _part(begin: str, artifact: artifacts.Artifact, *, weights: bool) -> Content
             experiment[parent] = bundle.role(parent)
     provenance = public_tree(_finite(artifact.provenance), names=True)
     provenance.pop(own.MARK, None)
+    if steps := bent(artifact.provenance, artifact.config):
+        say(
+            f"unclip: note: {artifact.path}: {bent_line(steps)} from `unclip reproduce`", error=True
+        )
     if "command" in provenance:
         provenance["command"] = public_command(artifact.provenance["command"])
     files: Content = {

@@ -47,6 +47,7 @@ class Report:
     environment: list[Difference]
     resumed: list[int] = field(default_factory=list)  # the steps from which the run was resumed
     extended: list[int] = field(default_factory=list)  # those of them at which it had ended
+    bent: list[int] = field(default_factory=list)  # those at which a cosine schedule changed
     parents: list[MetricRow] = field(default_factory=list)
     metrics: list[MetricRow] = field(default_factory=list)
     weights: list[MetricRow] = field(default_factory=list)  # one, in the end
@@ -66,6 +67,7 @@ class Report:
             "environment": [each._asdict() for each in self.environment],
             "resumed": self.resumed,
             "extended": self.extended,
+            "bent": self.bent,
             "parents": [row._asdict() for row in self.parents],
             "metrics": [row._asdict() for row in self.metrics],
             "weights": [row._asdict() for row in self.weights],
@@ -135,7 +137,9 @@ def check(again: Again, place: str, *, rtol: float = compare.RTOL) -> Report:
     found = differences(again.bundle.run, parts[RUN])
     resumed = [r.step for r in resumes.resumes(again.bundle.run.provenance)]
     extended = [length for length in again.lengths(RUN)[:-1] if length]
-    return Report(place, rtol, again.changed(), found, resumed, extended)
+    run = again.bundle.run
+    bent = resumes.bent(run.provenance, run.experiment.as_dict())
+    return Report(place, rtol, again.changed(), found, resumed, extended, bent)
 
 
 def place(bundle: Bundle, place: str, overrides: list[str], folder: Path) -> Bundle:

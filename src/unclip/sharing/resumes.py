@@ -33,6 +33,28 @@ def resumes(provenance: dict[str, Any]) -> list[Resume]:
     return found
 
 
+def bent(provenance: dict[str, Any], experiment: dict[str, Any]) -> list[int]:
+    """Steps at which a cosine schedule was stretched before it had ended; no training repeats that.
+
+    The run was stopped there, and continued with another ``trainer.max_steps``: what came before
+    had the rates of the earlier length.
+    """
+    optim = experiment.get("optim")
+    if not isinstance(optim, dict) or optim.get("schedule") != "cosine":
+        return []
+    stretched = (r for r in resumes(provenance) if "trainer.max_steps" in r.changed)
+    return [r.step for r in stretched if not r.extended]
+
+
+def bent_line(steps: list[int]) -> str:
+    """What to say of `bent` steps."""
+    return (
+        f"stopped at step {', '.join(map(str, steps))} and continued with another "
+        "trainer.max_steps: the cosine schedule changed on the way, which is not repeated; "
+        "expect other weights"
+    )
+
+
 def lengths(provenance: dict[str, Any], max_steps: int) -> list[int]:
     """The steps at which the run ended, one after another; the last is ``max_steps``."""
     ends = {r.step for r in resumes(provenance) if r.extended and 0 < r.step < max_steps}
