@@ -80,11 +80,27 @@ def test_the_address_of_the_hub_is_a_pipeline(project, monkeypatch, capsys):
     monkeypatch.setattr(published, "_import", stand_in)
     words = ["sample", "a corgi", "--pipeline", "hf://someone/karlo@v1", *FEW, "--out", "o"]
     assert main(words) == 0
-    assert seen == [(["hf://someone/karlo@v1"], {"clip": None, "merges": None})]
+    how = {"clip": None, "merges": None, "half": False, "force": False}
+    assert seen == [(["hf://someone/karlo@v1"], how)]
     assert main([*words, "--force"]) == 0
     assert len(seen) == 1
     assert main([*words[:3], "hf://someone/karlo@v2", *FEW, "--out", "p"]) == 0
     assert len(seen) == 2  # another revision is another cascade
+
+
+def test_a_name_is_imported_where_one_wants_it(project, capsys):
+    assert main(["import", "mine", "--out", "here", "--half"]) == 0
+    for stage in ("clip", "prior", "decoder", "upsampler"):
+        weights = artifacts.describe(Path("here") / stage).weights()
+        imported = artifacts.describe(Path("here") / stage).provenance["imported"]
+        assert imported["source"] == "source"
+        assert any(tensor.dtype == torch.float16 for tensor in weights.values()) == (
+            stage == "clip"
+        )
+    Path("mine").mkdir()  # a folder is meant before a name
+    capsys.readouterr()
+    assert main(["import", "mine", "--out", "there"]) == 2
+    assert "mine: holds no weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["karlo", "hf://someone/karlo"])

@@ -11,6 +11,7 @@ EXAMPLES = """\
 examples:
   unclip import hf://kakaobrain/karlo-v1-alpha --out runs/karlo \\
       --clip hf://kakaobrain/karlo-v1-alpha-image-variations
+  unclip import karlo --out runs/karlo                  (the same, by name)
   unclip import downloads/karlo --out runs/karlo --half
   unclip import hf://kandinsky-community/kandinsky-2-1-prior@main --out runs/kandinsky_prior
   unclip import glide/base.pt --merges merges.txt --out runs/glide
@@ -33,7 +34,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("source", help="folder, file, or hf://ORG/NAME[@REVISION]")
+    p.add_argument(
+        "source",
+        help="folder, file, URL of a file, hf://ORG/NAME[@REVISION], or a published cascade's name "
+        "(`unclip experiments list cascades/`)",
+    )
     p.add_argument("--out", type=Path, required=True, help="the cascade's folder")
     p.add_argument(
         "--clip",
@@ -57,19 +62,19 @@ def run(args: argparse.Namespace) -> None:
 
     check_folder(args.out)
     from unclip.common.inputs import require_apart
+    from unclip.config.cascades import find_cascade
+    from unclip.runs.published import import_cascade
     from unclip.weights.importing import import_weights
 
     if args.force:
         require_apart(args.out, [args.source, args.clip or "", args.merges or ""], option="--out ")
 
+    how = {name: getattr(args, name) for name in ("clip", "merges", "half", "force")}
+    named = None if Path(args.source).exists() else find_cascade(args.source)
     with writing(args.out):
-        made = import_weights(
-            args.source,
-            args.out,
-            clip=args.clip,
-            merges=args.merges,
-            half=args.half,
-            force=args.force,
-        )
+        if named is None:
+            made = import_weights(args.source, args.out, **how)
+        else:
+            made = import_cascade(named, args.out, **how)
     for path in made:
         say(path)

@@ -37,12 +37,32 @@ def fetch(cascade: NamedCascade) -> Path:
     say(f"unclip: {cascade.name}: fetching{size} then importing into {folder}{licence}", error=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        clip, merges = published.clip or None, _merges(published.merges)
-        _import(published.sources, folder, clip=clip, merges=merges)
+        import_cascade(cascade, folder)
     except OSError:
         if not folder.is_dir():  # else another process was faster
             raise
     return folder
+
+
+def import_cascade(
+    cascade: NamedCascade,
+    out: Path,
+    *,
+    clip: str | None = None,
+    merges: Path | None = None,
+    half: bool = False,
+    force: bool = False,
+) -> list[Path]:
+    """Its stages into the folder ``out``: `unclip.weights.importing.import_weights`."""
+    published = cascade.published
+    return _import(
+        published.sources,
+        out,
+        clip=clip or published.clip or None,
+        merges=merges or _merges(published.merges),
+        half=half,
+        force=force,
+    )
 
 
 def _merges(spec: str) -> Path | None:
@@ -60,7 +80,7 @@ def _merges(spec: str) -> Path | None:
     return source.path(names[0])
 
 
-def _import(*sources: Any, **how: Any) -> None:
+def _import(*sources: Any, **how: Any) -> list[Path]:
     from unclip.weights.importing import import_weights  # slow
 
-    import_weights(*sources, **how)
+    return import_weights(*sources, **how)
