@@ -57,15 +57,21 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--batch", type=int, help="samples at a time (default: priors 100, upsamplers 4)"
     )
-    p.add_argument("--seed", type=int, default=0, help="of the sampling")
+    p.add_argument("--seed", type=int, default=0, help="of the sampling (default 0)")
     p.add_argument(
         "--clip", help="priors: artifact or open_clip:ARCH/TAG, if the CLIP is elsewhere now"
     )
-    p.add_argument("--data", metavar="SOURCE", help="data.source, instead of the stage's own")
+    p.add_argument(
+        "--data",
+        metavar="SOURCE",
+        help="another source of held-out samples (default: what it was trained on)",
+    )
     add_allow_source(p)
-    p.add_argument("--kind", help="upsamplers: corruption.kind, instead of the stage's own")
-    p.add_argument("--image", type=Path, help="upsamplers: write some side by side as PNG")
-    p.add_argument("--json", action="store_true", help="machine-readable")
+    p.add_argument("--kind", help="upsamplers: another corruption.kind (default: the stage's own)")
+    p.add_argument(
+        "--image", type=Path, help="upsamplers: also write some images side by side, as PNG"
+    )
+    p.add_argument("--json", action="store_true", help="print JSON instead of a table")
     p.add_argument("--out", type=Path, help="also write the table as Markdown")
     p.add_argument("--picture", dest="former_image", type=Path, help=argparse.SUPPRESS)
     p.add_argument("--steps", help=argparse.SUPPRESS)

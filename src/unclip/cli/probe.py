@@ -45,10 +45,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command and its verbs."""
     p = commands.add_parser(
         "probe",
-        help="look into the latents of a trained cascade",
-        description="Each probe writes a figure into --out, and what it counts as JSON, CSV and "
-        "Markdown beside it. Where no captions or images are given they are held-out scenes, "
-        "and the oracle says what is right.",
+        help="inspect what the latents of a trained cascade hold",
+        description="Each probe writes a figure to --out, and its measurements beside it as JSON, "
+        "CSV and Markdown. Without captions or images it uses held-out scenes, and the oracle "
+        "says which images are right.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -88,9 +88,19 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     v = _verb(verbs, "typographic", typographic, "words written on an image", WITHOUT_PRIOR)
     v.add_argument("image", nargs="?", type=Path, help="image file (default: a scene)")
-    v.add_argument("--word", action="append", default=[], help="to write on it; repeatable")
-    v.add_argument("--label", action="append", default=[], help="that CLIP chooses; repeatable")
-    v.add_argument("--n", type=int, default=4, help="variations (default 4)")
+    v.add_argument(
+        "--word",
+        action="append",
+        default=[],
+        help="a word to write on the image; repeatable (default for a scene: two other shapes)",
+    )
+    v.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        help="a label for CLIP to choose from, at least two; repeatable",
+    )
+    v.add_argument("--n", type=int, default=4, help="variations of each image (default 4)")
     for name, of in (("binding", "colours to shapes"), ("relations", "left, right, above, below")):
         v = _verb(verbs, name, pairs, f"two objects: {of}")
         v.add_argument("--n", type=int, default=32, help="images (default 32)")
@@ -111,8 +121,10 @@ def _verb(
         epilog="\n".join(["examples:", *examples]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    v.add_argument("--seed", type=int, default=0, help="of the first image (default 0)")
-    v.add_argument("--out", type=Path, default=Path("probes"), help="folder (default probes)")
+    v.add_argument("--seed", type=int, default=0, help="seed of the first image (default 0)")
+    v.add_argument(
+        "--out", type=Path, default=Path("probes"), help="folder to write to (default probes)"
+    )
     add_force(v)
     v.add_argument("--batch", type=int, default=16, help="images at a time (default 16)")
     add_pipeline(v)
@@ -123,8 +135,10 @@ def _verb(
 
 
 def _add_captions(v: argparse.ArgumentParser) -> None:
-    v.add_argument("caption", nargs="*", help="captions (default: of n held-out scenes)")
-    v.add_argument("--n", type=int, default=8, help="scenes, or seeds per caption (default 8)")
+    v.add_argument("caption", nargs="*", help="captions (default: those of N held-out scenes)")
+    v.add_argument(
+        "--n", type=int, default=8, help="number of scenes, or of seeds per caption (default 8)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

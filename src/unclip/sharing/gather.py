@@ -219,9 +219,7 @@ def _part(begin: str, artifact: artifacts.Artifact, *, weights: bool) -> Content
     provenance = public_tree(_finite(artifact.provenance), names=True)
     provenance.pop(own.MARK, None)
     if steps := bent(artifact.provenance, artifact.config):
-        say(
-            f"unclip: note: {artifact.path}: {bent_line(steps)} from `unclip reproduce`", error=True
-        )
+        say(f"unclip: note: {artifact.path}: {bent_line(steps)}", error=True)
     if "command" in provenance:
         provenance["command"] = public_command(artifact.provenance["command"])
     files: Content = {
