@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import tempfile
 from dataclasses import replace
@@ -38,13 +37,14 @@ from unclip.sharing.layout import (
     limit_of,
     read_manifest,
 )
+from unclip.sharing.plain import finite, json_bytes, numbers
 from unclip.sharing.privacy import public_command, public_tree
 from unclip.sharing.resumes import bent, bent_line
 from unclip.sharing.writing import Content, fill, sha256_of, size_of
 from unclip.stages import registry
 from unclip.stages.clip.part import load as load_clip
 from unclip.tracking.config import TrackingConfig
-from unclip.tracking.files import number, read_metrics
+from unclip.tracking.files import read_metrics
 from unclip.training.config import RunConfig
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -160,9 +160,9 @@ def _run_files(run: str, artifact: artifacts.Artifact, samples: int = MAX_SAMPLE
     if registry.STAGES[artifact.stage].trains and summary is None:
         raise UserError(f"RUN={run}: no {SUMMARY} in {folder}; share the folder of a finished run")
     if summary is not None:
-        content[SUMMARY] = _json(public_tree(_finite(summary), names=True))
+        content[SUMMARY] = json_bytes(public_tree(finite(summary), names=True))
     if (folder / METRICS).is_file():
-        rows = map(_numbers, read_metrics(folder / METRICS, note=True))
+        rows = map(numbers, read_metrics(folder / METRICS, note=True))
         lines = (json.dumps(row) + "\n" for row in rows if "step" in row)
         content[METRICS] = "".join(lines).encode()
     sheets = sorted(folder.glob("samples/step_*.png"))[-samples:]
@@ -216,7 +216,7 @@ def _part(begin: str, artifact: artifacts.Artifact, *, weights: bool) -> Content
         spec = experiment.get(parent)  # a section of that name is none
         if isinstance(spec, str) and not spec.startswith("open_clip:"):
             experiment[parent] = bundle.role(parent)
-    provenance = public_tree(_finite(artifact.provenance), names=True)
+    provenance = public_tree(finite(artifact.provenance), names=True)
     provenance.pop(own.MARK, None)
     if steps := bent(artifact.provenance, artifact.config):
         say(f"unclip: note: {artifact.path}: {bent_line(steps)}", error=True)
@@ -224,7 +224,7 @@ def _part(begin: str, artifact: artifacts.Artifact, *, weights: bool) -> Content
         provenance["command"] = public_command(artifact.provenance["command"])
     files: Content = {
         EXPERIMENT: yaml_text.document(experiment).encode(),
-        PROVENANCE: _json(provenance),
+        PROVENANCE: json_bytes(provenance),
     }
     if weights:
         files |= {
@@ -278,7 +278,7 @@ def _sealed(content: Content, manifest: Manifest) -> Content:
                 f"{member}: has {file.size:,} bytes, a bundle takes {limit_of(member):,} at most"
             )
     name = manifest.experiment
-    content[MANIFEST] = _json(replace(manifest, files=files).as_json())
+    content[MANIFEST] = json_bytes(replace(manifest, files=files).as_json())
     with tempfile.TemporaryDirectory() as scratch:  # what is shared must be taken by others
         folder = Path(scratch) / "bundle"
         fill(content, folder, link=True)
@@ -293,23 +293,3 @@ def _summary(folder: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise UserError(f"{folder / SUMMARY}: damaged: {error}; train the run again") from None
-
-
-def _finite(value: Any) -> Any:
-    """Without the entries that are NaN (of what had no samples) or infinite."""
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items() if not _odd(v)}
-    return value
-
-
-def _numbers(row: dict[str, Any]) -> dict[str, Any]:
-    """The entries that are finite numbers."""
-    return {key: value for key, value in row.items() if number(value) is not None}
-
-
-def _odd(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
-
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
