@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -186,3 +187,16 @@ def test_options_of_the_other_kind_are_refused(tmp_path, capsys):
         assert said in capsys.readouterr().err
     assert main(["plan", str(tmp_path)]) == 2
     assert "no stages in it" in capsys.readouterr().err
+
+
+def test_trained_cascades_are_planned_with_either_prior(cascade, tmp_path, capsys):
+    for prior in ("prior", "ar_prior"):
+        root = tmp_path / prior
+        for name in ("clip", "decoder", "upsampler"):
+            shutil.copytree(cascade / name / "artifact", root / name)
+        shutil.copytree(cascade / prior / "artifact", root / "prior")
+        found = plan(capsys, root, "--device", "cpu")
+        parts = Pipeline.load(root).cascade
+        (said,) = (s for s in found["stages"] if s["stage"] == "prior")
+        assert said["parameters"] == sum(p.numel() for p in parts.prior.net.parameters())
+        assert said["flops"] > 0
