@@ -11,6 +11,7 @@ from typing import Any
 
 from unclip.common.errors import UserError
 from unclip.common.terminal import say
+from unclip.stages.row import DECODER
 from unclip.weights.clips import from_openai, is_openai
 from unclip.weights.found import Found
 from unclip.weights.originals import glide, karlo
@@ -73,7 +74,7 @@ def _glide(
         names = ("n_vocab", "end_token", "norm_groups")
         shared: dict[str, Any] = {name: config[name] for name in names if name in config}
         values = shared | (section if isinstance(section, dict) else {})
-        bases = [f.experiment.model.image_size for f in found if f.stage == "decoder"]
+        bases = [f.experiment.model.image_size for f in found if f.stage == DECODER]
         found.append(
             glide.network(
                 kind,

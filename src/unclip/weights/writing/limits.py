@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from unclip.common.artifacts import Artifact
 from unclip.common.errors import UserError
+from unclip.stages.diffusion_prior.config import DiffusionPriorExperiment
+from unclip.stages.registry import STAGES
 from unclip.stages.row import CLIP, DECODER, PRIOR, UPSAMPLER
 
 
@@ -65,7 +67,8 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
         ),
     ),
 }
-NETWORKS = {CLIP: "clip", PRIOR: "diffusion_prior", DECODER: "decoder", UPSAMPLER: "upsampler"}
+_PRIOR = next(n for n, row in STAGES.items() if row.experiment is DiffusionPriorExperiment)
+NETWORKS = {CLIP: CLIP, PRIOR: _PRIOR, DECODER: DECODER, UPSAMPLER: UPSAMPLER}
 """The stage of a kind whose network diffusers has."""
 HELD = ("steps", "guidance", "clip", "clip_range", "eta")
 """Settings of a sampler that diffusers' pipelines are told, or that have no effect there."""
