@@ -122,7 +122,7 @@ def test_a_clip_that_does_not_say_makes_what_the_first_stage_takes():
 
 
 def artifact(tmp_path, **config) -> Artifact:
-    return Artifact(tmp_path, "a stage", None, None, "", config, {})
+    return Artifact(tmp_path, "a stage", 8, None, "", config, {})
 
 
 def test_an_artifact_of_before_is_of_unit_embeddings(tmp_path):

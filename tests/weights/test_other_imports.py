@@ -94,6 +94,9 @@ def test_glides_upsampler_is_one_of_ours(tmp_path):
     assert (config.image_size, config.low_size, config.enlarge) == (32, 16, "bilinear")
     assert (sampler.sampler, sampler.steps, sampler.start_scale) == ("ddim", "fast27", 0.997)
     assert part.diffusion.schedule == "linear"
+    for kind in ("decoder", "upsampler"):  # they take no embeddings, so any CLIP will do
+        found = artifacts.describe(out / kind)
+        assert (found.embeddings, found.embed_dim, found.clip_fingerprint) == (None, None, None)
 
 
 def test_an_inpainting_upsampler_takes_ten_channels(tmp_path):

@@ -61,7 +61,8 @@ class Artifact:
         """
         sections = [self.config.get(name) for name in ("model", "pca")]
         saying = [each for each in sections if isinstance(each, dict) and "embeddings" in each]
-        found = saying[0]["embeddings"] if saying else "unit"  # of an artifact of before
+        before = None if self.embed_dim is None else "unit"  # of an artifact that has no such field
+        found = saying[0]["embeddings"] if saying else before
         if found not in ("unit", "raw", None):
             raise UserError(
                 f"{self.path / 'config.yaml'}: embeddings={str(found)[:50]}: must be unit or raw"
