@@ -203,6 +203,17 @@ def identified(identity):
 
 
 case("COCO ids that are texts in one list and numbers in the other", Used())(identified(str))
+
+
+@case("COCO images that share an id", Stops("two images have the id 0: '.*' and 'bad.png'"))
+def shared(path):
+    captions = write_coco(path / "d", ROWS)
+    content = json.loads(captions.read_text())
+    content["images"][-1]["id"] = content["images"][0]["id"]
+    captions.write_text(json.dumps(content))
+    return captions
+
+
 case("COCO captions of other images", Stops("no annotation is of one of its images"))(
     identified(lambda identity: identity + 1000)
 )

@@ -29,6 +29,7 @@ from unclip.data.keys import key_hash
 from unclip.data.readers.coco import CocoSource
 from unclip.data.readers.folder import FolderSource
 from unclip.data.readers.hub import HubSource
+from unclip.data.readers.inventory import inventory_of
 from unclip.data.readers.names import key_of
 from unclip.data.readers.opening import open_files
 from unclip.data.readers.parquet import ParquetSource
@@ -472,3 +473,41 @@ class TestParquet:
         assert source[6].captions == ["image number 6"]
         with pytest.raises(BadSample, match="row group 1 cannot be read"):
             source[7]
+
+
+FORMS = "caf\u00e9", "cafe\u0301"  # one name, in Unicode's forms C and D
+
+
+@pytest.mark.parametrize("texts", [("txt", "txt"), ("txt", "json"), ("json", "txt")])
+def test_names_in_two_forms_of_unicode_are_two_samples(tmp_path, texts):
+    for name, ending in zip(FORMS, texts):
+        (tmp_path / f"{name}.png").write_bytes(png(picture(0)))
+        said = json.dumps({"caption": ascii(name)}) if ending == "json" else ascii(name)
+        (tmp_path / f"{name}.{ending}").write_text(said)
+    source = FolderSource(tmp_path)
+    assert {s.key: s.captions for s in map(source.__getitem__, range(2))} == {
+        name: [ascii(name)] for name in FORMS
+    }
+
+
+@pytest.mark.parametrize("said", [0, 1])
+def test_a_caption_of_one_form_is_not_given_to_the_image_of_the_other_too(tmp_path, said):
+    for name in FORMS:
+        (tmp_path / f"{name}.png").write_bytes(png(picture(0)))
+    (tmp_path / f"{FORMS[said]}.txt").write_text("x")
+    source = FolderSource(tmp_path)
+    by_key = {source.key(n): n for n in range(2)}
+    assert source[by_key[FORMS[said]]].captions == ["x"]
+    with pytest.raises(BadSample, match="does not exist"):
+        source[by_key[FORMS[1 - said]]]
+
+
+def test_a_file_in_the_other_form_than_the_listed_one_is_counted(tmp_path):
+    for name in FORMS:
+        (tmp_path / f"{name}.png").write_bytes(png(picture(0)))
+    row = {"file_name": f"{FORMS[0]}.png", "caption": "x"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    files = inventory_of(FolderSource(tmp_path))
+    assert (files.read, files.total) == (2, 3)
+    (tmp_path / f"{FORMS[0]}.png").unlink()
+    assert inventory_of(FolderSource(tmp_path)).read == 2  # now read in its stead

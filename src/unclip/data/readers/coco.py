@@ -40,7 +40,14 @@ def _listing(path: str) -> Listing:
     try:
         content = parse_json(data)
         # Some writers give ids as numbers in one list and as texts in the other.
-        names = {_identity(image["id"]): image["file_name"] for image in content["images"]}
+        names: dict[str, Any] = {}
+        for image in content["images"]:
+            identity, name = _identity(image["id"]), image["file_name"]
+            if names.setdefault(identity, name) != name:
+                raise UserError(
+                    f"data.source: {path}: two images have the id {identity}: "
+                    f"{names[identity]!r} and {name!r}; give each an id of its own"
+                )
         said: dict[str, list[Any]] = {}
         for annotation in content["annotations"]:
             add(said, _identity(annotation["image_id"]), annotation["caption"])

@@ -53,10 +53,17 @@ def count_files(folder: str, listing: Listing, names: Iterable[str]) -> Inventor
     """Every file in ``folder``, of which ``names`` are listed; None where only a server knows."""
     if listing.files is not None or files.is_url(folder):
         return listing.files
-    found, named = Inventory(), {unicodedata.normalize("NFC", n) for n in _plain(names)}
+    found, named, walked = Inventory(), set(_plain(names)), list(files.walk(folder))
+    # As `FileSource` reads them: in another of Unicode's normal forms where there is no such file.
+    lacking = named - {file.name for file in walked}
+    other = {unicodedata.normalize("NFC", name) for name in lacking}
     where = files.last_part(listing.name)
-    for file in files.walk(folder):
-        if file.name == listing.name or unicodedata.normalize("NFC", file.name) in named:
+    for file in walked:
+        if (
+            file.name in named
+            or file.name == listing.name
+            or unicodedata.normalize("NFC", file.name) in other
+        ):
             found.read += 1
         elif file.problem:
             found.leave_out(file.name, file.problem)
@@ -68,7 +75,7 @@ def count_files(folder: str, listing: Listing, names: Iterable[str]) -> Inventor
 
 
 def inside(name: Any, *, where: str) -> str:
-    """``name`` if it is a file name that stays in its folder.
+    """``name``, spelt as `files.walk` does, if it is a file name that stays in its folder.
 
     Raises:
         UserError: It is not; ``where`` begins the message.
@@ -76,7 +83,7 @@ def inside(name: Any, *, where: str) -> str:
     path = PurePosixPath(name) if isinstance(name, str) else PurePosixPath()
     if not path.name or path.is_absolute() or ".." in path.parts or "\0" in name:
         raise UserError(f"{where}: {name!r} is no name of a file in the folder")
-    return name
+    return str(path)
 
 
 def add(captions: dict[str, list[Any]], name: str, more: Any) -> None:
@@ -183,19 +190,23 @@ def _beside(folder: str) -> Listing:
 def pair(images: list[str], texts: list[str]) -> dict[str, list[Any]]:
     """The caption file of each image, in a list; an empty list where there is none.
 
-    They share their names up to the ending, perhaps in another of Unicode's normal forms (macOS).
+    They share their names up to the ending; a text that shares no image's name is that of one whose
+    name is the same in another of Unicode's normal forms (macOS).
     """
-    beside: dict[str, str] = {}
+    stems = {stem_of(image) for image in images}
+    exact: dict[str, str] = {}
+    other: dict[str, str] = {}
     for ending in _CAPTIONS:
         for name in sorted(texts, reverse=True):  # of a.txt and a.TXT the first
-            if ending_of(name) == ending:
-                for stem in (stem_of(name), unicodedata.normalize("NFC", stem_of(name))):
-                    if ending_of(beside.get(stem, name)) == ending:
-                        beside[stem] = name
+            stem = stem_of(name)
+            own = stem in stems
+            table, key = (exact, stem) if own else (other, unicodedata.normalize("NFC", stem))
+            if ending_of(name) == ending == ending_of(table.get(key, name)):
+                table[key] = name
     found: dict[str, list[Any]] = {}
     for image in images:
         stem = stem_of(image)
-        text = beside.get(stem) or beside.get(unicodedata.normalize("NFC", stem))
+        text = exact.get(stem) or other.get(unicodedata.normalize("NFC", stem))
         found[image] = [] if text is None else [text]
     return found
 
