@@ -9,6 +9,7 @@ import typing
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from unclip.common import artifacts
@@ -22,7 +23,8 @@ from unclip.runs.resume import continued
 from unclip.runs.train import train
 from unclip.tracking.files import read_metrics
 from unclip.training.callbacks import Samples
-from unclip.training.checkpoint_folders import checkpoints
+from unclip.training.checkpoint_callback import run_of
+from unclip.training.checkpoint_folders import checkpoints, size_and_sum
 from unclip.training.optim import lr_factor
 
 STAGES = ("clip", "prior", "ar_prior", "decoder", "upsampler")
@@ -320,6 +322,89 @@ def test_other_data_are_refused(refused, minute_experiment, tmp_path):
     train(load_experiment(file, [f"run.dir={folder}", f"data.source={tmp_path / 'one'}"]))
     line = refused("clip", folder, "trainer.max_steps=4", f"data.source={tmp_path / 'two'}")
     assert line.startswith(f"--resume: data.source={tmp_path / 'two'}: other samples (fingerprint ")
+
+
+# --- what a checkpoint says of its run, whatever became of the files beside it --------------------
+
+
+def edit(folder, key, value):
+    """Change a setting in a run's experiment.yaml, as with an editor."""
+    file = folder / "experiment.yaml"
+    content = yaml.safe_load(file.read_text())
+    *sections, name = key.split(".")
+    section = content
+    for each in sections:
+        section = section[each]
+    assert section[name] != value
+    section[name] = value
+    file.write_text(yaml.safe_dump(content))
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("clip", "optim.lr", 0.5),
+        ("clip", "data.batch_size", 8),
+        ("clip", "trainer.seed", 3),
+        ("prior", "drop_text", 0.5),
+        ("ar_prior", "optim.betas", [0.5, 0.5]),
+        ("decoder", "diffusion.schedule", "linear"),
+        ("upsampler", "ema.decay", 0.5),
+    ],
+)
+def test_a_setting_edited_in_the_run_is_refused(copy, refused, kind, key, value):
+    folder = copy(kind)
+    edit(folder, key, value)
+    line = refused(kind, folder, "trainer.max_steps=4")
+    assert line.startswith(f"--resume: {key}: {folder}/experiment.yaml says {value}, but ")
+    assert f"{folder}/checkpoints/step_0000003 was trained with " in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("trainer.log_every", 2), ("sampler.steps", 3), ("about", "mine")]
+)
+def test_what_can_change_may_be_edited_in_the_run(copy, minute_experiment, key, value):
+    folder = copy("prior")
+    edit(folder, key, value)
+    resume(minute_experiment("prior"), folder, "trainer.max_steps=4")
+    assert [p.name for p in checkpoints(folder)][-1] == "step_0000004"
+
+
+def test_a_checkpoint_of_another_run_is_refused(copy, refused, minute_experiment, tmp_path):
+    other = tmp_path / "other"
+    train(load_experiment(str(minute_experiment("clip")), [f"run.dir={other}", "trainer.seed=1"]))
+    folder = copy("clip")
+    newest = checkpoints(folder)[-1]
+    shutil.rmtree(newest)
+    shutil.copytree(checkpoints(other)[-1], newest)
+    line = refused("clip", folder, "trainer.max_steps=4")
+    assert line.startswith("--resume: trainer.seed: ")
+    assert "was trained with 1" in line
+
+
+def test_parents_and_data_are_known_without_the_provenance(copy, refused, minute_experiment):
+    folder, clip = copy("prior"), copy("clip", "other")
+    train(
+        load_experiment(str(minute_experiment("clip")), [f"run.dir={clip}", "trainer.seed=1"]),
+        force=True,
+    )
+    (folder / "provenance.json").unlink()
+    line = refused("prior", folder, "trainer.max_steps=4", f"clip={clip}")
+    assert line.startswith(f"--resume: clip={clip}: has other weights (")
+
+
+def test_a_checkpoint_that_says_nothing_of_its_run_is_continued(copy, minute_experiment):
+    """As of an older version; what is written from then on says it."""
+    folder = copy("clip")
+    newest = checkpoints(folder)[-1]
+    rest = torch.load(newest / "rest.pt", weights_only=True)
+    del rest["unclip"]["run"]
+    torch.save(rest, newest / "rest.pt")
+    manifest = json.loads((newest / "manifest.json").read_text())
+    manifest["files"]["rest.pt"] = size_and_sum(newest / "rest.pt")
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    resume(minute_experiment("clip"), folder, "trainer.max_steps=4")
+    assert run_of(checkpoints(folder)[-1])["settings"]["optim.lr"] == 1e-3
 
 
 # --- the end of a run -----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,10 @@ from unclip.runs.train import train
 from unclip.stages.upsampler.stage import UpsamplerStage
 from unclip.tracking.files import read_metrics
 from unclip.training.callbacks import Throughput
+from unclip.training.checkpoint_callback import CheckpointCallback
 from unclip.training.checkpoint_folders import checkpoints
+from unclip.training.config import TrainerConfig
+from unclip.training.stage import Monitor
 
 
 @pytest.fixture
@@ -109,6 +113,40 @@ def test_the_last_ones_and_the_best_are_kept(load, tmp_path, monkeypatch):
     assert steps_kept(tmp_path / "run") == ["step_0000004", "step_0000008"]
     best = json.loads((tmp_path / "run/checkpoints/best.json").read_text())
     assert best == {"step": 4, "name": "val/loss", "value": 3.0}
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "",
+        "[]",
+        '{"step": "2", "name": "val/loss", "value": 1.0}',
+        '{"step": 2, "name": null, "value": 1.0}',
+        '{"step": 2, "name": "val/loss", "value": null}',
+        '{"step": 2, "name": "val/loss", "value": NaN}',
+        "[" * 100_000,
+    ],
+)
+def test_a_damaged_note_of_the_best_is_written_anew(tmp_path, note):
+    """As a full disk or a loss of power leaves it."""
+    (tmp_path / "experiment.yaml").touch()
+    for step in (2, 4):
+        folder = tmp_path / "checkpoints" / f"step_{step:07d}"
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").touch()
+    best = tmp_path / "checkpoints/best.json"
+    best.write_text(note)
+    config = TrainerConfig(keep_checkpoints=1)
+    keeper = CheckpointCallback(tmp_path, config, Monitor("val/loss", "lower"))
+    trainer = SimpleNamespace(
+        state=SimpleNamespace(fn="fit"),
+        callback_metrics={"val/loss": torch.tensor(3.0)},
+        global_step=4,
+        is_global_zero=True,
+    )
+    keeper.on_validation_end(trainer, None)
+    assert json.loads(best.read_text()) == {"step": 4, "name": "val/loss", "value": 3.0}
+    assert steps_kept(tmp_path) == ["step_0000004"]
 
 
 def test_a_checkpoint_is_written_after_the_validation_of_its_step(load, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from unclip.config.load import ResolvedExperiment, load_experiment
 from unclip.runs.resume_rules import is_refused, rule_of
 from unclip.tracking import status
 from unclip.tracking.files import EXPERIMENT, PROVENANCE, SUMMARY, read_json
+from unclip.training.checkpoint_callback import run_of
 from unclip.training.checkpoint_folders import newest_checkpoint, step_of
 
 NEW_RUN = "start a new run (another run.dir)"
@@ -102,30 +103,53 @@ def check_length(checkpoint: Path, max_steps: int) -> None:
         )
 
 
-def check_origin(folder: Path, experiment: Any, origin: dict[str, Any]) -> None:
-    """Refuse other parents, or other data, than the run in ``folder`` was started with.
+def about_run(experiment: Any, origin: dict[str, Any]) -> dict[str, Any]:
+    """What a run keeps to its end, for its checkpoints: settings, parents, data.
 
     ``origin`` is what `unclip.tracking.provenance.collect` says of now.
     """
-    before = read_json(folder / PROVENANCE)
-    parents = before.get("parents")
-    for key, now in origin["parents"].items():
-        then = parents.get(key) if isinstance(parents, dict) else None
-        if then not in (None, now):
+    settings = leaves(dataclasses.asdict(experiment))
+    return {
+        "settings": {key: value for key, value in settings if is_refused(key, experiment)},
+        "parents": origin["parents"],
+        "data_fingerprint": origin["data_fingerprint"],
+    }
+
+
+def check_same(checkpoint: Path, folder: Path, experiment: Any, origin: dict[str, Any]) -> None:
+    """Refuse to continue ``checkpoint`` with other settings, parents or data than it is of.
+
+    The checkpoint says so itself, whatever became of the files beside it; where it is of an older
+    version, the run's provenance.json tells of parents and data.
+    """
+    before = run_of(checkpoint) or read_json(folder / PROVENANCE)
+    now = about_run(experiment, origin)
+    settings = before.get("settings")
+    for key, then in settings.items() if isinstance(settings, dict) else ():
+        value = now["settings"].get(key, then)  # a field that this version lacks is as it was
+        if value != then:
             raise UserError(
-                f"--resume: {key}={getattr(experiment, key)}: has other weights ({now[:12]}) than "
-                f"the {key} that the run is trained with ({then[:12]}); name that one, or "
-                f"{NEW_RUN}"
+                f"--resume: {key}: {folder / EXPERIMENT} says {_shown(value)}, but {checkpoint} "
+                f"was trained with {_shown(then)}; put that back, or {NEW_RUN}"
             )
-    then, now = before.get("data_fingerprint"), origin["data_fingerprint"]
-    if then not in (None, now):
+    parents = before.get("parents")
+    for key, weights in now["parents"].items():
+        then = parents.get(key) if isinstance(parents, dict) else None
+        if then not in (None, weights):
+            raise UserError(
+                f"--resume: {key}={getattr(experiment, key)}: has other weights ({weights[:12]}) "
+                f"than the {key} that the run is trained with ({str(then)[:12]}); name that "
+                f"one, or {NEW_RUN}"
+            )
+    then, found = before.get("data_fingerprint"), now["data_fingerprint"]
+    if then not in (None, found):
         data = experiment.data
         embeddings = getattr(data, "embeddings", None)
         named = f"data.source={data.source}" + (
             f", data.embeddings={embeddings}" if embeddings else ""
         )
         raise UserError(
-            f"--resume: {named}: other samples (fingerprint {now}) than the run is trained on "
+            f"--resume: {named}: other samples (fingerprint {found}) than the run is trained on "
             f"({then}); give the same data, or {NEW_RUN}"
         )
 

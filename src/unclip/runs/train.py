@@ -22,7 +22,14 @@ from unclip.runs.fit import fit
 from unclip.runs.folders import acquire_run, folder_to_resume, shared, shared_folder
 from unclip.runs.parents import Parents, load_parents, parents, refuse_fitted
 from unclip.runs.record import origin_of_run, tracked_run
-from unclip.runs.resume import check_length, check_origin, continued, is_whole, resume_notes
+from unclip.runs.resume import (
+    about_run,
+    check_length,
+    check_same,
+    continued,
+    is_whole,
+    resume_notes,
+)
 from unclip.tracking.local import JsonlLogger
 from unclip.tracking.report import Finished
 from unclip.tracking.tracker import Tracker
@@ -87,7 +94,7 @@ def train(
         data, stage = assemble(resolved, depends_on, resumed=checkpoint is not None)
         origin = origin_of_run(resolved, depends_on, stage.clip, data)
         if resumed is not None and checkpoint is not None:
-            check_origin(folder, resolved.config, origin)
+            check_same(checkpoint, folder, resolved.config, origin)
             noted = {"step": step_of(checkpoint), "changed": resumed.changed}
         if own:
             stack.enter_context(own.start(resolved, origin, **noted))
@@ -102,7 +109,8 @@ def train(
         tracker = stack.enter_context(
             tracked_run(resolved, depends_on, own.folder if own else None)
         )
-        return _fit(resolved, stage, data, folder, checkpoint, tracker)
+        about = about_run(resolved.config, origin)
+        return _fit(resolved, stage, data, folder, checkpoint, tracker, about)
 
 
 def assemble(
@@ -132,6 +140,7 @@ def _fit(
     folder: Path,
     checkpoint: Path | None,
     tracker: Tracker | None,
+    about: dict[str, Any],
 ) -> Finished:
     experiment = resolved.config
     max_steps, log_every = experiment.trainer.max_steps, experiment.trainer.log_every
@@ -149,7 +158,7 @@ def _fit(
         publish = tracker.publish
     throughput = Throughput(experiment.data.batch_size, log_every, lambda: data.skipped)
     samples = Samples(folder / "samples", experiment.trainer.sample_every, publish)
-    keeper = CheckpointCallback(folder, experiment.trainer, stage.monitor)
+    keeper = CheckpointCallback(folder, experiment.trainer, stage.monitor, about)
     callbacks: list[L.Callback] = [StepNumbers(), throughput, samples]
     if start == max_steps:  # all but the end is there
         callbacks.append(SamplesAtEnd(samples))

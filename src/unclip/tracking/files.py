@@ -33,7 +33,8 @@ def read_best(folder: Path) -> dict[str, Any] | None:
     """``step``, ``name`` and ``value`` of the best checkpoint; None where it is not known."""
     best = read_json(folder / BEST)
     kinds = {"step": int, "name": str, "value": float}
-    return best if all(type(best.get(key)) is kind for key, kind in kinds.items()) else None
+    whole = all(type(best.get(key)) is kind for key, kind in kinds.items())
+    return best if whole and math.isfinite(best["value"]) else None
 
 
 def damage_of(path: Path) -> str | None:

@@ -16,9 +16,11 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from unclip.common.atomic import atomic_write
 from unclip.common.errors import Interrupted, UserError
 from unclip.tracking.files import BEST, read_best
 from unclip.tracking.status import require_there
+from unclip.training.checkpoint_damage import read_rest
 from unclip.training.checkpoint_folders import MANIFEST, checkpoints, newest_checkpoint, step_name
 from unclip.training.config import TrainerConfig
 from unclip.training.stage import Monitor
@@ -37,10 +39,17 @@ class CheckpointCallback(L.Callback):
     after every step.
     """
 
-    def __init__(self, folder: Path, config: TrainerConfig, monitor: Monitor):
+    def __init__(
+        self,
+        folder: Path,
+        config: TrainerConfig,
+        monitor: Monitor,
+        run: dict[str, Any] | None = None,
+    ):
         self.folder = folder / "checkpoints"
         self.config = config
         self.monitor = monitor
+        self.run = run or {}  # written into every checkpoint, see `run_of`
         self.started = False
         self.metrics: dict[str, float] = {}  # of training, when the checkpoint was written
         self._next_look = 0
@@ -130,7 +139,7 @@ class CheckpointCallback(L.Callback):
     ) -> None:
         """What training has logged last: the end of the run reports it, also on a resume."""
         found = {k: float(v) for k, v in trainer.callback_metrics.items() if "val/" not in k}
-        checkpoint[_STATE] = {"metrics": found}
+        checkpoint[_STATE] = {"metrics": found, "run": self.run}
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -193,7 +202,8 @@ class CheckpointCallback(L.Callback):
             self.save(trainer, keep=True)
             if trainer.is_global_zero:
                 best = {"step": trainer.global_step, "name": name, "value": value}
-                (self.folder / BEST).write_text(json.dumps(best) + "\n")
+                with atomic_write(self.folder / BEST) as scratch:
+                    scratch.write_text(json.dumps(best) + "\n")
                 self._delete_old()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -221,6 +231,13 @@ class CheckpointCallback(L.Callback):
         for path in checkpoints(self.folder.parent)[: -self.config.keep_checkpoints]:
             if path.name != kept:
                 shutil.rmtree(path)
+
+
+def run_of(checkpoint: Path) -> dict[str, Any]:
+    """What the ``run`` that wrote a checkpoint said of itself; of an older version nothing."""
+    state = read_rest(checkpoint).get(_STATE)
+    found = state.get("run") if isinstance(state, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _set_lr(trainer: L.Trainer) -> None:
