@@ -116,6 +116,14 @@ def steps_of(stage: Numbers) -> list[float]:
     return [before - after for before, after in pairwise(seen)]
 
 
+def test_the_validation_at_the_end_is_not_in_inference_mode(tmp_path):
+    stage = fitted(tmp_path, [1.0])
+    held_out = DataLoader([torch.ones(1, 1)] * 3, batch_size=None)
+    before = len(stage.validated)
+    stage.trainer.validate(stage, held_out, verbose=False)
+    assert len(stage.validated) == before + 3
+
+
 def test_adams_steps_have_the_length_of_the_learning_rate(tmp_path):
     stage = fitted(tmp_path, [1, 3, 2], optim={"lr": 0.2, "betas": [0.0, 0.0]})
     assert steps_of(stage) == pytest.approx([0.2] * 3, rel=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import torch
 from imports import GOLDENS, change, configure, karlo_folder
 
 from unclip.cli import main
+from unclip.weights.reading.tensors import read_file
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -151,6 +153,22 @@ def test_a_pickle_runs_nothing_and_its_class_is_named(tmp_path, monkeypatch, cap
     assert says in error
     assert error.count("\n") == 1
     assert not Path("was_run").exists()
+
+
+class Named:
+    """Unpickled, it calls a function of a module whose objects are passed over."""
+
+    def __reduce__(self):
+        return collections.namedtuple, ("Made", "field")
+
+
+def test_objects_that_are_passed_over_are_not_made(tmp_path, monkeypatch):
+    torch.save({"version": Named(), "state_dict": {"a": torch.ones(2)}}, tmp_path / "prior.ckpt")
+    made = []
+    monkeypatch.setattr(collections, "namedtuple", lambda *given: made.append(given))
+    found = read_file(tmp_path / "prior.ckpt", "prior.ckpt")
+    assert torch.equal(found["state_dict"]["a"], torch.ones(2))
+    assert made == []
 
 
 @pytest.mark.parametrize("cut", [100, 60_000])
