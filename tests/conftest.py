@@ -15,6 +15,8 @@ import torch
 from hypothesis import settings
 from torch.utils import deterministic
 
+from unclip.data.remote import PUBLIC_ONLY
+
 # `make test-all`: fifty times the examples of `make test`, other ones each time.
 settings.register_profile("long", max_examples=5000, deadline=None, print_blob=True)
 
@@ -84,6 +86,16 @@ def _own_algorithms():
     yield
     torch.set_deterministic_debug_mode(mode)
     setattr(deterministic, "fill_uninitialized_memory", fill)
+
+
+@pytest.fixture(autouse=True)
+def _own_network():
+    """A command that reads a stranger's sources keeps its process from private addresses."""
+    before = os.environ.get(PUBLIC_ONLY)
+    yield
+    os.environ.pop(PUBLIC_ONLY, None)
+    if before is not None:
+        os.environ[PUBLIC_ONLY] = before
 
 
 @pytest.fixture(autouse=True, scope="session")

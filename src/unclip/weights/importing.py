@@ -117,11 +117,11 @@ def _found(
         if not found:
             raise UserError(f"--clip {clip}: holds no CLIP")
     for spec in specs:
-        source = open_source(spec)
+        source, before = open_source(spec), {one.stage: one for one, _ in found}
         for each in find(source, half=half, merges=merges):
-            same = [one for one, _ in found if one.stage == each.stage]
+            same = before.get(each.stage)
             if same and each.stage == CLIP:
-                check_same_clip(each, same[0])
+                check_same_clip(each, same)
             found += [] if same else [(each, source)]
     return sorted(found, key=lambda pair: pair[0].stage != CLIP)
 
