@@ -5,12 +5,19 @@ Shapes: B batch, L positions, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from unclip.nn.attention import KeysValues, SelfAttention, causal_mask
+
+
+class Read(NamedTuple):
+    """The beginning of a sequence, as a causal transformer keeps it for what follows."""
+
+    kept: list[KeysValues]  # of each block
+    mask: Tensor  # [B or 1, 1, L, S] True = the L positions to come may see this one of all S
 
 
 class TransformerBlock(nn.Module):
@@ -71,43 +78,40 @@ class Transformer(nn.Module):
                 keys is ``[B, 1, 1, L]``. In a causal transformer it only takes away. Every position
                 sees itself, whatever the mask says.
         """
-        mask = self._mask(mask, x.shape[1], x.shape[1], x.device)
+        if mask is not None:
+            mask = self._mask(mask, x.shape[1], x.shape[1], x.device)
         for block in self.blocks:
             x = block(x, mask, self.causal and mask is None)
         return x
 
-    def read(self, x: Tensor, mask: Tensor | None = None) -> list[KeysValues]:
-        """What each block of a causal transformer keeps of ``x``, the beginning of a sequence.
+    def read(self, x: Tensor, more: int, mask: Tensor | None = None) -> Read:
+        """What `resume` needs of ``x`` ``[B, S - L, W]``, however often the rest changes.
 
-        `resume` needs no more of it, however often the rest of the sequence changes. Arguments as
-        in `forward`.
-        """
-        mask = self._mask(mask, x.shape[1], x.shape[1], x.device)
-        kept = []
-        for block in self.blocks:
-            kept.append(block.keys_values(x))  # type: ignore[operator]
-            x = block(x, mask, mask is None)
-        return kept
+        Of a causal transformer alone, in which nothing here depends on what follows.
 
-    def resume(self, x: Tensor, before: Sequence[KeysValues], mask: Tensor | None = None) -> Tensor:
-        """`forward` of a sequence that begins with what was `read`, at its last L positions ``x``.
-
-        A ``mask`` over keys ``[B, 1, 1, S]`` is of the whole sequence.
+        Args:
+            x: the beginning of a sequence.
+            more: L, the positions that follow.
+            mask: over the keys of the whole sequence ``[B, 1, 1, S]``, as in `forward`.
         """
         length = x.shape[1]
-        whole = before[0].keys.shape[2] + length
-        everything = torch.ones(1, 1, 1, whole, dtype=torch.bool, device=x.device)
-        mask = self._mask(everything if mask is None else mask, length, whole, x.device)
-        for block, kept in zip(self.blocks, before, strict=True):
-            x = block(x, mask, before=kept)
+        rest = x.new_ones(1, 1, 1, length + more, dtype=torch.bool) if mask is None else mask
+        rest = self._mask(rest, more, length + more, x.device)
+        mask = None if mask is None else self._mask(mask[..., :length], length, length, x.device)
+        kept = []
+        for block in self.blocks:
+            kept.append(block.keys_values(x))  # type: ignore[operator]  # a list of any modules
+            x = block(x, mask, mask is None)
+        return Read(kept, rest)
+
+    def resume(self, x: Tensor, before: Read) -> Tensor:
+        """`forward` at the last L positions ``x`` ``[B, L, W]`` of a sequence that was `read`."""
+        for block, kept in zip(self.blocks, before.kept, strict=True):
+            x = block(x, before.mask, before=kept)
         return x
 
-    def _mask(
-        self, mask: Tensor | None, length: int, whole: int, device: torch.device
-    ) -> Tensor | None:
+    def _mask(self, mask: Tensor, length: int, whole: int, device: torch.device) -> Tensor:
         """``mask`` for the last ``length`` of ``whole`` positions; once, not once per block."""
-        if mask is None:
-            return None
         if self.causal:
             mask = mask & causal_mask(length, whole, device)
         return mask | torch.eye(whole, dtype=torch.bool, device=device)[-length:]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,8 @@ from torch import Tensor, nn
 from unclip.common.types import Caption
 from unclip.embeddings.config import RAW
 from unclip.embeddings.lengths import as_embeddings
-from unclip.nn.attention import KeysValues
 from unclip.nn.timestep import TimestepMLP
-from unclip.nn.transformer import Transformer, init_linear
+from unclip.nn.transformer import Read, Transformer, init_linear
 from unclip.stages._prior.dry_step import some_caption
 from unclip.stages.diffusion_prior.config import DiffusionPriorConfig, DiffusionPriorExperiment
 from unclip.stages.experiment import ParentSizes
@@ -27,13 +25,6 @@ from unclip.stages.interface import Given, Needs, Share, all_kept, some_timestep
 
 PIXEL_VARIANCE = 0.28890625  # of ImageNet pixels in [-1, 1]; 17.2² / 1024
 AFTER_CAPTION = 4  # z_t, timestep, noised z_i, query
-
-
-class Conditioning(NamedTuple):
-    """Captions and z_t as the transformer keeps them: read once for all steps of a sampling."""
-
-    text: list[KeysValues]  # of each block, for the L caption tokens and z_t
-    mask: Tensor | None  # [B, 1, 1, L + 4] True = may be seen; None where all may
 
 
 class DiffusionPrior(nn.Module):
@@ -151,23 +142,20 @@ class DiffusionPrior(nn.Module):
         query = self.transformer(sequence, seen)[:, -1]
         return self.out(self.norm(query)).to(x_t.dtype)
 
-    def condition(
-        self, *, z_t: Tensor, caption: Caption, keep: Tensor | None = None
-    ) -> Conditioning:
+    def condition(self, *, z_t: Tensor, caption: Caption, keep: Tensor | None = None) -> Read:
         """What `denoise` needs to know of the text; arguments as in `forward`.
 
         The network is causal and the text comes first, so nothing of it depends on x_t or t.
         """
         text, seen = self._text(z_t, caption, keep)
-        length = text.shape[1]
-        among = None if seen is None else seen[..., :length]
-        return Conditioning(self.transformer.read(text + self.positions[:length], among), seen)
+        text = text + self.positions[: text.shape[1]]
+        return self.transformer.read(text, AFTER_CAPTION - 1, seen)
 
-    def denoise(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def denoise(self, x_t: Tensor, t: Tensor, conditioning: Read) -> Tensor:
         """`forward` for a text that was read before, to rounding."""
         x = self._noised(x_t, t)
         x = x + self.positions[-x.shape[1] :]
-        query = self.transformer.resume(x, conditioning.text, conditioning.mask)[:, -1]
+        query = self.transformer.resume(x, conditioning)[:, -1]
         return self.out(self.norm(query)).to(x_t.dtype)
 
     def _text(
