@@ -52,6 +52,10 @@ def _scheduler(f):
     configure(f / "decoder_scheduler" / "scheduler_config.json", beta_schedule="sigmoid")
 
 
+def _learned_prior(f):
+    configure(f / "prior_scheduler" / "scheduler_config.json", variance_type="learned_range")
+
+
 def _unknown_key(f):
     configure(f / "super_res_first" / "config.json", tiling=True)
 
@@ -106,6 +110,7 @@ def _latent(f):
         (_shape, ("prd_embedding", "[1, 1, 5]")),
         (_value, ("prior/config.json", "norm_in_type=layer")),
         (_scheduler, ("decoder_scheduler", "beta_schedule=sigmoid")),
+        (_learned_prior, ("prior_scheduler", "variance_type=learned_range")),
         (_unknown_key, ("super_res_first/config.json", "tiling=True")),
         (_other_clip, ("another CLIP", "embed_dim", "14")),
         (_nan, ("conv_in.bias", "NaN")),

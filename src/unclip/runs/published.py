@@ -70,13 +70,12 @@ def _merges(spec: str) -> Path | None:
     if not spec:
         return None
     from unclip.weights.hub import open_source
+    from unclip.weights.originals.glide import BESIDE
 
     source = open_source(spec)
-    names = [
-        name for name in source.names if name.rpartition("/")[2] in ("merges.txt", "vocab.bpe")
-    ]
+    names = [name for name in source.names if name.rpartition("/")[2] in BESIDE]
     if not names:
-        raise UserError(f"merges={spec}: holds no merges.txt or vocab.bpe")
+        raise UserError(f"merges={spec}: holds no {' or '.join(BESIDE)}")
     return source.path(names[0])
 
 

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from unclip.common.errors import UserError
-from unclip.diffusion.config import DiffusionConfig, ImageDiffusionConfig
+from unclip.diffusion.config import (
+    DiffusionConfig,
+    ImageDiffusionConfig,
+    PredictionKind,
+    ScheduleKind,
+)
 
-SCHEDULES = {"squaredcos_cap_v2": "cosine", "cosine": "cosine", "linear": "linear"}
+Word = TypeVar("Word", bound=str)
+
+SCHEDULES: dict[str, ScheduleKind] = {
+    "squaredcos_cap_v2": "cosine",
+    "cosine": "cosine",
+    "linear": "linear",
+}
 """Their words for our `diffusion.schedule`."""
-_PREDICTIONS = {"sample": "x0", "epsilon": "eps", "v_prediction": "v"}
-_VARIANCES = {"fixed_small_log": "fixed_small", "learned_range": "learned_range"}
+_PREDICTIONS: dict[str, PredictionKind] = {"sample": "x0", "epsilon": "eps", "v_prediction": "v"}
+_VARIANCES: dict[str, Any] = {"fixed_small_log": "fixed_small"}
+_LEARNED: dict[str, Any] = {"learned_range": "learned_range"}  # of networks of images alone
 
 LAYERS = 1_000
 """More of them no network has; a configuration that says so would be built for hours."""
@@ -54,7 +66,7 @@ class Settings:
         """A value of any type, None if it is missing."""
         return self._left.pop(name, None)
 
-    def choice(self, name: str, choices: Mapping[str, str], default: str) -> str:
+    def choice(self, name: str, choices: Mapping[str, Word], default: str) -> Word:
         """Our word for one of theirs."""
         value = self._left.pop(name, default)
         if not isinstance(value, str) or value not in choices:
@@ -102,11 +114,12 @@ def scheduler(values: Mapping[str, Any], where: str, *, image: bool) -> Chain:
     """A ``scheduler_config.json`` of an UnCLIPScheduler, DDPMScheduler or alike."""
     s = Settings(values, where)
     cls = ImageDiffusionConfig if image else DiffusionConfig
+    variances = _VARIANCES | _LEARNED if image else _VARIANCES
     diffusion = cls(
         steps=s.get("num_train_timesteps", int, 1000),
-        schedule=s.choice("beta_schedule", SCHEDULES, "squaredcos_cap_v2"),  # type: ignore[arg-type]
-        prediction=s.choice("prediction_type", _PREDICTIONS, "epsilon"),  # type: ignore[arg-type]
-        variance=s.choice("variance_type", _VARIANCES, "fixed_small_log"),  # type: ignore[arg-type]
+        schedule=s.choice("beta_schedule", SCHEDULES, "squaredcos_cap_v2"),
+        prediction=s.choice("prediction_type", _PREDICTIONS, "epsilon"),
+        variance=s.choice("variance_type", variances, "fixed_small_log"),
     )
     clamps = s.get("clip_sample", bool, True)
     reach = s.get("clip_sample_range", float, 1.0)

@@ -62,18 +62,21 @@ def network(
     unet = _unet(state, where, config, size)
     diffusion = ImageDiffusionConfig(
         steps=config.get("diffusion_steps", int, 1000),
-        schedule=config.choice("noise_schedule", SCHEDULES, "linear" if upsamples else "cosine"),  # type: ignore[arg-type]
+        schedule=config.choice("noise_schedule", SCHEDULES, "linear" if upsamples else "cosine"),
     )
     config.fixed(in_channels=(3, next(n for n, k in KINDS.items() if k == kind)), out_channels=6)
     config.fixed(inpaint=inpaints, super_res=upsamples)
     config.ignored("cache_text_emb", "timestep_respacing", "use_fp16")
     config.finish()
     shared: dict[str, Any] = {
-        "image_size": size, "inpaint": inpaints, "tokenizer": "gpt2", "merges": MERGES, "text": text
-    }  # fmt: skip
+        "image_size": size,
+        "inpaint": inpaints,
+        "tokenizer": "gpt2",
+        "merges": MERGES,
+        "text": text,
+    }
     experiment: DecoderExperiment | UpsamplerExperiment
     if upsamples:
-        how = {"sampler": "ddpm" if inpaints else "ddim", "steps": FAST27, "start_scale": 0.997}
         experiment = UpsamplerExperiment(
             model=UpsamplerConfig(
                 low_size=small or size // 4,
@@ -84,7 +87,12 @@ def network(
                 **shared,
             ),
             diffusion=diffusion,
-            sampler=UpsamplerSamplerConfig(**how, **clamp(1.0)),  # type: ignore[arg-type]
+            sampler=UpsamplerSamplerConfig(
+                sampler="ddpm" if inpaints else "ddim",
+                steps=FAST27,
+                start_scale=0.997,
+                **clamp(1.0),
+            ),
         )
     else:
         guidance = 5.0 if inpaints else 3.0
