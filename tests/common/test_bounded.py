@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tracemalloc
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unclip.cli import main
 from unclip.common import bounded, yaml_text
 from unclip.common.errors import UserError
 from unclip.config import listing
@@ -102,3 +104,16 @@ def test_a_hostile_experiment_is_named_and_hinders_no_other(tmp_path, monkeypatc
     assert plain(found)
     for case, (_, said) in HOSTILE.items():
         assert any(f"clip/{case}.yaml: " in remark and said in remark for remark in remarks)
+
+
+@pytest.mark.parametrize("case", ["aliases", "deep lists", "digits"])
+@pytest.mark.parametrize("command", [["show"], ["compare"]])
+def test_a_run_with_a_hostile_experiment_is_one_line(cascade, tmp_path, capsys, case, command):
+    shutil.copytree(cascade / "clip", tmp_path / "a")
+    text, said = HOSTILE[case]
+    (tmp_path / "a/experiment.yaml").write_text(text)
+    runs = [str(tmp_path / "a"), str(cascade / "clip")][: 2 if command == ["compare"] else 1]
+    assert main(["runs", *command, *runs]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert said in line
+    assert "experiment.yaml" in line

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import threading
 
 import pytest
 
+from unclip.cli import main
 from unclip.common.errors import UserError
 from unclip.config.load import load_experiment
 from unclip.runs.folders import acquire_run
@@ -162,3 +164,16 @@ def test_provenance_is_there_from_the_start_and_a_resumed_run_adds_to_it(
     log = (tmp_path / "run/log.txt").read_text()
     assert "MemoryError: no more" in log
     assert "resuming step_0000002" in log
+
+
+def test_a_run_without_a_checkpoint_is_started_over_with_force(tmp_path, minute_experiment, capsys):
+    folder = tmp_path / "run"
+    command = ["train", str(minute_experiment("clip")), f"run.dir={folder}"]
+    assert main(command) == 0
+    shutil.rmtree(folder / "checkpoints")
+    for more in ([], ["--resume"]):
+        assert main([*command, *more]) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert "without a checkpoint" in line
+        assert "--force" in line
+    assert main([*command, "--force"]) == 0

@@ -177,3 +177,15 @@ def test_a_fitted_pca_is_shared_and_verified_like_a_trained_stage(cascade, tmp_p
     assert "| explained_variance |" in text
     assert "optimizer steps" not in text
     assert main(["reproduce", str(tmp_path / "b"), "--check-only"]) == 0
+
+
+def test_a_run_whose_samples_are_gone_is_refused(cascade, tmp_path, capsys):
+    for kind in ("clip", "prior"):
+        shutil.copytree(cascade / kind, tmp_path / kind)
+    summary = tmp_path / "prior/summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"has_samples": True}))
+    shutil.rmtree(tmp_path / "prior/samples", ignore_errors=True)
+    line = error(capsys, "share", tmp_path / "prior", "--to", tmp_path / "bundle.zip")
+    assert f"{tmp_path / 'prior/samples'}: its samples are gone" in line
+    assert "--resume" in line
+    assert not (tmp_path / "bundle.zip").exists()

@@ -15,6 +15,7 @@ from unclip.common.errors import UserError
 from unclip.config.load import load_experiment
 from unclip.data import files
 from unclip.data.remote import PUBLIC_ONLY, is_public
+from unclip.runs.parents import count_parameters
 from unclip.sharing import bounds
 from unclip.sharing.sources import check_source, check_sources, named_sources
 
@@ -202,3 +203,15 @@ def test_share_packs_no_file_that_only_is_called_an_image(cascade, tmp_path, cap
     (tmp_path / "run/samples/step_3.png").write_text("secret")
     assert main(["share", str(tmp_path / "run"), "--to", str(tmp_path / "b.zip")]) == 2
     assert "is not a PNG" in capsys.readouterr().err
+
+
+def test_every_device_holds_the_model(tmp_path, monkeypatch):
+    small = "model: {text_layers: 1, vision_layers: 1}\n"
+    resolved = load(tmp_path, small)
+    needed = count_parameters(resolved) * bounds._BYTES
+    monkeypatch.setattr(bounds, "_memory", lambda: 2 * needed + 2**30)
+    bounds.check_machine(resolved)
+    bounds.check_machine(load(tmp_path, small + "trainer: {devices: 2}", "trainer.devices=2"))
+    many = load(tmp_path, small + "trainer: {devices: 99}", "trainer.devices=99")
+    with pytest.raises(UserError, match="GiB or more"):
+        bounds.check_machine(many)

@@ -16,6 +16,7 @@ from unclip.config.load import load_experiment
 from unclip.runs.train import train
 from unclip.stages.upsampler.stage import UpsamplerStage
 from unclip.tracking.files import read_metrics
+from unclip.training import checkpoint_callback
 from unclip.training.callbacks import Throughput
 from unclip.training.checkpoint_callback import CheckpointCallback
 from unclip.training.checkpoint_folders import checkpoints
@@ -176,3 +177,16 @@ def test_a_checkpoint_is_written_after_the_validation_of_its_step(load, tmp_path
         (tmp_path / run / "artifact/weights.safetensors").read_bytes() for run in ("whole", "run")
     ]
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.5, 10), (30.0, 1), (1e-4, 50)])
+def test_it_looks_again_after_some_seconds_of_steps_as_long_as_the_last(
+    tmp_path, monkeypatch, seconds, steps
+):
+    """Five seconds, at least one step and at most ``log_every``."""
+    now = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(checkpoint_callback.time, "monotonic", lambda: now.seconds)
+    keeper = CheckpointCallback(tmp_path, TrainerConfig(log_every=50), Monitor("loss", "lower"))
+    now.seconds = 20 * seconds
+    assert keeper._look(20) is None
+    assert keeper._next_look == 20 + steps

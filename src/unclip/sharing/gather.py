@@ -166,6 +166,11 @@ def _run_files(run: str, artifact: artifacts.Artifact, samples: int = MAX_SAMPLE
         lines = (json.dumps(row) + "\n" for row in rows if "step" in row)
         content[METRICS] = "".join(lines).encode()
     sheets = sorted(folder.glob("samples/step_*.png"))[-samples:]
+    if summary is not None and summary.get("has_samples") and not sheets:
+        raise UserError(
+            f"RUN={run}: {folder / 'samples'}: its samples are gone; draw them again with "
+            f"`unclip train {folder / EXPERIMENT} --resume`"
+        )
     content |= {f"samples/{file.name}": file for file in sheets}
     for file in (*sheets, folder / SUMMARY, folder / METRICS):
         _refuse_links(file, folder)
