@@ -189,3 +189,17 @@ def test_a_run_whose_samples_are_gone_is_refused(cascade, tmp_path, capsys):
     assert f"{tmp_path / 'prior/samples'}: its samples are gone" in line
     assert "--resume" in line
     assert not (tmp_path / "bundle.zip").exists()
+
+
+@pytest.mark.parametrize("to", ["b.zip", "b"])
+def test_a_cascades_bundle_is_replaced_too(cascade, tmp_path, capsys, to):
+    root = tmp_path / "cascade"
+    for kind in ("clip", "prior", "decoder", "upsampler"):
+        shutil.copytree(cascade / kind, root / kind)
+    words = ["share", str(root), "--to", str(tmp_path / to), "--weights"]
+    for more in ([], ["--force"], ["--force"]):
+        assert main([*words, *more]) == 0
+    if to == "b":
+        (tmp_path / "b/thesis.txt").write_text("years")
+        assert "holds thesis.txt" in error(capsys, *words, "--force")
+        assert (tmp_path / "b/thesis.txt").read_text() == "years"

@@ -52,6 +52,14 @@ def _scheduler(f):
     configure(f / "decoder_scheduler" / "scheduler_config.json", beta_schedule="sigmoid")
 
 
+def _another_class(f):
+    configure(f / "prior" / "config.json", _class_name="PriorTransformerV2")
+
+
+def _many_blocks(f):
+    configure(f / "super_res_first" / "config.json", layers_per_block=100)
+
+
 def _learned_prior(f):
     configure(f / "prior_scheduler" / "scheduler_config.json", variance_type="learned_range")
 
@@ -110,6 +118,8 @@ def _latent(f):
         (_shape, ("prd_embedding", "[1, 1, 5]")),
         (_value, ("prior/config.json", "norm_in_type=layer")),
         (_scheduler, ("decoder_scheduler", "beta_schedule=sigmoid")),
+        (_another_class, ("prior/config.json", "_class_name='PriorTransformerV2'")),
+        (_many_blocks, ("super_res_first/config.json", "layers_per_block=100")),
         (_learned_prior, ("prior_scheduler", "variance_type=learned_range")),
         (_unknown_key, ("super_res_first/config.json", "tiling=True")),
         (_other_clip, ("another CLIP", "embed_dim", "14")),
@@ -197,3 +207,35 @@ def test_what_is_there_is_kept_unless_forced(tmp_path, capsys):
     clip = ["import", str(GOLDENS / "clip-transformers"), "--out", str(out)]
     assert main(clip) == 2
     assert "another CLIP" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("holds", ["a run", "a file", "a link"])
+def test_force_replaces_what_was_imported_and_nothing_else(tmp_path, capsys, holds):
+    out = tmp_path / "out"
+    command = ["import", str(GOLDENS / "karlo-diffusers"), "--out", str(out), "--force"]
+    assert main(command) == 0
+    assert main(command) == 0
+    if holds == "a link":  # of the last stage: those before it stay too
+        (out / "upsampler").rename(tmp_path / "mine")
+        (out / "upsampler").symlink_to(tmp_path / "mine")
+    else:
+        name = "checkpoints/step_3.ckpt" if holds == "a run" else "thesis.txt"
+        (out / "prior" / name).parent.mkdir(exist_ok=True)
+        (out / "prior" / name).write_text("years")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    capsys.readouterr()
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(out / ("upsampler" if holds == "a link" else "prior")) in error
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_a_nearly_right_name_is_answered(tmp_path, capsys):
+    for command in (["import", "karloo", "--out", str(tmp_path / "out")], ["plan", "karloo"]):
+        assert main(command) == 2
+        assert "did you mean the cascade 'karlo'?" in capsys.readouterr().err
+    assert main(["sample", "a", "--pipeline", "karloo"]) == 2
+    assert "did you mean the cascade 'karlo'?" in capsys.readouterr().err
+    assert main(["plan", "runs/nowhere", "--device", "cpu"]) == 2
+    assert "nor is it a folder of a cascade" in capsys.readouterr().err

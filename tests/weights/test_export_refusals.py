@@ -276,3 +276,28 @@ def test_notes_of_a_hostile_artifact_do_not_reach_the_files(cascade, tmp_path):
         load_file(tmp_path / "out/text_encoder/model.safetensors")["text_projection.weight"].dtype
         == torch.float32
     )
+
+
+@pytest.mark.parametrize("more", ["thesis.txt", "prior/thesis.txt", "photos/a.png"])
+def test_an_earlier_export_with_more_in_it_stays(capsys, cascade, tmp_path, more):
+    words = ["export", str(cascade), "--to", "diffusers", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert main([*words, "--force"]) == 0
+    file = tmp_path / "out" / more
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("years")
+    assert f"holds {more}" in refused(capsys, cascade, "--force")
+    assert file.read_text() == "years"
+
+
+def test_a_pipeline_of_somebody_else_stays(capsys, cascade, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    assert "is no export of unclip" in refused(capsys, cascade, "--force")
+    (tmp_path / "real").mkdir()
+    (out / "model_index.json").rename(tmp_path / "real/model_index.json")
+    out.rmdir()
+    out.symlink_to(tmp_path / "real")
+    refused(capsys, cascade, "--force")
+    assert (tmp_path / "real/model_index.json").is_file()

@@ -19,8 +19,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "export",
         help="write a cascade as a diffusers pipeline: UnCLIPPipeline, or that of variations",
         description="Writes CLIP, prior, decoder and upsampler as the component folders of "
-        "diffusers' UnCLIPPipeline (without a prior: UnCLIPImageVariationPipeline), and where they "
-        "are from. What diffusers' classes cannot hold is refused by name before anything is "
+        "diffusers' UnCLIPPipeline (without a prior: UnCLIPImageVariationPipeline), with their "
+        "origin. What diffusers' classes cannot hold is refused by name before anything is "
         "written: for example, embeddings must be raw and captions read by CLIP.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -31,7 +31,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--half", action="store_true", help="round to float16 (default: as the stages have it)"
     )
-    p.add_argument("--force", action="store_true", help="replace an earlier export")
+    p.add_argument(
+        "--force", action="store_true", help="replace an earlier export; other folders stay"
+    )
     p.set_defaults(run=run)
 
 

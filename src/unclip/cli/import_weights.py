@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from unclip.common.errors import UserError
 from unclip.common.terminal import say
 
 EXAMPLES = """\
@@ -52,7 +53,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="GPT-2's merges.txt (vocab.bpe), for GLIDE; default: the one beside the weights",
     )
     p.add_argument("--half", action="store_true", help="keep half precision (default: float32)")
-    p.add_argument("--force", action="store_true", help="replace stages that are there")
+    p.add_argument(
+        "--force",
+        action="store_true",
+        help="replace stages that were imported earlier; runs and other files stay",
+    )
     p.set_defaults(run=run)
 
 
@@ -62,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
 
     check_folder(args.out)
     from unclip.common.inputs import require_apart
-    from unclip.config.cascades import find_cascade
+    from unclip.config.cascades import find_cascade, meant
     from unclip.runs.published import import_cascade
     from unclip.weights.importing import import_weights
 
@@ -70,7 +75,10 @@ def run(args: argparse.Namespace) -> None:
         require_apart(args.out, [args.source, args.clip or "", args.merges or ""], option="--out ")
 
     how = {name: getattr(args, name) for name in ("clip", "merges", "half", "force")}
-    named = None if Path(args.source).exists() else find_cascade(args.source)
+    there = Path(args.source).expanduser().exists()
+    named = None if there else find_cascade(args.source)
+    if not there and named is None and (hint := meant(args.source)):
+        raise UserError(f"{args.source}: no such file or folder{hint}")
     with writing(args.out):
         if named is None:
             made = import_weights(args.source, args.out, **how)

@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> None:
     for option, key in (("batch", "data.batch_size"), ("precision", "trainer.precision")):
         if getattr(args, option) is not None:
             raise UserError(f"--{option}: is for cascades; an experiment says it itself ({key})")
+    if not training:
+        _require_known(args.experiment)
     for option in ("gpus", "device"):
         if getattr(args, option) is None:
             raise UserError(f"--{option}: is needed to plan a training; see `unclip plan --help`")
@@ -91,6 +93,17 @@ def run(args: argparse.Namespace) -> None:
 
     found = plan(resolved, gpus=args.gpus, device=args.device, mfu=args.mfu)
     say(json.dumps(as_json(found), indent=2) if args.json else text(found), lines=True)
+
+
+def _require_known(word: str) -> None:
+    """Refuse what is neither an experiment nor a cascade, whose options are others."""
+    from unclip.config.cascades import meant
+    from unclip.config.files import find_experiment
+
+    try:
+        find_experiment(word)
+    except UserError as error:
+        raise UserError(f"{error}{meant(word) or '; nor is it a folder of a cascade'}") from None
 
 
 def _sampling(args: argparse.Namespace, named: NamedCascade | None) -> None:

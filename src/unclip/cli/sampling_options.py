@@ -13,7 +13,7 @@ from unclip.common.checks import require
 from unclip.common.errors import UserError
 from unclip.common.terminal import say
 from unclip.common.types import Progress
-from unclip.config.cascades import find_cascade
+from unclip.config.cascades import find_cascade, meant
 from unclip.pipeline.folder import require_there
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
     """
     own = (args.clip, args.prior, args.decoder, args.upsampler)
     if not any(own) and find_cascade(args.pipeline) is None:
-        require_there(Path(args.pipeline))  # before the slow imports
+        require_there(Path(args.pipeline), meant(args.pipeline))  # before the slow imports
     import torch
 
     from unclip.common.devices import find_device

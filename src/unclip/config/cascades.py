@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.common import yaml_text
-from unclip.common.checks import nearest
+from unclip.common.checks import closest, nearest
 from unclip.common.errors import UserError
 from unclip.common.fields import as_dataclass
 from unclip.config.files import yaml_files
@@ -62,6 +62,12 @@ def find_cascade(word: str) -> NamedCascade | None:
         return None
     found = cascade_files().get(f"{FOLDER}/{word.removeprefix(FOLDER + '/')}")
     return None if found is None else read_cascade(found[0])
+
+
+def meant(word: str) -> str:
+    """The end of an error about a ``word`` that is no name of a published cascade, but nearly."""
+    name = closest(word, [name.removeprefix(f"{FOLDER}/") for name in cascade_files()])
+    return f"; did you mean the cascade {name!r}?" if name else ""
 
 
 def _is_cascade(path: Path) -> bool:

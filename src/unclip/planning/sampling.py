@@ -27,6 +27,7 @@ from unclip.stages.interface import Given, Share, all_kept
 from unclip.stages.row import CLIP, KINDS, PRIOR, Row
 
 PROCESS = 900 * 2**20  # bytes of a process that has imported everything, on a CPU
+MOST_IMAGES = 65_536  # of a batch
 HEADROOM = 0.08  # of a device: its context, library workspaces, fragmentation
 PRECISIONS = ("auto", "32", "bf16", "fp16")
 _LOADED = sorted(KINDS, key=lambda kind: kind == PRIOR)  # in this order
@@ -125,6 +126,8 @@ def plan_sampling(
         raise UserError(f"--mfu={mfu:g}: must be above 0 and at most 1")
     if batch < 1:
         raise UserError(f"--batch={batch}: must be at least 1")
+    if batch > MOST_IMAGES:
+        raise UserError(f"--batch={batch}: must be at most {MOST_IMAGES:,}")
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision}: must be one of {', '.join(PRECISIONS)}")
     found = [devices.find(n, 1) for n in names] or [*GPUS, devices.find("cpu", 1)]

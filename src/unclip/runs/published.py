@@ -70,12 +70,12 @@ def _merges(spec: str) -> Path | None:
     if not spec:
         return None
     from unclip.weights.hub import open_source
-    from unclip.weights.originals.glide import BESIDE
+    from unclip.weights.reading.folders import MERGES
 
     source = open_source(spec)
-    names = [name for name in source.names if name.rpartition("/")[2] in BESIDE]
+    names = [name for name in source.names if name.rpartition("/")[2] in MERGES]
     if not names:
-        raise UserError(f"merges={spec}: holds no {' or '.join(BESIDE)}")
+        raise UserError(f"merges={spec}: holds no {' or '.join(MERGES)}")
     return source.path(names[0])
 
 

@@ -11,8 +11,9 @@ import tempfile
 from pathlib import Path
 
 from unclip.common.errors import UserError
-from unclip.config.cascades import find_cascade
+from unclip.config.cascades import find_cascade, meant
 from unclip.data.files import cache_folder
+from unclip.pipeline.folder import require_there
 from unclip.runs.published import fetch
 from unclip.sharing import bundle as bundles
 from unclip.sharing import members
@@ -37,6 +38,8 @@ def cascade_folder(word: Path | str) -> Path:
     if (named := find_cascade(str(word))) is not None:
         return fetch(named)
     path = Path(word)
+    if not path.exists():
+        require_there(path, meant(str(word)))
     if not is_bundle(path):
         return path
     place, home = f"pipeline={path}", cache_folder("bundles")

@@ -10,7 +10,7 @@ from unclip.common.errors import UserError
 from unclip.common.inputs import require_apart
 from unclip.runs.folders import trained
 from unclip.sharing import remote, writing
-from unclip.sharing.gather import gather
+from unclip.sharing.gather import gather, is_artifact
 
 
 def share(run: str, to: str, *, weights: bool, licence: str, force: bool) -> str:
@@ -35,8 +35,9 @@ def share(run: str, to: str, *, weights: bool, licence: str, force: bool) -> str
     if remote.is_remote(to):
         return remote.upload(content, to, force=force)
     if force:
-        read = [artifacts.describe(trained(run)).path.parent]
-        read += [path for path in content.values() if isinstance(path, Path)]
+        read = [path for path in content.values() if isinstance(path, Path)]
+        if is_artifact(folder := trained(run)):
+            read.append(artifacts.describe(folder).path.parent)
         require_apart(Path(to), read, option="--to ")
     write = writing.write_zip if to.endswith(".zip") else writing.write_folder
     write(content, Path(to), force=force)

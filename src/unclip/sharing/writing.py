@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 import zipfile
@@ -13,7 +12,8 @@ from typing import IO
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 from unclip.common.hashing import file_sha256
-from unclip.sharing.layout import MANIFEST
+from unclip.common.replacing import put_in_place, require_only
+from unclip.sharing.layout import CARD, MANIFEST, read_manifest
 
 Content = dict[str, bytes | Path]
 """A member's name -> its bytes, or the file that holds them."""
@@ -64,14 +64,17 @@ def write_folder(content: Content, path: Path, *, force: bool) -> None:
         raise UserError(f"--to {path}: exists; name another folder, or add --force to replace it")
     if path.exists() and not (path / MANIFEST).is_file():
         raise UserError(f"--to {path}: --force replaces bundles only, this is none")
+    if path.exists():
+        files = read_manifest(path / MANIFEST, str(path)).files
+        require_only(path, {MANIFEST, CARD, *files}, option="--to ")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".share-") as scratch:
             whole = Path(scratch) / "bundle"
             fill(content, whole)
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(whole, path)
+            before = Path(scratch) / "before"
+            before.mkdir()
+            put_in_place({path: whole}, before)
     except OSError as error:
         raise UserError(f"--to {path}: cannot be written: {error.strerror}") from None
 

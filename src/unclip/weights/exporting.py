@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import unclip
+from unclip.common import json_text
 from unclip.common.errors import UserError
+from unclip.common.replacing import put_in_place, require_only
 from unclip.embeddings.clip import fingerprint_of
 from unclip.stages import registry
 from unclip.stages.row import CLIP, PCA, PRIOR
@@ -72,10 +73,10 @@ def export_diffusers(
             made |= _write(root, stage, net, weights, half=half)
         (root / INDEX).write_text(as_text(_index(made)))
         (root / "README.md").write_text(_readme(stages))
-        (root / PROVENANCE).write_text(as_text(_provenance(stages)))
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(root, out)
+        (root / PROVENANCE).write_text(as_text(_provenance(stages, root)))
+        before = Path(scratch) / "before"
+        before.mkdir()
+        put_in_place({out: root}, before)
     return [out / name for name in sorted(made)]
 
 
@@ -94,12 +95,21 @@ def left_out(cascade: Path) -> list[str]:
 
 
 def _check_out(out: Path, *, force: bool) -> None:
-    if not out.exists() or not any(out.iterdir()):
+    empty = out.is_dir() and not out.is_symlink() and not any(out.iterdir())
+    if empty or not os.path.lexists(out):
         return
     if not force:
         raise UserError(f"--out {out}: is there; name another folder, or add --force")
     if not (out / INDEX).is_file():
         raise UserError(f"--out {out}: is no pipeline of diffusers, so it stays; name another")
+    try:
+        exported = json_text.read_object(out / PROVENANCE).get("exported")
+    except (OSError, ValueError):
+        exported = None
+    files = exported.get("files") if isinstance(exported, dict) else None
+    if not isinstance(files, list):
+        raise UserError(f"--out {out}: is no export of unclip, so it stays; name another folder")
+    require_only(out, {str(name) for name in files} | {PROVENANCE}, option="--out ")
 
 
 def _network(stage: Stage) -> Any:
@@ -164,8 +174,12 @@ def _readme(stages: dict[str, Stage]) -> str:
     return "\n".join(["---", *head, "---", "", body, ""])
 
 
-def _provenance(stages: dict[str, Stage]) -> dict[str, Any]:
-    """Where each stage is from, and how its sampler is set, which `unclip import` reads back."""
+def _provenance(stages: dict[str, Stage], root: Path) -> dict[str, Any]:
+    """Where each stage is from, and how its sampler is set, which `unclip import` reads back.
+
+    With the names of the files below ``root``: a later export replaces no others.
+    """
+    files = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
     told = {}
     for kind, stage in stages.items():
         own = stage.artifact.provenance
@@ -181,4 +195,4 @@ def _provenance(stages: dict[str, Stage]) -> dict[str, Any]:
             }
         if hasattr(stage.experiment, "sampler"):
             told[kind]["sampler"] = dataclasses.asdict(stage.experiment.sampler)
-    return {"exported": {"by": f"unclip {unclip.__version__}", "stages": told}}
+    return {"exported": {"by": f"unclip {unclip.__version__}", "stages": told, "files": files}}

@@ -65,7 +65,7 @@ def _cached(spec: str, repository: str, revision: str | None, error: Exception) 
         folder = _snapshot(repository, revision)
     except Exception:
         raise UserError(
-            f"{spec}: cannot be reached and is not in the cache ({_line(error)}); go online once, "
+            f"{spec}: cannot be reached and is not in the cache ({_why(error)}); go online once, "
             "or give a folder with its files"
         ) from None
     source = local(Path(folder))
@@ -95,6 +95,15 @@ def _hub() -> Any:
     import huggingface_hub
 
     return huggingface_hub
+
+
+def _why(error: Exception) -> str:
+    """The client's own line speaks of a setting that `downloads` has made."""
+    from huggingface_hub import constants, errors
+
+    if not isinstance(error, errors.OfflineModeIsEnabled):
+        return _line(error)
+    return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub does not answer"
 
 
 def _line(error: Exception) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.common.hashing import file_sha256
+from unclip.common.replacing import put_in_place, require_only
 from unclip.common.terminal import say
 from unclip.embeddings.clip import fingerprint_of
 from unclip.stages import registry
@@ -77,8 +78,12 @@ def import_weights(
     check_together([each for each, _ in found])
     targets = {each.stage: out / registry.STAGES[each.stage].kind for each, _ in found}
     for target in targets.values():
-        if target.exists() and not force:
-            raise UserError(f"--out {out}: {target} is there; name another folder, or add --force")
+        if os.path.lexists(target):
+            if not force:
+                raise UserError(
+                    f"--out {out}: {target} is there; name another folder, or add --force"
+                )
+            require_only(target, (*artifacts.FILES, *artifacts.MORE), option="--out ")
     check_revisions(out, found, set(targets.values()))
     choose_embeddings(out, [each for each, _ in found], set(targets.values()))
     fingerprint = fingerprint_there(out, found)
@@ -94,13 +99,13 @@ def import_weights(
         if not out.exists():
             folder.rename(out)  # at once
         else:
-            for target in targets.values():
-                if target.exists():
-                    shutil.rmtree(target)
-                (folder / target.name).rename(target)
+            before = Path(scratch) / "before"
+            before.mkdir()
+            put_in_place({each: folder / each.name for each in targets.values()}, before)
     if CLIP not in targets and not (out / CLIP).is_dir():
         say(
-            "unclip: no CLIP among them, without which nothing can be sampled; add --clip SOURCE",
+            "unclip: there is no CLIP, which sampling needs; add the one that the stages were "
+            f"trained with by `unclip import CLIP --out {out}`",
             error=True,
         )
     return list(targets.values())

@@ -25,8 +25,8 @@ _PREDICTIONS: dict[str, PredictionKind] = {"sample": "x0", "epsilon": "eps", "v_
 _VARIANCES: dict[str, Any] = {"fixed_small_log": "fixed_small"}
 _LEARNED: dict[str, Any] = {"learned_range": "learned_range"}  # of networks of images alone
 
-LAYERS = 1_000
-"""More of them no network has; a configuration that says so would be built for hours."""
+LAYERS, BLOCKS = 1_000, 32
+"""Of a transformer, of a level of a U-Net: more no network has, and would be built for hours."""
 
 
 class Settings:

@@ -76,6 +76,11 @@ class Components:
                 )
             if file not in self.source.names:
                 raise UserError(f"{self.source.where(file)}: is missing; fetch the folder again")
+            if folder in self.configs and (own := class_of(self.configs[folder])) != cls:
+                raise UserError(
+                    f"{self.source.where(file)}: _class_name={str(own)[:60]!r}: {where} says "
+                    f"{cls}; fetch both again"
+                )
         if not any(
             class_of(c) in (PRIOR, DECODER, UPSAMPLER, TEXT_PROJ, *CLIPS)
             for c in self.configs.values()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from unclip.weights.settings import LAYERS, Settings
+from unclip.weights.settings import BLOCKS, Settings
 
 DOWN = {"ResnetDownsampleBlock2D": False, "SimpleCrossAttnDownBlock2D": True}
 UP = {"ResnetUpsampleBlock2D": False, "SimpleCrossAttnUpBlock2D": True}
@@ -45,7 +45,7 @@ def shape_of(s: Settings, down: Mapping[str, bool], up: Mapping[str, bool]) -> d
         "levels": levels,
         "channels": widths[0],
         "multiples": [w // widths[0] for w in widths],
-        "blocks": s.get("layers_per_block", int, most=LAYERS),
+        "blocks": s.get("layers_per_block", int, most=BLOCKS),
         "dropout": s.get("dropout", float, 0.0),
         "norm_groups": s.get("norm_num_groups", int, 32),
         "time": s.choice(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unclip.common.artifacts import MERGES
+from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.diffusion.config import FAST27, GuidedSamplerConfig, ImageDiffusionConfig
 from unclip.embeddings.gpt2 import Gpt2Tokenizer, ready
@@ -23,12 +23,11 @@ from unclip.stages.upsampler.config import (
 from unclip.weights.found import Found
 from unclip.weights.maps.glide import glide
 from unclip.weights.originals.unet import State, shape_of, unet_shape
-from unclip.weights.reading.folders import Source
+from unclip.weights.reading.folders import MERGES, Source
 from unclip.weights.settings import SCHEDULES, Settings, clamp
 
 KINDS = {3: "base", 6: "upsample", 7: "base_inpaint", 10: "upsample_inpaint"}
 """By the channels that the first convolution takes."""
-BESIDE = ("merges.txt", "vocab.bpe")  # GPT-2's names of its merges
 
 
 def kind_of(state: State, where: str) -> str:
@@ -72,7 +71,7 @@ def network(
         "image_size": size,
         "inpaint": inpaints,
         "tokenizer": "gpt2",
-        "merges": MERGES,
+        "merges": artifacts.MERGES,
         "text": text,
     }
     experiment: DecoderExperiment | UpsamplerExperiment
@@ -101,7 +100,7 @@ def network(
             diffusion=diffusion,
             sampler=GuidedSamplerConfig(sampler="ddpm", steps=100, guidance=guidance, **clamp(1.0)),
         )
-    return Found(where, experiment, glide, lambda: state, files={MERGES: merges})
+    return Found(where, experiment, glide, lambda: state, files={artifacts.MERGES: merges})
 
 
 def merges_beside(source: Source, folder: str, given: Path | None, where: str) -> Path:
@@ -113,7 +112,7 @@ def merges_beside(source: Source, folder: str, given: Path | None, where: str) -
     if given is not None:
         return given
     for name in source.inside(folder):
-        if name.rpartition("/")[2] in BESIDE:
+        if name.rpartition("/")[2] in MERGES:
             return source.path(name)
     raise UserError(
         f"{where}: GLIDE reads captions by GPT-2's merges, which are not beside it; add --merges "

@@ -15,7 +15,8 @@ from unclip.common.errors import UserError
 from unclip.weights.reading.tensors import ENDINGS, SAFE, read_file, state_of
 
 MOST_FILES = 2_000
-BESIDE = ("config.json", "prior_config.json", "merges.txt", "vocab.bpe")
+MERGES = ("merges.txt", "vocab.bpe")  # GPT-2's, by the names that its own files have
+BESIDE = ("config.json", "prior_config.json", *MERGES)
 """What belongs to a single file of weights next to it: its configuration, GPT-2's merges."""
 _SHARD = re.compile(r"-\d+-of-\d+\.")
 _INDEX = ".index"
@@ -29,6 +30,7 @@ class Source:
         names: Relative, with slashes.
         fetch: The path of a file on this disk.
         origin: Where it comes from, for provenance: source, revision, licence.
+        base: What errors about one file begin with, if not ``label``.
     """
 
     def __init__(
@@ -37,7 +39,9 @@ class Source:
         names: Iterable[str],
         fetch: Callable[[str], Path],
         origin: dict[str, Any],
+        base: str = "",
     ):
+        self._base = base or label
         self.label, self.names, self._fetch, self.origin = label, sorted(names), fetch, origin
         self.used: dict[str, Path] = {}
 
@@ -55,7 +59,7 @@ class Source:
 
     def where(self, name: str) -> str:
         """How errors about a file begin."""
-        return f"{self.label}/{name}" if name else self.label
+        return f"{self._base}/{name}" if name else self.label
 
     def folders(self) -> list[str]:
         """Those with files, the source's own as an empty text."""
@@ -154,7 +158,7 @@ def local(path: Path) -> Source:
     def fetch(name: str) -> Path:
         return files[name]
 
-    source = Source(str(path), files, fetch, origin)
+    source = Source(str(path), files, fetch, origin, base=str(folder))
     used = {revisions[name] for name in files if name in revisions}
     if len(used) > 1:
         one, two, *_ = sorted(used)
