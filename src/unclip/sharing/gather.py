@@ -123,8 +123,7 @@ def _cascade(run: str, stages: dict[str, Path], *, weights: bool, licence: str) 
         artifacts.expect(artifact, registry.of_kind(bundle.kind_of(name)), key=name)
     clip = load_clip(str(stages["clip"]))
     for name, artifact in list(found.items()):
-        if registry.STAGES[artifact.stage].parents:
-            check_embedding(artifact, clip, key=name)
+        check_embedding(artifact, clip, key=name)
         needs_pca = isinstance(artifact.config.get("pca"), str)
         given = found["pca"].sha256 if "pca" in found else None
         if needs_pca and artifact.provenance["parents"].get("pca") != given:
