@@ -107,7 +107,7 @@ def test_training_shows_the_network_the_empty_caption_where_a_text_is_dropped(
     words = [f"clip={cascade / 'clip'}", "model.null_text=caption", "drop_text=0.5"]
     words += [f"pca={cascade / 'pca'}"] if kind == "ar_prior" else []
     resolved = load_experiment(str(minute_experiment(kind)), [*words, "data.batch_size=32"])
-    data, stage = assemble(resolved, parents(resolved))
+    data, stage, _ = assemble(resolved, parents(resolved))
     pair = stage.encode(next(iter(data.train_dataloader())))
     seen = {}
 

@@ -225,7 +225,7 @@ def torchrun(processes, *arguments):
 
 def by_hand(resolved, steps, processes):
     """Losses of SAM per replica, each replica's weights a leaf of one process's graph."""
-    data, stage = assemble(resolved, Parents(None, None))
+    data, stage, _ = assemble(resolved, Parents(None, None))
     net, made = stage.net.train(), stage.configure_optimizers()
     optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
     loader = data.train_dataloader()

@@ -16,8 +16,9 @@ def inputs_of(resolved: ResolvedExperiment) -> list[str | Path]:
     for key, value in leaves(config.get("data", {})):
         if key.split(".")[-1] in ("source", "embeddings") and value not in (None, *BUILT_IN):
             found.append(value)
-    for kind in resolved.stage.parents:
-        found += [config[kind], newest_artifact(config[kind], resolved.config.run.root) or ""]
+    for spec in [*(config[kind] for kind in resolved.stage.parents), config.get("init")]:
+        if spec is not None:
+            found += [spec, newest_artifact(spec, resolved.config.run.root) or ""]
     return found
 
 

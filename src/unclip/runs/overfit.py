@@ -22,6 +22,7 @@ from unclip.common.errors import UserError
 from unclip.common.fields import leaves
 from unclip.config.load import OVERRIDE, ResolvedExperiment
 from unclip.data.batches import UpsamplerBatch
+from unclip.runs import init
 from unclip.runs.parents import parents
 from unclip.runs.train import assemble, make_parent
 from unclip.training.callbacks import ProgressLines
@@ -67,8 +68,9 @@ def check(resolved: ResolvedExperiment, *, with_parents: bool = False) -> str:
     """
     if resolved.stage.trains:  # `parents` says what is wrong otherwise
         _simplify_unless_typed(resolved)
-    depends_on = parents(resolved, make=make_parent if with_parents else None)
-    data, stage = assemble(resolved, depends_on)
+    make = make_parent if with_parents else None
+    depends_on = parents(resolved, make=make)._replace(init=init.find(resolved, make=make))
+    data, stage, _ = assemble(resolved, depends_on)
     batch = choose(data)
     began = time.perf_counter()
     watch = _fit(stage, batch)

@@ -37,6 +37,7 @@ class Parents(NamedTuple):
 
     clip: str | None = None
     pca: str | None = None
+    init: str | None = None  # what training begins from
 
 
 Make = Callable[[ResolvedExperiment], Path]

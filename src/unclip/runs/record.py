@@ -10,6 +10,7 @@ from data_modules.base import StageData
 from unclip.common import artifacts
 from unclip.config.load import ResolvedExperiment
 from unclip.embeddings.clip import FrozenClip
+from unclip.runs.init import Begun
 from unclip.runs.parents import Parents
 from unclip.tracking import provenance, wandb
 from unclip.tracking.tracker import Tracker
@@ -33,17 +34,24 @@ def tracked_run(
 
 
 def origin_of_run(
-    resolved: ResolvedExperiment, depends_on: Parents, clip: FrozenClip | None, data: StageData
+    resolved: ResolvedExperiment,
+    depends_on: Parents,
+    clip: FrozenClip | None,
+    data: StageData,
+    begun: Begun | None = None,
 ) -> dict[str, Any]:
     """How the run comes to be, for its provenance.json."""
     trainer = resolved.config.trainer
     fingerprints = {} if clip is None else {"clip": clip.fingerprint}
     if depends_on.pca is not None:
         fingerprints["pca"] = artifacts.describe(depends_on.pca, key="pca").sha256
-    return provenance.collect(
+    if begun is not None:
+        fingerprints["init"] = begun.sha256
+    found = provenance.collect(
         experiment=resolved.name,
         seed=trainer.seed,
         processes=processes_started() or trainer.processes,
         data_fingerprint=data.splits.train.fingerprint(),
         parents=fingerprints,
     )
+    return found if begun is None else {**found, "init": begun.as_json()}

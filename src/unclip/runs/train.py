@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 
@@ -17,6 +17,7 @@ from unclip.common.terminal import say
 from unclip.config.load import ResolvedExperiment
 from unclip.data.loader import local_batch_size
 from unclip.nn import attention
+from unclip.runs import init
 from unclip.runs.finish import SamplesAtEnd, finish, restoring
 from unclip.runs.fit import fit
 from unclip.runs.folders import acquire_run, folder_to_resume, shared, shared_folder
@@ -82,7 +83,10 @@ def train(
         size, accumulate = resolved.config.data.batch_size, trainer.accumulate
         local_batch_size(size, world=trainer.processes, accumulate=accumulate)  # refuses a rest
         own = None if along else stack.enter_context(acquire_run(resolved, resume=old, force=force))
-        depends_on = parents(resolved, make=make_parent if with_parents else None)
+        make = make_parent if with_parents else None
+        depends_on = parents(resolved, make=make)
+        if resumed is None:
+            depends_on = depends_on._replace(init=init.find(resolved, make=make))
         determinism.pin_threads(trainer)
         folder = along or own.folder  # type: ignore[union-attr]
         stack.enter_context(shared(folder))  # Lightning's further processes run the same command
@@ -91,8 +95,10 @@ def train(
             checkpoint = newest_whole(folder, say=own is not None)
             check_length(checkpoint, trainer.max_steps)
         stack.enter_context(determinism.apply(trainer))
-        data, stage = assemble(resolved, depends_on, resumed=checkpoint is not None)
-        origin = origin_of_run(resolved, depends_on, stage.clip, data)
+        data, stage, begun = assemble(resolved, depends_on, resumed=checkpoint is not None)
+        if checkpoint is not None:
+            begun = init.recorded(folder)
+        origin = origin_of_run(resolved, depends_on, stage.clip, data, begun)
         if resumed is not None and checkpoint is not None:
             check_same(checkpoint, folder, resolved.config, origin)
             noted = {"step": step_of(checkpoint), "changed": resumed.changed}
@@ -100,6 +106,8 @@ def train(
             stack.enter_context(own.start(resolved, origin, **noted))
             resuming = f", resuming {checkpoint.name}" if checkpoint else ""
             say(f"{resolved.name}: {folder}{resuming}")
+            if begun is not None and checkpoint is None:
+                say(begun.line(), error=True)
             for line in resume_notes(typed, resumed) if resumed else ():
                 say(line, error=True)
             if sys.stderr.isatty() and not resolved.config.tracking.wandb:
@@ -113,9 +121,17 @@ def train(
         return _fit(resolved, stage, data, folder, checkpoint, tracker, about)
 
 
+class Assembled(NamedTuple):
+    """What a run trains, and on what."""
+
+    data: StageData
+    stage: Stage
+    begun: init.Begun | None  # of the weights that it begins from
+
+
 def assemble(
     resolved: ResolvedExperiment, depends_on: Parents, *, resumed: bool = False
-) -> tuple[StageData, Stage]:
+) -> Assembled:
     """Data and stage of an experiment; sizes that its parents decide are filled in.
 
     ``resumed`` says that the stage will load a checkpoint.
@@ -128,9 +144,14 @@ def assemble(
     data = resolved.stage.data_module(experiment, loaded.clip)
     data.setup()
     stage = resolved.stage.build_stage(experiment, loaded)
-    if not resumed:
+    if resumed:
+        return Assembled(data, stage, None)
+    begun = None
+    if depends_on.init is not None:
+        begun = init.begin(resolved, stage, depends_on.init, loaded)
+    if begun is None or {*stage.fitted} & {*begun.new}:
         stage.prepare(data, device_of(experiment.trainer.accelerator))
-    return data, stage
+    return Assembled(data, stage, begun)
 
 
 def _fit(

@@ -18,6 +18,7 @@ from unclip.config.load import ResolvedExperiment, load_experiment
 from unclip.sharing import bounds
 from unclip.sharing.layout import (
     EXPERIMENT,
+    INIT,
     METRICS,
     OTHER_PCA,
     PARENTS,
@@ -95,7 +96,7 @@ class Bundle:
 
 
 def role(parent: str) -> str:
-    """How a bundle's experiment names the ``parent`` (clip, pca) that is inside."""
+    """How a bundle's experiment names a ``parent`` (clip, pca; init) by its role."""
     return f"parents/{parent}"
 
 
@@ -192,7 +193,7 @@ def _check_settings(name: str, experiment: ResolvedExperiment, *, cascade: bool)
     if name != RUN and stage not in allowed:
         wanted = article(" or ".join(allowed))
         raise ValueError(f"stage: is {article(stage)}, {wanted} is needed")
-    for parent in PARENTS:
+    for parent in (*PARENTS, INIT):
         inside = role(parent)
         spec = getattr(settings, parent, inside)  # a section of that name is none
         if (

@@ -22,6 +22,7 @@ from unclip.sharing.layout import (
     CARD,
     CASCADE_VERSION,
     EXPERIMENT,
+    INIT,
     MANIFEST,
     MAX_SAMPLES,
     METRICS,
@@ -216,7 +217,7 @@ def _part(begin: str, artifact: artifacts.Artifact, *, weights: bool) -> Content
     """Experiment, provenance and artifact, below ``begin``."""
     experiment = public_tree(artifact.config)
     experiment["run"], experiment["tracking"] = vars(RunConfig()), vars(TrackingConfig())
-    for parent in PARENTS:
+    for parent in (*PARENTS, INIT):
         spec = experiment.get(parent)  # a section of that name is none
         if isinstance(spec, str) and not spec.startswith("open_clip:"):
             experiment[parent] = bundle.role(parent)

@@ -35,6 +35,7 @@ METRICS, SUMMARY = "metrics.jsonl", "summary.json"
 WEIGHTS = "artifact/weights.safetensors"
 RUN = "run"
 PARENTS = ("clip", "pca")
+INIT = "init"  # the weights that a run began from are never inside: their checksum names them
 OTHER_PCA = "parents/pca"  # in a cascade
 MAX_FILES = 256
 MAX_SAMPLES = 8

@@ -18,15 +18,16 @@ from unclip.common.errors import UserError
 from unclip.common.fields import leaves
 from unclip.common.hashing import file_sha256
 from unclip.common.inputs import require_apart
-from unclip.config.load import parse_override
+from unclip.config.load import ResolvedExperiment, parse_override
 from unclip.data.config import BUILT_IN
+from unclip.runs import init
 from unclip.sharing import bundle as bundles
 from unclip.sharing import compare, resumes
-from unclip.sharing.bundle import Bundle
+from unclip.sharing.bundle import Bundle, BundleEntry, role
 from unclip.sharing.compare import MetricRow
 from unclip.sharing.environment import Difference, differences
 from unclip.sharing.fetch import fetch
-from unclip.sharing.layout import MANIFEST, METRICS, PARENTS, RUN
+from unclip.sharing.layout import INIT, MANIFEST, METRICS, PARENTS, RUN
 from unclip.sharing.reading import Refused, metric_rows
 from unclip.sharing.rerun import PLACES, Again, Command, refuse_ours
 from unclip.stages.clip.part import load as load_clip
@@ -131,6 +132,8 @@ def check(again: Again, place: str, *, rtol: float = compare.RTOL) -> Report:
         parts = {name: again.resolved(name) for name in again.bundle.parts}
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
+    for name in again.names():
+        _check_init(again.bundle.parts[name], parts[name], place)
     for name in PARENTS:
         if again.inside(name) and _parent_row(again, name).verdict != compare.IDENTICAL:
             raise Refused(place, f"parents/{name}", f"is not the {name} that the run depends on")
@@ -140,6 +143,29 @@ def check(again: Again, place: str, *, rtol: float = compare.RTOL) -> Report:
     run = again.bundle.run
     bent = resumes.bent(run.provenance, run.experiment.as_dict())
     return Report(place, rtol, again.changed(), found, resumed, extended, bent)
+
+
+def _check_init(part: BundleEntry, now: ResolvedExperiment, place: str) -> None:
+    """Refuse to make a run again without the weights that it began from."""
+    if getattr(part.experiment.config, INIT, None) is None:
+        return
+    wanted = str(part.provenance["parents"].get(INIT))
+    if part.name != RUN and now.config.init == role(INIT):
+        raise Refused(
+            place, part.name, f"began from other weights ({wanted[:12]}); share it with weights"
+        )
+    if now.config.init == role(INIT):
+        source = str(part.provenance.get(INIT, {}).get("source"))[:100]
+        raise UserError(
+            f"{place}: the run began from other weights ({wanted[:12]}, of {source}); give "
+            f"{INIT}=PATH, the artifact, run or imported cascade that has them"
+        )
+    found = artifacts.describe(str(init.find(now)), key=INIT).sha256
+    if found != wanted:
+        raise UserError(
+            f"{INIT}={now.config.init}: has other weights ({found[:12]}) than the run began from "
+            f"({wanted[:12]}); name those"
+        )
 
 
 def place(bundle: Bundle, place: str, overrides: list[str], folder: Path) -> Bundle:

@@ -22,7 +22,7 @@ from unclip.sharing.sources import check_sources
 Command = Callable[[list[str], Mapping[str, str]], None]
 """Runs `unclip` with these words and environment variables; raises `UserError` if it fails."""
 
-PLACES = ("clip", "pca", "data.source", "data.embeddings")
+PLACES = ("clip", "pca", "init", "data.source", "data.embeddings")
 _MACHINE = ("trainer.devices", "trainer.nodes", "trainer.threads")  # what is typed holds for all
 _OURS = ("run", "tracking", "stage", "about")
 

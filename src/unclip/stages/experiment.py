@@ -98,6 +98,10 @@ class Experiment(BaseExperiment):
 
     averages: ClassVar[bool] = False  # whether it has a section `ema`
 
+    init: str | None = (
+        None  # artifact, run, experiment or cascade whose weights training begins from
+    )
+    init_skip: list[str] = field(default_factory=list)  # patterns of weights that begin anew
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
 
@@ -117,6 +121,13 @@ class Experiment(BaseExperiment):
             self.optim.name == "adamw" or self.trainer.strategy != "fsdp",
             "optim.name",
             "must be adamw with trainer.strategy=fsdp: Muon needs whole matrices",
+        )
+        require(self.init != "", "init", "must name weights, or be null")
+        require(
+            not self.init_skip or self.init is not None, "init_skip", "has no effect without init"
+        )
+        require(
+            all(self.init_skip), "init_skip", "has an empty pattern; name weights, as unet.out.*"
         )
 
 

@@ -52,6 +52,10 @@ class Stage(L.LightningModule):
     """
 
     monitor: ClassVar[Monitor]
+    fitted: ClassVar[tuple[str, ...]] = ()  # the weights that `prepare` sets
+    exported: ClassVar[str] = (
+        ""  # the submodule whose weights are exported; "" is the whole network
+    )
     net: nn.Module
     ema: nn.Module | None
 
@@ -259,7 +263,7 @@ class Stage(L.LightningModule):
         """
         strategies.reshard(self.sampling_net)
         found = {}
-        for name, tensor in self.sampling_net.state_dict().items():
+        for name, tensor in self.sampling_net.get_submodule(self.exported).state_dict().items():
             if isinstance(tensor, DTensor):  # offloaded ones meet on the device
                 there: Any = tensor.to(self.trainer.strategy.root_device)
                 tensor = there.full_tensor()

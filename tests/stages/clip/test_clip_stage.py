@@ -145,7 +145,7 @@ def test_the_temperature_is_capped_and_comes_down_again(minute_experiment, tmp_p
 
 def test_an_optimizer_step_upwards_ends_at_the_cap(minute_experiment, tmp_path):
     resolved = load_experiment(str(minute_experiment("clip")), [f"run.dir={tmp_path}"])
-    _, stage = assemble(resolved, Parents())
+    _, stage, _ = assemble(resolved, Parents())
     nn.init.constant_(stage.net.model.logit_scale, math.log(100.0) + 1)
     stage.net.cap_scale()
     scale = stage.net.scale()

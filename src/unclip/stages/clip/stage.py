@@ -81,6 +81,7 @@ class ClipStage(Stage):
     """Trains a `Clip` of our own shape."""
 
     monitor: ClassVar[Monitor] = Monitor("val/retrieval", "higher")
+    exported: ClassVar[str] = "model"
 
     def __init__(self, experiment: ClipExperiment):
         super().__init__(experiment, build_network(experiment, ParentSizes()))
@@ -207,7 +208,7 @@ class ClipStage(Stage):
 
     def weights(self) -> dict[str, Any]:
         """The open_clip model's own names and shapes."""
-        weights = {name.removeprefix("model."): t for name, t in super().weights().items()}
+        weights = super().weights()
         if "logit_scale" in weights:  # not on all processes
             weights["logit_scale"] = weights["logit_scale"].reshape(())
         return weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from unclip.training.random import StepRandom
 
 class DiffusionPriorStage(PriorStage, DiffusionStage):
     """Trains a `DiffusionPrior` on the embeddings of a frozen CLIP."""
+
+    fitted: ClassVar[tuple[str, ...]] = ("mean", "std")
 
     def __init__(self, experiment: DiffusionPriorExperiment, clip: FrozenClip):
         net = build_network(experiment, LoadedParents(clip).sizes())
