@@ -1,29 +1,18 @@
-"""The work of `unclip embed`: a frozen CLIP goes over a source, shard by shard of what it writes.
-
-A shard covers a fixed span of the source and no batch spans two, so what is in it does not depend
-on processes, loader workers or interruptions.
-"""
+"""The work of `unclip embed`: a frozen CLIP goes over a source, shard by shard."""
 
 from __future__ import annotations
 
 import logging
-import signal
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
-from torch import distributed
-from tqdm import tqdm
 
-from unclip.common.errors import Interrupted, UserError
-from unclip.common.progress import bar_interval
+from unclip.common.errors import UserError
 from unclip.data.config import EmbedConfig
 from unclip.data.embedding_store.writer import EmbeddingShard, Writer, concatenate_shards
 from unclip.data.readers.source import Source
@@ -32,15 +21,10 @@ from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.config import RAW
 from unclip.embeddings.tokens import Tokenizer
 from unclip.runs.embed_data import EmbedBatch, embed_loader
+from unclip.runs.shards import Processes, write_shards
 from unclip.stages.clip.part import load as load_clip
-from unclip.training.checkpoint_callback import STOPPING
-from unclip.training.strategies import processes_started, world_of
-from unclip.training.trainer import quiet
-from unclip.training.world import World
 
 logger = logging.getLogger(__name__)
-
-_PATIENCE = timedelta(days=30)  # in which a process waits for one that has more shards left
 
 
 def embed(
@@ -61,90 +45,22 @@ def embed(
         UserError: Data, CLIP or folder are not as they should be.
         Interrupted: A signal said so; finished shards are kept.
     """
-    quiet()
-    fabric = _launch(config)
-    with _listening(fabric) as stop_if_told:
-        try:
-            frozen = load_clip(clip)
-            frozen.agree(config.embeddings, where=f"--embeddings {config.embeddings}")
-            job = _Job.of(config, frozen)
-            writer = Writer(out, job.header(), job.shards)
-            writer.check(force=force)
-        except UserError as error:
-            raise World.here().exit_for(error) from None
-        _meet(stop_if_told)  # all have looked before one writes
-        todo: list[int] = []
-        if fabric.is_global_zero:
-            writer.prepare(force=force)
-            todo = writer.unfinished()
-        todo = fabric.broadcast(todo)
-        job.clip.model.to(fabric.device)
-        job.clip.model.follows_autocast = True  # of --precision
-        mine = todo[fabric.global_rank :: fabric.world_size]
-        for number, shard in job.encoded(mine, fabric, stop_if_told):
-            writer.write(number, shard)
-        _meet(stop_if_told)
-        return writer.finish() if fabric.is_global_zero else None
 
+    def prepare(fabric: Fabric) -> _Job:
+        frozen = load_clip(clip)
+        frozen.agree(config.embeddings, where=f"--embeddings {config.embeddings}")
+        job = _Job.of(config, frozen, out, fabric)
+        frozen.model.to(fabric.device)
+        frozen.model.follows_autocast = True  # of --precision
+        return job
 
-def _launch(config: EmbedConfig) -> Fabric:
-    """Join the process group; rank 0 spawns the rest unless a launcher did."""
-    world = world_of(config.devices, config.nodes, config.accelerator, prefix="--")
-    fabric = Fabric(
+    processes = Processes(
         accelerator=config.accelerator,
         devices=config.devices,
-        num_nodes=config.nodes,
-        # gloo, because all that is exchanged is a list of numbers.
-        strategy=DDPStrategy(process_group_backend="gloo", timeout=_PATIENCE)
-        if world > 1
-        else "auto",
+        nodes=config.nodes,
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
     )
-    fabric.launch()
-    return fabric
-
-
-@contextmanager
-def _listening(fabric: Fabric) -> Iterator[Callable[[], None]]:
-    """What is to be called now and then, because it raises `Interrupted` once a signal has come.
-
-    When an error ends the block, the processes that this one has started end too.
-    """
-    heard: list[int] = []
-
-    def hear(number: int, frame: Any) -> None:
-        if heard and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice
-        heard.append(number)
-
-    def stop_if_told() -> None:
-        if heard:
-            name = signal.Signals(heard[0]).name
-            line = f"{name}: finished shards are kept; run the same command to make the others"
-            raise World.here().exit_for(Interrupted(line))
-
-    started = processes_started() is None and fabric.global_rank > 0
-    before = {n: signal.signal(n, signal.SIG_IGN if started else hear) for n in STOPPING}
-    try:
-        yield stop_if_told
-    except BaseException:
-        for process in getattr(fabric.strategy.launcher, "procs", ()):
-            process.kill()  # what it writes appears at once or not at all
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _meet(stop_if_told: Callable[[], None]) -> None:
-    """Wait for the other processes, but not for ever when told to stop."""
-    if not distributed.is_initialized():
-        return
-    all_here = distributed.barrier(async_op=True)
-    while not all_here.is_completed():
-        stop_if_told()
-        time.sleep(0.05)
-    all_here.wait()
+    return write_shards(processes, prepare, force=force)
 
 
 @dataclass(frozen=True)
@@ -155,17 +71,26 @@ class _Job:
     clip: FrozenClip
     source: Source
     samples: int
+    out: Path
+    fabric: Fabric
+    title = "embedding"
+    unit = "sample"
 
     @classmethod
-    def of(cls, config: EmbedConfig, clip: FrozenClip) -> _Job:
+    def of(cls, config: EmbedConfig, clip: FrozenClip, out: Path, fabric: Fabric) -> _Job:
         data = config.data
         size = clip.model.image_size
         source = open_source(data.source, data, image_size=size, split="all")
-        return cls(config, clip, source, min(len(source), data.limit or len(source)))
+        return cls(config, clip, source, min(len(source), data.limit or len(source)), out, fabric)
 
-    @property
-    def shards(self) -> int:
-        return -(-self.samples // self.config.shard_size)
+    @cached_property
+    def folder(self) -> Writer:
+        """Where the shards go."""
+        return Writer(self.out, self.header(), -(-self.samples // self.config.shard_size))
+
+    def size(self, number: int) -> int:
+        """Samples of a shard."""
+        return sum(map(len, self._batches(number)))
 
     def header(self) -> dict[str, Any]:
         """What decides the content of the shards, and where it came from."""
@@ -188,8 +113,8 @@ class _Job:
             "dtype": config.dtype,
         }
 
-    def encoded(
-        self, numbers: list[int], fabric: Fabric, stop_if_told: Callable[[], None]
+    def contents(
+        self, numbers: list[int], tick: Callable[[int], None]
     ) -> Iterator[tuple[int, EmbeddingShard]]:
         """The shards of ``numbers``; one loader for all of them, so that its workers never idle.
 
@@ -209,30 +134,21 @@ class _Job:
                 tokenize=Tokenizer(model.context),
             )
         )
-        with tqdm(
-            total=sum(map(len, batches)),
-            desc="embedding",
-            unit="sample",
-            disable=not fabric.is_global_zero,
-            mininterval=bar_interval(),
-            delay=1,
-        ) as bar:
-            for number in numbers:
-                parts: list[EmbeddingShard] = []
-                for span in spans[number]:
-                    stop_if_told()
-                    batch = next(loaded)
-                    parts.append(self._part(batch, fabric))
-                    if batch.problems:
-                        skipped = sum(part.skipped for part in parts)
-                        self._judge(batch.problems, skipped, sum(map(len, spans[number])))
-                    bar.update(len(span))
-                yield number, concatenate_shards(parts)
+        for number in numbers:
+            parts: list[EmbeddingShard] = []
+            for span in spans[number]:
+                batch = next(loaded)
+                parts.append(self._part(batch))
+                if batch.problems:
+                    skipped = sum(part.skipped for part in parts)
+                    self._judge(batch.problems, skipped, sum(map(len, spans[number])))
+                tick(len(span))
+            yield number, concatenate_shards(parts)
 
     @torch.no_grad()
-    def _part(self, batch: EmbedBatch, fabric: Fabric) -> EmbeddingShard:
+    def _part(self, batch: EmbedBatch) -> EmbeddingShard:
         """What a batch adds to its shard."""
-        model, dtype = self.clip.model, self.config.dtype
+        model, dtype, fabric = self.clip.model, self.config.dtype, self.fabric
         z_i = z_t = torch.empty(0, model.embed_dim)
         if batch.images is not None:
             tokens = batch.clip_tokens.to(fabric.device).split(self.config.data.batch_size)

@@ -5,19 +5,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
-BEGUN = "begun.json"  # what a run of `unclip embed` was told; the manifest comes when it is done
 # As clip-retrieval writes them.
 IMAGES = "img_emb"  # float16 or float32 [N, D], unit or raw as the manifest says
 TEXTS = "text_emb"  # the same
@@ -63,33 +58,3 @@ def write_array(path: Path, array: np.ndarray) -> None:
     """Write a .npy, all at once."""
     with atomic_write(path) as part, part.open("wb") as file:
         np.save(file, array, allow_pickle=False)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a .json, all at once."""
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The content of a file that `write_json` wrote; None where there is none.
-
-    Raises:
-        UserError: It is damaged, or of another version.
-    """
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text())
-        version = content["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: damaged ({type(error).__name__}: {error}); copy it again, or "
-            "run `unclip embed` again with --force"
-        ) from None
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"{path}: format version {version}, this unclip reads {FORMAT_VERSION}; use the unclip "
-            "that wrote it"
-        )
-    return content

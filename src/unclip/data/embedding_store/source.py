@@ -12,20 +12,18 @@ import numpy as np
 from unclip.common.errors import UserError
 from unclip.data.embedding_store.arrays import check_counts, open_derived, open_shards
 from unclip.data.embedding_store.layout import (
-    BEGUN,
     IMAGES,
     KEYS,
-    MANIFEST,
     METADATA,
     TEXTS,
     TOKENS,
     files_of,
-    read_json,
 )
 from unclip.data.embedding_store.metadata import Metadata
 from unclip.data.files import cache_folder
 from unclip.data.keys import key_hashes
 from unclip.data.readers.source import digest
+from unclip.data.shard_folder import BEGUN, MANIFEST, read_json
 from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.config import RAW, UNIT
 from unclip.embeddings.tokens import Tokenizer
@@ -99,7 +97,7 @@ class EmbeddingSource:
 
     def _read_manifest(self) -> None:
         """Which CLIP they are of and whether they are unit or raw, where the folder tells."""
-        manifest = read_json(self.path / MANIFEST)
+        manifest = read_json(self.path / MANIFEST, "unclip embed")
         if manifest is None:
             return
         try:
