@@ -102,6 +102,12 @@ def _revisions(f):
         (notes / name / f"{WEIGHTS}.metadata").write_text(f"{k}abcdef\netag\n1.0\n")
 
 
+def _another_scheduler(f):
+    index = json.loads((f / "model_index.json").read_text())
+    index |= {"prior_scheduler": ["diffusers", "DDPMScheduler"]}
+    (f / "model_index.json").write_text(json.dumps(index))
+
+
 def _latent(f):
     index = json.loads((f / "model_index.json").read_text())
     (f / "model_index.json").write_text(json.dumps(index | {"vae": ["diffusers", "VQModel"]}))
@@ -128,6 +134,7 @@ def _latent(f):
         (_escape, ("index.json", "../../outside.safetensors")),
         (_link, ("prior/" + WEIGHTS, "symbolic link")),
         (_revisions, ("different revisions", "0abcdef", "1abcdef")),
+        (_another_scheduler, ("model_index.json", "prior_scheduler=DDPMScheduler")),
         (_latent, ("model_index.json", "vae=VQModel")),
     ],
 )

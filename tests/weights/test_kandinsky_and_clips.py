@@ -238,6 +238,9 @@ def test_kandinskys_padding_embedding_has_no_place(tmp_path, capsys):
         (lambda c: c["text_config"].update(num_hidden_layers=10**6), "num_hidden_layers=1000000"),
         (lambda c: c["vision_config"].update(num_attention_heads=3), "num_attention_heads=3"),
         (lambda c: c["vision_config"].update(hidden_act="gelu"), "gelu in the other"),
+        (lambda c: c["text_config"].update(eos_token_id=49405), "eos_token_id=49405"),
+        (lambda c: c.update(text_config_dict={"hidden_act": "relu"}), "hidden_act=relu"),
+        (lambda c: c.update(vision_config_dict={"num_attention_heads": 5}), "attention_heads=5"),
     ],
 )
 def test_a_clip_of_another_kind_is_one_line(tmp_path, capsys, edit, says):

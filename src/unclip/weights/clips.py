@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unclip.common.errors import UserError
-from unclip.embeddings.tokens import VOCABULARY
+from unclip.embeddings.tokens import END_OF_TEXT, VOCABULARY
 from unclip.stages.clip.config import ClipConfig, ClipExperiment
 from unclip.weights.found import Found
 from unclip.weights.maps import clip as clip_map
@@ -21,9 +21,9 @@ LOG_SCALE = (
 )
 _ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu"}
 _NOTES = (
-    "architectures", "attention_dropout", "bos_token_id", "dropout", "dtype", "eos_token_id",
-    "initializer_factor", "initializer_range", "logit_scale_init_value", "model_type",
-    "pad_token_id", "torch_dtype", "transformers_version",
+    "architectures", "attention_dropout", "bos_token_id", "dropout", "dtype", "initializer_factor",
+    "initializer_range", "logit_scale_init_value", "model_type", "pad_token_id", "torch_dtype",
+    "transformers_version",
 )  # fmt: skip
 
 
@@ -44,7 +44,9 @@ def from_transformers(
     joint, halves, lacks = bool(folders["both"]), [configs[folder] for folder in used], ""
     dim = Settings(halves[0], where).get("projection_dim", int, 512)
     if joint:
-        halves = [halves[0].get(f"{half}_config") or {} for half in ("text", "vision")]
+        # Files of before transformers 4.26 may have the values that count in a second section.
+        named = [(f"{half}_config_dict", f"{half}_config") for half in ("text", "vision")]
+        halves = [halves[0].get(counts) or halves[0].get(plain) or {} for counts, plain in named]
         if not all(isinstance(half, dict) for half in halves):
             raise UserError(f"{where}: text_config: is no section; fetch the file again")
     config = ClipConfig(embeddings="raw")
@@ -97,6 +99,7 @@ def _text(values: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
         "context": s.get("max_position_embeddings", int, 77),
     }
     s.fixed(vocab_size=VOCABULARY, intermediate_size=4 * width, layer_norm_eps=1e-5)
+    s.fixed(eos_token_id=(END_OF_TEXT, 2))  # transformers takes 2 to mean the highest id
     activation = s.choice("hidden_act", _ACTIVATIONS, "quick_gelu")
     s.ignored("projection_dim", *_NOTES)
     return fields, activation

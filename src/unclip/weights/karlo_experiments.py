@@ -37,7 +37,7 @@ def prior_experiment(
         null_text="caption",
     )
     sampler = PriorSamplerConfig(
-        sampler="ddpm", steps=25, guidance=4.0, candidates=1, **chain.sampler
+        sampler="ddpm", steps=steps_of(25, chain), guidance=4.0, candidates=1, **chain.sampler
     )
     return DiffusionPriorExperiment(model=model, diffusion=chain.diffusion, sampler=sampler)
 
@@ -59,7 +59,9 @@ def decoder_experiment(
         unet=unet,
         text=TextEncoderConfig(width=width),
     )
-    sampler = GuidedSamplerConfig(sampler="ddpm", steps=steps, guidance=8.0, **chain.sampler)
+    sampler = GuidedSamplerConfig(
+        sampler="ddpm", steps=steps_of(steps, chain), guidance=8.0, **chain.sampler
+    )
     return DecoderExperiment(model=model, diffusion=chain.diffusion, sampler=sampler)
 
 
@@ -68,5 +70,10 @@ def upsampler_experiment(
 ) -> UpsamplerExperiment:
     """Karlo's kind of upsampler."""
     model = UpsamplerConfig(image_size=size, low_size=low, last_step=last, unet=unet)
-    sampler = UpsamplerSamplerConfig(sampler="ddpm", steps=7, **chain.sampler)
+    sampler = UpsamplerSamplerConfig(sampler="ddpm", steps=steps_of(7, chain), **chain.sampler)
     return UpsamplerExperiment(model=model, diffusion=chain.diffusion, sampler=sampler)
+
+
+def steps_of(published: int, chain: Any) -> int:
+    """As many sampling steps as published, or as the chain has timesteps."""
+    return min(published, chain.diffusion.steps)

@@ -15,13 +15,17 @@ from unclip.diffusion.config import (
 
 Word = TypeVar("Word", bound=str)
 
+SCHEDULER = "UnCLIPScheduler"
+"""The class of the published folders; others have other timesteps and defaults."""
+
 SCHEDULES: dict[str, ScheduleKind] = {
     "squaredcos_cap_v2": "cosine",
     "cosine": "cosine",
     "linear": "linear",
 }
 """Their words for our `diffusion.schedule`."""
-_PREDICTIONS: dict[str, PredictionKind] = {"sample": "x0", "epsilon": "eps", "v_prediction": "v"}
+_BETAS: dict[str, ScheduleKind] = {"squaredcos_cap_v2": "cosine"}
+_PREDICTIONS: dict[str, PredictionKind] = {"sample": "x0", "epsilon": "eps"}
 _VARIANCES: dict[str, Any] = {"fixed_small_log": "fixed_small"}
 _LEARNED: dict[str, Any] = {"learned_range": "learned_range"}  # of networks of images alone
 
@@ -111,13 +115,15 @@ class Chain:
 
 
 def scheduler(values: Mapping[str, Any], where: str, *, image: bool) -> Chain:
-    """A ``scheduler_config.json`` of an UnCLIPScheduler, DDPMScheduler or alike."""
+    """A ``scheduler_config.json`` of an UnCLIPScheduler."""
     s = Settings(values, where)
+    if (cls := values.get("_class_name", SCHEDULER)) != SCHEDULER:
+        raise s.refusal("_class_name", cls)
     cls = ImageDiffusionConfig if image else DiffusionConfig
     variances = _VARIANCES | _LEARNED if image else _VARIANCES
     diffusion = cls(
         steps=s.get("num_train_timesteps", int, 1000),
-        schedule=s.choice("beta_schedule", SCHEDULES, "squaredcos_cap_v2"),
+        schedule=s.choice("beta_schedule", _BETAS, "squaredcos_cap_v2"),
         prediction=s.choice("prediction_type", _PREDICTIONS, "epsilon"),
         variance=s.choice("variance_type", variances, "fixed_small_log"),
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from unclip.common.errors import UserError
 from unclip.weights.reading.folders import Source
-from unclip.weights.settings import Settings, scheduler
+from unclip.weights.settings import SCHEDULER, Settings, scheduler
 
 PRIOR, DECODER, TEXT_PROJ, UPSAMPLER = (
     "PriorTransformer",
@@ -66,7 +66,7 @@ class Components:
             where = self.source.where("model_index.json")
             if cls is None or cls in _BESIDE or cls in CLIPS:
                 continue
-            if isinstance(cls, str) and cls.endswith("Scheduler"):
+            if cls == SCHEDULER:
                 file = f"{folder}/scheduler_config.json"
             elif cls in (PRIOR, DECODER, TEXT_PROJ, UPSAMPLER):
                 file = f"{folder}/config.json"

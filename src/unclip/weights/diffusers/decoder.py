@@ -24,7 +24,6 @@ def read_decoder(parts: Components, folders: list[str], half: bool) -> Found:
     s.fixed(
         in_channels=3,
         out_channels=6 if chain.diffusion.learns_variance else 3,
-        class_embed_type="identity",
         mid_block_type="UNetMidBlock2DSimpleCrossAttn",
         conv_in_kernel=3,
         conv_out_kernel=3,
@@ -33,6 +32,7 @@ def read_decoder(parts: Components, folders: list[str], half: bool) -> Found:
         attention_type="default",
         transformer_layers_per_block=1,
     )
+    s.choice("class_embed_type", {"identity": "identity"}, "null")
     head = s.get("attention_head_dim", int)
     s.finish()
     if not (projections := parts.of(TEXT_PROJ)):

@@ -22,7 +22,7 @@ from unclip.stages.upsampler.config import (
 )
 from unclip.weights.found import Found
 from unclip.weights.maps.glide import glide
-from unclip.weights.originals.unet import State, shape_of, unet_shape
+from unclip.weights.originals.unet import State, check_levels, shape_of, unet_shape
 from unclip.weights.reading.folders import MERGES, Source
 from unclip.weights.settings import SCHEDULES, Settings, clamp
 
@@ -94,11 +94,13 @@ def network(
             ),
         )
     else:
-        guidance = 5.0 if inpaints else 3.0
+        guidance, steps = 5.0 if inpaints else 3.0, min(100, diffusion.steps)
         experiment = DecoderExperiment(
             model=DecoderConfig(use_z_i=False, unet=UNetConfig(**unet), **shared),
             diffusion=diffusion,
-            sampler=GuidedSamplerConfig(sampler="ddpm", steps=100, guidance=guidance, **clamp(1.0)),
+            sampler=GuidedSamplerConfig(
+                sampler="ddpm", steps=steps, guidance=guidance, **clamp(1.0)
+            ),
         )
     return Found(where, experiment, glide, lambda: state, files={artifacts.MERGES: merges})
 
@@ -143,19 +145,17 @@ def _text(state: State, where: str, config: Settings) -> TextEncoderConfig:
 
 def _unet(state: State, where: str, config: Settings, size: int) -> dict[str, Any]:
     shape, levels = unet_shape(state, "", where)
-    multiples, sides = shape["multiples"], [size >> level for level in levels]
+    check_levels(config, size, shape["multiples"], levels)
     config.fixed(
         model_channels=shape["channels"],
         num_channels=shape["channels"],
         num_res_blocks=shape["blocks"],
-        channel_mult=(multiples, ",".join(map(str, multiples)), ""),
-        attention_resolutions=([2**n for n in levels], ",".join(map(str, sides))),
         use_scale_shift_norm=shape["time"] == "scale_shift",
         resblock_updown=True,
     )
     config.ignored("num_heads", "num_heads_upsample")
     return {
-        "attention": sides,
+        "attention": [size >> level for level in levels],
         "head_channels": config.get("num_head_channels", int, 64),
         "dropout": config.get("dropout", float, 0.1),
         "norm_groups": config.get("norm_groups", int, 32),

@@ -19,7 +19,7 @@ from unclip.weights.karlo_experiments import (
 from unclip.weights.maps import decoder as decoder_map
 from unclip.weights.maps import prior as prior_map
 from unclip.weights.maps import upsampler as upsampler_map
-from unclip.weights.originals.unet import State, shape_of, unet_shape
+from unclip.weights.originals.unet import State, check_levels, shape_of, unet_shape
 from unclip.weights.settings import SCHEDULES, Chain, Settings, clamp
 
 
@@ -98,14 +98,13 @@ def decoder(state: State, where: str, section: Section, size: int, groups: int) 
     tokens = shape_of(state, "model.clip_tok_proj.weight", where)[0] // width
     head = h.get("num_head_channels", int, 64)
     dropout = h.get("dropout", float, 0.1)
+    check_levels(h, size, shape["multiples"], levels)
     h.fixed(
         num_channels=shape["channels"],
         num_res_blocks=shape["blocks"],
         clip_dim=dim,
-        channel_mult=",".join(map(str, shape["multiples"])),
         xf_width=width,
         clip_emb_mult=tokens,
-        attention_resolutions=",".join(str(size >> k) for k in levels),
         use_scale_shift_norm=True,
         resblock_updown=True,
         learn_sigma=True,

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from unclip.common.errors import UserError
+from unclip.weights.settings import Settings
 
 State = dict[str, Tensor]
 _BLOCK = re.compile(r"(input|output)_blocks\.(\d{1,4})\.(\d)\.(\w+).*")
@@ -43,6 +44,28 @@ def unet_shape(state: State, prefix: str, where: str) -> tuple[dict[str, Any], l
         "time": "additive" if rows == widths[0] else "scale_shift",
     }
     return shape, [n for n, k in enumerate(firsts) if f"input_blocks.{k}.1.qkv.weight" in inner]
+
+
+def check_levels(config: Settings, size: int, multiples: list[int], levels: list[int]) -> None:
+    """Refuse a configuration of other widths or levels with attention than `unet_shape` found.
+
+    ``attention_resolutions`` are sides of images of ``size`` as text, as a list what divides them;
+    those that no level has mean nothing.
+    """
+    widths, sides = (config.take(name) for name in ("channel_mult", "attention_resolutions"))
+    if widths not in (None, "") and _numbers(widths) != multiples:
+        raise config.refusal("channel_mult", widths)
+    place = {size >> k if isinstance(sides, str) else 1 << k: k for k in range(len(multiples))}
+    if sides is not None and {place[n] for n in _numbers(sides) if n in place} != set(levels):
+        raise config.refusal("attention_resolutions", sides)
+
+
+def _numbers(listed: Any) -> list[int]:
+    """Of a list, or of text with commas; of anything else none."""
+    parts = listed.split(",") if isinstance(listed, str) else listed
+    if not isinstance(parts, list) or not all(str(n).strip().isdecimal() for n in parts):
+        return []
+    return [int(n) for n in parts]
 
 
 def shape_of(state: State, name: str, where: str, ndim: int = 2) -> tuple[int, ...]:
