@@ -314,7 +314,7 @@ def test_a_folder_of_other_things_is_never_touched(embed, tmp_path, capsys):
 def test_an_unwritable_folder_is_a_line(embed, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     message = error(capsys, *embed(tmp_path / "file" / "e"))
-    assert message == f"--out {tmp_path}/file/e: cannot be written: Not a directory"
+    assert message == f"--out {tmp_path}/file/e: {tmp_path}/file is not a folder"
 
 
 def write_damaged(folder, bad):

@@ -170,8 +170,53 @@ def test_a_folder_that_cannot_be_is_said_before_anything_is_loaded(words, image,
     )
 
 
+def _refuse(*args):
+    raise OSError(30, "Read-only file system")
+
+
+ELSEWHERE = {  # a folder that no account can write to, root included
+    "sample red --out {}": "--out",
+    "vary IMAGE --out {}": "--out",
+    "interpolate IMAGE IMAGE --out {}": "--out",
+    "edit IMAGE --to red --out {}": "--out",
+    "inpaint IMAGE --caption red --mask IMAGE --out {}": "--out",
+    "probe guidance --out {}": "--out",
+    "figures nowhere --out {}": "--out",
+    "degrade IMAGE --out {}.png": "--out",
+    "evaluate prior/tiny --out {}.md": "--out",
+    "evaluate nowhere --image {}.png": "--image",
+    "evaluate images nowhere --features clip:nowhere --out {}.md": "--out",
+    "evaluate images nowhere --features clip:x --save-statistics {}.npz": "--save-statistics",
+    "evaluate compare a.json b.json --out {}.md": "--out",
+    "fit-probe aesthetics t.csv --clip nowhere --out {}": "--out",
+    "embed scenes --clip nowhere --out {}": "--out",
+    "data inspect scenes --out {}": "--out",
+    "data pack scenes --out {}": "--out",
+    "import nowhere --out {}": "--out",
+    "export {cascade} --to diffusers --out {}": "--out",
+    "runs compare a b --out {}": "--out",
+    "share nowhere --to {}.zip": "--to",
+    "share nowhere --to {}": "--to",
+    "reproduce nowhere.zip --dir {}": "--dir",
+    "sweep prior_lr --count 1 --dir {}": "--dir",
+    "recipe quickstart --dir {}": "--dir",
+    "experiments new mine --from clip/tiny --dir {}": "--dir",
+}
+
+
+@pytest.mark.parametrize("words", ELSEWHERE)
+def test_a_place_that_cannot_be_written_is_refused_first(words, image, cascade, capsys):
+    given = words.format("/proc/x", cascade=cascade).replace("IMAGE", image)
+    capsys.readouterr()
+    assert main(given.split()) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert line.startswith(f"unclip: error: {ELSEWHERE[words]} /proc")
+    assert "/proc cannot be written to" in line
+
+
 def test_a_folder_on_a_read_only_disk_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr("os.access", lambda path, mode: False)
+    monkeypatch.setattr("os.mkdir", _refuse)
     with pytest.raises(UserError, match="cannot be written to"):
         Outputs(tmp_path / "x", [], force=False)
 

@@ -13,6 +13,7 @@ from typing import Any
 from unclip.common.checks import closest, nearest
 from unclip.common.errors import UserError
 from unclip.common.home import at_home
+from unclip.common.seeds import require_seed
 
 STAGES = ("prior", "decoder", "upsampler")
 LOOKS_LIKE_SETTING = re.compile(rf"(({'|'.join(STAGES)})\.\w+=.*|[A-Za-z][\w.-]*=\S*)", re.DOTALL)
@@ -165,6 +166,12 @@ class CommandParser(argparse.ArgumentParser):
         if name == "eta" and "--eta" in self._option_string_actions:
             return f"--eta {value}"
         return f"{stage}.{name.replace('-', '_')}={value}"
+
+
+def seed(text: str) -> int:
+    """The ``type`` of every --seed."""
+    require_seed(number := int(text), "--seed")
+    return number
 
 
 def _word_at_home(word: Any) -> Any:

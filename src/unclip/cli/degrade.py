@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unclip.cli.command_parser import seed
 from unclip.cli.image_files import read
 from unclip.cli.outputs import check_file, writing
+from unclip.common.seeds import seeds_from
 from unclip.common.terminal import say
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--n", type=int, default=20, help="draws of each (default 20; blur has one)")
     p.add_argument("--scale", type=int, default=4, help="times that it is reduced (default 4)")
     p.add_argument("--size", type=int, default=256, help="side before that, pixels (default 256)")
-    p.add_argument("--seed", type=int, default=0, help="of the first draw (default 0)")
+    p.add_argument("--seed", type=seed, default=0, help="of the first draw (default 0)")
     p.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png")
     p.add_argument("--force", action="store_true", help="replace the file if it is there")
     p.set_defaults(run=run)
@@ -57,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--size {args.size} must be a multiple of --scale, which is at least 2")
     if args.out.suffix != ".png":
         raise UserError(f"--out {args.out}: must end in .png")
+    seeds_from(args.seed, args.n, "--seed")
     check_file(args.out, "--out", force=args.force)
     from unclip.common.images import grid, save, to_uint8
 
@@ -107,7 +110,7 @@ def _draws(image: Tensor, args: argparse.Namespace) -> list[tuple[Tensor, str]]:
         low = _clean(image, args.scale)[None]
         blurred = gaussian_blur(low, kernel=blur.kernel, sigma=blur.sigma)[0]
         return [(blurred, f"blur {blur.kernel} px, sigma {blur.sigma}")]
-    streams = SampleNoise(range(args.seed, args.seed + args.n))
+    streams = SampleNoise(seeds_from(args.seed, args.n, "--seed"))
     uniforms, variant = streams.uniform((args.n, UNIFORMS)), VARIANTS[args.kind]
     images = image.expand(args.n, -1, -1, -1)
     noise = streams(images.shape)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from unclip.cli.outputs import check_folder
 from unclip.common.terminal import say
 
 EXAMPLES = """\
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> None:
         for name in ("clip", "out"):
             if name not in given:
                 raise UserError(f"--{name}: is needed (see `unclip embed --help`)")
+        check_folder(args.out.parent if args.out.is_file() else args.out)
         from unclip.runs.embed import embed
         from unclip.runs.folders import trained
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unclip.cli.command_parser import CommandParser
+from unclip.cli.command_parser import CommandParser, seed
 from unclip.cli.evaluate_images import compare_parser, images_parser
 from unclip.cli.outputs import check_file, check_folder, writing
 from unclip.cli.sampling_options import add_allow_source, add_force, check_count, check_data
@@ -57,7 +57,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--batch", type=int, help="samples at a time (default: priors 100, upsamplers 4)"
     )
-    p.add_argument("--seed", type=int, default=0, help="of the sampling (default 0)")
+    p.add_argument("--seed", type=seed, help="of the sampling (default 0)")
     p.add_argument(
         "--clip", help="priors: artifact or open_clip:ARCH/TAG, if the CLIP is elsewhere now"
     )
@@ -113,6 +113,7 @@ def run(args: argparse.Namespace) -> None:
     least, n, batch = (2, 1000, 100) if kind == "priors" else (1, 64, 4)
     args.n = n if args.n is None else args.n
     args.batch = batch if args.batch is None else args.batch
+    args.seed = 0 if args.seed is None else args.seed
     check_count(args.n, least=least)
     require(args.batch >= 1, "--batch", "must be at least 1")
     for name in args.stage:

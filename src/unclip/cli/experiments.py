@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from unclip.cli.outputs import check_folder
 from unclip.common.errors import UserError
 from unclip.common.terminal import say
 
@@ -210,6 +211,7 @@ def new(args: argparse.Namespace) -> None:
     from unclip.config.load import load_experiment
 
     load_experiment(args.parent, args.overrides)  # before the slow imports
+    check_folder(args.dir, "--dir")
     from unclip.runs.new_experiment import write
 
     written = write(args.name, args.parent, args.overrides, args.dir, force=args.force)

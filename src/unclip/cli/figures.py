@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from unclip.cli import image_files
+from unclip.cli.command_parser import seed
 from unclip.cli.outputs import numbered_folder, writing
 from unclip.cli.sampling_options import (
     PIPELINE,
@@ -59,7 +60,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="images to start from, instead of held-out scenes; figures 5 and 6 need scenes",
     )
     p.add_argument("--ar-prior", type=Path, help="artifact (default DIR/ar_prior if there is one)")
-    p.add_argument("--seed", type=int, default=0, help="of scenes, captions and noise (default 0)")
+    p.add_argument("--seed", type=seed, default=0, help="of scenes, captions and noise (default 0)")
     p.add_argument("--batch", type=int, default=16, help="images at a time (default 16)")
     add_device(p)
     add_force(p)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from unclip.cli.command_parser import seed
 from unclip.cli.outputs import check_folder, writing
 from unclip.cli.sampling_options import add_force
 from unclip.common.terminal import say
@@ -38,7 +39,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--laion", type=Path, metavar="FILE", help="LAION's weights, instead of a table")
     p.add_argument("--clip", required=True, help="artifact, run or open_clip:ARCH/TAG")
     p.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
-    p.add_argument("--seed", type=int, default=0, help="of the folds")
+    p.add_argument("--seed", type=seed, default=0, help="of the folds")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     add_force(p)
     p.set_defaults(run=run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from unclip.cli.outputs import check_folder
 from unclip.cli.sampling_options import add_allow_source, check_data
 from unclip.common.terminal import say
 
@@ -41,10 +42,12 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fit, store, and print the errors at both ends."""
+    from unclip.common import artifacts
     from unclip.common.errors import UserError
 
     if args.samples < 1:
         raise UserError(f"--samples {args.samples}: must be at least 1")
+    check_folder(artifacts.describe(args.prior, key="prior").path, "prior")
     check_data(args.prior, args)
     from unclip.evaluation.protocols.priors import fit_variance
 

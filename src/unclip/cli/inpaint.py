@@ -18,6 +18,7 @@ from unclip.cli.sampling_options import (
     step_bar,
 )
 from unclip.common.checks import require
+from unclip.common.seeds import seeds_from
 from unclip.common.terminal import say
 
 EXAMPLES = """\
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     require(bool(args.caption.strip()), "--caption", "is empty; say what the image is to show")
     check_count(args.n)
     settings = settings_of(args)
-    seeds = [args.seed + k for k in range(args.n)]
+    seeds = seeds_from(args.seed, args.n, "--seed")
     (name,) = image_files.names([args.image])
     files = [f"{name}_seed{seed}.png" for seed in seeds]
     inputs = [args.image, args.mask]

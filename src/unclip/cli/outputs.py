@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,8 +57,12 @@ def check_folder(folder: Path, option: str = "--out") -> None:
         there = there.parent
     if not there.is_dir():
         raise UserError(f"{option} {folder}: {there} is not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{option} {folder}: {there} cannot be written to")
+    try:  # permissions alone do not say: a read-only file system, /proc
+        with tempfile.TemporaryDirectory(dir=there, prefix=".unclip-"):
+            pass
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"{option} {folder}: {there} cannot be written to ({why})") from None
 
 
 def numbered_folder(wanted: Path, marker: str, *, force: bool) -> Path:

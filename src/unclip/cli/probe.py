@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unclip.cli import image_files
-from unclip.cli.command_parser import STAGES
+from unclip.cli.command_parser import STAGES, seed
 from unclip.cli.outputs import Outputs, writing
 from unclip.cli.sampling_options import (
     add_force,
@@ -21,6 +21,7 @@ from unclip.cli.sampling_options import (
     step_bar,
 )
 from unclip.common.checks import require
+from unclip.common.seeds import seeds_from
 from unclip.common.terminal import say
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _verb(
         epilog="\n".join(["examples:", *examples]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    v.add_argument("--seed", type=int, default=0, help="seed of the first image (default 0)")
+    v.add_argument("--seed", type=seed, default=0, help="seed of the first image (default 0)")
     v.add_argument(
         "--out", type=Path, default=Path("probes"), help="folder to write to (default probes)"
     )
@@ -144,6 +145,7 @@ def _add_captions(v: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Draw, write, print the table."""
     check_count(getattr(args, "n", 1), len(getattr(args, "caption", ())) or 1)
+    seeds_from(args.seed, getattr(args, "n", 1), "--seed")
     settings = settings_of(args)
     files = [f"{args.probe}.{suffix}" for suffix in ("png", "json", "csv", "md")]
     out = Outputs(args.out, files, force=args.force)
@@ -177,7 +179,7 @@ class Asked(NamedTuple):
 def _asked(args: argparse.Namespace, pipeline: Pipeline) -> Asked:
     from unclip.data.scenes.dataset import single_object_prompts
 
-    seeds = [args.seed + k for k in range(args.n)]
+    seeds = seeds_from(args.seed, args.n, "--seed")
     if args.caption:
         require(all(c.strip() for c in args.caption), "caption", "is empty; give words")
         note_long(pipeline, args.caption)
@@ -251,7 +253,7 @@ def typographic(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any
         own = attack(_scenes(args, 1)[0], _shapes(args))
         (photo,) = images_of([own.scene])
         words, labels = words or own.words, labels or own.labels
-    seeds = [args.seed + k for k in range(args.n)]
+    seeds = seeds_from(args.seed, args.n, "--seed")
     return probe_typographic(pipeline, photo, words, labels, seeds=seeds, **how)
 
 
@@ -262,5 +264,5 @@ def pairs(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> 
 
     shapes = _shapes(args)
     prompts = binding_prompts if args.probe == "binding" else relation_prompts
-    seeds = [args.seed + k for k in range(args.n)]
+    seeds = seeds_from(args.seed, args.n, "--seed")
     return probe_pairs(pipeline, prompts(args.n, args.seed, shapes), seeds, shapes, **how)

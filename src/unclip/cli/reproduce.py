@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unclip.cli.outputs import check_folder
 from unclip.common.terminal import say
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
 
     require(0 <= args.rtol < 1, "--rtol", "must be in [0, 1)")
     folder = args.dir or Path("runs/reproduced") / _stem(args.bundle)
+    check_folder(folder, "--dir")
     how = (args.overrides, folder)
     with reproduce.unpacked(args.bundle, folder) as found:
         runs = reproduce.runs(found, *how, allow_source=args.allow_source)

@@ -19,6 +19,7 @@ from unclip.cli.sampling_options import (
     settings_of,
 )
 from unclip.common.errors import UserError
+from unclip.common.seeds import seeds_from
 from unclip.common.terminal import say
 
 EXAMPLES = """\
@@ -59,7 +60,8 @@ def run(args: argparse.Namespace) -> None:
     settings = settings_of(args)
     different = list(dict.fromkeys(captions))
     stems = dict(zip(different, unique([slug(caption) for caption in different])))
-    pairs = [(c, args.seed + k) for c in captions for k in range(args.n)]
+    seeds = seeds_from(args.seed, args.n, "--seed")
+    pairs = [(caption, seed) for caption in captions for seed in seeds]
     names = [f"{stems[caption]}_seed{seed}.png" for caption, seed in pairs]
     out = Outputs(args.out, [*names, "samples.jsonl", "grid.png"], force=args.force)
     from tqdm import tqdm

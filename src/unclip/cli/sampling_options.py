@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unclip.cli.command_parser import STAGES, CommandParser
+from unclip.cli.command_parser import STAGES, CommandParser, seed
 from unclip.common.checks import require
 from unclip.common.errors import UserError
 from unclip.common.terminal import say
@@ -104,7 +104,7 @@ def add_manipulation(
 
 def add_output(p: argparse.ArgumentParser, folder: str = "samples") -> None:
     """Seed, folder and batch."""
-    p.add_argument("--seed", type=int, default=0, help="of the first image (default 0)")
+    p.add_argument("--seed", type=seed, default=0, help="of the first image (default 0)")
     p.add_argument("--out", type=Path, default=Path(folder), help=f"folder (default {folder})")
     add_force(p)
     p.add_argument("--batch", type=int, default=16, help="images at a time (default 16)")

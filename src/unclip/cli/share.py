@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+from unclip.cli.outputs import check_folder
 from unclip.common.terminal import say
 
 EXAMPLES = """\
@@ -48,6 +50,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Gather, write or send, say where it is."""
+    if "://" not in args.to:
+        to = Path(args.to)
+        check_folder(to if to.is_dir() else to.parent, "--to")
     from unclip.sharing.share import share
 
     where = share(

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unclip.cli.command_parser import seed
+from unclip.cli.outputs import check_folder
 from unclip.common.errors import UserError
 from unclip.common.terminal import say
 
@@ -43,7 +45,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--dir", type=Path, help="folder (default runs/sweeps/NAME)")
     p.add_argument("--jobs", type=int, default=1, help="trials side by side (default 1)")
     p.add_argument(
-        "--seed", type=int, default=0, help="of the search, not of the trials (default 0)"
+        "--seed", type=seed, default=0, help="of the search, not of the trials (default 0)"
     )
     p.add_argument("--force", action="store_true", help="start over, removing the sweep in --dir")
     p.add_argument("--wandb", action="store_true", help="let W&B suggest the trials and keep them")
@@ -75,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
         _announce(sweep, trial)
     folder = args.dir or Path("runs/sweeps") / sweep.name
     settings = {"sweep": sweep.content, "seed": args.seed, "overrides": args.overrides}
+    check_folder(folder, "--dir")
     if args.force:
         require_apart(folder, _inputs(sweep, args.overrides), option="--dir ")
     with trials.sweep_lock(folder, force=args.force) as lock:

@@ -15,6 +15,7 @@ from unclip.cli.sampling_options import (
     settings_of,
     step_bar,
 )
+from unclip.common.seeds import seeds_from
 from unclip.common.terminal import say
 
 EXAMPLES = """\
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     """Read, vary, write."""
     check_count(args.n, len(args.image))
     settings, names = settings_of(args), image_files.names(args.image)
-    seeds = [args.seed + k for k in range(args.n)]
+    seeds = seeds_from(args.seed, args.n, "--seed")
     files = [[f"{name}_seed{seed}.png" for seed in seeds] for name in names]
     out = Outputs(args.out, [*chain(*files), "vary.png"], force=args.force, inputs=args.image)
     images = [image_files.read(path) for path in args.image]

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import re
 import typing
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,7 @@ def load_experiment(name: str | Path, overrides: list[str] | None = None) -> Res
             values[key], origins[key] = value, str(path)
     about = yaml_text.read_file(chain[0]).get("about", "")
     values["about"], origins["about"] = str(about), str(chain[0])
-    for item in overrides or []:
-        key, value = parse_override(item)
+    for key, value in parse_overrides(overrides or []).items():
         values[key], origins[key] = value, OVERRIDE
     entry = registry.stage(str(values.get("stage", "")), str(chain[0]))
     config = _build(entry.experiment, values, origins)
@@ -81,7 +81,10 @@ def build_config(cls: type, values: dict[str, Any], overrides: list[str]) -> Any
 
     For the settings of a command that has no experiment file.
     """
-    values = values | dict(map(parse_override, overrides))
+    given = parse_overrides(overrides)
+    if twice := sorted(values.keys() & given.keys()):
+        raise UserError(f"{twice[0]}: given twice, once as {twice[0]}=; give it once")
+    values = values | given
     return _build(cls, values, dict.fromkeys(values, OVERRIDE))
 
 
@@ -115,6 +118,29 @@ def parse_override(item: str) -> tuple[str, str]:
         hint = f"; did you mean {name}={value}?" if meant else ", as model.width=512"
         raise UserError(f"{item!r}: an override must look like key=value{hint}")
     return key, text
+
+
+def parse_overrides(items: Iterable[str]) -> dict[str, str]:
+    """Each of `parse_override`, by key.
+
+    Raises:
+        UserError: one is no override, or a key is given twice.
+    """
+    found: dict[str, str] = {}
+    for item in items:
+        key, text = parse_override(item)
+        if key in found:
+            raise UserError(f"{key}: given twice ({key}={found[key]}, {item}); give it once")
+        found[key] = text
+    return found
+
+
+def merge_overrides(*lists: Sequence[str]) -> list[str]:
+    """The overrides of several lists, each without repeats; of a key the last list's."""
+    merged: dict[str, str] = {}
+    for items in lists:
+        merged |= parse_overrides(items)
+    return [f"{key}={text}" for key, text in merged.items()]
 
 
 def _chain(name: str) -> list[Path]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from unclip.common.checks import require, require_choices
+from unclip.common.seeds import require_seed
 from unclip.embeddings.config import Embeddings
 
 SOURCES = (
@@ -48,6 +49,7 @@ class ScenesConfig:
         require(self.max_objects in (1, 2), "data.scenes.max_objects", "must be 1 or 2")
         known = len(set(self.shapes) & set(SHAPES)) == len(self.shapes) > 0
         require(known, "data.scenes.shapes", f"must be some of {', '.join(SHAPES)}, each once")
+        require_seed(self.seed, "data.scenes.seed")
         require(0 <= self.words <= 1, "data.scenes.words", "must be in [0, 1]")
         require(0 <= self.detail <= 1, "data.scenes.detail", "must be in [0, 1]")
         few = 1 <= self.contrast <= len(self.shapes)

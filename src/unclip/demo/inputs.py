@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from unclip.common.errors import UserError
+from unclip.common.seeds import MAX_SEED, seeds_from
 from unclip.data.decode import Limits, decode_image, upright_rgb
 
 Array = np.ndarray
@@ -16,7 +17,6 @@ Array = np.ndarray
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000  # a phone's largest, 150 MB unpacked
 MAX_CAPTION = 500  # characters
-MAX_SEED = 2**32 - 1
 
 
 class UploadLimits(Limits):
@@ -102,5 +102,4 @@ def whole(value: float | None, name: str, low: int, high: int) -> int:
 
 def seeds(first: float | None, count: int) -> list[int]:
     """``count`` of them from ``first`` on."""
-    start = whole(first, "seed", 0, MAX_SEED)
-    return [start + k for k in range(count)]
+    return seeds_from(whole(first, "seed", 0, MAX_SEED), count, "seed")

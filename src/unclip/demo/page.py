@@ -14,10 +14,11 @@ import gradio as gr
 
 from unclip.common.errors import UserError
 from unclip.common.images import save
+from unclip.common.seeds import MAX_SEED
 from unclip.common.terminal import say
 from unclip.demo.canvas import bound_canvas, said
 from unclip.demo.desk import Cancelled, Desk
-from unclip.demo.inputs import MAX_CAPTION, MAX_SEED
+from unclip.demo.inputs import MAX_CAPTION
 from unclip.demo.studio import MAX_IMAGES, Knob, LabelledImage, Studio
 from unclip.pipeline.manipulations import DIRECTIONS, NOISES
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unclip.common.checks import require, require_choices
-from unclip.config.load import build_config, parse_override
+from unclip.common.seeds import require_seed
+from unclip.config.load import build_config, parse_overrides
 from unclip.pipeline.settings import STAGES, Precision, Settings, check_changes
 from unclip.tracking.config import TrackingConfig
 from unclip.training.config import RunConfig
@@ -30,7 +31,7 @@ class CascadeEvaluation:
         require(self.n >= 1, "n", "must be at least 1")
         require(self.batch >= 1, "batch", "must be at least 1")
         require(self.objects in (1, 2), "objects", "must be 1 or 2")
-        require(self.seed >= 0, "seed", "must not be negative")
+        require_seed(self.seed, "seed")
         require_choices(self, "")
 
 
@@ -41,8 +42,7 @@ def read_changes(words: Sequence[str]) -> dict[str, dict[str, Any]]:
         UserError: a value cannot be read.
     """
     changes: dict[str, dict[str, Any]] = {}
-    for word in words:
-        key, value = parse_override(word)
+    for key, value in parse_overrides(words).items():
         stage, _, name = key.partition(".")
         changes.setdefault(stage, {})[name] = value
     return changes

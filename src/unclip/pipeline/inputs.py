@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unclip.common.errors import UserError
 from unclip.common.images import to_uint8
+from unclip.common.seeds import require_seed
 from unclip.data.decode import upright_rgb
 from unclip.data.transforms import Square, to_tensor
 
@@ -57,6 +58,18 @@ def listed(key: str, values: Any, kind: type) -> list[Any]:
 def _is_a(kind: type, value: Any) -> bool:
     wanted = {str: str, int: Integral, float: Real}[kind]
     return isinstance(value, wanted) and not isinstance(value, bool)
+
+
+def seeds_of(seeds: Any, key: str = "seeds") -> list[int]:
+    """``seeds`` as a list.
+
+    Raises:
+        UserError: one is no whole number, or out of range; it names ``key``.
+    """
+    found = listed(key, seeds, int)
+    for seed in found:
+        require_seed(seed, key)
+    return found
 
 
 def arrays(images: Images) -> list[Array]:

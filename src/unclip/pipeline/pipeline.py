@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from unclip.common.errors import UserError
+from unclip.common.seeds import require_seed
 from unclip.common.types import Progress
 from unclip.pipeline import inpainting, manipulations
 from unclip.pipeline.cascade import Cascade, load_cascade, open_folder
 from unclip.pipeline.inpainting import Masks
-from unclip.pipeline.inputs import Images, listed, one
+from unclip.pipeline.inputs import Images, listed, one, seeds_of
 from unclip.pipeline.manipulations import Given, Latents
 from unclip.pipeline.sampling import Generated, Sampling
 from unclip.pipeline.settings import Settings
@@ -80,7 +81,7 @@ class Pipeline:
         Raises:
             UserError: no captions, another number of seeds, or settings that do not fit a stage.
         """
-        captions, seeds = listed("captions", captions, str), listed("seeds", seeds, int)
+        captions, seeds = listed("captions", captions, str), seeds_of(seeds)
         if any(not caption.strip() for caption in captions):
             raise UserError("captions: one is empty; give words")
         if len(captions) != len(seeds) or not captions:
@@ -113,7 +114,7 @@ class Pipeline:
         progress: Progress | None = None,
     ) -> Generated:
         """The images ``[B, ...]`` of `encode`, by DDIM, η = 0; ``seed`` is the upsamplers'."""
-        one("seed", seed, int)
+        require_seed(seed, "seed")
         return manipulations.reconstruct(
             Sampling(self.cascade, settings, progress, 0.0), latents, seed
         )
@@ -133,7 +134,7 @@ class Pipeline:
         reconstruction.
         """
         one("eta", eta, float)
-        seeds = listed("seeds", seeds, int)
+        seeds = seeds_of(seeds)
         return manipulations.vary(Sampling(self.cascade, settings, progress, eta), images, seeds)
 
     def interpolate(
@@ -154,7 +155,7 @@ class Pipeline:
         upsamplers'.
         """
         one("n", n, int)
-        one("seed", seed, int)
+        require_seed(seed, "seed")
         sampling = Sampling(self.cascade, settings, progress, 0.0)
         return manipulations.interpolate(sampling, a, b, n, noise, seed)
 
@@ -184,7 +185,7 @@ class Pipeline:
         """
         one("target", target, str)
         one("n", n, int)
-        one("seed", seed, int)
+        require_seed(seed, "seed")
         if source is not None:
             one("source", source, str)
         if theta_max is not None:
@@ -208,7 +209,7 @@ class Pipeline:
         All are decoded with DDIM from the one x_T of ``seed``.
         """
         dims = listed("dims", dims, int)
-        one("seed", seed, int)
+        require_seed(seed, "seed")
         sampling = Sampling(self.cascade, settings, progress, 0.0)
         return manipulations.pca_reconstructions(sampling, images, dims, seed)
 
@@ -226,7 +227,7 @@ class Pipeline:
         """What CLIP takes images for once ``word`` is pasted on them, and their variations."""
         one("word", word, str)
         one("eta", eta, float)
-        labels, seeds = listed("labels", labels, str), listed("seeds", seeds, int)
+        labels, seeds = listed("labels", labels, str), seeds_of(seeds)
         sampling = Sampling(self.cascade, settings, progress, eta)
         return typographic(sampling, images, word, labels, seeds)
 
@@ -249,7 +250,7 @@ class Pipeline:
         to the old one: five times if None. A decoder with ``model.inpaint`` was trained to do it
         and does without RePaint if None.
         """
-        captions, seeds = listed("captions", captions, str), listed("seeds", seeds, int)
+        captions, seeds = listed("captions", captions, str), seeds_of(seeds)
         if resample is not None:
             one("resample", resample, int)
         sampling = Sampling(self.cascade, settings, progress)

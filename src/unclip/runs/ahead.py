@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from unclip.common.fields import leaves
 from unclip.common.terminal import say
 from unclip.config.listing import aligned
-from unclip.config.load import ResolvedExperiment, parse_override
+from unclip.config.load import ResolvedExperiment, parse_overrides
 from unclip.config.text import opening
 
 UNKNOWN = "not known with these settings"
@@ -33,7 +33,7 @@ def announce(resolved: ResolvedExperiment, parents: Sequence[ResolvedExperiment]
 def not_passed(resolved: ResolvedExperiment, parent: ResolvedExperiment) -> list[str]:
     """What was typed for ``resolved`` that ``parent`` has too, with another value."""
     theirs, ours = dict(leaves(parent.as_dict())), dict(leaves(resolved.as_dict()))
-    typed = dict.fromkeys(parse_override(word)[0] for word in resolved.overrides)
+    typed = parse_overrides(resolved.overrides)
     return [k for k in typed if not k.startswith(_OWN) and k in theirs and theirs[k] != ours.get(k)]
 
 
@@ -56,7 +56,7 @@ def describe(resolved: ResolvedExperiment) -> tuple[str, str, str, str]:
     else:
         length = "one pass over its samples"
     time = opening(resolved.files[0]).get("time", "not measured")
-    if any(_changes_time(parse_override(word)[0]) for word in resolved.overrides):
+    if any(map(_changes_time, parse_overrides(resolved.overrides))):
         time = UNKNOWN
     return resolved.stage.verb, resolved.name, length, time
 

@@ -26,12 +26,19 @@ from unclip.common.processes import environment, interruptible, starting, stop
 from unclip.common.removed import without_removed
 from unclip.common.terminal import say
 from unclip.config.files import find_experiment
-from unclip.config.load import ResolvedExperiment, load_experiment
+from unclip.config.load import ResolvedExperiment, load_experiment, merge_overrides, parse_overrides
 from unclip.runs.ahead import print_table
 from unclip.runs.inputs import inputs_of
 from unclip.stages.row import KINDS, PCA
 from unclip.tracking.report import Finished
 from unclip.training.checkpoint_folders import newest_checkpoint
+
+OURS = {
+    "run.dir": "each stage has a folder in the recipe's (--dir)",
+    "run.root": "each stage has a folder in the recipe's (--dir)",
+    "clip": "is the one that the recipe trains",
+}
+"""Fields that a recipe sets itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +137,12 @@ def _announce(
 def plan(recipe: Recipe, overrides: Sequence[str]) -> list[list[Task]]:
     """Waves of stages; those of a wave depend on earlier waves only. Everything is validated."""
     root = Path(recipe.dir)
+    for key in parse_overrides(overrides):
+        if key in OURS:
+            raise UserError(f"{key}: {OURS[key]}; leave it out")
 
     def task(part: str, name: str, *more: str) -> Task:
-        given = [*recipe.overrides, *overrides]
+        given = merge_overrides(recipe.overrides, overrides)
         if part == PCA:  # which is not trained: what is said of training is not for it
             known = dict(leaves(load_experiment(name).as_dict()))
             given = [o for o in given if o.partition("=")[0] in known]

@@ -18,7 +18,7 @@ from unclip.common.errors import UserError
 from unclip.common.fields import leaves
 from unclip.common.hashing import file_sha256
 from unclip.common.inputs import require_apart
-from unclip.config.load import ResolvedExperiment, parse_override
+from unclip.config.load import ResolvedExperiment, parse_overrides
 from unclip.data.config import BUILT_IN
 from unclip.runs import init
 from unclip.sharing import bundle as bundles
@@ -107,17 +107,17 @@ def runs(
     Raises:
         UserError: an override cannot be, or is for no stage.
     """
-    found = {}
+    found, typed = {}, parse_overrides(overrides)
     for name, one in bundle.runs().items():
         own = overrides
         if bundle.manifest.cascade:
             known = dict(leaves(one.run.experiment.as_dict()))
-            own = [o for o in overrides if parse_override(o)[0] in known]
+            own = [f"{key}={text}" for key, text in typed.items() if key in known]
         found[name] = Again(one, own, folder, allow_source=allow_source)
-    for key in map(parse_override, overrides):
-        if not any(key[0] in again.given for again in found.values()):
-            refuse_ours(key[0])
-            raise UserError(f"{key[0]}: no stage of this cascade has this field")
+    for key in typed:
+        if not any(key in again.given for again in found.values()):
+            refuse_ours(key)
+            raise UserError(f"{key}: no stage of this cascade has this field")
     return found
 
 
@@ -176,7 +176,7 @@ def place(bundle: Bundle, place: str, overrides: list[str], folder: Path) -> Bun
     Raises:
         UserError: something else is in the folder.
     """
-    typed = dict(map(parse_override, overrides))
+    typed = parse_overrides(overrides)
     given = [typed[key] for key in PLACES if typed.get(key) not in (None, *BUILT_IN)]
     require_apart(folder / _BUNDLE, [place, *given], option="--dir ")
     sha256 = file_sha256(bundle.folder / MANIFEST)

@@ -10,7 +10,7 @@ from pathlib import Path
 from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.common.fields import leaves
-from unclip.config.load import ResolvedExperiment, load_experiment, parse_override
+from unclip.config.load import ResolvedExperiment, load_experiment, parse_overrides
 from unclip.data.loader import cores
 from unclip.data.remote import PUBLIC_ONLY
 from unclip.runs.recipe import run_together
@@ -46,7 +46,7 @@ class Again:
     ):
         self.bundle, self.folder, self.allow_source = bundle, folder, allow_source
         self.overrides = overrides
-        self.given = dict(map(parse_override, overrides))
+        self.given = parse_overrides(overrides)
         for key in self.given:
             refuse_ours(key)
 

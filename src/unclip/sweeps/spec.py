@@ -16,7 +16,7 @@ from unclip.common import yaml_text
 from unclip.common.checks import nearest
 from unclip.common.errors import UserError
 from unclip.config.files import experiment_roots
-from unclip.config.load import OVERRIDE, ResolvedExperiment, load_experiment, parse_override
+from unclip.config.load import OVERRIDE, ResolvedExperiment, load_experiment, parse_overrides
 from unclip.evaluation.config import read_evaluation
 from unclip.sweeps.early import EarlyStop, early_stop
 from unclip.sweeps.parameters import Parameter, parameter
@@ -103,7 +103,12 @@ class Sweep:
         """The file's command with ``overrides``, for W&B's agent."""
         words = list(self.content["command"])
         at = words.index(ARGS)
-        return [*words[:at], *overrides, *words[at:]]
+        given = parse_overrides(overrides)
+        kept = [
+            [w for w in part if w.partition("=")[0] not in given]
+            for part in (words[:at], words[at:])
+        ]
+        return [*kept[0], *overrides, *kept[1]]
 
     def process(
         self, values: Mapping[str, Any], overrides: Sequence[str], folder: Path
@@ -203,6 +208,13 @@ def _fits(sweep: Sweep) -> None:
                 f"{sweep.path}: parameters.{each.name}: a grid needs `values`; give them, or take "
                 "method random or bayes"
             )
+    try:
+        typed = parse_overrides(word for word in sweep.words if "=" in word)
+    except UserError as error:
+        raise UserError(f"{sweep.path}: command: {error}") from None
+    for each in sweep.parameters:
+        if each.name in typed:
+            raise UserError(f"{sweep.path}: command: {each.name}: is a parameter; leave it out")
     for word in (*sweep.words, *(f"{each.name}=" for each in sweep.parameters)):
         if word.startswith("run."):
             key = word.split("=")[0]
@@ -218,7 +230,7 @@ def check(sweep: Sweep, overrides: Sequence[str]) -> ResolvedExperiment | None:
         The experiment of that trial; None if trials evaluate a cascade.
     """
     swept = [each.name for each in sweep.parameters]
-    for key in [parse_override(item)[0] for item in overrides]:
+    for key in parse_overrides(overrides):
         if key in swept or key.startswith("run."):
             why = "is searched" if key in swept else "is for the sweep to say (--dir)"
             raise UserError(f"{key}: {why}; leave it out")

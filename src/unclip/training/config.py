@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import ClassVar, Literal
 
 from unclip.common.checks import require, require_choices
+from unclip.common.seeds import require_seed
 
 OptimizerName = Literal["adamw", "muon"]
 LrSchedule = Literal["constant", "cosine"]
@@ -75,11 +76,6 @@ Attention = Literal["auto", "sdpa", "xformers", "math"]
 Determinism = Literal["fast", "strict"]
 
 
-def require_seed(seed: int) -> None:
-    """Refuse what torch and numpy cannot be seeded with."""
-    require(0 <= seed < 2**32, "trainer.seed", f"must be in [0, {2**32 - 1}]")
-
-
 @dataclass(kw_only=True)
 class TrainerConfig:
     """Length, precision and rhythm of a run."""
@@ -118,7 +114,7 @@ class TrainerConfig:
         require_choices(self, "trainer")
         for name in ("val_every", "sample_every", "grad_clip"):
             require(getattr(self, name) >= 0, f"trainer.{name}", "must not be negative")
-        require_seed(self.seed)
+        require_seed(self.seed, "trainer.seed")
         require(
             not self.cpu_offload or self.strategy == "fsdp",
             "trainer.cpu_offload",
@@ -156,7 +152,7 @@ class FitConfig:
     def validate(self) -> None:
         """Refuse values out of range."""
         require_choices(self, "trainer")
-        require_seed(self.seed)
+        require_seed(self.seed, "trainer.seed")
         require(
             self.threads is None or self.threads >= 1,
             "trainer.threads",

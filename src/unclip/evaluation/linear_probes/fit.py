@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.common.seeds import require_seed
+
 STRENGTHS = tuple(10.0**k for k in range(-6, 5))  # of the penalty; small ones fit more
 FOLDS = 5
 _NEWTON = 100  # steps at most; a dozen are enough
@@ -131,5 +133,6 @@ def _logistic(x: Tensor, chosen: Tensor, strength: float) -> Tensor:
 
 def _folds(n: int, seed: int) -> Tensor:
     """Which fold each of ``n`` is in, at random and in equal shares."""
+    require_seed(seed, "seed")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return order % FOLDS

@@ -11,6 +11,7 @@ import torch
 from unclip.common import artifacts
 from unclip.common.errors import UserError, article
 from unclip.common.moved import locate_parent
+from unclip.common.seeds import require_seed
 from unclip.embeddings.clip import FrozenClip
 from unclip.evaluation.metrics.priors import Evaluated, evaluate, training_flops
 from unclip.pipeline.settings import Settings
@@ -70,6 +71,7 @@ def evaluate_prior(
     source: str | None,
 ) -> Evaluated:
     """Metrics of the prior at ``path`` on ``n`` held-out samples, its size and its cost."""
+    require_seed(seed, "seed")
     opened = _open_prior(path, clip=clip, source=source, n=n, batch=batch)
     if len(opened.data.splits.held_out) < 2:
         raise UserError(f"{title}: fewer than 2 held-out samples in its data; raise data.held_out")

@@ -17,6 +17,7 @@ from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.common.progress import bar_interval
 from unclip.common.seeding import SampleNoise, derive_seed
+from unclip.common.seeds import require_seed
 from unclip.data.decode import BadSample
 from unclip.data.readers.source import Source
 from unclip.data.sources import open_splits
@@ -63,6 +64,7 @@ def evaluate_upsampler(
 
     Every small image is corrupted as training does, or as ``kind`` says.
     """
+    require_seed(seed, "seed")
     artifact = artifacts.expect(
         artifacts.describe(path, key="upsampler"), ("upsampler",), key="upsampler"
     )
