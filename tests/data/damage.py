@@ -182,6 +182,7 @@ for _name, (_image, _outcome) in IMAGES.items():
 CAPTIONS = {
     "empty caption": ("", LeftOut("caption is empty")),
     "caption of blanks": (" \n\t", LeftOut("caption is empty")),
+    "caption of characters without width": ("\u200b\ufeff", LeftOut("caption is empty")),
     "caption that is null": (None, LeftOut("no caption")),
     "caption that is a number": (7, LeftOut("caption is an int, not text")),
     "null in a list of captions": (["x", None], LeftOut("caption is a NoneType, not text")),

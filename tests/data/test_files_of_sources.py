@@ -202,6 +202,16 @@ def test_a_listing_that_is_not_utf8_says_so(tmp_path, name, form):
     assert f"{name} is UTF-16 or UTF-32 text; save it as UTF-8" in refusal(tmp_path)
 
 
+def test_a_nul_byte_in_a_listing_is_named_by_its_place(tmp_path, caplog):
+    write_images(tmp_path, ROWS)
+    (tmp_path / "metadata.csv").write_text("file_name,caption\n0000.png,x\n0001.png,aé\0b\n")
+    source = open_files(str(tmp_path))
+    assert f"{tmp_path / 'metadata.csv'} line 3 column 12 has a NUL byte" in caplog.text
+    assert source[0].captions == ["x"]
+    with pytest.raises(BadSample, match=r"0001\.png: the caption has a NUL"):
+        source[1]
+
+
 def test_a_table_with_semicolons_or_two_columns_of_a_name_says_so(tmp_path):
     write_images(tmp_path, ROWS)
     (tmp_path / "metadata.csv").write_text("file_name;caption\n0000.png;x\n")
@@ -238,6 +248,30 @@ def test_coco_ids_match_whatever_type_they_are_written_in(tmp_path, kinds):
         said["image_id"] = kinds[1](said["image_id"])
     path.write_text(json.dumps(content))
     assert captions(open_files(str(path))) == {key: [caption] for key, _, caption in ROWS}
+
+
+@pytest.mark.parametrize(
+    ("part", "entry", "said"),
+    [
+        ("images", {"id": 3}, "images[2] (id 3) has no file_name"),
+        ("images", {"file_name": "a.png"}, "images[2] has no id"),
+        ("images", {"id": [1], "file_name": "a.png"}, "images[2]: id: '[1]' must be a number"),
+        ("images", {"id": 3, "file_name": "../a.png"}, "images[2] (id 3): '../a.png' is no name"),
+        ("images", 7, "images[2] is '7'; it must be an object with id"),
+        ("annotations", {"id": 9, "image_id": 0}, "annotations[2] (id 9) has no caption"),
+        ("annotations", {"id": 9, "caption": "x"}, "annotations[2] (id 9) has no image_id"),
+        ("annotations", {"image_id": None, "caption": "x"}, "image_id: 'None' must be a number"),
+        ("annotations", None, "annotations[2] is 'None'; it must be an object with image_id"),
+    ],
+)
+def test_a_bad_entry_of_coco_is_named(tmp_path, part, entry, said):
+    path = write_coco(tmp_path / "d", ROWS)
+    content = json.loads(path.read_text())
+    content[part].insert(2, entry)
+    path.write_text(json.dumps(content))
+    message = refusal(path)
+    assert message.startswith(f"data.source: {path}: {part}[2]")
+    assert said in message
 
 
 def test_coco_annotations_of_other_images_say_so(tmp_path):

@@ -17,6 +17,7 @@ from unclip.cli.sampling_options import (
     settings_of,
     step_bar,
 )
+from unclip.common.blank import is_blank
 from unclip.common.checks import require
 from unclip.common.errors import UserError
 from unclip.common.terminal import say
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     theta = DIRECTIONS[args.direction] if args.theta is None else args.theta
     require(0 <= theta <= 1, "--theta", f"{theta} must be in [0, 1]; the paper's are 0.25 to 0.5")
     captions = [args.to] if args.source is None else [args.to, args.source]
-    require(all(c.strip() for c in captions), "--from, --to", "a caption is empty; give words")
+    require(not any(map(is_blank, captions)), "--from, --to", "a caption is empty; give words")
     check_count(args.n, len(args.image), least=2)  # theta goes from 0 to --theta
     if args.direction != "prior" and (key := settings_of(args).first_of("prior")):
         raise UserError(f"{key}: only `--direction prior` uses the prior")

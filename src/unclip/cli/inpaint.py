@@ -17,6 +17,7 @@ from unclip.cli.sampling_options import (
     settings_of,
     step_bar,
 )
+from unclip.common.blank import is_blank
 from unclip.common.checks import require
 from unclip.common.seeds import seeds_from
 from unclip.common.terminal import say
@@ -57,7 +58,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, fill, write."""
-    require(bool(args.caption.strip()), "--caption", "is empty; say what the image is to show")
+    require(not is_blank(args.caption), "--caption", "is empty; say what the image is to show")
     check_count(args.n)
     settings = settings_of(args)
     seeds = seeds_from(args.seed, args.n, "--seed")

@@ -20,6 +20,7 @@ from unclip.cli.sampling_options import (
     settings_of,
     step_bar,
 )
+from unclip.common.blank import is_blank
 from unclip.common.checks import require
 from unclip.common.seeds import seeds_from
 from unclip.common.terminal import say
@@ -181,7 +182,7 @@ def _asked(args: argparse.Namespace, pipeline: Pipeline) -> Asked:
 
     seeds = seeds_from(args.seed, args.n, "--seed")
     if args.caption:
-        require(all(c.strip() for c in args.caption), "caption", "is empty; give words")
+        require(not any(map(is_blank, args.caption)), "caption", "is empty; give words")
         note_long(pipeline, args.caption)
         captions = [caption for caption in args.caption for _ in seeds]
         return Asked(captions, seeds * len(args.caption), None)

@@ -18,6 +18,7 @@ from unclip.cli.sampling_options import (
     open_pipeline,
     settings_of,
 )
+from unclip.common.blank import is_blank
 from unclip.common.errors import UserError
 from unclip.common.seeds import seeds_from
 from unclip.common.terminal import say
@@ -106,11 +107,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _captions(args: argparse.Namespace) -> list[str]:
-    if any(not caption.strip() for caption in args.caption):
+    if any(map(is_blank, args.caption)):
         raise UserError("caption: one is empty; give words")
     captions = [caption.strip() for caption in args.caption]
     if args.captions is not None:
-        captions += [line.strip() for line in _text(args.captions).splitlines() if line.strip()]
+        captions += [
+            line.strip() for line in _text(args.captions).splitlines() if not is_blank(line)
+        ]
     if not captions:
         raise UserError('no caption: give one, as `unclip sample "a red circle"`, or --captions')
     for caption in captions:

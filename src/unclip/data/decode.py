@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unclip.common.blank import is_blank
 from unclip.common.errors import UserError, article
 from unclip.data.config import MAX_ASPECT, MAX_PIXELS
 
@@ -137,10 +138,10 @@ def _decode_caption(value: Any, *, where: str) -> str:
         form = " (UTF-16; save it as UTF-8)" if utf16 else ""
         raise BadSample(f"{where}: the caption is not UTF-8 text{form}") from None
     caption = caption.strip()
-    if not caption:
-        raise BadSample(f"{where}: the caption is empty")
     if "\0" in caption:
         raise BadSample(f"{where}: the caption has a NUL character, so it is not text")
+    if is_blank(caption):
+        raise BadSample(f"{where}: the caption is empty")
     if len(caption) > _MAX_CAPTION:
         raise BadSample(
             f"{where}: the caption has {len(caption)} characters, more than {_MAX_CAPTION}"

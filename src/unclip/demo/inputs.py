@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unclip.common.blank import is_blank
 from unclip.common.errors import UserError
 from unclip.common.seeds import MAX_SEED, seeds_from
 from unclip.data.decode import Limits, decode_image, upright_rgb
@@ -78,7 +79,7 @@ def _bare(layer: Image.Image, size: tuple[int, int]) -> Array:
 def caption(text: str | None, name: str = "caption") -> str:
     """``text`` without the spaces around it, neither empty nor endless."""
     text = (text or "").strip()
-    if not text:
+    if is_blank(text):
         raise UserError(f"{name}: write one first, such as a red circle on a white background")
     if len(text) > MAX_CAPTION:
         raise UserError(f"{name}: has {len(text)} characters; at most {MAX_CAPTION} can be used")

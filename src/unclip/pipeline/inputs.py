@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unclip.common.blank import is_blank
 from unclip.common.errors import UserError
 from unclip.common.images import to_uint8
 from unclip.common.seeds import require_seed
@@ -58,6 +59,18 @@ def listed(key: str, values: Any, kind: type) -> list[Any]:
 def _is_a(kind: type, value: Any) -> bool:
     wanted = {str: str, int: Integral, float: Real}[kind]
     return isinstance(value, wanted) and not isinstance(value, bool)
+
+
+def captions_of(captions: Any, key: str = "captions") -> list[str]:
+    """``captions`` as a list.
+
+    Raises:
+        UserError: one is no text, or shows nothing; it names ``key``.
+    """
+    found = listed(key, captions, str)
+    if any(map(is_blank, found)):
+        raise UserError(f"{key}: {'one ' if len(found) > 1 else ''}is empty; give words")
+    return found
 
 
 def seeds_of(seeds: Any, key: str = "seeds") -> list[int]:

@@ -13,7 +13,7 @@ from unclip.common.types import Progress
 from unclip.pipeline import inpainting, manipulations
 from unclip.pipeline.cascade import Cascade, load_cascade, open_folder
 from unclip.pipeline.inpainting import Masks
-from unclip.pipeline.inputs import Images, listed, one, seeds_of
+from unclip.pipeline.inputs import Images, captions_of, listed, one, seeds_of
 from unclip.pipeline.manipulations import Given, Latents
 from unclip.pipeline.sampling import Generated, Sampling
 from unclip.pipeline.settings import Settings
@@ -81,9 +81,7 @@ class Pipeline:
         Raises:
             UserError: no captions, another number of seeds, or settings that do not fit a stage.
         """
-        captions, seeds = listed("captions", captions, str), seeds_of(seeds)
-        if any(not caption.strip() for caption in captions):
-            raise UserError("captions: one is empty; give words")
+        captions, seeds = captions_of(captions), seeds_of(seeds)
         if len(captions) != len(seeds) or not captions:
             raise UserError(
                 f"captions: {len(captions)}, seeds: {len(seeds)}: give one seed per caption, at "
@@ -183,11 +181,11 @@ class Pipeline:
         is z_i moved by the difference between the prior's mean embeddings for the two captions,
         without a source the mean for ``target``, and ``theta_max`` is 1.
         """
-        one("target", target, str)
+        captions_of([target], "target")
         one("n", n, int)
         require_seed(seed, "seed")
         if source is not None:
-            one("source", source, str)
+            captions_of([source], "source")
         if theta_max is not None:
             one("theta_max", theta_max, float)
         sampling = Sampling(self.cascade, settings, progress, 0.0)
@@ -250,7 +248,7 @@ class Pipeline:
         to the old one: five times if None. A decoder with ``model.inpaint`` was trained to do it
         and does without RePaint if None.
         """
-        captions, seeds = listed("captions", captions, str), seeds_of(seeds)
+        captions, seeds = captions_of(captions), seeds_of(seeds)
         if resample is not None:
             one("resample", resample, int)
         sampling = Sampling(self.cascade, settings, progress)

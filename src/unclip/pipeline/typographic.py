@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from unclip.common.blank import is_blank
 from unclip.common.errors import UserError
 from unclip.common.fonts import font_for, missing
 from unclip.embeddings.lengths import directions
@@ -56,7 +57,7 @@ def check_word(word: str) -> None:
     Raises:
         UserError: the word is empty, or has letters that no font has.
     """
-    if not word.strip():
+    if is_blank(word):
         raise UserError("word: is empty")
     if absent := missing(word):
         raise UserError(f"word={word!r}: no font has {absent!r}; give a word in other letters")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from unclip.common.blank import is_blank
 from unclip.common.errors import UserError
 from unclip.common.seeding import derive_seed
 from unclip.data.batches import PriorBatch
@@ -115,7 +116,7 @@ class PriorRows(Dataset[BatchReport]):
             return np.flatnonzero(tokens[:, 1] == END_OF_TEXT)
         if not folder.has_captions:
             return np.empty(0, np.int64)
-        return np.flatnonzero([not caption.strip() for caption in folder.captions(places)])
+        return np.flatnonzero([is_blank(caption) for caption in folder.captions(places)])
 
     def _batch(
         self,

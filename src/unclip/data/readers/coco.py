@@ -41,16 +41,21 @@ def _listing(path: str) -> Listing:
         content = parse_json(data)
         # Some writers give ids as numbers in one list and as texts in the other.
         names: dict[str, Any] = {}
-        for image in content["images"]:
-            identity, name = _identity(image["id"]), image["file_name"]
+        where = f"data.source: {path}"
+        for number, image in enumerate(content["images"]):
+            named = f"{where}: images[{number}]"
+            identity = _identity(image, "id", named)
+            name = inside(_field(image, "file_name", named), where=f"{named} (id {identity})")
             if names.setdefault(identity, name) != name:
                 raise UserError(
                     f"data.source: {path}: two images have the id {identity}: "
                     f"{names[identity]!r} and {name!r}; give each an id of its own"
                 )
         said: dict[str, list[Any]] = {}
-        for annotation in content["annotations"]:
-            add(said, _identity(annotation["image_id"]), annotation["caption"])
+        for number, annotation in enumerate(content["annotations"]):
+            named = f"{where}: annotations[{number}]"
+            identity = _identity(annotation, "image_id", named)
+            add(said, identity, _field(annotation, "caption", named))
     except ValueError as error:
         raise UserError(f"data.source: {path} is not JSON ({error})") from None
     except (KeyError, TypeError):
@@ -62,7 +67,7 @@ def _listing(path: str) -> Listing:
     silent = 0
     for identity, name in names.items():
         if identity in said:
-            add(captions, inside(name, where=f"data.source: {path}"), said[identity])
+            add(captions, name, said[identity])
         else:
             silent += 1
     if names and not captions:
@@ -79,9 +84,21 @@ def _listing(path: str) -> Listing:
     )
 
 
-def _identity(value: Any) -> str:
+def _field(entry: Any, key: str, where: str) -> Any:
+    """``entry[key]``; raises a `UserError` that names the entry, by its id if it has one."""
+    if not isinstance(entry, dict):
+        raise UserError(f"{where} is {str(entry)[:50]!r}; it must be an object with {key}")
+    if key not in entry:
+        ids = [f"{name} {entry[name]}" for name in ("id", "image_id") if name in entry]
+        named = f" ({str(ids[0])[:50]})" if ids else ""
+        raise UserError(f"{where}{named} has no {key}; add it, or remove the entry")
+    return entry[key]
+
+
+def _identity(entry: Any, key: str, where: str) -> str:
+    value = _field(entry, key, where)
     if not isinstance(value, (str, int, float)):
-        raise TypeError("an id is a number or a text")
+        raise UserError(f"{where}: {key}: {str(value)[:50]!r} must be a number or a text")
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import logging
 import unicodedata
 from collections.abc import Iterable
 from pathlib import PurePosixPath
@@ -17,6 +18,8 @@ from unclip.data.keys import printable
 from unclip.data.readers.inventory import Inventory
 from unclip.data.readers.names import ending_of, is_hidden, is_image, stem_of, why_unread
 from unclip.data.readers.source import digest
+
+logger = logging.getLogger(__name__)
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 _CAPTIONS = ("txt", "json")  # beside an image, the first that is there
@@ -105,8 +108,14 @@ def _is_caption(name: str) -> bool:
 
 def _text(data: bytes, path: str) -> str:
     """A listing's text. Surrogates keep the rest readable where one caption is not UTF-8."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:200]:
+    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff") or data[:32].count(0) > len(data[:32]) / 4
+    if wide:  # it begins with the names of fields, of which at least every other byte is 0
         raise UserError(f"data.source: {path} is UTF-16 or UTF-32 text; save it as UTF-8")
+    if (at := data.find(0)) >= 0:
+        line, before = data.count(b"\n", 0, at) + 1, data[data.rfind(b"\n", 0, at) + 1 : at]
+        column = len(before.decode("utf-8-sig", "replace")) + 1
+        place = f"{path} line {line} column {column}"
+        logger.warning("data.source: %s has a NUL byte, which is no text; remove it", place)
     return data.decode("utf-8-sig", "surrogateescape")
 
 
