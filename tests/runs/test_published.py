@@ -154,6 +154,14 @@ def test_of_several_sources_the_first_that_has_a_stage_gives_it(project, tmp_pat
     ("text", "said"),
     [
         ("sources: []", "sources: is empty"),
+        (
+            "sources: [a, 'https://127.0.0.1/x.pt']",
+            "sources[1]=https://127.0.0.1/x.pt: a cascade's",
+        ),
+        ("sources: ['https://example.org/x.pt']", "sources[0]=https://example.org/x.pt: a cascade"),
+        ("sources: [a]\nclip: http://10.0.0.1/x", "clip=http://10.0.0.1/x: a cascade's file names"),
+        ("sources: [a]\nmerges: 'HTTPS://[::1]/x'", "merges=HTTPS://[::1]/x: a cascade's file"),
+        ("sources: ['file:///etc/passwd']", "sources[0]=file:///etc/passwd: a cascade's file"),
         ("source: [a]", "source: unknown key; did you mean 'sources'?"),
         ("sources: hf://a/b", "must be a list of texts"),
         ("sources: [a]\nstages: {decodr: {}}", "unknown stage 'decodr'; did you mean 'decoder'?"),

@@ -135,6 +135,11 @@ def test_merges_are_refused_where_nobody_reads_them(tmp_path, capsys):
     missing = ("no such file of merges", "nowhere.txt")
     glide = ["--merges", str(tmp_path / "nowhere.txt")]
     refused(capsys, merges.parent, tmp_path / "out", missing, *glide)
+    large = tmp_path / "large.txt"
+    with large.open("wb") as file:
+        file.truncate((16 << 20) + 1)
+    says = ("large.txt: is larger than 16 MiB",)
+    refused(capsys, merges.parent, tmp_path / "out", says, "--merges", str(large))
 
 
 def _no_config(f):

@@ -88,6 +88,7 @@ class CommandParser(argparse.ArgumentParser):
             found.overrides = [*found.overrides, *overrides]
         if self.sampled:
             found.sampler_words = settings
+        _refuse_urls(words, found)
         for name, value in vars(found).items():
             several = isinstance(value, list)
             own = [_word_at_home(v) for v in value] if several else _word_at_home(value)
@@ -172,6 +173,18 @@ def seed(text: str) -> int:
     """The ``type`` of every --seed."""
     require_seed(number := int(text), "--seed")
     return number
+
+
+def _refuse_urls(words: list[str], found: Any) -> None:
+    """Refuse a URL where a local path belongs, before the path loses one of its slashes."""
+    given = [part for word in words for part in (word, word.partition("=")[2]) if "://" in part]
+    urls = {Path(part): part for part in given}
+    for value in vars(found).values():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path) and path in urls:
+                raise UserError(
+                    f"{urls[path]}: is an address; a local file or folder is needed here"
+                )
 
 
 def _word_at_home(word: Any) -> Any:

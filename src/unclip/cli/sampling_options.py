@@ -151,7 +151,7 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
     """
     own = (args.clip, args.prior, args.decoder, args.upsampler)
     if not any(own) and find_cascade(args.pipeline) is None:
-        require_there(Path(args.pipeline), meant(args.pipeline))  # before the slow imports
+        require_there(args.pipeline, meant(args.pipeline))  # before the slow imports
     import torch
 
     from unclip.common.devices import find_device

@@ -14,7 +14,7 @@ from unclip.common import yaml_text
 from unclip.common.checks import closest, nearest
 from unclip.common.errors import UserError
 from unclip.common.fields import as_dataclass
-from unclip.config.files import yaml_files
+from unclip.config.files import shipped_experiments, yaml_files
 from unclip.stages import registry
 from unclip.stages.row import CLIP
 
@@ -80,6 +80,21 @@ def cascade_files() -> dict[str, list[Path]]:
     return yaml_files(FOLDER)
 
 
+def _refuse_addresses(found: PublishedCascade, path: Path) -> None:
+    """Refuse addresses but the hub's: whoever wrote the file would choose what is asked from here.
+
+    Raises:
+        UserError: names the first.
+    """
+    named = [(f"sources[{n}]", source) for n, source in enumerate(found.sources)]
+    for key, spec in (*named, ("clip", found.clip), ("merges", found.merges)):
+        if "://" in spec and not spec.startswith(_HUB):
+            raise UserError(
+                f"{path}: {key}={spec}: a cascade's file names hf://ORG/NAME[@REVISION] and local "
+                "paths; download it yourself, and name the file"
+            )
+
+
 def read_cascade(path: Path) -> NamedCascade:
     """A cascade's file.
 
@@ -95,6 +110,8 @@ def read_cascade(path: Path) -> NamedCascade:
     found = as_dataclass(PublishedCascade, content, f"{path}: ")
     if not found.sources:
         raise UserError(f"{path}: sources: is empty; name at least one, as hf://ORG/NAME@REVISION")
+    if not path.resolve().is_relative_to(shipped_experiments().resolve()):
+        _refuse_addresses(found, path)
     if not isinstance(stages, dict):
         raise UserError(f"{path}: stages={str(stages)[:50]!r}: must be a section of keys")
     read = {

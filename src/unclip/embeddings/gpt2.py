@@ -96,7 +96,9 @@ def _byte_pairs(merges: str, vocabulary: int) -> Any:
     from tokenizers.pre_tokenizers import ByteLevel
 
     path, key = Path(merges).expanduser(), f"model.merges={merges}"
-    if not path.is_file() or path.stat().st_size > LARGEST:
+    if path.is_file() and path.stat().st_size > LARGEST:
+        raise UserError(f"{key}: is larger than {LARGEST >> 20} MiB; give GPT-2's merges.txt")
+    if not path.is_file():
         raise UserError(f"{key}: no such file of merges; give GPT-2's merges.txt (vocab.bpe)")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

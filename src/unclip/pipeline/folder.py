@@ -6,17 +6,20 @@ from pathlib import Path
 
 from unclip.common.errors import UserError
 
+ADDRESSES = "of addresses only hf://ORG/NAME[@REVISION] is read; download others first"
 LISTS = (
     "; `unclip recipe quickstart` trains one, `unclip experiments list cascades/` lists published "
     "ones"
 )
 
 
-def require_there(folder: Path, hint: str = "") -> None:
+def require_there(word: str | Path, hint: str = "") -> None:
     """Refuse a cascade that is not there.
 
     Raises:
-        UserError: it names the folder, and by ``hint`` or `LISTS` where to find one.
+        UserError: it names it as ``word`` does, and by ``hint`` or `LISTS` where to find one.
     """
-    if not folder.exists():
-        raise UserError(f"pipeline={folder}: no such folder{hint or LISTS}")
+    if "://" in str(word):
+        raise UserError(f"pipeline={word}: is no cascade; {ADDRESSES}")
+    if not Path(word).exists():
+        raise UserError(f"pipeline={word}: no such folder{hint or LISTS}")

@@ -39,7 +39,7 @@ def cascade_folder(word: Path | str) -> Path:
         return fetch(named)
     path = Path(word)
     if not path.exists():
-        require_there(path, meant(str(word)))
+        require_there(word, meant(str(word)))
     if not is_bundle(path):
         return path
     place, home = f"pipeline={path}", cache_folder("bundles")

@@ -136,6 +136,8 @@ def load(name: str) -> Sweep:
     path = Path(name) if name.endswith((".yaml", ".yml")) else known.get(name)
     if path is None:
         raise UserError(f"{name}: no such sweep{nearest(name, known)}")
+    if not path.is_file():
+        raise UserError(f"{name}: no such sweep file")
     content = yaml_text.read_file(path)
     for key in content:
         if key not in KEYS:

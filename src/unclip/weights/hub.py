@@ -29,6 +29,10 @@ def open_source(spec: str) -> Source:
         return Source(
             spec.rpartition("/")[0], [last_part(spec)], lambda _: download(spec), {"source": spec}
         )
+    if "://" in spec and not spec.startswith("hf://"):
+        raise UserError(
+            f"{spec}: must be https://HOST/FILE, hf://ORG/NAME[@REVISION] or a local path"
+        )
     if not spec.startswith("hf://"):
         return local(Path(spec).expanduser())
     found = _URL.fullmatch(spec)
