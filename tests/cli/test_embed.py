@@ -384,7 +384,7 @@ def test_embeddings_that_are_no_numbers_are_named(embed, tmp_path, capsys, monke
         (["--clip", "nowhere/at-all"], "nowhere/at-all: no such experiment"),
         (["--clip", "open_clip:ViT-Z"], "open_clip has no architecture 'ViT-Z'"),
         (["--dtype", "int8"], "dtype='int8': must be one of float16, float32"),
-        (["--precision", "16"], "precision='16': must be one of 32, bf16"),
+        (["--precision", "16"], "precision='16': must be one of 32, tf32, bf16, fp16"),
         (["--captions", "last"], "captions='last': must be one of all, first"),
         (["--on-error", "maybe"], "data.on_error='maybe': must be one of skip, error"),
         (["--shard-size", "0"], "shard_size=0: must be at least 1"),

@@ -119,3 +119,14 @@ def test_images_are_manipulated_in_half_precision_too(cascade):
         wanted, found = manipulate(exact), manipulate(half)
         assert found.dtype == torch.float32
         assert psnr(found, wanted) > 40
+
+
+def test_what_leaves_inference_can_be_changed_and_trained_on(cascade):
+    pipeline = Pipeline.load(cascade)
+    found = pipeline.generate(CAPTIONS, SEEDS)
+    latents = pipeline.encode(found.image)
+    for tensor in (*found, *latents, pipeline.cascade.embed_captions(CAPTIONS)):
+        assert not tensor.is_inference()
+        assert not tensor.requires_grad
+        tensor.mul_(1.0)
+        (torch.ones_like(tensor, requires_grad=True) * tensor).sum().backward()

@@ -48,7 +48,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--dtype", help="float16 (default) or float32, on disk")
     p.add_argument("--embeddings", help="unit (length 1) or raw; default: as the CLIP's artifact")
     p.add_argument("--captions", help="all (default): a row for each of an image; or first")
-    p.add_argument("--precision", help="32 (default) or bf16, of the CLIP")
+    p.add_argument("--precision", help="32 (default), tf32, bf16 or fp16, of the CLIP")
     p.add_argument("--batch-size", dest="data.batch_size", type=int, help="images (default 64)")
     p.add_argument("--shard-size", type=int, help="samples per file (default 100000)")
     p.add_argument("--workers", dest="data.num_workers", type=int, help="loaders (default 0)")

@@ -32,6 +32,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="first train the CLIP, if it has no finished run",
     )
+    p.add_argument("--precision", help="32 (default), tf32, bf16 or fp16, as pca.precision")
     p.set_defaults(run=run)
 
 
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> None:
     from unclip.common.errors import UserError, article
     from unclip.config.load import load_experiment
 
-    resolved = load_experiment(args.experiment, args.overrides)
+    own = [] if args.precision is None else [f"pca.precision={args.precision}"]
+    resolved = load_experiment(args.experiment, [*args.overrides, *own])
     if resolved.stage.trains:
         raise UserError(
             f"{args.experiment}: is {article(resolved.stage.name)}; give a pca experiment"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from unclip.cli.outputs import check_folder
-from unclip.cli.sampling_options import add_allow_source, check_data
+from unclip.cli.sampling_options import add_allow_source, add_precision, check_data
 from unclip.common.terminal import say
 
 EXAMPLES = """\
@@ -36,6 +36,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--samples", type=int, default=2048, help="training samples (default 2048)")
     p.add_argument("--clip", help="artifact or open_clip:ARCH/TAG, if the CLIP is elsewhere now")
     p.add_argument("--data", metavar="SOURCE", help="data.source, if the data is elsewhere now")
+    add_precision(p)
     add_allow_source(p)
     p.set_defaults(run=run)
 
@@ -52,6 +53,11 @@ def run(args: argparse.Namespace) -> None:
     from unclip.evaluation.protocols.priors import fit_variance
 
     for line in fit_variance(
-        args.prior, steps=args.steps, samples=args.samples, clip=args.clip, source=args.data
+        args.prior,
+        steps=args.steps,
+        samples=args.samples,
+        clip=args.clip,
+        source=args.data,
+        precision=args.precision,
     ):
         say(line)

@@ -50,6 +50,11 @@ def help_of(stages: Sequence[str], note: str) -> str:
 def add_device(p: argparse.ArgumentParser) -> None:
     """Where the networks run, and in which precision."""
     p.add_argument("--device", default="auto", help="auto (default) | cpu | cuda | cuda:1 | mps")
+    add_precision(p)
+
+
+def add_precision(p: argparse.ArgumentParser) -> None:
+    """In which precision the networks run."""
     p.add_argument(
         "--precision",
         default="auto",

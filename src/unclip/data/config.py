@@ -178,7 +178,7 @@ class EmbedConfig:
     dtype: Literal["float16", "float32"] = "float16"  # of the embeddings on disk
     embeddings: Embeddings | None = None  # unit (length 1) or raw; null takes the CLIP's
     captions: Literal["all", "first"] = "all"  # all: a row for each caption of an image
-    precision: Literal["32", "bf16"] = "32"  # of the CLIP
+    precision: Literal["32", "tf32", "bf16", "fp16"] = "32"  # of the CLIP
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU if there is one
     devices: int = 1  # processes per machine, a device each
     nodes: int = 1  # machines; more than one are started by torchrun or srun

@@ -98,11 +98,24 @@ class Clip(nn.Module):
         """Prepare for other stages, and return itself: nothing trains, autocast is not followed.
 
         So embeddings are the same computation wherever they are made: float32 in a stage's
-        training, in `unclip fit-pca` and in a pipeline. A PCA of 256 buckets gives two codes in
-        three another value when z_i are made in bfloat16.
+        training, in a pipeline and, unless told, in `unclip fit-pca`. A PCA of 256 buckets gives
+        two codes in three another value when z_i are made in bfloat16.
         """
         self.follows_autocast = False
         return self.eval().requires_grad_(False)
+
+    @contextmanager
+    def computing_in(self, dtype: torch.dtype) -> Iterator[None]:
+        """Encode in ``dtype`` meanwhile, frozen or not; weights and embeddings are float32.
+
+        With float32 a GPU's TF32 is as torch's flags have it.
+        """
+        follows, self.follows_autocast = self.follows_autocast, True
+        try:
+            with torch.autocast(self.mean.device.type, dtype, enabled=dtype != torch.float32):
+                yield
+        finally:
+            self.follows_autocast = follows
 
     @contextmanager
     def _autocast(self, device: torch.device) -> Iterator[None]:

@@ -17,6 +17,7 @@ from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.codec import Codec
 from unclip.embeddings.config import Embeddings
 from unclip.pipeline.folder import require_there
+from unclip.pipeline.inference import inference
 from unclip.pipeline.precision import cast_parameters, choose_precision
 from unclip.pipeline.settings import Settings
 from unclip.stages import registry
@@ -70,7 +71,7 @@ class Cascade:
         """Which its stages agree on (`unclip.embeddings.lengths`)."""
         return self.clip.model.embeddings
 
-    @torch.no_grad()
+    @inference
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
         """z_t ``[B, D]``."""
         clip = self.clip.model
@@ -82,7 +83,7 @@ def _settle(net: nn.Module, device: torch.device, dtype: torch.dtype | None) -> 
     net.eval().requires_grad_(False)
     if dtype is not None:
         cast_parameters(net, dtype)
-    net.to(device)
+    net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def load_part(kind: str, path: Path | str, clip: FrozenClip | None = None) -> Any:

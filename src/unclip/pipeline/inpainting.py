@@ -16,6 +16,7 @@ from torch import Tensor
 from unclip.common.errors import UserError
 from unclip.data.transforms import Square
 from unclip.diffusion.inpainting import SAMPLERS
+from unclip.pipeline.inference import inference
 from unclip.pipeline.inputs import Array, Images, arrays, squares
 from unclip.pipeline.sampling import Generated, Sampling
 from unclip.stages._diffusion.known import Known
@@ -25,7 +26,7 @@ Masks = Any
 """One mask or several, ``[H, W]`` boolean arrays or tensors, True = keep; or ``[B, H, W]``."""
 
 
-@torch.no_grad()
+@inference
 def inpaint(
     sampling: Sampling,
     images: Images,

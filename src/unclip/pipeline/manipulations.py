@@ -16,6 +16,7 @@ from torch import Tensor
 from unclip.common.errors import UserError
 from unclip.embeddings.geometry import slerp, text_direction
 from unclip.embeddings.lengths import as_embeddings, directions, with_lengths
+from unclip.pipeline.inference import inference
 from unclip.pipeline.inputs import Images, arrays, squares
 from unclip.pipeline.sampling import Generated, Sampling
 
@@ -71,14 +72,14 @@ def _latents(sampling: Sampling, given: Given) -> Latents:
     return Latents(z_i, sampling.invert(squares(arrays(given), side, cascade.device), z_i))
 
 
-@torch.no_grad()
+@inference
 def encode(sampling: Sampling, images: Images) -> Latents:
     """Both halves of the latent."""
     sampling.expect(inversions=_count(images))
     return _latents(sampling, images)
 
 
-@torch.no_grad()
+@inference
 def reconstruct(sampling: Sampling, latents: Latents, seed: int) -> Generated:
     """From both halves back to the image."""
     count = _count(latents)
@@ -86,7 +87,7 @@ def reconstruct(sampling: Sampling, latents: Latents, seed: int) -> Generated:
     return sampling.decode(latents.z_i, [seed] * count, x_T=latents.x_T)
 
 
-@torch.no_grad()
+@inference
 def vary(sampling: Sampling, given: Given, seeds: Sequence[int]) -> Generated:
     """Section 3.1: the same latent, with noise on the way."""
     if not seeds:
@@ -97,7 +98,7 @@ def vary(sampling: Sampling, given: Given, seeds: Sequence[int]) -> Generated:
     return sampling.decode(z_i, list(seeds) * count, x_T=x_T).grouped(each)
 
 
-@torch.no_grad()
+@inference
 def interpolate(sampling: Sampling, a: Given, b: Given, n: int, noise: str, seed: int) -> Generated:
     """Section 3.2: great circles between two latents."""
     count = _count(a)
@@ -126,7 +127,7 @@ def _between(a: Tensor, b: Tensor, way: Tensor) -> Tensor:
     return found.reshape(-1, *a.shape[1:])
 
 
-@torch.no_grad()
+@inference
 def text_diff(
     sampling: Sampling,
     given: Given,
@@ -178,7 +179,7 @@ def _moved(sampling: Sampling, z_i: Tensor, captions: Sequence[str], seed: int) 
     return F.normalize(there, dim=-1).expand_as(z_i)
 
 
-@torch.no_grad()
+@inference
 def pca_reconstructions(
     sampling: Sampling, images: Images, dims: Sequence[int], seed: int
 ) -> Generated:

@@ -12,6 +12,7 @@ from unclip.common.errors import UserError
 from unclip.common.seeding import SampleNoise, derive_seed
 from unclip.common.types import Progress
 from unclip.pipeline.cascade import Cascade, check_stages
+from unclip.pipeline.inference import inference
 from unclip.pipeline.settings import Settings
 from unclip.stages._diffusion.known import Known
 
@@ -83,7 +84,7 @@ class Sampling:
         if prior:
             self._total += self._batches(draws) * prior.steps(self._prior)
 
-    @torch.no_grad()
+    @inference
     def generate(
         self, captions: Sequence[str], seeds: Sequence[int], *, known: KnownAt | None = None
     ) -> Generated:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from unclip.common.blank import is_blank
 from unclip.common.errors import UserError
 from unclip.common.fonts import font_for, missing
 from unclip.embeddings.lengths import directions
+from unclip.pipeline.inference import inference
 from unclip.pipeline.inputs import Array, Images, arrays
 from unclip.pipeline.manipulations import embed, vary
 from unclip.pipeline.sampling import Generated, Sampling
@@ -28,7 +28,7 @@ class Attacked(NamedTuple):
     variations: Generated  # [B, n, ...] of the images with the word
 
 
-@torch.no_grad()
+@inference
 def typographic(
     sampling: Sampling,
     images: Images,

@@ -20,6 +20,7 @@ from unclip.data.sources import open_source
 from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.config import RAW
 from unclip.embeddings.tokens import Tokenizer
+from unclip.pipeline.precision import choose_precision
 from unclip.runs.embed_data import EmbedBatch, embed_loader
 from unclip.runs.shards import Processes, write_shards
 from unclip.stages.clip.part import load as load_clip
@@ -47,18 +48,17 @@ def embed(
     """
 
     def prepare(fabric: Fabric) -> _Job:
+        dtype = choose_precision(config.precision, fabric.device)
         frozen = load_clip(clip)
         frozen.agree(config.embeddings, where=f"--embeddings {config.embeddings}")
-        job = _Job.of(config, frozen, out, fabric)
+        job = _Job.of(config, frozen, out, fabric, dtype)
         frozen.model.to(fabric.device)
-        frozen.model.follows_autocast = True  # of --precision
         return job
 
     processes = Processes(
         accelerator=config.accelerator,
         devices=config.devices,
         nodes=config.nodes,
-        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
     )
     return write_shards(processes, prepare, force=force)
 
@@ -73,15 +73,24 @@ class _Job:
     samples: int
     out: Path
     fabric: Fabric
+    dtype: torch.dtype  # in which the CLIP computes
     title = "embedding"
     unit = "sample"
 
     @classmethod
-    def of(cls, config: EmbedConfig, clip: FrozenClip, out: Path, fabric: Fabric) -> _Job:
+    def of(
+        cls,
+        config: EmbedConfig,
+        clip: FrozenClip,
+        out: Path,
+        fabric: Fabric,
+        dtype: torch.dtype,
+    ) -> _Job:
         data = config.data
         size = clip.model.image_size
         source = open_source(data.source, data, image_size=size, split="all")
-        return cls(config, clip, source, min(len(source), data.limit or len(source)), out, fabric)
+        samples = min(len(source), data.limit or len(source))
+        return cls(config, clip, source, samples, out, fabric, dtype)
 
     @cached_property
     def folder(self) -> Writer:
@@ -152,7 +161,7 @@ class _Job:
         z_i = z_t = torch.empty(0, model.embed_dim)
         if batch.images is not None:
             tokens = batch.clip_tokens.to(fabric.device).split(self.config.data.batch_size)
-            with fabric.autocast():
+            with model.computing_in(self.dtype):
                 z_i = model.encode_image(batch.images.to(fabric.device)).cpu()[batch.image]
                 z_t = torch.cat([model.encode_text(some).z_t for some in tokens]).cpu()
         fine = z_i.isfinite().all(dim=1) & z_t.isfinite().all(dim=1)

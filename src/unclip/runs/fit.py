@@ -10,6 +10,7 @@ from unclip.common import artifacts
 from unclip.common.terminal import say
 from unclip.config.load import ResolvedExperiment
 from unclip.embeddings.clip import FrozenClip
+from unclip.pipeline.precision import choose_precision
 from unclip.runs.ahead import announce
 from unclip.runs.folders import acquire_run
 from unclip.runs.parents import Make, Parents, load_parents, missing_parents, resolve_parent
@@ -31,6 +32,8 @@ def fit(resolved: ResolvedExperiment, *, force: bool = False, make: Make | None 
     """
     experiment = resolved.config
     require_gpu(experiment.trainer.accelerator)
+    device = device_of(experiment.trainer.accelerator)
+    dtype = choose_precision(experiment.pca.precision, device, key="pca.precision")
     rank = join_processes()
     if make is not None:
         announce(resolved, missing_parents(resolved))
@@ -50,8 +53,8 @@ def fit(resolved: ResolvedExperiment, *, force: bool = False, make: Make | None 
         if own:
             origin = origin_of_run(resolved, parents, clip, data)
             stack.enter_context(own.start(resolved, origin))
-        device = device_of(experiment.trainer.accelerator)
-        fitted = resolved.stage.fit(experiment, clip, data, device)
+        with clip.model.computing_in(dtype):
+            fitted = resolved.stage.fit(experiment, clip, data, device)
         if own is None:
             raise SystemExit  # the first process does the rest
         return _export(resolved, parents, clip, fitted, own.folder)

@@ -40,7 +40,6 @@ class Processes:
     accelerator: str = "auto"  # auto: a GPU if there is one
     devices: int = 1  # per machine
     nodes: int = 1  # machines; more than one are started by torchrun or srun
-    precision: Any = "32-true"  # Fabric's
 
 
 class Job(Protocol):
@@ -127,7 +126,6 @@ def _launch(processes: Processes) -> Fabric:
         strategy=DDPStrategy(process_group_backend="gloo", timeout=_PATIENCE)
         if world > 1
         else "auto",
-        precision=processes.precision,
     )
     fabric.launch()
     return fabric

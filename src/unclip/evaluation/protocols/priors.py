@@ -14,6 +14,7 @@ from unclip.common.moved import locate_parent
 from unclip.common.seeds import require_seed
 from unclip.embeddings.clip import FrozenClip
 from unclip.evaluation.metrics.priors import Evaluated, evaluate, training_flops
+from unclip.pipeline.precision import cast_parameters, choose_precision
 from unclip.pipeline.settings import Settings
 from unclip.stages import registry
 from unclip.stages._prior.part import PriorPart
@@ -31,9 +32,18 @@ from unclip.training.world import device_of
 
 
 def fit_variance(
-    path: Path, *, steps: list[str] | None, samples: int, clip: str | None, source: str | None
+    path: Path,
+    *,
+    steps: list[str] | None,
+    samples: int,
+    clip: str | None,
+    source: str | None,
+    precision: str = "32",
 ) -> list[str]:
-    """Fit Analytic-DPM's x0_errors to a diffusion prior and add them to its artifact."""
+    """Fit Analytic-DPM's x0_errors to a diffusion prior and add them to its artifact.
+
+    ``precision`` is the network's, which should be the one that samples; errors are float64.
+    """
     opened = _open_prior(path, clip=clip, source=source)
     part = opened.part
     if not isinstance(part, DiffusionPriorPart):
@@ -41,6 +51,7 @@ def fit_variance(
             f"prior={path}: is {article(opened.artifact.stage)}; Analytic-DPM is for a "
             "diffusion_prior"
         )
+    cast_parameters(part.net, choose_precision(precision, opened.device))
     lines = []
     x0_errors = dict(part.x0_errors)
     for wanted in steps or [str(part.sampler.steps)]:

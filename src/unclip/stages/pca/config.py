@@ -24,6 +24,7 @@ class PcaConfig:
     edges: Literal["quantile", "uniform"] = "quantile"  # equally filled or wide; paper is silent
     samples: int | None = None  # training samples that are used; null = all
     reservoir: int = 65_536  # embeddings kept in memory for the buckets' edges
+    precision: Literal["32", "tf32", "bf16", "fp16"] = "32"  # of the CLIP; statistics are not in it
 
     def validate(self) -> None:
         """Refuse values out of range."""
@@ -51,6 +52,15 @@ class PcaExperiment(BaseExperiment):
     pca: PcaConfig = field(default_factory=PcaConfig)
     data: PassDataConfig = field(default_factory=PassDataConfig)
     trainer: FitConfig = field(default_factory=FitConfig)
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        super().validate()
+        require(
+            self.pca.precision == "32" or self.data.embeddings is None,
+            "pca.precision",
+            "data.embeddings are made already; give their precision to `unclip embed`",
+        )
 
 
 EXPERIMENT, SAMPLER = PcaExperiment, None
