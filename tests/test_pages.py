@@ -2,9 +2,11 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,3 +52,31 @@ def test_no_page_writes_two_things_into_one_folder(page):
     for block in re.findall(r"```\n(.*?)```", text, re.S):
         folders = re.findall(r"--out (\S+)", block)
         assert len(set(folders)) == len(folders)
+
+
+def test_the_readme_says_how_to_install_without_make():
+    readme = (ROOT / "README.md").read_text()
+    offered = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = re.findall(r"pip install '?\.(?:\[([\w,]+)\])?", readme)
+    assert "" in found
+    assert {extra for each in found for extra in each.split(",") if extra} <= {
+        *offered["optional-dependencies"]
+    }
+
+
+def test_every_file_that_an_experiment_reads_is_explained():
+    """No data comes with unclip but the scenes."""
+    text = (ROOT / "docs" / "data.md").read_text()
+    for path in (ROOT / "experiments").glob("*/*.yaml"):
+        data = yaml.safe_load(path.read_text()).get("data")
+        source = data.get("source") if isinstance(data, dict) else None
+        if isinstance(source, str) and source != "scenes":
+            assert f"`{source}`" in text, path.name
+
+
+def test_a_page_plans_with_the_clip_that_it_trains_with():
+    for block in re.findall(r"```\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.S):
+        if "--clip open_clip:" in block:
+            for line in block.replace("\\\n", " ").splitlines():
+                if re.match(r"unclip (train|plan) (prior|decoder)", line):
+                    assert "clip=open_clip:" in line, line

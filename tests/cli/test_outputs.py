@@ -241,16 +241,3 @@ def test_a_named_file_is_not_replaced_unasked(cascade, tmp_path, capsys):
     assert table.read_text() == "mine"
     assert main([*words, "--force"]) == 0
     assert "oracle/colour" in table.read_text()
-
-
-@pytest.mark.parametrize("device", ["cuda", "gpu", "cuda:7", "mps", "meta", "cpu:x"])
-def test_a_device_that_is_not_there_is_one_line(device, capsys, cascade, tmp_path):
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    words = ["sample", "a", "--pipeline", str(cascade), "--out", str(tmp_path), "--device", device]
-    assert main(words) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert f"--device {device}: " in error

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from unclip.cli import main
 
 
@@ -46,3 +48,16 @@ def test_mistakes_are_one_line(minute_experiment, capsys):
         error = capsys.readouterr().err.strip()
         assert error.startswith("unclip: error: ")
         assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("experiment", ["prior/ar_s", "prior/ar_l"])
+def test_a_context_that_is_too_short_for_the_codes_names_the_ways_out(experiment, capsys):
+    words = ["plan", experiment, "--gpus", "1", "--device", "h100"]
+    clip = "clip=open_clip:ViT-L-14/openai"
+    assert main([*words, clip]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "model.context: 384 cannot hold 768 codes of the PCA" in error
+    assert "take a PCA of fewer components (pca/paper), or model.context=770" in error
+    for way in ("pca=pca/paper", "model.context=770"):  # both lead out
+        assert main([*words, clip, way]) == 0

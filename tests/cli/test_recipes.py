@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from unclip.common.errors import UserError
 from unclip.config.load import load_experiment
-from unclip.runs.recipe import Recipe, _same, plan, run_together
+from unclip.runs.recipe import Recipe, _same, plan, run_recipe, run_together
 
 
 def names(waves):
@@ -108,12 +109,47 @@ def test_what_a_recipe_has_started_ends_with_it_even_if_it_is_killed():
     assert alive == []
 
 
-def test_told_to_stop_a_recipe_stops_what_it_has_started():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_stop_a_recipe_stops_what_it_has_started(number):
     program = "from unclip.runs.recipe import run_together as run; run({'a': ['sleep', '600']})"
-    recipe = psutil.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    recipe = psutil.Popen(
+        [sys.executable, "-c", program],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # the tests may be under nohup
+    )
     while not (started := [p for p in recipe.children() if p.name() == "sleep"]):
         time.sleep(0.05)
-    recipe.terminate()
+    recipe.send_signal(number)
     _, said = recipe.communicate()
-    assert "SIGTERM: progress is saved" in said
+    assert f"{number.name}: progress is saved" in said
     assert not any(process.is_running() for process in started)
+
+
+@pytest.mark.parametrize("source", ["scenes", "photos"])
+def test_the_oracle_judges_scenes_and_nothing_else(source, tmp_path, monkeypatch):
+    """The page of any other data claims nothing, and the time is that of the whole recipe."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    called = {}
+
+    def report(name):
+        def write(root, finished, **told):
+            called[name] = told
+            return root / "index.html"
+
+        return write
+
+    monkeypatch.setattr("unclip.runs.recipe._command", lambda task: None)  # all is trained
+    monkeypatch.setattr("unclip.runs.recipe.Finished.load", lambda folder: folder)
+    monkeypatch.setattr("unclip.evaluation.protocols.scenes.report", report("scenes"))
+    monkeypatch.setattr("unclip.evaluation.protocols.own_data.report", report("own data"))
+    before = time.perf_counter()
+    given = [] if source == "scenes" else [f"data.source={source}"]
+    run_recipe(Recipe(dir="new", prompts=7), given)
+    ((name, told),) = called.items()
+    assert name == {"scenes": "scenes", "photos": "own data"}[source]
+    assert told["prompts"] == 7
+    assert before <= told["began"] <= time.perf_counter()
+    if name == "own data":
+        assert told["data"].source == "photos"

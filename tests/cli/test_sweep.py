@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -33,6 +34,17 @@ def test_the_list_says_what_each_is_for(capsys):
     assert line.split()[:4] == ["prior_lr", "bayes", "max", "val/cosine"]
     assert line.endswith("learning rate and width of the diffusion prior")
     assert any(line.startswith("sampling ") for line in lines)
+
+
+def test_the_columns_of_the_list_are_aligned(capsys):
+    assert main(["sweep", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    cells = [re.split("  +", line) for line in lines]
+    assert len(lines) > 2
+    assert {len(each) for each in cells} == {4}
+    for column in range(4):
+        starts = {line.index(each[column]) for line, each in zip(lines, cells)}
+        assert len(starts) == 1
 
 
 @pytest.mark.parametrize(

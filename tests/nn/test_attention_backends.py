@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unclip.common.errors import UserError
-from unclip.nn import attention
+from unclip.nn import attention, xformers_attention
 
 
 def inputs(shape=(2, 3, 10, 8), keys=14):
@@ -58,3 +58,20 @@ def test_xformers_says_why_it_cannot_serve(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"needs a GPU, none found; use trainer\.attention=sdpa"):
         enter("xformers")
+
+
+def test_xformers_is_tried_on_the_gpu_of_the_process(monkeypatch):
+    """A context on GPU 0 costs it memory, once for each process."""
+    tried, randn = [], torch.randn
+
+    def noted(*shape, device, **given):
+        tried.append(device)
+        return randn(*shape, **given)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: "there")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "randn", noted)
+    monkeypatch.setattr(xformers_attention, "attend", lambda q, k, v, mask, causal: q)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    xformers_attention.check()
+    assert tried == [torch.device("cuda", 3)]

@@ -198,3 +198,29 @@ def test_embeddings_of_another_clip_are_refused(
         assert line.startswith("unclip: error: data.embeddings: ")
         assert "was made with another CLIP" in line
         assert "\n" not in line
+
+
+@pytest.mark.parametrize("kind", ["prior", "ar_prior", "decoder"])
+def test_a_resume_with_other_embeddings_is_refused_and_changes_nothing(
+    trained, minute_experiment, embedded, kind
+):
+    run = trained(kind, "float32")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    other = f"data.embeddings={embedded / 'float16'}"
+    given = [f"run.dir={run}", other, "trainer.max_steps=30"]
+    with pytest.raises(UserError) as caught:
+        train(load_experiment(str(minute_experiment(kind)), given), resume=True)
+    line = str(caught.value)
+    assert line.startswith("--resume: data.source=")
+    assert f"{other}: other samples (fingerprint " in line
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_the_same_embeddings_may_be_elsewhere_on_a_resume(
+    trained, minute_experiment, embedded, tmp_path
+):
+    run = shutil.copytree(trained("prior", "float32"), tmp_path / "run")
+    moved = shutil.copytree(embedded / "float32", tmp_path / "moved")
+    given = [f"run.dir={run}", f"data.embeddings={moved}", "trainer.max_steps=21"]
+    found = train(load_experiment(str(minute_experiment("prior")), given), resume=True)
+    assert found.summary["steps"] == 21

@@ -108,6 +108,22 @@ def test_a_run_that_cannot_begin_leaves_what_was_there(load, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_of_a_start_that_failed_the_advice_leads_out(load, tmp_path):
+    """Not "add --resume", then "start without --resume"."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "experiment.yaml").write_text("stage: clip\n")  # it has died before any checkpoint
+    for words in ({}, {"resume": True}):
+        with pytest.raises(UserError, match="holds a run without a checkpoint") as caught:
+            train(load(f"run.dir={folder}"), **words)
+        _, _, advice = str(caught.value).partition("checkpoint; ")
+        assert "--force" in advice
+        assert "resume" not in advice
+    assert train(load(f"run.dir={folder}"), force=True).summary["steps"] == 3
+    with pytest.raises(UserError, match="add --resume to continue it or --force to start over"):
+        train(load(f"run.dir={folder}"))
+
+
 def test_force_starts_anew(load, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()

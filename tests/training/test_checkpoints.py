@@ -160,6 +160,32 @@ def test_moments_are_read_with_the_strides_of_their_weights(tmp_path):
         assert torch.equal(found, moment)
 
 
+def test_a_tensor_is_on_the_cpu_before_it_is_laid_out_anew(tmp_path, monkeypatch):
+    """On a GPU that a run fills a contiguous copy has no room, least of all one of every tensor."""
+    net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(net, OptimConfig(lr=0.1))
+    net(torch.ones(1, 3, 5, 5)).sum().backward()
+    optimizer.step()
+    moved, laid_out = [], []
+    cpu, contiguous = torch.Tensor.cpu, torch.Tensor.contiguous
+
+    def noted(tensor):
+        moved.append(cpu(tensor).clone(memory_format=torch.preserve_format))  # as from a GPU
+        return moved[-1]
+
+    def checked(tensor):
+        laid_out.append(tensor)
+        return contiguous(tensor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "cpu", noted)
+        patched.setattr(torch.Tensor, "contiguous", checked)
+        checkpoints.write(folder_of(tmp_path, 1), net, optimizer, {})
+    assert len(moved) == len(laid_out) == 8  # weight and bias, with two moments and a step each
+    assert all(any(one is other for other in moved) for one in laid_out)
+    assert not all(tensor.is_contiguous() for tensor in laid_out)
+
+
 def test_a_checkpoint_of_another_network_or_optimizer_is_refused(tmp_path):
     net, optimizer = trained()
     path = folder_of(tmp_path, 3)

@@ -17,6 +17,7 @@ from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.tokens import Tokenizer
 from unclip.stages.clip.config import ClipConfig
 from unclip.stages.clip.network import build_clip
+from unclip.stages.diffusion_prior import fits
 from unclip.stages.diffusion_prior.config import PriorSamplerConfig
 from unclip.stages.diffusion_prior.fits import fit_standardisation, fit_x0_errors
 from unclip.stages.diffusion_prior.part import DiffusionPriorPart
@@ -120,6 +121,25 @@ def test_standardisation_is_the_mean_and_deviation_of_the_embeddings(clip):
     fit_standardisation([net], clip, Data(), CPU)  # type: ignore[arg-type]
     torch.testing.assert_close(net.mean, Z_I.mean(dim=0))
     torch.testing.assert_close(net.std, Z_I.std(dim=0), rtol=1 / COUNT, atol=0)
+
+
+def test_standardisation_gives_the_memory_of_its_gpu_back(monkeypatch):
+    """What the CLIP took for a pass over the data is free before training begins."""
+    happened = []
+
+    def embedded(model, data, *, device, **given):
+        happened.append(device)
+        yield SimpleNamespace(z_i=Z_I)
+        happened.append("read")
+
+    monkeypatch.setattr(fits, "embedded_batches", embedded)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: happened.append("freed"))
+    net = SimpleNamespace(mean=torch.zeros(D), std=torch.ones(D))
+    clip = SimpleNamespace(model=SimpleNamespace(embed_dim=D))
+    for device, end in ((torch.device("cuda", 2), ["freed"]), (CPU, [])):
+        happened.clear()
+        fit_standardisation([net], clip, Data(), device)  # type: ignore[arg-type]
+        assert happened == [device, "read", *end]
 
 
 # --- what samples are like ------------------------------------------------------------------------

@@ -22,6 +22,7 @@ def curves(runs: Sequence[Finished], path: Path) -> Path:
         found = files.curves(files.read_metrics(run.folder / files.METRICS))
         for name, style in (("train/loss", "-"), ("val/loss", "o")):
             if points := found.get(name):
+                style = style if len(points) > 1 else "o"  # a line of one point is none
                 axis.plot(*zip(*points), style, label=name, markersize=4)
         axis.set_title(drawable(run.summary["experiment"]), parse_math=False)
         axis.set_xlabel("optimizer step")
