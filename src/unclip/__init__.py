@@ -2,11 +2,12 @@
 
 The front door, from which everything is imported when it is first asked for:
 
-    from unclip import Pipeline, load_experiment, train
+    from unclip import Pipeline, load_experiment, sample_captions, train
 
     finished = train(load_experiment("prior/tiny"), with_parents=True)
     pipeline = Pipeline.load("runs/quickstart")
     image = pipeline.generate(["a red circle"], seeds=[0]).image
+    sample_captions("runs/quickstart", "captions.txt", "many")
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import importlib as _importlib
 import typing as _typing
 
 __version__ = "0.1.0"
-__all__ = ["Pipeline", "load_experiment", "train"]
+__all__ = ["Pipeline", "load_experiment", "sample_captions", "train"]
 
 _FROM = {
     "Pipeline": "unclip.pipeline.pipeline",
     "load_experiment": "unclip.config.load",
+    "sample_captions": "unclip.runs.sample_captions",
     "train": "unclip.runs.train",
 }
 

@@ -14,10 +14,11 @@ from unclip.common.errors import UserError
 README = Path(__file__).parents[2] / "README.md"
 
 
-def test_the_door_shows_its_three_names_and_nothing_else():
+def test_the_door_shows_its_four_names_and_nothing_else():
     assert [name for name in dir(unclip) if not name.startswith("__")] == [
         "Pipeline",
         "load_experiment",
+        "sample_captions",
         "train",
     ]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from unclip.cli.image_files import slug
 from unclip.cli.outputs import Outputs, unique, writing
@@ -23,16 +25,23 @@ from unclip.common.errors import UserError
 from unclip.common.seeds import seeds_from
 from unclip.common.terminal import say
 
+if TYPE_CHECKING:
+    from unclip.data.readers.captions import Caption
+    from unclip.pipeline.pipeline import Pipeline
+
 EXAMPLES = """\
 examples:
   unclip sample "a red circle above a blue square" --n 8
   unclip sample --captions captions.txt --pipeline runs/quickstart --out samples
   unclip sample "a red circle" --pipeline cascade.zip   (a bundle of `unclip share`)
   unclip sample "a large green star" decoder.guidance=3 decoder.steps=50 --seed 7
+  unclip sample --captions captions_val2014.json --limit 30000 --devices 8 --out coco
+  torchrun --nnodes 4 --nproc-per-node 8 ... -m unclip sample --captions captions.csv --out many
+
+With --devices, or under torchrun, a run that was stopped is resumed by the same command.
 """
-
-
-MOST_BYTES = 16 << 20  # of a captions file
+MANY = ("devices", "nodes", "format", "shard_size", "limit")
+MOST = 100_000_000  # images of a call that does not hold them
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -41,23 +50,68 @@ def add(commands: argparse._SubParsersAction) -> None:
         "sample",
         help="sample images from captions",
         description="Writes one PNG per caption and seed, a labelled grid of them, and "
-        "samples.jsonl, which says which caption and seed each file is of.",
+        "samples.jsonl, which says which caption and seed each file is of. With --devices: many "
+        "images in shards, by several processes.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("caption", nargs="*", help="one or more captions")
-    p.add_argument("--captions", type=Path, metavar="FILE", help="more captions, one per line")
+    p.add_argument(
+        "--captions",
+        type=Path,
+        metavar="FILE",
+        help="more captions: one per line; .csv, .tsv, .jsonl, .json or .parquet with a column "
+        "caption; or of COCO",
+    )
     p.add_argument("--n", type=int, default=1, help="images per caption (default 1)")
     add_output(p)
     add_pipeline(p)
+    many = p.add_argument_group(
+        "many images",
+        "With any of these, or under torchrun, images go into shards with a manifest and no grid;\n"
+        "image k of the list has the seed --seed + k.",
+    )
+    many.add_argument("--devices", type=int, help="processes per machine, a GPU or CPU core each")
+    many.add_argument("--nodes", type=int, help="machines, where torchrun or srun started them")
+    many.add_argument("--format", help="png (default), or tar in webdataset's form")
+    many.add_argument("--shard-size", type=int, help="images per shard (default 256)")
+    many.add_argument("--limit", type=int, help="so many of the captions, chosen at random")
     add_sampling(p)
     p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write a PNG per image, a labelled grid, and samples.jsonl."""
+    """Sample one grid of images, or many in shards."""
     captions = _captions(args)
-    check_count(args.n, len(captions))
+    many = {name: getattr(args, name) for name in MANY if getattr(args, name) is not None}
+    if many or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        check_count(args.n, len(captions), most=MOST)
+        _sample_many(args, captions, many)
+    else:
+        check_count(args.n, len(captions))
+        _sample_few(args, [caption.text for caption in captions])
+
+
+def _sample_many(args: argparse.Namespace, captions: list[Caption], many: dict[str, Any]) -> None:
+    from unclip.runs.sample_captions import sample_captions
+    from unclip.runs.sample_plan import SampleConfig
+
+    own = {name: getattr(args, name) for name in ("n", "seed", "device", "precision")}
+    config = SampleConfig(**many, **own)
+
+    def opened(device: str) -> Pipeline:
+        args.device = device
+        return open_pipeline(args)
+
+    out = args.out
+    settings = settings_of(args)
+    manifest = sample_captions(opened, captions, out, config, settings=settings, force=args.force)
+    if manifest is not None:
+        say(f"{out}: {manifest['images']:,} images, shards: {len(manifest['shards'])}")
+
+
+def _sample_few(args: argparse.Namespace, captions: list[str]) -> None:
+    """Write a PNG per image, a labelled grid, and samples.jsonl."""
     settings = settings_of(args)
     different = list(dict.fromkeys(captions))
     stems = dict(zip(different, unique([slug(caption) for caption in different])))
@@ -106,34 +160,22 @@ def run(args: argparse.Namespace) -> None:
         say(save(grid(images, labels, columns=columns), out.path("grid.png")))
 
 
-def _captions(args: argparse.Namespace) -> list[str]:
+def _captions(args: argparse.Namespace) -> list[Caption]:
+    from unclip.data.readers.captions import number_captions, read_captions
+
     if any(map(is_blank, args.caption)):
         raise UserError("caption: one is empty; give words")
-    captions = [caption.strip() for caption in args.caption]
-    if args.captions is not None:
-        captions += [
-            line.strip() for line in _text(args.captions).splitlines() if not is_blank(line)
-        ]
-    if not captions:
-        raise UserError('no caption: give one, as `unclip sample "a red circle"`, or --captions')
-    for caption in captions:
+    words = [caption.strip() for caption in args.caption]
+    for caption in words:
         try:
             caption.encode()
         except UnicodeEncodeError:
             raise UserError(f"caption {caption!r}: is not UTF-8 text") from None
-    return captions
-
-
-def _text(path: Path) -> str:
-    """The text of a captions file, of which no more than `MOST_BYTES` are read."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"--captions {path}: cannot be read: {error.strerror or error}") from None
-    if len(data) > MOST_BYTES:
-        raise UserError(f"--captions {path}: is larger than {MOST_BYTES >> 20} MiB; split it")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"--captions {path}: is not UTF-8 text; save it as UTF-8") from None
+    listed = [] if args.captions is None else read_captions(args.captions)
+    if not words:
+        found = listed
+    else:
+        found = number_captions([*words, *(caption.text for caption in listed)])
+    if not found:
+        raise UserError('no caption: give one, as `unclip sample "a red circle"`, or --captions')
+    return found

@@ -127,10 +127,10 @@ def add_force(p: argparse.ArgumentParser) -> None:
 MOST = 100_000  # images of one call, which are all held until its figure is drawn
 
 
-def check_count(n: int, each: int = 1, *, least: int = 1) -> None:
-    """Refuse ``--n`` below ``least``, or more than `MOST` images: ``n`` of ``each``."""
+def check_count(n: int, each: int = 1, *, least: int = 1, most: int = MOST) -> None:
+    """Refuse ``--n`` below ``least``, or more than ``most`` images: ``n`` of ``each``."""
     require(n >= least, "--n", f"must be at least {least}")
-    require(n * each <= MOST, "--n", f"{n * each:,} images are more than {MOST:,}; split the call")
+    require(n * each <= most, "--n", f"{n * each:,} images are more than {most:,}; split the call")
 
 
 def settings_of(args: argparse.Namespace) -> Settings:

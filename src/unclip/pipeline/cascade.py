@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from unclip.common import artifacts
 from unclip.common.devices import find_device
 from unclip.common.errors import UserError
-from unclip.embeddings.clip import FrozenClip
+from unclip.embeddings.clip import FrozenClip, fingerprint_of
 from unclip.embeddings.codec import Codec
 from unclip.embeddings.config import Embeddings
 from unclip.pipeline.folder import require_there
@@ -27,6 +28,7 @@ from unclip.stages.row import CLIP, DECODER, PCA, PRIOR, UPSAMPLER
 from unclip.stages.upsampler.sampling import UpsamplerPart
 
 CPU = torch.device("cpu")
+_TOLD = ("diffusion", "x0_errors", "takes")  # what some parts are told besides their networks
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,16 @@ class Cascade:
     def embeddings(self) -> Embeddings | None:
         """Which its stages agree on (`unclip.embeddings.lengths`)."""
         return self.clip.model.embeddings
+
+    def fingerprint(self) -> str:
+        """A hash of what decides its samples, but for the samplers' settings and the codec."""
+        state = hashlib.sha256(self.clip.fingerprint.encode())
+        for part in (self.prior, self.decoder, *self.upsamplers):
+            if part is not None:
+                state.update(fingerprint_of(part.net.state_dict()).encode())
+                told = [part.net.config, *(getattr(part, name, None) for name in _TOLD)]
+                state.update(repr(told).encode())
+        return state.hexdigest()
 
     @inference
     def embed_captions(self, captions: Sequence[str]) -> Tensor:

@@ -8,7 +8,7 @@ import json
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -28,6 +28,7 @@ class SampleRow(NamedTuple):
     ending: str  # of the image file, without a dot
     image: bytes
     captions: list[str]
+    facts: dict[str, Any] | None = None  # further ones, for a tar
 
 
 class SeveralCaptions(Exception):
@@ -51,16 +52,22 @@ def safe_name(key: str) -> str:
 
 
 def write_tar(path: Path, rows: Iterable[SampleRow]) -> int:
-    """NAME.jpg with NAME.txt, or NAME.json {"caption": [...]} for several; how many rows."""
+    """NAME.jpg with NAME.txt, or NAME.json {"caption": [...]} for several; how many rows.
+
+    Further facts about a sample are in its NAME.json too.
+    """
     count = 0
     with tarfile.open(path, "w") as archive:
         for row in rows:
             _add(archive, f"{row.name}.{row.ending}", row.image)
+            facts: dict[str, Any] = dict(row.facts or {})
             if len(row.captions) == 1:
                 _add(archive, f"{row.name}.txt", row.captions[0].encode())
             else:
-                fields = json.dumps({"caption": row.captions}, ensure_ascii=False)
-                _add(archive, f"{row.name}.json", fields.encode())
+                facts = {"caption": row.captions, **facts}
+            if facts:
+                text = json.dumps(facts, ensure_ascii=False)
+                _add(archive, f"{row.name}.json", text.encode())
             count += 1
     return count
 

@@ -18,6 +18,7 @@ from unclip.data.decode import BadSample, decode_captions, decode_image
 from unclip.data.readers.listings import METADATA
 from unclip.data.readers.names import ending_of, is_hidden, is_image
 from unclip.data.readers.source import Source, raw_of
+from unclip.data.shard_folder import BEGUN, MANIFEST
 from unclip.data.sources import open_source
 from unclip.data.transforms import Square
 
@@ -121,6 +122,8 @@ def _loose_images(spec: str) -> _Named | None:
     folder = Path(spec).expanduser()
     if files.is_url(spec) or not folder.is_dir():
         return None
+    if (folder / BEGUN).is_file() and not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder}: is not finished; run the same `unclip sample` again")
     if (folder / SAMPLES).is_file():
         try:
             rows = [json.loads(line) for line in (folder / SAMPLES).read_text().splitlines()]
