@@ -86,6 +86,29 @@ def drawn(out: Path) -> list[bytes]:
     return [Image.open(path).tobytes() for path in sorted(out.glob("*.png"))]
 
 
+def test_a_bundle_in_the_cache_is_looked_at_again(shared, tmp_path, elsewhere, capsys):
+    """Its manifest is known, so nothing is unpacked; what lies beside the manifest counts still."""
+    words = ["sample", "red", "--device", "cpu", "decoder.steps=2", "--out", "o", "--pipeline"]
+    assert main([*words, str(shared)]) == 0
+    members = members_of(shared)
+    for said, changed in {
+        "evil.txt: is not a file of a bundle": {**members, "evil.txt": b"x"},
+        "clip/samples/step_0000009.png: is not in manifest.json": {
+            **members,
+            "clip/samples/step_0000009.png": b"x",
+        },
+        "../evil.txt: ": {**members, "../evil.txt": b"x"},
+        "clip/experiment.yaml: is missing": {
+            name: data for name, data in members.items() if name != "clip/experiment.yaml"
+        },
+    }.items():
+        other = tmp_path / "other.zip"
+        with zipfile.ZipFile(other, "w") as archive:
+            for name, data in changed.items():
+                archive.writestr(name, data)
+        assert said in error(capsys, *words, other)
+
+
 @pytest.mark.parametrize("form", ["zip", "folder"])
 def test_it_samples_the_same_images_as_its_cascade(shared, cascade, tmp_path, elsewhere, form):
     bundle = shared

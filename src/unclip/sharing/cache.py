@@ -17,7 +17,7 @@ from unclip.pipeline.folder import require_there
 from unclip.runs.published import fetch
 from unclip.sharing import bundle as bundles
 from unclip.sharing import members
-from unclip.sharing.layout import MANIFEST, WEIGHTS, limit_of
+from unclip.sharing.layout import MANIFEST, WEIGHTS, limit_of, read_manifest
 
 
 def is_bundle(path: Path) -> bool:
@@ -47,7 +47,9 @@ def cascade_folder(word: Path | str) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         with members.opened(path, place) as found:
             ready = home / _key(found)
-            if not ready.is_dir():
+            if ready.is_dir():
+                members.check_names(found, read_manifest(ready / MANIFEST, place))
+            else:
                 _unpack(found, ready)
     except OSError as error:
         raise UserError(f"{place}: cannot be unpacked: {error.strerror or error}") from None

@@ -73,19 +73,12 @@ def take(members: Members, into: Path) -> Manifest:
     names, bundle = members.names, members.bundle
     if len(names) > MAX_FILES:
         raise UserError(f"{bundle}: holds more than {MAX_FILES} files, which no bundle does")
-    for name in names:
-        check_name(bundle, name)
-        if names.count(name) > 1:
-            raise Refused(bundle, name, "is there twice")
+    _check_each(members)
     if MANIFEST not in names:
         raise UserError(f"{bundle}: is no bundle: it has no {MANIFEST}")
     _copy(members, MANIFEST, into, limit_of(MANIFEST))
     manifest = read_manifest(into / MANIFEST, bundle)
-    listed = {*manifest.files, MANIFEST}
-    for name in sorted(listed - set(names)):
-        raise Refused(bundle, name, "is missing from the bundle")
-    for name in sorted(set(names) - listed - {CARD}):
-        raise Refused(bundle, name, f"is not in {MANIFEST}")
+    check_names(members, manifest)
     total = sum(file.size for file in manifest.files.values())
     free = shutil.disk_usage(into).free
     if total > min(members.most, free):
@@ -97,6 +90,28 @@ def take(members: Members, into: Path) -> Manifest:
     if CARD in names:
         _copy(members, CARD, into, limit_of(CARD))
     return manifest
+
+
+def check_names(members: Members, manifest: Manifest) -> None:
+    """Refuse a bundle whose files are not those of its manifest, by their names.
+
+    Raises:
+        UserError: names the first that is a bad one, there twice, missing or too many.
+    """
+    _check_each(members)
+    names, bundle = members.names, members.bundle
+    listed = {*manifest.files, MANIFEST}
+    for name in sorted(listed - set(names)):
+        raise Refused(bundle, name, "is missing from the bundle")
+    for name in sorted(set(names) - listed - {CARD}):
+        raise Refused(bundle, name, f"is not in {MANIFEST}")
+
+
+def _check_each(members: Members) -> None:
+    for name in members.names:
+        check_name(members.bundle, name)
+        if members.names.count(name) > 1:
+            raise Refused(members.bundle, name, "is there twice")
 
 
 def _copy(members: Members, name: str, into: Path, most: int) -> tuple[str, int]:
