@@ -13,6 +13,7 @@ from unclip.cli import main
 from unclip.common import artifacts, yaml_text
 from unclip.data.remote import PUBLIC_ONLY
 from unclip.runs import own
+from unclip.tracking.files import MARK
 
 
 @pytest.fixture(params=["evaluate", "fit-variance"])
@@ -74,11 +75,11 @@ def test_a_training_marks_its_artifact_and_nobody_else_can(cascade, tmp_path, mo
     made = artifacts.describe(cascade / "prior")
     assert own.is_own(made)
     moved = artifacts.describe(prior(cascade, tmp_path, "{source: /etc}", made_here=False))
-    assert moved.provenance[own.MARK] == made.provenance[own.MARK]
+    assert moved.provenance[MARK] == made.provenance[MARK]
     assert not own.is_own(moved)
     monkeypatch.setenv("UNCLIP_CACHE", str(tmp_path / "another account"))
     assert not own.is_own(made)
-    assert own.mark(made.config) != {own.MARK: made.provenance[own.MARK]}
+    assert own.mark(made.config) != {MARK: made.provenance[MARK]}
     assert own.mark(made.config) == own.mark(made.config)
     key = tmp_path / "another account/account/key"
     assert key.stat().st_mode & 0o077 == 0
@@ -96,7 +97,7 @@ def test_the_mark_is_not_shared(cascade, tmp_path):
     assert main(["share", str(cascade / "prior"), "--to", str(to), "--weights"]) == 0
     shared = list(to.rglob("provenance.json"))
     assert shared
-    assert not any(own.MARK in file.read_text() for file in shared)
+    assert not any(MARK in file.read_text() for file in shared)
 
 
 def test_private_addresses_are_not_read_even_when_allowed(cascade, tmp_path, command, capsys):
@@ -106,3 +107,50 @@ def test_private_addresses_are_not_read_even_when_allowed(cascade, tmp_path, com
         assert main([command, str(stranger), "--allow-source"]) == 2
         assert "private address" in last_line(capsys)
         assert not server.requests
+
+
+def stranger_run(cascade, folder: Path, source: str) -> Path:
+    """The run of a CLIP that reads ``source``, with the marks of its other data."""
+    shutil.copytree(cascade / "clip", folder)
+    file = folder / "experiment.yaml"
+    config = yaml_text.read_file(file)
+    config["data"]["source"] = source
+    file.write_text(yaml_text.document(config))
+    return folder
+
+
+@pytest.mark.parametrize("how", ["--resume", "--continue"])
+def test_a_strangers_run_is_not_resumed_on_its_data_unasked(
+    cascade, minute_experiment, tmp_path, how, capsys
+):
+    folder, experiment = tmp_path / "run", minute_experiment("clip")
+    stranger_run(cascade, folder, "/no/such")
+    run = ["train", str(experiment), f"run.dir={folder}", how, "trainer.max_steps=99"]
+    assert main(run) == 2
+    line = last_line(capsys)
+    assert line.startswith(f"unclip: error: {folder / 'experiment.yaml'}: data.source='/no/such'")
+    assert "was not begun by you on this machine; add --allow-source" in line
+    assert main(["train", str(folder / "experiment.yaml"), how, f"run.dir={folder}"]) == 2
+    assert "add --allow-source" in last_line(capsys)
+    assert main([*run, "--allow-source"]) == 2
+    assert "/no/such does not exist" in last_line(capsys)
+
+
+def test_what_the_user_names_too_is_not_asked_for(cascade, minute_experiment, tmp_path, capsys):
+    folder = stranger_run(cascade, tmp_path / "run", "/no/such")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        f"extends: {minute_experiment('clip')}\nstage: clip\ndata: {{source: /no/such}}\n"
+    )
+    for experiment, more in ((minute_experiment("clip"), ["data.source=/no/such"]), (mine, [])):
+        words = ["train", str(experiment), f"run.dir={folder}", "--resume", *more]
+        assert main([*words, "trainer.max_steps=99"]) == 2
+        assert "/no/such does not exist" in last_line(capsys)
+
+
+def test_a_run_of_ones_own_is_marked_from_its_start(cascade):
+    origin = json.loads((cascade / "clip/provenance.json").read_text())
+    config = yaml_text.read_file(cascade / "clip/experiment.yaml")
+    assert own.is_marked(origin, config)
+    config["data"]["source"] = "/etc"
+    assert not own.is_marked(origin, config)

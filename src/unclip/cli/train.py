@@ -42,6 +42,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="first train what it depends on and has no finished run (listed before it begins)",
     )
+    p.add_argument(
+        "--allow-source",
+        action="store_true",
+        help="with --resume: read the data that a run names which was not begun here",
+    )
     p.set_defaults(run=run)
 
 
@@ -50,10 +55,14 @@ def run(args: argparse.Namespace) -> None:
     from unclip.config.load import load_experiment
 
     resolved = load_experiment(args.experiment, args.overrides)  # before the slow imports
-    from unclip.runs.folders import Start, where_it_stopped
+    from unclip.runs.folders import Start, folder_to_resume, shared_folder, where_it_stopped
     from unclip.runs.train import train
+    from unclip.sharing.sources import check_resumed
     from unclip.tracking.report import summary_table
 
     start = where_it_stopped(resolved) if args.continues else Start(args.resume, args.force)
+    if start.resume:
+        folder = shared_folder(resolved) or folder_to_resume(resolved)
+        check_resumed(resolved, folder, allow=args.allow_source)
     finished = train(resolved, **start._asdict(), with_parents=args.with_parents)
     summary_table([finished])

@@ -18,6 +18,7 @@ from unclip.common.errors import UserError
 from unclip.common.inputs import require_apart
 from unclip.config.files import find_experiment
 from unclip.config.load import ResolvedExperiment
+from unclip.runs import own
 from unclip.runs.inputs import inputs_of, newest_artifact
 from unclip.tracking import log, provenance, status
 from unclip.tracking.files import EXPERIMENT
@@ -97,13 +98,15 @@ class RunFolder:
         if not self.resume:
             _empty(self.folder)
         self._held.begin()
-        text = yaml_text.document(resolved.as_dict())
+        config = resolved.as_dict()
+        text = yaml_text.document(config)
         with atomic_write(self.folder / EXPERIMENT) as scratch:
             scratch.write_text(text)
+        mark = own.mark(config)
         if self.resume:
-            provenance.resume(self.folder, origin, noted)
+            provenance.resume(self.folder, origin, noted, mark)
         else:
-            provenance.begin(self.folder, origin)
+            provenance.begin(self.folder, origin | mark)
         with log.tee_log(self.folder, origin["command"]):
             yield
 

@@ -1,4 +1,4 @@
-"""Whether an artifact was trained here: by a mark that only this account can write."""
+"""Whether a run or an artifact was made here: by a mark that only this account can write."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from unclip.common.artifacts import Artifact
 from unclip.common.fields import leaves
 from unclip.data.config import BUILT_IN
 from unclip.data.files import cache_folder
-
-MARK = "made_here"
-"""The mark's name in an artifact's provenance.json."""
+from unclip.tracking.files import MARK
 
 _SOURCE = re.compile(r"data\.(source|embeddings|mixture\.[^.]+\.source)")
 
@@ -37,7 +35,7 @@ def sources_of(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def mark(config: Mapping[str, Any]) -> dict[str, str]:
-    """For the provenance of an artifact of ``config``; empty where nothing can be kept.
+    """For the provenance of a run or artifact of ``config``; empty where nothing can be kept.
 
     The mark is of the sources that the config names, keyed (HMAC-SHA256) by a secret in
     `$UNCLIP_CACHE`: who changes them, or writes an artifact elsewhere, cannot write it.
@@ -48,10 +46,15 @@ def mark(config: Mapping[str, Any]) -> dict[str, str]:
 
 def is_own(artifact: Artifact) -> bool:
     """Whether ``artifact`` was trained by this account, on the data that its config names."""
-    key, found = _key(make=False), artifact.provenance.get(MARK)
+    return is_marked(artifact.provenance, artifact.config)
+
+
+def is_marked(provenance: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether ``provenance`` has this account's mark of the sources that ``config`` names."""
+    key, found = _key(make=False), provenance.get(MARK)
     if key is None or not isinstance(found, str):
         return False
-    return hmac.compare_digest(found.encode(), _mark(key, artifact.config).encode())
+    return hmac.compare_digest(found.encode(), _mark(key, config).encode())
 
 
 def _mark(key: bytes, config: Mapping[str, Any]) -> str:

@@ -14,7 +14,6 @@ from unclip.common.errors import UserError
 from unclip.common.moved import locate_parent
 from unclip.common.terminal import say
 from unclip.embeddings.clip import check_embedding
-from unclip.runs import own
 from unclip.runs.folders import trained
 from unclip.sharing import bundle
 from unclip.sharing.card import DescribedStage, card, check_licence
@@ -45,7 +44,7 @@ from unclip.sharing.writing import Content, fill, sha256_of, size_of
 from unclip.stages import registry
 from unclip.stages.clip.part import load as load_clip
 from unclip.tracking.config import TrackingConfig
-from unclip.tracking.files import read_metrics
+from unclip.tracking.files import MARK, read_metrics
 from unclip.training.config import RunConfig
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -222,7 +221,7 @@ def _part(begin: str, artifact: artifacts.Artifact, *, weights: bool) -> Content
         if isinstance(spec, str) and not spec.startswith("open_clip:"):
             experiment[parent] = bundle.role(parent)
     provenance = public_tree(finite(artifact.provenance), names=True)
-    provenance.pop(own.MARK, None)
+    provenance.pop(MARK, None)
     if steps := bent(artifact.provenance, artifact.config):
         say(f"unclip: note: {artifact.path}: {bent_line(steps)}", error=True)
     if "command" in provenance:

@@ -6,15 +6,18 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from braceexpand import braceexpand
 
+from unclip.common import yaml_text
 from unclip.common.artifacts import Artifact
 from unclip.common.errors import UserError
 from unclip.config.load import OVERRIDE, ResolvedExperiment
 from unclip.data.config import BUILT_IN
 from unclip.data.remote import PUBLIC_ONLY, check_public
-from unclip.runs.own import is_own, sources_of
+from unclip.runs.own import is_marked, is_own, sources_of
+from unclip.tracking.files import EXPERIMENT, PROVENANCE, read_json
 
 SCHEMES = ("https", "http", "s3", "gs")
 MOST = 100_000  # files that braces may name
@@ -90,13 +93,43 @@ def check_artifact(artifact: Artifact, *, allow: bool) -> None:
         UserError: a source is not allowed, or at a private address.
     """
     found = {} if is_own(artifact) else sources_of(artifact.config)
+    why = (
+        "the artifact was not trained by you on this machine; name your own data by --data, or add "
+        "--allow-source"
+    )
+    _ask(found, artifact.path / "config.yaml", why, allow=allow)
+
+
+def check_resumed(typed: ResolvedExperiment, folder: Path, *, allow: bool) -> None:
+    """Ask the user for the data that a run is resumed on because its own folder names it.
+
+    Not of a run that was begun here, nor for what ``typed``, which the user has named, reads too.
+
+    Raises:
+        UserError: a source is not allowed, or at a private address.
+    """
+    config = yaml_text.read_file(folder / EXPERIMENT)
+    if is_marked(read_json(folder / PROVENANCE), config):
+        return
+    named, origins = sources_of(typed.as_dict()), typed.origins
+    found = {}
+    for key, value in sources_of(config).items():
+        beside = Path(origins.get(key, "")).resolve().parent == folder.resolve()
+        if origins.get(key) != OVERRIDE and (beside or named.get(key) != value):
+            found[key] = value
+    why = (
+        "the run was not begun by you on this machine; add --allow-source, or name the data that "
+        "you know by KEY=VALUE"
+    )
+    _ask(found, folder / EXPERIMENT, why, allow=allow)
+
+
+def _ask(found: dict[str, str], file: Path, why: str, *, allow: bool) -> None:
+    """Refuse the sources in ``file`` unless they are allowed and public."""
     for key, source in found.items():
-        where = f"{artifact.path / 'config.yaml'}: {key}={source[:200]!r}"
+        where = f"{file}: {key}={source[:200]!r}"
         if not allow:
-            raise UserError(
-                f"{where}: would be read, and the artifact was not trained by you on this machine; "
-                "name your own data by --data, or add --allow-source"
-            )
+            raise UserError(f"{where}: would be read, and {why}")
         try:
             for place in _places(source):
                 check_public(place)

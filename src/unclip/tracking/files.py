@@ -14,6 +14,7 @@ from unclip.common.terminal import say
 
 EXPERIMENT = "experiment.yaml"  # every field
 PROVENANCE = "provenance.json"
+MARK = "made_here"  # in provenance.json, see unclip.runs.own; for no eyes
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 BEST = "best.json"  # of a run's checkpoints

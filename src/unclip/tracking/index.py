@@ -14,6 +14,7 @@ from unclip.common.errors import UserError
 from unclip.tracking import status
 from unclip.tracking.files import (
     EXPERIMENT,
+    MARK,
     METRICS,
     PROVENANCE,
     SUMMARY,
@@ -123,8 +124,9 @@ def choose(word: str, root: Path) -> RunRecord:
 
 
 def origin_of(folder: Path) -> dict[str, Any]:
-    """The run's provenance; of a run of an older version, its artifact's."""
-    return read_json(folder / PROVENANCE) or read_json(folder / "artifact" / PROVENANCE)
+    """The run's provenance without its mark; of a run of an older version, its artifact's."""
+    found = read_json(folder / PROVENANCE) or read_json(folder / "artifact" / PROVENANCE)
+    return {key: value for key, value in found.items() if key != MARK}
 
 
 def _monitor(summary: dict[str, Any]) -> tuple[str, float] | None:

@@ -77,22 +77,25 @@ def begin(folder: Path, provenance: dict[str, Any]) -> None:
     _write(folder, provenance)
 
 
-def resume(folder: Path, provenance: dict[str, Any], noted: dict[str, Any]) -> None:
+def resume(
+    folder: Path, provenance: dict[str, Any], noted: dict[str, Any], anew: dict[str, Any]
+) -> None:
     """Add to the run's list ``resumed`` when and how it goes on, and what differs from its start.
 
-    ``noted`` goes there too: ``step``, and ``changed`` settings, key -> [then, now].
+    ``noted`` goes there too: ``step``, and ``changed`` settings, key -> [then, now]. ``anew`` takes
+    the place of what the run's provenance had.
 
     Code that differs from all that was kept before gets a ``code.1.diff``, and so on.
     """
     start = read_json(folder / PROVENANCE)
     if not start:  # of a run that an older version started
-        begin(folder, provenance)
+        begin(folder, provenance | anew)
         return
     _keep_diff(folder, provenance)
     always = ("created", "command")
     entry = {k: v for k, v in provenance.items() if k in always or v != start.get(k)}
     start["resumed"] = [*start.get("resumed", []), entry | {k: v for k, v in noted.items() if v}]
-    _write(folder, start)
+    _write(folder, start | anew)
 
 
 def command() -> str:
