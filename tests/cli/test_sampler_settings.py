@@ -143,6 +143,10 @@ def test_unclip_alone_prints_its_help(capsys):
         ("prior.foo=1", "prior.foo: this prior has no such setting"),
         ("prior.guidanc=1", "did you mean 'guidance'"),
         ("upsampler.noise_level=-1", "upsampler.noise_level: must not be negative"),
+        ("decoder.sampler=euler", "must be one of ddpm, ddim, dpmpp_2m, heun\n"),
+        ("upsampler.sampler=euler", "must be one of ddpm, ddim, dpmpp_2m, heun\n"),
+        ("prior.sampler=euler", "one of ddpm, ddim, analytic, analytic_ddim, dpmpp_2m, heun\n"),
+        ("decoder.sampler=heun decoder.eta=1", "it is a setting of ddim\n"),
         ("decoder.sampler=heun", None),
         ("prior.temperature=0.5", None),
     ],
@@ -153,7 +157,7 @@ def test_bad_values_are_found_before_anything_is_loaded(
 ):
     monkeypatch.chdir(tmp_path)
     words = {"sample": ["a"], "figures": [], "probe": ["conditioning"]}[command]
-    assert main([command, *words, setting]) == 2
+    assert main([command, *words, *setting.split()]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert (message or "runs/quickstart: no such folder") in error

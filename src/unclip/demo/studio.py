@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from torch import Tensor
@@ -13,8 +13,7 @@ from unclip.common.errors import UserError
 from unclip.common.images import to_uint8
 from unclip.common.types import Progress
 from unclip.demo import inputs
-from unclip.diffusion.config import SAMPLERS, section_counts
-from unclip.diffusion.samplers import ANALYTIC
+from unclip.diffusion.config import SamplerName, section_counts
 from unclip.embeddings.tokens import Tokenizer
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
@@ -90,10 +89,9 @@ class Studio:
         of_prior = Knob("prior", "guidance", given, high=max(MAX_GUIDANCE, given))
         self.inpainted = (*((of_prior,) if prior else ()), *self.inverted)
         """Where a caption is drawn around what is known."""
-        samplers = tuple(name for name in SAMPLERS if name not in ANALYTIC)
         self.captioned = (
             *self.inpainted,
-            Knob("decoder", "sampler", own.sampler, choices=samplers),
+            Knob("decoder", "sampler", own.sampler, choices=get_args(SamplerName)),
         )
         """Where a caption is drawn."""
 

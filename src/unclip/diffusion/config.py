@@ -13,11 +13,12 @@ PredictionKind = Literal["x0", "eps", "v"]
 FixedVariance = Literal["fixed_small", "fixed_large"]
 VarianceKind = Literal["fixed_small", "fixed_large", "learned_range"]
 TimestepKind = Literal["uniform", "logit_normal", "importance"]
-SamplerName = Literal["ddpm", "ddim", "analytic", "analytic_ddim", "dpmpp_2m", "heun"]
+SamplerName = Literal["ddpm", "ddim", "dpmpp_2m", "heun"]
+PriorSamplerName = Literal["ddpm", "ddim", "analytic", "analytic_ddim", "dpmpp_2m", "heun"]
 Clip = Literal["none", "static", "dynamic"]
 
 MOST_GUIDANCE = 1000.0  # beyond it float32 overflows long before an image gets better
-SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+SAMPLERS: tuple[PriorSamplerName, ...] = get_args(PriorSamplerName)
 INVERSIONS = ("guided_diffusion", "inverse_scheduler", "fixed_point")
 """Conventions of `unclip.diffusion.inversion.invert`."""
 
@@ -74,8 +75,6 @@ class ImageDiffusionConfig(DiffusionConfig):
 class SamplerConfig:
     """How a sample is drawn from a trained network."""
 
-    HAS_X0_ERRORS: ClassVar[bool] = False  # whether `unclip fit-variance` fits what analytic needs
-
     sampler: SamplerName = "ddim"  # a function of `unclip.diffusion.samplers`; ddpm is ancestral
     steps: int | str = 64  # N of T strided, sections as "10,10,3,2,2", fast27, or inner63
     eta: float = (
@@ -87,11 +86,6 @@ class SamplerConfig:
     def validate(self) -> None:
         """Raise `UserError` for settings that cannot be sampled with."""
         require_choices(self, "sampler")
-        require(
-            self.HAS_X0_ERRORS or not self.sampler.startswith("analytic"),
-            f"sampler.sampler={self.sampler}",
-            "only a diffusion prior has the fitted errors that it needs",
-        )
         section_counts(self.steps)
         require(0 <= self.eta <= 1, "sampler.eta", f"{self.eta} is not in [0, 1]")
         reach = self.clip_range

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, Protocol, get_args, get_type_hints
 
-from unclip.common.checks import nearest
+from unclip.common.checks import choices_of, nearest
 from unclip.common.errors import UserError
 from unclip.common.fields import from_text
-from unclip.diffusion.config import INVERSIONS
+from unclip.diffusion.config import INVERSIONS, SAMPLERS
 from unclip.stages import registry
 
 STAGES = ("prior", "decoder", "upsampler")
@@ -94,6 +94,12 @@ class Settings:
         sampler, changes = part.sampler, self.changes.get(stage, {})
         _check_names(stage, changes, [sampler])
         types = get_type_hints(type(sampler))
+        wanted = changes.get("sampler")
+        if wanted in SAMPLERS and wanted not in choices_of(types["sampler"]):
+            raise UserError(
+                f"{stage}.sampler={wanted}: only a diffusion prior has the fitted errors that it "
+                "needs"
+            )
         try:
             typed = {k: from_text(types[k], v, f"{k}={v!r}") for k, v in changes.items()}
             changed = replace(sampler, **typed)
@@ -104,9 +110,11 @@ class Settings:
             raise UserError(f"{stage}.{text}") from None
         for name, (other, values) in USED_WITH.items():
             if name in changes and (value := getattr(changed, other)) not in values:
+                possible = choices_of(types[other])
+                known = " and ".join(value for value in values if value in possible)
                 raise UserError(
                     f"{stage}.{name}: has no effect with {stage}.{other}={value}; it is a setting "
-                    f"of {' and '.join(values)}"
+                    f"of {known}"
                 )
         return changed
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from unclip.common.checks import require, require_choices
 from unclip.data.config import EmbeddedDataConfig
-from unclip.diffusion.config import DiffusionConfig
+from unclip.diffusion.config import DiffusionConfig, PriorSamplerName
 from unclip.embeddings.config import Embeddings
 from unclip.stages._prior.config import CandidatesConfig, fill_from_clip
 from unclip.stages.experiment import (
@@ -48,7 +48,8 @@ class DiffusionPriorConfig:
 class PriorSamplerConfig(CandidatesConfig):
     """How embeddings are drawn from the diffusion prior."""
 
-    HAS_X0_ERRORS: ClassVar[bool] = True
+    # The analytic ones need what `unclip fit-variance` fits.
+    sampler: PriorSamplerName = "ddim"  # type: ignore[assignment]
 
 
 @dataclass(kw_only=True)
