@@ -148,6 +148,17 @@ def test_what_the_user_names_too_is_not_asked_for(cascade, minute_experiment, tm
         assert "/no/such does not exist" in last_line(capsys)
 
 
+def test_data_below_the_working_folder_are_read(
+    cascade, minute_experiment, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", str(minute_experiment("clip")), "trainer.max_steps=99", "--resume"]
+    for source, said in (("photos", "photos does not exist"), ("../photos", "--allow-source")):
+        folder = stranger_run(cascade, tmp_path / f"run{len(source)}", source)
+        assert main([*words, f"run.dir={folder}"]) == 2
+        assert said in last_line(capsys)
+
+
 def test_a_run_of_ones_own_is_marked_from_its_start(cascade):
     origin = json.loads((cascade / "clip/provenance.json").read_text())
     config = yaml_text.read_file(cascade / "clip/experiment.yaml")

@@ -103,7 +103,8 @@ def check_artifact(artifact: Artifact, *, allow: bool) -> None:
 def check_resumed(typed: ResolvedExperiment, folder: Path, *, allow: bool) -> None:
     """Ask the user for the data that a run is resumed on because its own folder names it.
 
-    Not of a run that was begun here, nor for what ``typed``, which the user has named, reads too.
+    Not of a run that was begun here, nor for what ``typed``, which the user has named, reads too,
+    nor for local data below the working folder.
 
     Raises:
         UserError: a source is not allowed, or at a private address.
@@ -115,13 +116,23 @@ def check_resumed(typed: ResolvedExperiment, folder: Path, *, allow: bool) -> No
     found = {}
     for key, value in sources_of(config).items():
         beside = Path(origins.get(key, "")).resolve().parent == folder.resolve()
-        if origins.get(key) != OVERRIDE and (beside or named.get(key) != value):
+        known = origins.get(key) == OVERRIDE or (not beside and named.get(key) == value)
+        if not known and not _is_below(value):
             found[key] = value
     why = (
         "the run was not begun by you on this machine; add --allow-source, or name the data that "
         "you know by KEY=VALUE"
     )
     _ask(found, folder / EXPERIMENT, why, allow=allow)
+
+
+def _is_below(source: str) -> bool:
+    """Whether it is a path below the working folder."""
+    try:
+        check_source(source)
+    except ValueError:
+        return False
+    return not any(_SCHEME.match(place) for place in _places(source))
 
 
 def _ask(found: dict[str, str], file: Path, why: str, *, allow: bool) -> None:
