@@ -88,6 +88,33 @@ def test_what_cannot_be_is_said_in_one_line(words, message, folder, tmp_path, ca
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pca", "--dims", "7"], "dims=[7]: give numbers in [1, 6]"),
+        (["pca", "--dims", "0"], "dims=[0]: give"),
+        (["pca", "missing.png"], "missing.png"),
+        (["typographic", "missing.png", "--word", "a"], "missing.png"),
+        (["typographic", "--label", "a fish"], "labels: give at least two"),
+        (["typographic", "--word", " "], "word: is empty"),
+        (["typographic", "--word", "\U000f0000"], "no font has"),
+        (["typographic", "--label", "a", "--label", "\u200b"], "--label: is empty"),
+        (["guidance", "\u200b"], "caption: is empty"),
+        (
+            ["guidance", "--decoder-scales", "1", "-2"],
+            "--decoder-scales: each must be in [0, 1000]",
+        ),
+        (["guidance", "--prior-scales", "nan"], "--prior-scales: each must be in [0, 1000]"),
+        (["guidance", "decoder.guidance=2"], "decoder.guidance: is set by --decoder-scales"),
+    ],
+)
+def test_what_is_typed_wrong_is_said_before_a_stage_is_loaded(
+    words, message, folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("unclip.cli.probe.open_pipeline", lambda args: pytest.fail("was loaded"))
+    assert message in told(["probe", *words], folder, tmp_path, capsys, status=2)
+
+
 def test_a_image_needs_words_to_be_attacked_with(folder, tmp_path, capsys):
     words = ["probe", "typographic", "photo.png"]
     assert "--word: give at least one" in told(words, folder, tmp_path, capsys, status=2)

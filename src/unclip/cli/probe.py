@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from unclip.cli import image_files
 from unclip.cli.command_parser import STAGES, seed
 from unclip.cli.outputs import Outputs, writing
+from unclip.cli.probe_inputs import check_typed
 from unclip.cli.sampling_options import (
     add_force,
     add_pipeline,
@@ -20,8 +20,6 @@ from unclip.cli.sampling_options import (
     settings_of,
     step_bar,
 )
-from unclip.common.blank import is_blank
-from unclip.common.checks import require
 from unclip.common.seeds import seeds_from
 from unclip.common.terminal import say
 
@@ -150,6 +148,7 @@ def run(args: argparse.Namespace) -> None:
     settings = settings_of(args)
     files = [f"{args.probe}.{suffix}" for suffix in ("png", "json", "csv", "md")]
     out = Outputs(args.out, files, force=args.force)
+    check_typed(args, settings)
     pipeline = open_pipeline(args)
     from unclip.common import tables
     from unclip.evaluation.probes.prompts import warnings
@@ -182,7 +181,6 @@ def _asked(args: argparse.Namespace, pipeline: Pipeline) -> Asked:
 
     seeds = seeds_from(args.seed, args.n, "--seed")
     if args.caption:
-        require(not any(map(is_blank, args.caption)), "caption", "is empty; give words")
         note_long(pipeline, args.caption)
         captions = [caption for caption in args.caption for _ in seeds]
         return Asked(captions, seeds * len(args.caption), None)
@@ -236,8 +234,7 @@ def pca(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any]) -> Pr
     from unclip.evaluation.probes.latents import probe_pca
     from unclip.evaluation.probes.prompts import images_of
 
-    given = [image_files.read(path) for path in args.image]
-    images = given or images_of(_scenes(args, 4))
+    images = args.image or images_of(_scenes(args, 4))
     return probe_pca(pipeline, images, dims=args.dims, seed=args.seed, **how)
 
 
@@ -247,9 +244,8 @@ def typographic(args: argparse.Namespace, pipeline: Pipeline, how: dict[str, Any
     from unclip.evaluation.probes.prompts import attack, images_of
 
     words, labels = args.word, args.label
-    if args.image:
-        require(bool(words), "--word", "give at least one to write on the image")
-        photo = image_files.read(args.image)
+    if args.image is not None:
+        photo = args.image
     else:
         own = attack(_scenes(args, 1)[0], _shapes(args))
         (photo,) = images_of([own.scene])

@@ -13,12 +13,30 @@ from unclip.common.errors import UserError
 from unclip.common.images import Array, grid, table, to_uint8
 from unclip.common.types import Progress
 from unclip.data.scenes.render import Scene
+from unclip.diffusion.config import MOST_GUIDANCE
 from unclip.evaluation.metrics.scores import score
 from unclip.evaluation.probes.probe import Probe, count_right
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 
 SHOWN = 8  # images a row where the decoder's scale alone changes
+
+
+def check_scales(
+    decoder_scales: Sequence[float], prior_scales: Sequence[float], settings: Settings | None
+) -> None:
+    """Refuse scales that no guidance has, or that ``settings`` give as well.
+
+    Raises:
+        UserError: it names the stage.
+    """
+    if not decoder_scales:
+        raise UserError("decoder scales: give at least one")
+    for stage, scales in (("decoder", decoder_scales), ("prior", prior_scales)):
+        if scales and settings and "guidance" in settings.changes.get(stage, {}):
+            raise UserError(f"{stage}.guidance: is set by --{stage}-scales; give it there")
+        if not all(0 <= scale <= MOST_GUIDANCE for scale in scales):
+            raise UserError(f"--{stage}-scales: each must be in [0, {MOST_GUIDANCE:g}]")
 
 
 def probe_guidance(
@@ -38,11 +56,7 @@ def probe_guidance(
     decoder. With them the sheet is the grid of both, of the first caption. The oracle counts where
     ``scenes`` are given.
     """
-    if not decoder_scales:
-        raise UserError("decoder scales: give at least one")
-    for stage, scales in (("decoder", decoder_scales), ("prior", prior_scales)):
-        if scales and settings and "guidance" in settings.changes.get(stage, {}):
-            raise UserError(f"{stage}.guidance: is set by --{stage}-scales; give it there")
+    check_scales(decoder_scales, prior_scales, settings)
     axes = {"prior": prior_scales, "decoder": decoder_scales}
     axes = {stage: scales for stage, scales in axes.items() if scales}
     images: list[list[Array]] = []
