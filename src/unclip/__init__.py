@@ -5,7 +5,7 @@ The front door, from which everything is imported when it is first asked for:
     from unclip import Pipeline, load_experiment, sample_captions, train
 
     finished = train(load_experiment("prior/tiny"), with_parents=True)
-    pipeline = Pipeline.load("runs/quickstart")
+    pipeline = Pipeline.load("runs/quickstart")  # or "karlo", "cascade.zip", "hf://ORG/NAME"
     image = pipeline.generate(["a red circle"], seeds=[0]).image
     sample_captions("runs/quickstart", "captions.txt", "many")
 """
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 __all__ = ["Pipeline", "load_experiment", "sample_captions", "train"]
 
 _FROM = {
-    "Pipeline": "unclip.pipeline.pipeline",
+    "Pipeline": "unclip.sharing.front_door",
     "load_experiment": "unclip.config.load",
     "sample_captions": "unclip.runs.sample_captions",
     "train": "unclip.runs.train",

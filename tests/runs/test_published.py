@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1] / "weights"))
 from imports import GOLDENS, change, karlo_folder
 
+import unclip
 from unclip.cli import main
 from unclip.common import artifacts
 from unclip.common.errors import UserError
+from unclip.common.images import to_uint8
 from unclip.config.cascades import cascade_files, find_cascade, read_cascade
 from unclip.config.files import shipped_experiments
 from unclip.config.text import opening
+from unclip.pipeline.settings import Settings
 from unclip.runs import published
 from unclip.stages import registry
 from unclip.stages.experiment import ParentSizes
@@ -62,6 +68,30 @@ def test_a_name_is_fetched_imported_once_and_sampled(project, capsys):
     assert "oracle/colour" in capsys.readouterr().out
 
 
+def test_python_opens_what_the_command_line_does(project, capsys):
+    pipeline = unclip.Pipeline.load("mine")
+    assert "mine: fetching 1 MB, then importing into" in capsys.readouterr().err
+    shutil.rmtree("source")
+    settings = Settings({stage: {"steps": 2} for stage in ("prior", "decoder", "upsampler")})
+    (image,) = pipeline.generate(["a corgi"], [0], settings=settings).image
+    words = ["sample", "a corgi", "--pipeline", "mine", "--precision", "32", *FEW, "--out", "o"]
+    assert main(words) == 0
+    drawn = np.asarray(Image.open("o/a-corgi_seed0.png"))
+    assert np.array_equal(to_uint8(image[None])[0], drawn)
+    for word, said in (
+        ("min", "pipeline=min: no such folder; did you mean the cascade 'mine'?"),
+        ("hf://someone", "must be of the form hf://ORG/NAME"),
+        (Path("o") / "a-corgi_seed0.png", "a-corgi_seed0.png: is not a complete zip file"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            unclip.Pipeline.load(word)
+    shutil.rmtree("cache")
+    for wrong in ({"device": "tpu"}, {"precision": "half"}):  # before anything is fetched
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            unclip.Pipeline.load("mine", **wrong)
+    assert capsys.readouterr().err.count("fetching") == 0
+
+
 def test_a_cascade_that_is_there_comes_before_a_name(project, capsys):
     Path("mine/clip").mkdir(parents=True)
     assert main(["sample", "a corgi", "--pipeline", "mine"]) == 2
@@ -71,7 +101,7 @@ def test_a_cascade_that_is_there_comes_before_a_name(project, capsys):
 def test_the_address_of_the_hub_is_a_pipeline(project, monkeypatch, capsys):
     seen = []
 
-    def stand_in(spec, out, **how):
+    def stand_in(spec, out, *, reached, **how):
         seen.append((list(spec), how))
         from unclip.weights.importing import import_weights
 
@@ -116,7 +146,7 @@ def test_without_a_network_it_is_one_line_and_nothing_is_left(project, monkeypat
     said = capsys.readouterr().err.splitlines()
     assert "cannot be reached and is not in the cache (no route to host)" in said[-1]
     assert said[-1].startswith("unclip: error: hf://")
-    assert len(said) == 2
+    assert len(said) == 1  # nothing is said to be fetched
     assert not list(Path("cache/cascades").iterdir())
 
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import unclip
 from tests.sharing.conftest import seal_cascade, zipped
 from unclip.cli import main
 from unclip.common import artifacts
@@ -120,6 +121,7 @@ def test_it_samples_the_same_images_as_its_cascade(shared, cascade, tmp_path, el
     for out in ("two", "three"):  # the second from the cache
         assert main([*words, str(bundle), "--out", out]) == 0
         assert drawn(Path(out)) == drawn(Path("one")) != []
+    assert unclip.Pipeline.load(bundle).cascade.decoder.net.config.image_size > 0
     (unpacked,) = (tmp_path / "cache" / "bundles").iterdir()
     assert sorted(p.name for p in unpacked.iterdir() if p.is_dir()) == sorted(STAGES)
 

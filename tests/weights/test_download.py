@@ -9,6 +9,7 @@ import pytest
 
 from unclip.common.errors import UserError
 from unclip.data import files
+from unclip.data.remote import Unreadable
 from unclip.weights import download as module
 from unclip.weights.download import download
 from unclip.weights.hub import open_source
@@ -104,7 +105,25 @@ def test_a_file_that_is_too_large_is_not_begun(server, monkeypatch, tmp_path):
     assert not list(tmp_path.rglob("*base*"))
 
 
+def test_a_source_that_cannot_be_read_is_refused_when_it_is_opened(monkeypatch, tmp_path):
+    """Not after a larger one before it was fetched."""
+    monkeypatch.setenv("UNCLIP_CACHE", str(tmp_path))
+
+    def unreadable(url):
+        raise Unreadable(url, "does not answer")
+
+    monkeypatch.setattr(module, "stat_file", unreadable)
+    url = "https://example.org/base.pt"
+    with pytest.raises(UserError, match=f"{url}: does not answer; run the same command again"):
+        open_source(url)
+    target = module._target(url)
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"cached")
+    assert open_source(url).path("base.pt").read_bytes() == b"cached"
+
+
 def test_a_url_is_a_source_of_one_file(monkeypatch):
+    monkeypatch.setattr(module, "stat_file", lambda url: files.File(url, 5, ""))
     source = open_source("https://example.org/dec-2021/base.pt")
     assert source.names == ["base.pt"]
     assert source.where("base.pt") == "https://example.org/dec-2021/base.pt"

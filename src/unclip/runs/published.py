@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,14 @@ def fetch(cascade: NamedCascade) -> Path:
         return folder
     size = f" {published.download}," if published.download else ""
     licence = f"; licence of the weights: {published.licence}" if published.licence else ""
-    say(f"unclip: {cascade.name}: fetching{size} then importing into {folder}{licence}", error=True)
+
+    def reached() -> None:
+        line = f"fetching{size} then importing into {folder}{licence}"
+        say(f"unclip: {cascade.name}: {line}", error=True)
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        import_cascade(cascade, folder)
+        import_cascade(cascade, folder, reached=reached)
     except OSError:
         if not folder.is_dir():  # else another process was faster
             raise
@@ -52,6 +57,7 @@ def import_cascade(
     merges: Path | None = None,
     half: bool = False,
     force: bool = False,
+    reached: Callable[[], None] | None = None,
 ) -> list[Path]:
     """Its stages into the folder ``out``: `unclip.weights.importing.import_weights`."""
     published = cascade.published
@@ -62,6 +68,7 @@ def import_cascade(
         merges=merges or _merges(published.merges),
         half=half,
         force=force,
+        reached=reached,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from unclip.common.errors import UserError
 from unclip.data.files import last_part
 from unclip.embeddings.hub import downloads
-from unclip.weights.download import download
+from unclip.weights.download import download, require_reachable
 from unclip.weights.reading.folders import Source, local
 from unclip.weights.reading.tensors import MOST_BYTES
 
@@ -26,6 +26,7 @@ def open_source(spec: str) -> Source:
         UserError: there is no such path or repository, or it cannot be reached.
     """
     if spec.startswith("https://"):
+        require_reachable(spec)
         return Source(
             spec.rpartition("/")[0], [last_part(spec)], lambda _: download(spec), {"source": spec}
         )

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -47,6 +47,7 @@ def import_weights(
     merges: Path | None = None,
     half: bool = False,
     force: bool = False,
+    reached: Callable[[], None] | None = None,
 ) -> list[Path]:
     """Write the stages found at ``spec`` into the folder ``out``; all of them appear, or none.
 
@@ -58,6 +59,7 @@ def import_weights(
         merges: GPT-2's merges, for GLIDE's networks; None takes those beside the weights.
         half: Keep half precision instead of writing float32.
         force: Replace stages that are there.
+        reached: Called once every source is there or has told its files, before any is fetched.
 
     Returns:
         The artifacts' folders, one a stage.
@@ -66,7 +68,10 @@ def import_weights(
         UserError: one line that names the file, the key and the fix.
     """
     specs = [spec] if isinstance(spec, str) else spec
-    found = _found(specs, clip, merges, half)
+    sources = {each: open_source(each) for each in ([*specs, clip] if clip else specs)}
+    if reached is not None:
+        reached()
+    found = _found(sources, specs, clip, merges, half)
     if merges is not None and not any(each.files for each, _ in found):
         raise UserError(
             f"--merges {merges}: no network of {' and '.join(specs)} reads captions by GPT-2's "
@@ -112,17 +117,21 @@ def import_weights(
 
 
 def _found(
-    specs: Sequence[str], clip: str | None, merges: Path | None, half: bool
+    sources: dict[str, Source],
+    specs: Sequence[str],
+    clip: str | None,
+    merges: Path | None,
+    half: bool,
 ) -> list[tuple[Found, Source]]:
     """The stages of several sources with a CLIP from ``clip`` if given, the CLIP first."""
     found: list[tuple[Found, Source]] = []
     if clip is not None:
-        source = open_source(clip)
+        source = sources[clip]
         found += [(each, source) for each in find(source, half=half) if each.stage == CLIP]
         if not found:
             raise UserError(f"--clip {clip}: holds no CLIP")
     for spec in specs:
-        source, before = open_source(spec), {one.stage: one for one, _ in found}
+        source, before = sources[spec], {one.stage: one for one, _ in found}
         for each in find(source, half=half, merges=merges):
             same = before.get(each.stage)
             if same and each.stage == CLIP:

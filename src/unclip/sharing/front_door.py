@@ -1,0 +1,33 @@
+"""`unclip.Pipeline`: opens whatever ``--pipeline`` takes on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from unclip.common.devices import find_device
+from unclip.pipeline import pipeline
+from unclip.pipeline.precision import choose_precision
+from unclip.sharing.cache import cascade_folder
+
+
+class Pipeline(pipeline.Pipeline):
+    """The pipeline (see `unclip.pipeline.pipeline.Pipeline`), opened by a cascade's name too."""
+
+    @classmethod
+    def load(
+        cls, folder: Path | str, device: torch.device | str = "cpu", precision: str = "32"
+    ) -> Pipeline:
+        """From a cascade's folder, its bundle, a name (``karlo``) or ``hf://ORG/NAME[@REVISION]``.
+
+        Bundles are unpacked, published cascades downloaded and imported into the cache by the first
+        call (`unclip.sharing.cache.cascade_folder`).
+
+        Raises:
+            UserError: there is no such cascade, or it is refused.
+        """
+        if isinstance(folder, (str, Path)):
+            choose_precision(precision, find_device(str(device), key="device"), key="precision")
+            folder = cascade_folder(folder)
+        return cls(pipeline.open_folder(folder, device, precision))
