@@ -37,6 +37,8 @@ def words_of(command, tmp_path, cascade, experiment):
         "degrade": ["degrade", tmp_path / "photo.png", out + ".png", "--size", "64"],
         "fit-pca": ["fit-pca", experiment("pca"), clip, f"run.dir={tmp_path / 'out'}"],
         "sample": ["sample", "a", "--pipeline", cascade, out],
+        "shards": ["sample", "a", "--pipeline", cascade, out, "--devices", "1"],
+        "tars": ["sample", "a", "--pipeline", cascade, out, "--format", "tar"],
         "train": ["train", experiment("clip"), f"run.dir={tmp_path / 'out'}"],
         "evaluate": ["evaluate", cascade / "upsampler", "--n=1", f"run.dir={tmp_path / 'out'}"],
     }[command]
@@ -44,7 +46,8 @@ def words_of(command, tmp_path, cascade, experiment):
 
 @pytest.mark.parametrize("size", [0, 200, 2000])
 @pytest.mark.parametrize(
-    "command", ["embed", "pack", "parquet", "inspect", "degrade", "fit-pca", "sample"]
+    "command",
+    ["embed", "pack", "parquet", "inspect", "degrade", "fit-pca", "sample", "shards", "tars"],
 )
 def test_a_full_disk_is_one_line_and_leaves_no_part(
     command, size, tmp_path, cascade, minute_experiment, capsys
@@ -107,7 +110,18 @@ def read_only(monkeypatch):
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize(
     "command",
-    ["embed", "pack", "parquet", "inspect", "degrade", "fit-pca", "sample", "train", "evaluate"],
+    [
+        "embed",
+        "pack",
+        "parquet",
+        "inspect",
+        "degrade",
+        "fit-pca",
+        "sample",
+        "shards",
+        "train",
+        "evaluate",
+    ],
 )
 def test_a_read_only_disk_is_one_line(
     command, there, tmp_path, cascade, minute_experiment, capsys, read_only

@@ -7,6 +7,7 @@ processes or interruptions.
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,9 @@ from unclip.training.trainer import quiet
 from unclip.training.world import World
 
 _PATIENCE = timedelta(days=30)  # in which a process waits for one that has more shards left
+_ALONE = (
+    "the first process has ended; finished shards are kept, run the same command to make the others"
+)
 _calls = itertools.count()  # the same in all processes
 
 
@@ -105,8 +109,8 @@ def write_shards(
         with _Bar(job, todo, fabric) as bar:
 
             def tick(count: int) -> None:
-                bar.add(count)
                 stop_if_told()
+                bar.add(count)
 
             mine = todo[fabric.global_rank :: fabric.world_size]
             for number, content in job.contents(mine, tick):
@@ -135,7 +139,8 @@ def _launch(processes: Processes) -> Fabric:
 def _listening(fabric: Fabric) -> Iterator[Callable[[], None]]:
     """What is to be called now and then, because it raises `Interrupted` once a signal has come.
 
-    When an error ends the block, the processes that this one has started end too.
+    It also ends a process whose first process was killed, as nobody else would. When an error ends
+    the block, the processes that this one has started end too.
     """
     heard: list[int] = []
 
@@ -149,8 +154,11 @@ def _listening(fabric: Fabric) -> Iterator[Callable[[], None]]:
             name = signal.Signals(heard[0]).name
             line = f"{name}: finished shards are kept; run the same command to make the others"
             raise World.here().exit_for(Interrupted(line))
+        if started and os.getppid() != parent:
+            raise UserError(_ALONE)
 
     started = processes_started() is None and fabric.global_rank > 0
+    parent = os.getppid()
     before = {n: signal.signal(n, signal.SIG_IGN if started else hear) for n in STOPPING}
     try:
         yield stop_if_told
@@ -203,10 +211,7 @@ class _Bar:
             try:
                 done = _get_default_store().add(self._key, count)
             except distributed.DistError:
-                raise UserError(
-                    "the first process has ended; finished shards are kept, run the same command "
-                    "to make the others"
-                ) from None
+                raise UserError(_ALONE) from None
         self._bar.update(done - self._done)
         self._done = done
 
