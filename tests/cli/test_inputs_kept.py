@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from unclip.cli import main, parser
+from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.common.inputs import require_apart
 
@@ -24,6 +25,8 @@ REFUSED = {
     "import: its source": "import D/run --out D/run --force",
     "export: its cascade": "export D/run --to diffusers --out D/run --force",
     "export: into a stage": "export D/run --to diffusers --out D/run/clip --force",
+    "merge: its adapter": "merge D/adapter --out D/adapter",
+    "merge: the base": "merge D/adapter --out D/base/artifact/new",
     "fit-probe: its CLIP": "fit-probe aesthetics t --clip D/run --out D/run/artifact --force",
     "train: its parent": "train {prior} clip=D/run run.dir=D/run --force",
     "train: its parent's artifact": "train {prior} clip=D/run/artifact run.dir=D/run --force",
@@ -53,6 +56,18 @@ ONLY_FILES = {  # that are numbered, or replaced one by one; images that are rea
 }
 
 
+def adapter_of(base: Path, folder: Path) -> None:
+    """An adapter that changes nothing."""
+    found = artifacts.describe(base)
+    artifacts.export(
+        folder,
+        stage=found.stage,
+        weights={},
+        config={**found.config, "adapter": {"kind": "lora"}},
+        provenance={"parents": {"init": found.sha256}, "init": {"source": str(base)}},
+    )
+
+
 @pytest.fixture
 def files(tmp_path, monkeypatch, cascade, minute_experiment):
     """The folder D, and the words that stand for what lies elsewhere."""
@@ -74,6 +89,8 @@ def files(tmp_path, monkeypatch, cascade, minute_experiment):
         (d / place).write_text("{}")
     for place in ("run/0.tar", "packed/00000.tar", "shared/manifest.json", "photos/report.json"):
         (d / place).write_text("{}")
+    shutil.copytree(cascade / "upsampler", d / "base")
+    adapter_of(d / "base", d / "adapter")
     (d / "link").symlink_to(d / "run")
     (d / "sweep.yaml").write_text(SWEEP.format(d, minute_experiment("prior")))
     (d / "recipe.yaml").write_text("clip: clip/tiny\nupsamplers: []\n")

@@ -7,12 +7,14 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from unclip.common.adapters import AdapterConfig
 from unclip.config.load import load_experiment
 from unclip.nn import chunked_convolution
 from unclip.nn.resblock import ResBlock
 from unclip.nn.unet import UNet
 from unclip.stages.experiment import ParentSizes
 from unclip.stages.registry import STAGES
+from unclip.training.adapters import inject
 
 
 def awake(net: nn.Module) -> nn.Module:
@@ -66,6 +68,21 @@ def test_a_network_forward_in_chunks_is_the_network(shape, monkeypatch):
     )
     torch.manual_seed(1)
     x, t = torch.randn(2, 6, *shape), torch.tensor([3, 700])
+    whole = net(x, t)
+    monkeypatch.setattr(chunked_convolution, "ELEMENTS", 500)
+    torch.testing.assert_close(net(x, t), whole, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_network_with_an_adapter_goes_over_whole_maps(monkeypatch):
+    """The weights of its layers alone are not what they compute."""
+    net = awake(UNet(in_channels=3, out_channels=3, channels=16, blocks=1, multiples=[1], groups=8))
+    inject(net, AdapterConfig(kind="lora", rank=2, targets=["*"]))
+    for name, parameter in net.named_parameters():
+        if "lora_B" in name:
+            parameter.normal_()
+    torch.manual_seed(1)
+    x, t = torch.randn(2, 3, 32, 32), torch.tensor([3, 700])
     whole = net(x, t)
     monkeypatch.setattr(chunked_convolution, "ELEMENTS", 500)
     torch.testing.assert_close(net(x, t), whole, atol=1e-5, rtol=1e-5)

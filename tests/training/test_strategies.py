@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.nn.transformer import Transformer
 from unclip.tracking.files import read_metrics
@@ -158,6 +159,32 @@ def test_two_processes_have_the_curve_of_one(alone, jobs, tmp_path, strategy, ac
         expected, found = losses(alone / kind), losses(tmp_path / kind)
         assert len(expected) == STEPS
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-5), kind
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_an_adapter_of_two_processes_is_that_of_one(jobs, cascade, tmp_path, strategy):
+    kinds = ("prior", "decoder")
+
+    def adapting(kind, folder, *more, **how):
+        given = ["adapter.kind=lora", f"init={cascade / kind}", "optim.lr=0.01", *more]
+        return jobs(kind, folder, *given, **how)
+
+    several = [f"trainer.strategy={strategy}", "trainer.devices=2"]
+    start([adapting(k, tmp_path / "one" / k) for k in kinds], tmp_path, 1)
+    start([adapting(k, tmp_path / "two" / k, *several) for k in kinds], tmp_path, 2)
+    for kind in kinds:
+        expected = losses(tmp_path / "one" / kind)
+        assert losses(tmp_path / "two" / kind) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+        one, two = (artifacts.describe(tmp_path / n / kind).weights() for n in ("one", "two"))
+        assert one.keys() == two.keys()
+        assert max(float((one[k] - two[k]).abs().max()) for k in one) < 1e-4
+        halfway(tmp_path / "one" / kind, tmp_path / "again" / kind)
+    again = [adapting(k, tmp_path / "again" / k, *several, resume=True) for k in kinds]
+    start(again, tmp_path, 2)
+    for kind in kinds:
+        expected = losses(tmp_path / "one" / kind)
+        assert losses(tmp_path / "again" / kind) == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def halfway(finished, folder):

@@ -10,6 +10,7 @@ examples:
   unclip export runs/karlo --to diffusers --out karlo-mine
   unclip export runs/karlo --to diffusers --out karlo-mine --half --force
   unclip export cascade.zip --to diffusers --out mine   (a bundle of `unclip share`)
+  unclip export runs/stars --to peft --out stars-peft   (an adapter)
 """
 
 
@@ -17,16 +18,21 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "export",
-        help="write a cascade as a diffusers pipeline: UnCLIPPipeline, or that of variations",
+        help="write a cascade as a diffusers pipeline, or an adapter as peft reads it",
         description="Writes CLIP, prior, decoder and upsampler as the component folders of "
         "diffusers' UnCLIPPipeline (without a prior: UnCLIPImageVariationPipeline), with their "
         "origin. What diffusers' classes cannot hold is refused by name before anything is "
-        "written: for example, embeddings must be raw and captions read by CLIP.",
+        "written: for example, embeddings must be raw and captions read by CLIP. --to peft writes "
+        "an adapter as peft's adapter_config.json and adapter_model.safetensors.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("cascade", type=Path, help="folder with a cascade's stages, or its bundle")
-    p.add_argument("--to", required=True, choices=("diffusers",), help="whose layout")
+    p.add_argument(
+        "cascade",
+        type=Path,
+        help="folder with a cascade's stages, or its bundle; with --to peft an adapter",
+    )
+    p.add_argument("--to", required=True, choices=("diffusers", "peft"), help="whose layout")
     p.add_argument("--out", type=Path, required=True, help="the pipeline's folder")
     p.add_argument(
         "--half", action="store_true", help="round to float16 (default: as the stages have it)"
@@ -48,6 +54,8 @@ def run(args: argparse.Namespace) -> None:
     check_folder(args.out)
     if args.force:
         require_apart(args.out, [args.cascade], option="--out ")
+    if args.to == "peft":
+        return _export_adapter(args)
     from unclip.sharing.cache import cascade_folder
     from unclip.weights.exporting import export_diffusers, left_out
 
@@ -58,3 +66,16 @@ def run(args: argparse.Namespace) -> None:
         say(path)
     for line in left_out(cascade):
         say(f"unclip: {line}", error=True)
+
+
+def _export_adapter(args: argparse.Namespace) -> None:
+    from unclip.cli.outputs import writing
+    from unclip.common.errors import UserError
+    from unclip.common.terminal import say
+    from unclip.weights.peft_layout import export_peft
+
+    if args.half:
+        raise UserError("--half: --to peft writes numbers as they are; leave it out")
+    with writing(args.out):
+        for path in export_peft(args.cascade, args.out, force=args.force):
+            say(path)

@@ -23,9 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unclip.common import json_text, yaml_text
+from unclip.common.adapters import AdapterConfig
 from unclip.common.errors import UserError, article
 from unclip.common.fields import as_dataclass
 from unclip.common.hashing import file_sha256
+from unclip.common.merging import merged
 
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=torch.nn.Module)
@@ -68,6 +70,52 @@ class Artifact:
                 f"{self.path / 'config.yaml'}: embeddings={str(found)[:50]}: must be unit or raw"
             )
         return found
+
+    @property
+    def adapter(self) -> AdapterConfig | None:
+        """How the adapter was trained that this is; None of whole weights.
+
+        Raises:
+            UserError: the config cannot be read.
+        """
+        if not self.config.get("adapter"):
+            return None
+        found = self.section("adapter", AdapterConfig)
+        return None if found.kind == "none" else found
+
+    @property
+    def base(self) -> Artifact:
+        """The weights that an adapter is of: where the run had them, or in ``init`` beside it.
+
+        Raises:
+            UserError: they are in neither place, or others are.
+        """
+        began = self.provenance.get("init")
+        source = str(began.get("source")) if isinstance(began, dict) else ""
+        wanted = str(self.provenance.get("parents", {}).get("init"))
+        home = self.path.resolve()
+        run = home.parent if home.name == "artifact" else home
+        beside = run.parent / "init"
+        places = [place for place in (Path(source), beside) if source and place.is_dir()]
+        for place in places:
+            found = describe(place, key="init")
+            if found.sha256 == wanted and found.adapter is None:
+                return found
+        raise UserError(
+            f"{self.path}: is an adapter of the weights {wanted[:12]}, which are neither in "
+            f"{source[:200]} nor in {beside}; put them into one of these, or merge the two where "
+            "they are (`unclip merge`)"
+        )
+
+    def _adapted(self, network: torch.nn.Module, adapter: AdapterConfig) -> dict[str, Tensor]:
+        return self.merge(self.base.weights_for(network), adapter.scale)
+
+    def merge(self, weights: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+        """``weights`` with this adapter, counted ``scale`` times."""
+        try:
+            return merged(weights, self.weights(), scale)
+        except ValueError as error:
+            raise UserError(f"{self.path / 'weights.safetensors'}: {error}") from None
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict, on the CPU: its checksum verified, every number finite and real."""
@@ -127,6 +175,8 @@ class Artifact:
             UserError: one is not; ``network`` may be on "meta".
         """
         file = self.path / "weights.safetensors"
+        if self.adapter is not None:
+            return self._adapted(network, self.adapter)
         wanted = network.state_dict()
         found = self._shapes()
         for name in [*wanted, *found]:

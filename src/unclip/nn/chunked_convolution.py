@@ -38,9 +38,13 @@ def chunk_numbers(device: torch.device, batch: int) -> int:
     return ELEMENTS * batch
 
 
-def needs_chunks(*parts: Tensor) -> bool:
-    """Whether a map takes more than two chunks; never while gradients are recorded."""
-    if torch.is_grad_enabled():
+def needs_chunks(*parts: Tensor, convs: Sequence[nn.Module] = ()) -> bool:
+    """Whether a map takes more than two chunks; never while gradients are recorded.
+
+    ``convs`` are the layers that it will go through: one with an adapter, whose weight alone is not
+    what it computes, takes it whole.
+    """
+    if torch.is_grad_enabled() or not all(isinstance(conv, nn.Conv2d) for conv in convs):
         return False
     first = parts[0]
     return sum(p.numel() for p in parts) > 2 * chunk_numbers(first.device, len(first))

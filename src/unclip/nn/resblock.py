@@ -105,7 +105,8 @@ class ResBlock(nn.Module):
         """
         parts = [x] if beside is None else [x, beside]
         of_time = self.time(time)[:, :, None, None]
-        if chunked_convolution.needs_chunks(*parts) and not self.training:
+        convs = (self.in_conv, self.out_conv)
+        if chunked_convolution.needs_chunks(*parts, convs=convs) and not self.training:
             return self._forward_in_chunks(parts, of_time)
         x = x if beside is None else torch.cat(parts, dim=1)
         h = self.in_conv(self._resample(F.silu(self.in_norm(x))))

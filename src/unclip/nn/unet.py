@@ -79,6 +79,7 @@ class UNet(nn.Module):
         time: TimeKind = "scale_shift",
     ):
         super().__init__()
+        self.in_channels = in_channels
         self.side_factor = 2 ** (len(multiples) - 1)
         time_width = 4 * channels
 
@@ -161,8 +162,8 @@ class UNet(nn.Module):
         Raises:
             ValueError: H or W is not divisible, or the channels are not ``in_channels``.
         """
-        if x.shape[1] != self.input.in_channels:
-            raise ValueError(f"{x.shape[1]} channels, not {self.input.in_channels}")
+        if x.shape[1] != self.in_channels:
+            raise ValueError(f"{x.shape[1]} channels, not {self.in_channels}")
         if x.shape[2] % self.side_factor or x.shape[3] % self.side_factor:
             raise ValueError(
                 f"an image of {x.shape[2]} × {x.shape[3]} pixels: both sides must be multiples"
@@ -203,7 +204,7 @@ class UNet(nn.Module):
         return [*self.down, *self.middle, *self.up]
 
     def _output(self, h: Tensor) -> Tensor:
-        if not chunked_convolution.needs_chunks(h):
+        if not chunked_convolution.needs_chunks(h, convs=[self.out]):
             return self.out(F.silu(self.out_norm(h)))
         normalise, rows = (
             chunked_convolution.normaliser(self.out_norm, [h]),

@@ -131,6 +131,11 @@ def begin(resolved: ResolvedExperiment, stage: Stage, path: str, parents: Loaded
             ``init_skip`` does not name them. Nothing is loaded then.
     """
     artifact, skip = artifacts.describe(path, key=KEY), resolved.config.init_skip
+    if artifact.adapter is not None:
+        raise UserError(
+            f"{KEY}={path}: is an adapter; `unclip merge {path} --out DIR` makes whole weights of "
+            "it"
+        )
     _check_parents(artifact, parents)
     settings = _check_settings(resolved, artifact, stage.net, parents.sizes())
     net = stage.net.get_submodule(stage.exported)

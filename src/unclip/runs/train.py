@@ -145,12 +145,14 @@ def assemble(
     data.setup()
     stage = resolved.stage.build_stage(experiment, loaded)
     if resumed:
+        stage.adapt()
         return Assembled(data, stage, None)
     begun = None
     if depends_on.init is not None:
         begun = init.begin(resolved, stage, depends_on.init, loaded)
     if begun is None or {*stage.fitted} & {*begun.new}:
         stage.prepare(data, device_of(experiment.trainer.accelerator))
+    stage.adapt()
     return Assembled(data, stage, begun)
 
 

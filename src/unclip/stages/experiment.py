@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+from unclip.common.adapters import AdapterConfig
 from unclip.common.checks import require, require_choices
 from unclip.common.errors import UserError
 from unclip.diffusion.config import DiffusionConfig, SamplerConfig, section_counts
 from unclip.embeddings.config import UNIT, Embeddings
 from unclip.tracking.config import TrackingConfig
-from unclip.training.config import OptimConfig, RunConfig, TrainerConfig
+from unclip.training.config import EmaConfig, OptimConfig, RunConfig, TrainerConfig
 
 
 class ParentSizes(NamedTuple):
@@ -129,6 +130,28 @@ class Experiment(BaseExperiment):
         require(
             all(self.init_skip), "init_skip", "has an empty pattern; name weights, as unet.out.*"
         )
+
+
+@dataclass(kw_only=True)
+class AveragedExperiment(Experiment):
+    """Fields of the stages that average their weights and can be trained by an adapter."""
+
+    averages: ClassVar[bool] = True
+
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+
+    def validate(self) -> None:
+        """Refuse an adapter of nothing, or beside weights that its artifact would not hold."""
+        super().validate()
+        if self.adapter.kind != "none":
+            require(self.init is not None, "adapter.kind", "needs init, the weights that it adapts")
+            named = [p for p in self.init_skip if not p.startswith(("model.", "diffusion."))]
+            require(
+                not named,
+                "init_skip",
+                f"{named[:1]}: with an adapter no other weight trains, so none can begin anew",
+            )
 
 
 def sample_plainly(sampler: SamplerConfig, diffusion: DiffusionConfig, *, steps: int) -> None:

@@ -15,7 +15,7 @@ from unclip.common.images import CaptionedImage
 from unclip.common.seeding import derive_seed
 from unclip.common.terminal import say
 from unclip.embeddings.clip import FrozenClip
-from unclip.training import strategies
+from unclip.training import adapters, strategies
 from unclip.training.blocks import checkpoint_blocks, compile_blocks, missing_for_compilation
 from unclip.training.config import OptimConfig
 from unclip.training.means import Mean, Means, combined, mean_of_processes, means_of
@@ -73,6 +73,22 @@ class Stage(L.LightningModule):
         self._validation_batches: list[int] = []  # samples in each
         self._configured = False
         self.waiting_since = 0.0  # when all that follows a micro-batch was done
+
+    def adapt(self) -> None:
+        """Train an adapter in place of the network's own weights, if the experiment wants one."""
+        if not self.is_adapted:
+            return
+        adapters.inject(self.net, self.experiment.adapter)
+        if self.ema is not None:
+            adapters.inject(self.ema, self.experiment.adapter)
+            self.ema.load_state_dict(self.net.state_dict())
+            self.ema.requires_grad_(False).eval()
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether an adapter trains, and is exported alone."""
+        adapter = getattr(self.experiment, "adapter", None)
+        return adapter is not None and adapter.kind != "none"
 
     @property
     def sampling_net(self) -> Any:
@@ -263,7 +279,12 @@ class Stage(L.LightningModule):
         """
         strategies.reshard(self.sampling_net)
         found = {}
-        for name, tensor in self.sampling_net.get_submodule(self.exported).state_dict().items():
+        sampling = self.sampling_net.get_submodule(self.exported)
+        for name, tensor in sampling.state_dict().items():
+            if self.is_adapted:
+                if (own := adapters.own_name(name)) is None:
+                    continue
+                name = own
             if isinstance(tensor, DTensor):  # offloaded ones meet on the device
                 there: Any = tensor.to(self.trainer.strategy.root_device)
                 tensor = there.full_tensor()

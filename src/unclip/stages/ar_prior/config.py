@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from unclip.common.checks import require, require_choices
 from unclip.data.config import EmbeddedDataConfig
 from unclip.embeddings.config import Embeddings
 from unclip.nn.config import TextEncoderConfig
 from unclip.stages._prior.config import fill_from_clip
-from unclip.stages.experiment import Experiment, ParentSizes, fill_size, require_probability
-from unclip.training.config import EmaConfig
+from unclip.stages.experiment import AveragedExperiment, ParentSizes, fill_size, require_probability
 
 
 @dataclass(kw_only=True)
@@ -68,17 +67,14 @@ class ArSamplerConfig:
 
 
 @dataclass(kw_only=True)
-class ArPriorExperiment(Experiment):
+class ArPriorExperiment(AveragedExperiment):
     """The autoregressive prior P(z_i | y) over PCA codes."""
-
-    averages: ClassVar[bool] = True
 
     clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
     pca: str = "pca/tiny"  # experiment | artifact folder
     model: ArPriorConfig = field(default_factory=ArPriorConfig)
     sampler: ArSamplerConfig = field(default_factory=ArSamplerConfig)
     data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
-    ema: EmaConfig = field(default_factory=EmaConfig)
     drop_text: float = 0.1  # share of samples trained without caption and z_t
 
     def without_noise(self, *, steps: int) -> None:

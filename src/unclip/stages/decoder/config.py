@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from unclip.common.checks import require, require_choices
 from unclip.data.config import EmbeddedDataConfig
@@ -11,7 +11,7 @@ from unclip.diffusion.config import GuidedSamplerConfig, ImageDiffusionConfig
 from unclip.embeddings.config import Embeddings
 from unclip.nn.config import TextEncoderConfig, UNetConfig
 from unclip.stages.experiment import (
-    Experiment,
+    AveragedExperiment,
     ParentSizes,
     fill_embeddings,
     fill_size,
@@ -19,7 +19,6 @@ from unclip.stages.experiment import (
     require_steps_fit,
     sample_plainly,
 )
-from unclip.training.config import EmaConfig
 
 
 @dataclass(kw_only=True)
@@ -68,17 +67,14 @@ class DecoderConfig:
 
 
 @dataclass(kw_only=True)
-class DecoderExperiment(Experiment):
+class DecoderExperiment(AveragedExperiment):
     """The diffusion decoder P(x | z_i, y)."""
-
-    averages: ClassVar[bool] = True
 
     clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
     model: DecoderConfig = field(default_factory=DecoderConfig)
     diffusion: ImageDiffusionConfig = field(default_factory=ImageDiffusionConfig)
     sampler: GuidedSamplerConfig = field(default_factory=GuidedSamplerConfig)
     data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
-    ema: EmaConfig = field(default_factory=EmaConfig)
     embedding: Literal["image", "text"] = "image"  # text: z_t of the caption in place of z_i
     drop_z_i: float = 0.1  # share of samples whose z_i is dropped
     drop_caption: float = 0.5  # share of samples whose caption is dropped, independently

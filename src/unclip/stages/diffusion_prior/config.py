@@ -11,13 +11,12 @@ from unclip.diffusion.config import DiffusionConfig, PriorSamplerName
 from unclip.embeddings.config import Embeddings
 from unclip.stages._prior.config import CandidatesConfig, fill_from_clip
 from unclip.stages.experiment import (
-    Experiment,
+    AveragedExperiment,
     ParentSizes,
     require_probability,
     require_steps_fit,
     sample_plainly,
 )
-from unclip.training.config import EmaConfig
 
 
 @dataclass(kw_only=True)
@@ -53,17 +52,14 @@ class PriorSamplerConfig(CandidatesConfig):
 
 
 @dataclass(kw_only=True)
-class DiffusionPriorExperiment(Experiment):
+class DiffusionPriorExperiment(AveragedExperiment):
     """The x0-predicting diffusion prior P(z_i | y)."""
-
-    averages: ClassVar[bool] = True
 
     clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
     model: DiffusionPriorConfig = field(default_factory=DiffusionPriorConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     sampler: PriorSamplerConfig = field(default_factory=PriorSamplerConfig)
     data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
-    ema: EmaConfig = field(default_factory=EmaConfig)
     drop_text: float = 0.1  # share of samples trained without caption and z_t
 
     def without_noise(self, *, steps: int) -> None:

@@ -11,13 +11,12 @@ from unclip.diffusion.config import DiffusionConfig
 from unclip.embeddings.config import Embeddings
 from unclip.stages._prior.config import CandidatesConfig, fill_from_clip
 from unclip.stages.experiment import (
-    Experiment,
+    AveragedExperiment,
     ParentSizes,
     require_probability,
     require_steps_fit,
     sample_plainly,
 )
-from unclip.training.config import EmaConfig
 
 
 @dataclass(kw_only=True)
@@ -50,17 +49,14 @@ class LaionPriorConfig:
 
 
 @dataclass(kw_only=True)
-class LaionPriorExperiment(Experiment):
+class LaionPriorExperiment(AveragedExperiment):
     """P(z_i | y) by LAION's network."""
-
-    averages: ClassVar[bool] = True
 
     clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG
     model: LaionPriorConfig = field(default_factory=LaionPriorConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     sampler: CandidatesConfig = field(default_factory=CandidatesConfig)
     data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
-    ema: EmaConfig = field(default_factory=EmaConfig)
     drop_text: float = 0.1  # share of samples trained without caption and z_t
     drop_x_t: float = 0.1  # share of samples trained without the noised embedding
 

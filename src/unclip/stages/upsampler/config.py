@@ -11,13 +11,12 @@ from unclip.degradations.config import CorruptionConfig
 from unclip.diffusion.config import ImageDiffusionConfig, SamplerConfig
 from unclip.nn.config import ConvUNetConfig, TextEncoderConfig
 from unclip.stages.experiment import (
-    Experiment,
+    AveragedExperiment,
     ParentSizes,
     require_probability,
     require_steps_fit,
     sample_plainly,
 )
-from unclip.training.config import EmaConfig
 
 
 @dataclass(kw_only=True)
@@ -88,17 +87,14 @@ def check_sampler(
 
 
 @dataclass(kw_only=True)
-class UpsamplerExperiment(Experiment):
+class UpsamplerExperiment(AveragedExperiment):
     """A diffusion upsampler P(x_high | x_low)."""
-
-    averages: ClassVar[bool] = True
 
     model: UpsamplerConfig = field(default_factory=UpsamplerConfig)
     diffusion: ImageDiffusionConfig = field(default_factory=ImageDiffusionConfig)
     sampler: UpsamplerSamplerConfig = field(default_factory=UpsamplerSamplerConfig)
     data: UpsamplerDataConfig = field(default_factory=UpsamplerDataConfig)
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
-    ema: EmaConfig = field(default_factory=EmaConfig)
     drop_caption: float = 0.0  # share of samples whose caption is dropped
 
     def without_noise(self, *, steps: int) -> None:

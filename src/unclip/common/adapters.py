@@ -1,0 +1,50 @@
+"""Adapters: what is trained in place of a network's own weights. Imports no torch.
+
+LoRA (arXiv 2106.09685): a layer's weight W becomes W + (α/r) B A with B zero at first, A and B of
+rank r; W itself does not train.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from unclip.common.checks import require, require_choices
+
+AdapterKind = Literal["none", "lora"]
+A, B = ".lora_A.weight", ".lora_B.weight"
+"""How the weights of an adapter end, after the name of the layer that they change."""
+
+
+@dataclass(kw_only=True)
+class AdapterConfig:
+    """The section ``adapter`` of a stage: only the adapter trains, and is exported."""
+
+    kind: AdapterKind = "none"
+    rank: int = 8  # r
+    alpha: float | None = None  # α, the adapter counts α/r times; null takes the rank
+    dropout: float = 0.0  # of what goes into A, in [0, 1)
+    targets: list[str] | None = None  # patterns of layers; null: all linear and conv ones of blocks
+
+    @property
+    def scale(self) -> float:
+        """How often the adapter counts."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def validate(self) -> None:
+        """Refuse values out of range, and what has no effect."""
+        require_choices(self, "adapter")
+        for name in ("rank", "alpha", "dropout", "targets"):
+            plain = getattr(self, name) == getattr(AdapterConfig, name)
+            require(
+                plain or self.kind != "none",
+                f"adapter.{name}",
+                "has no effect without adapter.kind=lora",
+            )
+        require(self.rank >= 1, "adapter.rank", "must be at least 1")
+        require(self.alpha is None or self.alpha > 0, "adapter.alpha", "must be above 0")
+        require(0 <= self.dropout < 1, "adapter.dropout", "must be in [0, 1)")
+        named = self.targets is None or (self.targets and all(self.targets))
+        require(
+            bool(named), "adapter.targets", "has no pattern or an empty one; give layers or null"
+        )

@@ -1,0 +1,68 @@
+"""Puts an adapter into a network that is to be fine-tuned, by the library peft."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from unclip.common.adapters import AdapterConfig
+from unclip.common.errors import UserError
+from unclip.training.blocks import blocks_of
+
+_NAME = "default"  # peft's, of an adapter: it is part of the weights' names
+
+
+def own_name(name: str) -> str | None:
+    """How an artifact calls a weight of the adapter; None of any other weight."""
+    return name.replace(f".{_NAME}.", ".") if ".lora_" in name else None
+
+
+def targets(net: nn.Module, patterns: list[str] | None) -> list[str]:
+    """The layers that get an adapter: linear and convolutional ones.
+
+    Args:
+        net: Its blocks are those of `unclip.training.blocks`.
+        patterns: Of names, as ``*.qkv``; None for all of the blocks.
+
+    Raises:
+        UserError: a pattern names no such layer.
+    """
+    names = {id(module): name for name, module in net.named_modules()}
+    inside = {id(part) for block in blocks_of(net) for part in block.modules()}
+    layers = {
+        names[id(m)]: id(m) in inside for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d)
+    }
+    if patterns is None:
+        return [name for name, is_inside in layers.items() if is_inside]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in layers):
+            raise UserError(
+                f"adapter.targets={pattern}: names no linear or convolutional layer; they are "
+                f"called as {next(iter(layers))}"
+            )
+    return [name for name in layers if any(fnmatchcase(name, p) for p in patterns)]
+
+
+def inject(net: nn.Module, config: AdapterConfig) -> None:
+    """Add the adapter to ``net`` in place, B zero; nothing else of ``net`` trains any more.
+
+    Raises:
+        UserError: peft is not installed, or a pattern names no layer.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model  # slow
+    except ImportError:
+        raise UserError(
+            "adapter.kind=lora: needs peft, which is not installed: pip install 'unclip[finetune]'"
+        ) from None
+    layers = targets(net, config.targets)
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.scale * config.rank,  # type: ignore[arg-type]
+        lora_dropout=config.dropout,
+        target_modules="|".join(map(re.escape, layers)),
+        bias="none",
+    )
+    inject_adapter_in_model(lora, net, adapter_name=_NAME)
