@@ -132,6 +132,8 @@ def jobs(cascade, minute_experiment):
             given.append("model.unet.dropout=0")  # each process draws its own masks
         if kind == "ar_prior":
             given.append(f"pca={cascade / 'pca'}")
+        typed = {each.partition("=")[0] for each in more}
+        given = [each for each in given if each.partition("=")[0] not in typed]
         return {
             "experiment": str(minute_experiment(kind)),
             "overrides": [*given, *more],
