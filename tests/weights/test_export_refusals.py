@@ -238,6 +238,7 @@ def test_a_layout_that_nobody_knows_is_refused(capsys, cascade, tmp_path):
 
 def test_what_diffusers_has_no_place_for_is_said(capsys, cascade, tmp_path):
     (cascade / "pca").mkdir()
+    (cascade / "ar_prior").mkdir()
     configure(cascade / "decoder", "sampler.guidance_interval", [0.1, 0.8])
     configure(cascade / "upsampler", "sampler.start_scale", 0.997)
     configure(cascade / "upsampler", "sampler.steps", "3,2")
@@ -247,6 +248,7 @@ def test_what_diffusers_has_no_place_for_is_said(capsys, cascade, tmp_path):
     assert "prior.sampler=ddim, prior.candidates=2, decoder.guidance_interval=[0.1, 0.8]" in error
     assert "upsampler.steps=3,2, upsampler.start_scale=0.997: diffusers samples in its own" in error
     assert f"{cascade / 'pca'}: left out" in error
+    assert f"{cascade / 'ar_prior'}: left out" in error
 
 
 def test_notes_of_a_hostile_artifact_do_not_reach_the_files(cascade, tmp_path):

@@ -91,6 +91,8 @@ def left_out(cascade: Path) -> list[str]:
         )
     if (cascade / PCA).is_dir():
         lines.append(f"{cascade / PCA}: left out; diffusers' pipelines have no use for it")
+    if (cascade / "ar_prior").is_dir():
+        lines.append(f"{cascade / 'ar_prior'}: left out; diffusers has no such network")
     return lines
 
 
