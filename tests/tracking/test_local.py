@@ -51,3 +51,12 @@ def test_a_folder_that_is_being_removed_gets_no_new_file(logger):
     with pytest.raises(UserError, match="was removed or moved"):
         logger.log_metrics({"train/loss": 1.0}, step=1)
     assert list(logger.path.parent.iterdir()) == []
+
+
+def test_measurements_that_are_gone_are_missed_aloud(logger, capsys):
+    logger.forget_after(0, val_every=100)
+    assert capsys.readouterr().err == ""
+    logger.forget_after(2, val_every=100)
+    assert capsys.readouterr().err == (
+        f"unclip: note: {logger.path}: is not there; begins at step 2\n"
+    )

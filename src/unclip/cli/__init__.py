@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import unclip
 from unclip.cli import (
     completion,
+    crash,
     data,
     degrade,
     demo,
@@ -91,7 +92,7 @@ def parser() -> CommandParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 done, 2 the user can fix it, 75 resumable, 130 interrupted."""
+    """Run a command; 0 done, 2 the user can fix it, 75 resumable, 130 interrupted, 1 a bug."""
     streams.prepare()
     try:
         try:
@@ -117,6 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("unclip: interrupted", error=True)
         return 130
+    except Exception as error:  # nobody has foreseen it
+        say(f"unclip: error: {crash.line(error)}", error=True)
+        return 1
     return 0
 
 

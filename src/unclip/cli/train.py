@@ -27,7 +27,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument("experiment", help="kind/name (see `unclip experiments list`) or a YAML file")
     p.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="fields of the experiment"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="fields of the experiment; run.dir=FOLDER says where the run goes, or is",
     )
     p.add_argument("--resume", action="store_true", help="continue the newest checkpoint")
     p.add_argument(

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
+from unclip.common.terminal import say
 from unclip.tracking.files import METRICS, read_metrics
 from unclip.tracking.status import require_there
 
@@ -57,6 +58,8 @@ class JsonlLogger(Logger):
         ``val_every`` steps), is of the next one.
         """
         if not self.path.is_file():
+            if step:
+                say(f"unclip: note: {self.path}: is not there; begins at step {step}", error=True)
             return
         kept = []
         for row in read_metrics(self.path, note=True):
