@@ -34,7 +34,8 @@ def overrides(cascade):
             given.append(f"pca={cascade / 'pca'}")
         if kind in ("decoder", "upsampler"):
             given.append("model.unet.dropout=0")
-        return [*given, *more]
+        typed = {each.partition("=")[0] for each in more}
+        return [*(each for each in given if each.partition("=")[0] not in typed), *more]
 
     return of
 
