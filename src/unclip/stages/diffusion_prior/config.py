@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from unclip.common.checks import require, require_choices
 from unclip.data.config import EmbeddedDataConfig
