@@ -57,7 +57,7 @@ def test_offloaded_weights_leave_the_stage_on_its_device(monkeypatch):
     there = torch.device("meta")
     monkeypatch.setattr(strategies.ShardedStrategy, "root_device", there)
     strategy = strategies.ShardedStrategy(1, offload=True)
-    stage = Stage(SimpleNamespace(averages=False), nn.Linear(2, 2))
+    stage = Stage(SimpleNamespace(averages=False, trainer=TrainerConfig()), nn.Linear(2, 2))
     strategy._lightning_module = strategy.model = stage
     strategy.model_to_device()
     assert stage.device == there
@@ -110,6 +110,33 @@ def test_images_can_be_drawn_before_the_first_validation_with_fsdp(jobs, tmp_pat
     for kind in ("decoder", "prior"):
         rows = read_metrics(tmp_path / kind / "metrics.jsonl")
         assert [row["step"] for row in rows if "val/loss" in row] == [1, 3]
+
+
+def test_a_process_has_its_share_of_the_average_and_the_first_alone_exports(
+    minute_experiment, tmp_path
+):
+    """A machine with eight processes would else hold eight averages, and eight artifacts."""
+    script = str(Path(__file__).with_name("memory_of_processes.py"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    given = ["trainer.strategy=fsdp", "trainer.devices=2", "trainer.max_steps=1"]
+    words = [str(minute_experiment("upsampler")), str(tmp_path), f"run.dir={tmp_path / 'run'}"]
+    subprocess.run(
+        [*torchrun, "--nproc-per-node=2", script, *words, *given],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        check=True,
+        timeout=300,
+    )
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    whole = first["whole"]
+    for each in (first, second):
+        assert each["built"] == {"net": whole, "ema": 0}
+        assert each["sharded"]["ema"] == each["sharded"]["net"] < 0.6 * whole
+        assert each["same"]
+        assert not each["trains"]
+    assert first["sharded"]["ema"] + second["sharded"]["ema"] == whole
+    assert first["exported"] >= whole
+    assert second["exported"] == 0
 
 
 def losses(folder):

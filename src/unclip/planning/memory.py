@@ -123,7 +123,8 @@ def _sharded(layout: Layout, sizes: Sizes, trace: Trace, world: int, width: int)
     share = FLOAT * -(-sizes.trained // world)
     moments = FLOAT * -(-sizes.moments // world)
     states = Memory(share, share, moments, share * sizes.averaged, 0, 0)
-    host = max(states.total if layout.cpu_offload else 0, built(sizes))
+    alone = sizes._replace(averaged=False)  # the average is made of the shards
+    host = max(states.total if layout.cpu_offload else 0, built(alone))
     if layout.cpu_offload:
         states = Memory(0, 0, 0, 0, 0, 0)
     first, second = sorted([*sizes.blocks, 0, 0], reverse=True)[:2]

@@ -148,8 +148,7 @@ def begin(resolved: ResolvedExperiment, stage: Stage, path: str, parents: Loaded
                 f"called as {next(iter(ours))}"
             )
     net.load_state_dict(ours | taken)
-    if stage.ema is not None:
-        stage.ema.load_state_dict(stage.net.state_dict())
+    stage.restart_average()
     new = tuple(name for name in ours if name not in taken)
     left = tuple(name for name in theirs if name not in taken)
     return Begun(path, artifact.sha256, len(taken), new, left)

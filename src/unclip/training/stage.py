@@ -64,8 +64,9 @@ class Stage(L.LightningModule):
         self.experiment = experiment
         self.net = net
         self.ema = None
-        if experiment.averages:
-            self.ema = copy.deepcopy(net).requires_grad_(False).eval()
+        if experiment.averages:  # a sharded one gets its values in `configure_model`
+            make = strategies.hollow if self._shards else copy.deepcopy
+            self.ema = make(net).requires_grad_(False).eval()
         self.clip = clip  # not a submodule: it belongs neither in checkpoints nor in DDP
         self.grad_norm: Tensor | None = None  # of the newest optimizer step, before clipping
         self.completes_step = True  # whether the optimizer steps after this micro-batch
@@ -81,8 +82,8 @@ class Stage(L.LightningModule):
         adapters.inject(self.net, self.experiment.adapter)
         if self.ema is not None:
             adapters.inject(self.ema, self.experiment.adapter)
-            self.ema.load_state_dict(self.net.state_dict())
             self.ema.requires_grad_(False).eval()
+            self.restart_average()
 
     @property
     def is_adapted(self) -> bool:
@@ -111,10 +112,22 @@ class Stage(L.LightningModule):
         checkpoint_blocks(self.net, trainer.activation_checkpointing)
         compile_blocks(self.net, self._compilation(gpu=gpu))
         for net in (self.net,) if self.ema is None else (self.net, self.ema):
-            if trainer.strategy == "fsdp":
+            if self._shards:
                 strategies.shard(net, trainer, self.device_mesh)  # type: ignore[arg-type]
             elif gpu:  # FSDP2 takes contiguous weights alone
                 net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self._shards and self.ema is not None:
+            strategies.fill(self.ema, self.net)
+
+    @property
+    def _shards(self) -> bool:
+        """Whether processes have a share of the weights each."""
+        return bool(self.experiment.trainer.strategy == "fsdp")
+
+    def restart_average(self) -> None:
+        """Let the average begin from the network's weights as they are now."""
+        if self.ema is not None and not self._shards:
+            self.ema.load_state_dict(self.net.state_dict())
 
     def _compilation(self, *, gpu: bool) -> str:
         """What `trainer.compile` comes to here."""

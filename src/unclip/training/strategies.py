@@ -6,6 +6,7 @@ docs/adr/0006).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ from torch.distributed.fsdp import (
 from unclip.common.errors import UserError
 from unclip.training import checkpoints
 from unclip.training.blocks import blocks_of
+from unclip.training.checkpoint_rows import local
 from unclip.training.config import TrainerConfig
 
 
@@ -197,6 +199,30 @@ def shard(net: nn.Module, config: TrainerConfig, mesh: DeviceMesh) -> None:
             param_dtype=width, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
         fully_shard(part, mesh=mesh["data_parallel"], mp_policy=policy, offload_policy=offload)
+
+
+def hollow(net: nn.Module) -> nn.Module:
+    """A copy of ``net`` whose tensors take no memory, to be sharded and then filled."""
+    tensors = [*net.parameters(), *net.buffers()]
+    memo: dict[int, Any] = {}
+    for tensor in tensors:
+        empty = torch.empty_like(tensor, device="meta")
+        is_weight = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_weight else empty
+    return copy.deepcopy(net, memo)
+
+
+@torch.no_grad()
+def fill(empty: nn.Module, net: nn.Module) -> None:
+    """Give a `hollow` copy that is sharded as ``net`` is the values that ``net`` has here."""
+    own = local(next(iter(net.parameters())))
+    empty.to_empty(device=own.device)
+    for tensors, values in (
+        (empty.parameters(), net.parameters()),
+        (empty.buffers(), net.buffers()),
+    ):
+        for tensor, value in zip(tensors, values, strict=True):
+            local(tensor).copy_(local(value))
 
 
 def shards(net: nn.Module) -> list[FSDPModule]:
