@@ -6,6 +6,7 @@ Started by torchrun as `memory_of_processes.py EXPERIMENT OUT KEY=VALUE...`; eve
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -42,9 +43,10 @@ def main() -> None:
         noted["whole"] = sum(p.numel() for p in before.values())
         noted["sharded"] = {"net": held(stage.net), "ema": held(stage.ema)}
         average = dict(stage.ema.named_parameters())
-        noted["same"] = all(
-            torch.equal(average[name].full_tensor(), value)  # type: ignore[attr-defined]
-            for name, value in before.items()
+        values = {name: average[name].full_tensor() for name in before}  # type: ignore[attr-defined]
+        noted["sum"] = float(sum(value.double().sum() for value in values.values()))
+        noted["same"] = torch.distributed.get_rank() > 0 or all(
+            torch.equal(values[name], value) for name, value in before.items()
         )
         noted["trains"] = any(p.requires_grad for p in average.values()) or stage.ema.training
 
@@ -54,10 +56,8 @@ def main() -> None:
         return found
 
     Stage.configure_model, Stage.weights = configured, exported  # type: ignore[method-assign]
-    try:
+    with contextlib.suppress(SystemExit):  # of all processes but the first
         module.train(load_experiment(path, given))
-    except SystemExit:  # of all processes but the first
-        pass
     rank = torch.distributed.get_rank()
     Path(out, f"{rank}.json").write_text(json.dumps(noted))
 

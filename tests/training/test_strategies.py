@@ -112,10 +112,10 @@ def test_images_can_be_drawn_before_the_first_validation_with_fsdp(jobs, tmp_pat
         assert [row["step"] for row in rows if "val/loss" in row] == [1, 3]
 
 
-def test_a_process_has_its_share_of_the_average_and_the_first_alone_exports(
+def test_one_process_of_a_machine_holds_the_network_whole_and_the_first_alone_exports(
     minute_experiment, tmp_path
 ):
-    """A machine with eight processes would else hold eight averages, and eight artifacts."""
+    """A machine with eight processes would else hold eight networks, averages and artifacts."""
     script = str(Path(__file__).with_name("memory_of_processes.py"))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     given = ["trainer.strategy=fsdp", "trainer.devices=2", "trainer.max_steps=1"]
@@ -129,8 +129,10 @@ def test_a_process_has_its_share_of_the_average_and_the_first_alone_exports(
     )
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     whole = first["whole"]
+    assert first["built"] == {"net": whole, "ema": 0}
+    assert second["built"] == {"net": 0, "ema": 0}
+    assert first["sum"] == second["sum"]
     for each in (first, second):
-        assert each["built"] == {"net": whole, "ema": 0}
         assert each["sharded"]["ema"] == each["sharded"]["net"] < 0.6 * whole
         assert each["same"]
         assert not each["trains"]

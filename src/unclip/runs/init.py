@@ -147,7 +147,8 @@ def begin(resolved: ResolvedExperiment, stage: Stage, path: str, parents: Loaded
                 f"init_skip={pattern}: names no weight, and no setting that differs; weights are "
                 f"called as {next(iter(ours))}"
             )
-    net.load_state_dict(ours | taken)
+    if not any(tensor.is_meta for tensor in ours.values()):  # of the first process of a machine
+        net.load_state_dict(ours | taken)
     stage.restart_average()
     new = tuple(name for name in ours if name not in taken)
     left = tuple(name for name in theirs if name not in taken)

@@ -111,11 +111,16 @@ class Stage(L.LightningModule):
         trainer, gpu = self.experiment.trainer, self.trainer.strategy.root_device.type == "cuda"
         checkpoint_blocks(self.net, trainer.activation_checkpointing)
         compile_blocks(self.net, self._compilation(gpu=gpu))
+        whole = dict([*self.net.named_parameters(), *self.net.named_buffers()])
         for net in (self.net,) if self.ema is None else (self.net, self.ema):
             if self._shards:
                 strategies.shard(net, trainer, self.device_mesh)  # type: ignore[arg-type]
             elif gpu:  # FSDP2 takes contiguous weights alone
                 net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self._shards and self.trainer.world_size > 1:
+            device = self.trainer.strategy.root_device
+            keep = torch.device("cpu") if trainer.cpu_offload else device
+            strategies.spread(self.net, whole, device=device, keep=keep)
         if self._shards and self.ema is not None:
             strategies.fill(self.ema, self.net)
 

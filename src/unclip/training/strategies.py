@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from lightning.pytorch.strategies import (
     SingleDeviceStrategy,
     Strategy,
 )
-from torch import nn
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
@@ -30,8 +30,10 @@ from torch.distributed.fsdp import (
     OffloadPolicy,
     fully_shard,
 )
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unclip.common.errors import UserError
+from unclip.common.local_rank import local_rank
 from unclip.training import checkpoints
 from unclip.training.blocks import blocks_of
 from unclip.training.checkpoint_rows import local
@@ -199,6 +201,43 @@ def shard(net: nn.Module, config: TrainerConfig, mesh: DeviceMesh) -> None:
             param_dtype=width, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
         fully_shard(part, mesh=mesh["data_parallel"], mp_policy=policy, offload_policy=offload)
+
+
+def building(config: TrainerConfig) -> AbstractContextManager[Any]:
+    """Where a network is built that will be sharded: in memory by one process of a machine.
+
+    The others build it without memory, and get their share from the first process (`spread`).
+    """
+    elsewhere = config.strategy == "fsdp" and config.processes > 1 and local_rank() > 0
+    return torch.device("meta") if elsewhere else nullcontext()
+
+
+@torch.no_grad()
+def spread(
+    net: nn.Module, whole: dict[str, Tensor], *, device: torch.device, keep: torch.device
+) -> None:
+    """Give every process its share of the first one's values.
+
+    Args:
+        net: Sharded; in memory or not.
+        whole: Its parameters and buffers before that, in the memory of the first process.
+        device: Of the exchange between processes.
+        keep: Where shares are kept.
+    """
+    if any(tensor.is_meta for tensor in net.parameters()):
+        net.to_empty(device=keep)
+    first = distributed.get_rank() == 0
+    for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
+        value = (
+            whole[name].to(device)
+            if first
+            else torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        )
+        if isinstance(tensor, DTensor):
+            value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
+        else:
+            distributed.broadcast(value, 0)
+        local(tensor).copy_(local(value))
 
 
 def hollow(net: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ from unclip.stages.ar_prior.config import ArPriorExperiment
 from unclip.stages.ar_prior.network import ArPrior, build_network
 from unclip.stages.ar_prior.sampling import sample_ar_prior, sample_codes
 from unclip.stages.interface import LoadedParents
+from unclip.training import strategies
 from unclip.training.random import StepRandom
 
 
@@ -25,7 +26,8 @@ class ArPriorStage(PriorStage):
     """Trains an `ArPrior` on the codes of a frozen CLIP's image embeddings."""
 
     def __init__(self, experiment: ArPriorExperiment, clip: FrozenClip, codec: Codec):
-        net = build_network(experiment, LoadedParents(clip, codec).sizes())
+        with strategies.building(experiment.trainer):
+            net = build_network(experiment, LoadedParents(clip, codec).sizes())
         net.load_codec(codec)
         super().__init__(experiment, net, clip)
 

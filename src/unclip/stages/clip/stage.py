@@ -19,6 +19,7 @@ from unclip.stages.clip.config import ClipExperiment
 from unclip.stages.clip.network import build_network
 from unclip.stages.experiment import ParentSizes
 from unclip.stages.interface import LoadedParents
+from unclip.training import strategies
 from unclip.training.sam import Climb, climb
 from unclip.training.stage import Monitor, Preview, Score, Stage
 from unclip.training.world import World
@@ -84,7 +85,9 @@ class ClipStage(Stage):
     exported: ClassVar[str] = "model"
 
     def __init__(self, experiment: ClipExperiment):
-        super().__init__(experiment, build_network(experiment, ParentSizes()))
+        with strategies.building(experiment.trainer):
+            net = build_network(experiment, ParentSizes())
+        super().__init__(experiment, net)
         self._seen: list[tuple[ClipOutput, list[str]]] = []  # of a validation
         self._climb: Climb | None = None
         self._batches: list[ClipBatch] = []  # micro-batches of this step

@@ -29,6 +29,7 @@ from unclip.stages.decoder.network import Decoder, build_network
 from unclip.stages.decoder.sampling import DecoderPart
 from unclip.stages.decoder.words import Words, null_words, told, words
 from unclip.stages.interface import LoadedParents
+from unclip.training import strategies
 from unclip.training.one_pass import z_i_of
 from unclip.training.random import StepRandom
 from unclip.training.stage import Monitor, Preview, Score, own_nearest
@@ -42,7 +43,8 @@ class DecoderStage(DiffusionStage):
     monitor: ClassVar[Monitor] = Monitor("val/clip_cosine", "higher")
 
     def __init__(self, experiment: DecoderExperiment, clip: FrozenClip):
-        net = build_network(experiment, LoadedParents(clip).sizes())
+        with strategies.building(experiment.trainer):
+            net = build_network(experiment, LoadedParents(clip).sizes())
         super().__init__(experiment, net, clip)
 
     @property

@@ -21,6 +21,7 @@ from unclip.stages.diffusion_prior.fits import fit_standardisation
 from unclip.stages.diffusion_prior.network import DiffusionPrior, build_network
 from unclip.stages.diffusion_prior.sampling import sample_prior
 from unclip.stages.interface import LoadedParents
+from unclip.training import strategies
 from unclip.training.random import StepRandom
 
 
@@ -30,7 +31,8 @@ class DiffusionPriorStage(PriorStage, DiffusionStage):
     fitted: ClassVar[tuple[str, ...]] = ("mean", "std")
 
     def __init__(self, experiment: DiffusionPriorExperiment, clip: FrozenClip):
-        net = build_network(experiment, LoadedParents(clip).sizes())
+        with strategies.building(experiment.trainer):
+            net = build_network(experiment, LoadedParents(clip).sizes())
         super().__init__(experiment, net, clip)
 
     def prepare(self, data: PriorData, device: torch.device) -> None:

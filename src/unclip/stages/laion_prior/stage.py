@@ -14,6 +14,7 @@ from unclip.stages._prior.stage import Pair, PriorStage
 from unclip.stages.interface import LoadedParents
 from unclip.stages.laion_prior.config import LaionPriorExperiment
 from unclip.stages.laion_prior.network import LaionPrior, build_network
+from unclip.training import strategies
 from unclip.training.random import StepRandom
 
 
@@ -21,7 +22,8 @@ class LaionPriorStage(PriorStage, DiffusionStage):
     """Trains a `LaionPrior` on the embeddings of a frozen CLIP."""
 
     def __init__(self, experiment: LaionPriorExperiment, clip: FrozenClip):
-        net = build_network(experiment, LoadedParents(clip).sizes())
+        with strategies.building(experiment.trainer):
+            net = build_network(experiment, LoadedParents(clip).sizes())
         super().__init__(experiment, net, clip)
 
     @property

@@ -24,6 +24,7 @@ from unclip.stages.interface import LoadedParents
 from unclip.stages.upsampler.config import UpsamplerExperiment
 from unclip.stages.upsampler.network import Upsampler, as_8_bit, build_network
 from unclip.stages.upsampler.sampling import UpsamplerPart
+from unclip.training import strategies
 from unclip.training.random import StepRandom
 from unclip.training.stage import Monitor, Preview, Score
 
@@ -46,7 +47,9 @@ class UpsamplerStage(DiffusionStage):
     monitor: ClassVar[Monitor] = Monitor("val/psnr", "higher")
 
     def __init__(self, experiment: UpsamplerExperiment):
-        super().__init__(experiment, build_network(experiment, ParentSizes()))
+        with strategies.building(experiment.trainer):
+            net = build_network(experiment, ParentSizes())
+        super().__init__(experiment, net)
 
     def low(self, image: Tensor) -> Tensor:
         """The small image of a crop ``[B, 3, H, H]``, clean: ``[B, 3, h, h]``."""
