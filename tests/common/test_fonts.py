@@ -82,7 +82,7 @@ def test_a_word_is_written_on_an_image_as_itself(script):
 
 @pytest.mark.parametrize("word", [*(words[0] for words in SPELT.values()), "\x1b", "\u200d"])
 def test_a_word_that_no_font_has_is_refused(word):
-    with pytest.raises(UserError, match=r"no font has|nothing of it"):
+    with pytest.raises(UserError, match=r"no font has|nothing of it|is empty"):
         paste(IMAGE, word)
 
 

@@ -127,7 +127,17 @@ for name in STATED:  # all are trained with AdamW, on the paper's own CLIP and P
     STATED[name] |= {"optim.name": "adamw", "clip": "clip/paper", "pca": "pca/paper"}
 
 # How a run goes, not what is trained; and what has no effect beside the other fields.
-RUN = ("about", "stage", "run.", "tracking.", "trainer.", "data.", "init", "adapter.")
+RUN = (
+    "about",
+    "stage",
+    "run.",
+    "tracking.",
+    "trainer.",
+    "data.",
+    "init",
+    "adapter.",
+    "pca.precision",
+)
 OF_THE_MODEL = ("trainer.max_steps", "trainer.grad_clip", "trainer.precision", "data.batch_size")
 OF_THE_MODEL += ("data.crop", "data.flip", "data.crop_fraction")
 WITHOUT_EFFECT = {

@@ -46,14 +46,14 @@ MORE = {
 
 def measure(root: Path) -> dict[str, list[float]]:
     """Train each for `STEPS` steps in ``root``, the priors and the decoder on the CLIP of there."""
-    from unclip.config.load import load_experiment
+    from unclip.config.load import load_experiment, merge_overrides
     from unclip.runs.fit import fit
     from unclip.runs.train import train
     from unclip.tracking.files import curves, read_metrics
 
     found = {}
     for name, more in MORE.items():
-        given = [*COMMON, *more, f"run.dir={root / name}"]
+        given = merge_overrides(COMMON, [*more, f"run.dir={root / name}"])
         if name.startswith(("prior/", "decoder/")):
             given.append(f"clip={root / 'clip/tiny'}")
         if name == "prior/ar_tiny":

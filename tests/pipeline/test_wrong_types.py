@@ -17,7 +17,10 @@ WRONG = {
     "seeds=0": (lambda p: p.vary(IMAGE, 1.0, 0), "seeds: must be a list of whole numbers, as [0]"),
     "eta": (lambda p: p.vary(IMAGE, "x", [0]), "eta='x': must be a number"),
     "n": (lambda p: p.interpolate(IMAGE, IMAGE, 2.5), "n=2.5: must be a whole number"),
-    "seed": (lambda p: p.interpolate(IMAGE, IMAGE, 2, seed="x"), "seed='x': must be a whole"),
+    "seed": (
+        lambda p: p.interpolate(IMAGE, IMAGE, 2, seed="x"),
+        "seed: 'x' must be a whole number",
+    ),
     "target": (lambda p: p.text_diff(IMAGE, "a", None), "target=None: must be a text"),
     "source": (lambda p: p.text_diff(IMAGE, 3, "a"), "source=3: must be a text"),
     "theta": (lambda p: p.text_diff(IMAGE, "a", "b", "x"), "theta_max='x': must be a number"),

@@ -14,7 +14,7 @@ from unclip.runs import train as training
 from unclip.runs.parents import missing_parents, parents
 
 
-class Started(Exception):
+class Started(BaseException):
     """The first training begins."""
 
 

@@ -11,7 +11,7 @@ import torch
 from unclip.cli import main
 from unclip.common import artifacts
 from unclip.common.errors import UserError
-from unclip.config.load import load_experiment
+from unclip.config.load import load_experiment, merge_overrides
 from unclip.runs import init
 from unclip.runs.parents import parents
 from unclip.runs.train import assemble, train
@@ -28,7 +28,8 @@ def resolved(minute_experiment, cascade, tmp_path):
         given = [f"run.dir={tmp_path / folder}"]
         given += [f"clip={cascade / 'clip'}"] * (kind not in ("clip", "upsampler"))
         given += [f"pca={cascade / 'pca'}"] * (kind == "ar_prior")
-        return load_experiment(str(minute_experiment(kind)), [*given, *overrides])
+        given = merge_overrides(given, overrides)
+        return load_experiment(str(minute_experiment(kind)), given)
 
     return resolved
 

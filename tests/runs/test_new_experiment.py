@@ -126,7 +126,7 @@ def test_the_command_is_one_that_finds_it(capsys, monkeypatch):
         (["mine", "--from", "decoder/tiny", "clip=gone"], "clip=gone"),
         (
             ["mine", "--from", "clip/tiny", "--dir", "file"],
-            "file/clip/mine.yaml: cannot be written",
+            "--dir file: file is not a folder",
         ),
     ],
 )

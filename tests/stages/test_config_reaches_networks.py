@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from unclip.common.fields import leaves
-from unclip.config.load import load_experiment
+from unclip.config.load import load_experiment, merge_overrides
 from unclip.stages.experiment import ParentSizes
 
 # Another value for each field; with them, every field of the five networks is covered.
@@ -139,7 +139,7 @@ SIZES = ParentSizes(embed_dim=64, text_width=64, context=32, codes=8, buckets=16
 
 def described(name: str, *words: str) -> list[Any]:
     """The modules and the shapes of the parameters of the network of an experiment."""
-    resolved = load_experiment(name, list(words))
+    resolved = load_experiment(name, merge_overrides(*([word] for word in words)))
     with torch.device("meta"):
         net: nn.Module = resolved.stage.build_network(resolved.config, SIZES)
     found: list[Any] = [(key, tuple(x.shape)) for key, x in net.state_dict().items()]

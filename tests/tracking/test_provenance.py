@@ -81,9 +81,9 @@ def test_a_resumed_run_appends_what_is_new(checkout, tmp_path):
     (checkout / "__init__.py").write_text("a = 2\n")
     provenance.begin(tmp_path, collect())
     start = read(tmp_path)
-    provenance.resume(tmp_path, collect(), {})
+    provenance.resume(tmp_path, collect(), {}, {})
     (checkout / "__init__.py").write_text("a = 3\n")
-    provenance.resume(tmp_path, collect(processes=2), {})
+    provenance.resume(tmp_path, collect(processes=2), {}, {})
     found = read(tmp_path)
     first, second = found.pop("resumed")
     assert found == start
@@ -95,5 +95,5 @@ def test_a_resumed_run_appends_what_is_new(checkout, tmp_path):
 
 
 def test_a_run_of_an_older_version_gets_one_when_it_is_resumed(tmp_path):
-    provenance.resume(tmp_path, collect(), {})
+    provenance.resume(tmp_path, collect(), {}, {})
     assert read(tmp_path)["seed"] == 3

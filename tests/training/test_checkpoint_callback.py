@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from unclip.common.errors import Interrupted, UserError
-from unclip.config.load import load_experiment
+from unclip.config.load import load_experiment, merge_overrides
 from unclip.runs.train import train
 from unclip.stages.upsampler.stage import UpsamplerStage
 from unclip.tracking.files import read_metrics
@@ -27,7 +27,7 @@ from unclip.training.stage import Monitor
 @pytest.fixture
 def load(minute_experiment, tmp_path):
     def load(*more):
-        given = [f"run.dir={tmp_path / 'run'}", *more]
+        given = merge_overrides([f"run.dir={tmp_path / 'run'}"], more)
         return load_experiment(str(minute_experiment("upsampler")), given)
 
     return load

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from unclip.common.errors import UserError
-from unclip.config.load import load_experiment
+from unclip.config.load import load_experiment, merge_overrides
 from unclip.runs.train import train
 from unclip.stages.upsampler.stage import UpsamplerStage
 from unclip.training import determinism
@@ -24,7 +24,7 @@ STRICT = ("trainer.deterministic=strict", "trainer.threads=1")
 @pytest.fixture
 def load(cascade, minute_experiment):
     def load(kind, folder, *more):
-        given = [f"run.dir={folder}", *STRICT, *more]
+        given = merge_overrides([f"run.dir={folder}", *STRICT], more)
         if kind not in ("clip", "upsampler"):
             given.append(f"clip={cascade / 'clip'}")
         if kind == "ar_prior":

@@ -73,6 +73,16 @@ def captions_of(captions: Any, key: str = "captions") -> list[str]:
     return found
 
 
+def caption_of(caption: Any, key: str) -> str:
+    """One caption.
+
+    Raises:
+        UserError: it is no text, or shows nothing; it names ``key``.
+    """
+    one(key, caption, str)
+    return captions_of([caption], key)[0]
+
+
 def seeds_of(seeds: Any, key: str = "seeds") -> list[int]:
     """``seeds`` as a list.
 

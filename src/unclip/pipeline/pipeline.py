@@ -13,7 +13,7 @@ from unclip.common.types import Progress
 from unclip.pipeline import inpainting, manipulations
 from unclip.pipeline.cascade import Cascade, load_cascade, open_folder
 from unclip.pipeline.inpainting import Masks
-from unclip.pipeline.inputs import Images, captions_of, listed, one, seeds_of
+from unclip.pipeline.inputs import Images, caption_of, captions_of, listed, one, seeds_of
 from unclip.pipeline.manipulations import Given, Latents
 from unclip.pipeline.sampling import Generated, Sampling
 from unclip.pipeline.settings import Settings
@@ -181,11 +181,11 @@ class Pipeline:
         is z_i moved by the difference between the prior's mean embeddings for the two captions,
         without a source the mean for ``target``, and ``theta_max`` is 1.
         """
-        captions_of([target], "target")
+        caption_of(target, "target")
         one("n", n, int)
         require_seed(seed, "seed")
         if source is not None:
-            captions_of([source], "source")
+            caption_of(source, "source")
         if theta_max is not None:
             one("theta_max", theta_max, float)
         sampling = Sampling(self.cascade, settings, progress, 0.0)

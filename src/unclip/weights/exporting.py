@@ -91,8 +91,9 @@ def left_out(cascade: Path) -> list[str]:
         )
     if (cascade / PCA).is_dir():
         lines.append(f"{cascade / PCA}: left out; diffusers' pipelines have no use for it")
-    if (cascade / "ar_prior").is_dir():
-        lines.append(f"{cascade / 'ar_prior'}: left out; diffusers has no such network")
+    for other in sorted(cascade.glob(f"*_{PRIOR}")):
+        if other.is_dir():
+            lines.append(f"{other}: left out; diffusers has no such network")
     return lines
 
 

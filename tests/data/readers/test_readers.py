@@ -342,9 +342,9 @@ class TestCoco:
             ('{"annotations": []}', "not of COCO's form"),
             (
                 '{"images": [{"id": [1], "file_name": "x"}], "annotations": []}',
-                "not of COCO's form",
+                r"images\[0\]: id: .* must be a number or a text",
             ),
-            ('{"images": [7], "annotations": []}', "not of COCO's form"),
+            ('{"images": [7], "annotations": []}', r"images\[0\] is '7'; it must be an object"),
             (json.dumps({"images": [image], "annotations": said}), "no name of a file"),
         ):
             path.write_text(content)
