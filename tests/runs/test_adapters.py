@@ -123,6 +123,11 @@ def test_a_gradient_step_of_full_rank_is_one_of_the_weights_themselves():
     assert torch.allclose(found, moved, atol=1e-6)
 
 
+def test_an_adapter_counts_alpha_over_rank_times():
+    assert AdapterConfig(kind="lora", rank=2, alpha=3.0).scale == 1.5
+    assert AdapterConfig(kind="lora", rank=2).scale == 1.0
+
+
 @pytest.mark.parametrize("shape", [(6, 4), (6, 4, 1, 1), (6, 4, 3, 3)])
 def test_merged_weights_are_those_of_the_two_maps_one_after_the_other(shape):
     torch.manual_seed(1)
