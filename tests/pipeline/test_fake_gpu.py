@@ -21,6 +21,7 @@ from unclip.pipeline.sampling import noise_of
 from unclip.pipeline.settings import Settings
 from unclip.stages import registry
 from unclip.stages.diffusion_prior.fits import fit_x0_errors
+from unclip.stages.interface import LoadedParents
 
 IMAGE = np.zeros((20, 24, 3), dtype=np.uint8)
 MASK = np.zeros((20, 24), dtype=bool)
@@ -129,6 +130,21 @@ def test_x0_errors_are_fitted_and_sampled_with(cascade, minute_experiment, name)
         errors = fit_x0_errors(part.net.requires_grad_(False), clip, data, GPU, **how)
         fitted = replace(part, x0_errors={"4": errors})
         assert fitted.draw(clip.model, ["a"], noise_of([0], "prior"), sampler=sampler).is_cuda
+
+
+def test_a_prior_reads_words_of_its_own(cascade, minute_experiment):
+    clip = registry.STAGES["clip"].load(cascade / "clip")
+    resolved = load_experiment(
+        str(minute_experiment("prior")), ["model.caption=bpe", "model.context=16"]
+    )
+    sizes = LoadedParents(clip).sizes()
+    resolved.stage.fill(resolved.config, sizes)
+    net = resolved.stage.build_network(resolved.config, sizes).requires_grad_(False).eval()
+    part = replace(resolved.stage.load(cascade / "prior", clip), net=net)
+    with FakeGpu():
+        net.to(GPU)
+        clip.model.to(GPU)
+        assert part.draw(clip.model, ["a"], noise_of([0], "prior")).is_cuda
 
 
 def test_a_pca_is_fitted(cascade, minute_experiment):
