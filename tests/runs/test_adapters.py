@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -189,6 +190,14 @@ def test_patterns_choose_the_layers(adapted):
     assert all(n.endswith(".qkv") or n == "z_i_to_time" for n in names)
     with pytest.raises(UserError, match="names no linear or convolutional layer"):
         targets(nn.Sequential(nn.Linear(2, 2)), ["nothing"])
+
+
+@pytest.mark.parametrize("damage", [{}, {"parents": 3, "init": [1]}, {"parents": {"init": 7}}])
+def test_a_provenance_that_names_no_base_is_one_line(resolved, cascade, damage):
+    folder = train(resolved("upsampler", LORA)).artifact
+    (folder / "provenance.json").write_text(json.dumps(damage))
+    with pytest.raises(UserError, match="is an adapter of the weights None, which are neither"):
+        loaded("upsampler", folder, cascade)
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,16 @@ def test_settings_that_say_nothing_are_refused(minute_experiment, overrides, lin
         load_experiment(str(minute_experiment("decoder")), overrides)
 
 
+@pytest.mark.parametrize("damage", [3, {"source": "a"}, {"new": 1}])
+def test_a_damaged_record_of_the_beginning_counts_as_none(tmp_path, damage):
+    whole = {"source": "a", "sha256": "b", "taken": 1, "new": [], "left": []}
+    (tmp_path / "provenance.json").write_text(json.dumps({"init": whole}))
+    assert init.recorded(tmp_path).sha256 == "b"
+    broken = whole | damage if damage == {"new": 1} else damage
+    (tmp_path / "provenance.json").write_text(json.dumps({"init": broken}))
+    assert init.recorded(tmp_path) is None
+
+
 def test_an_empty_name_is_refused(minute_experiment, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(f"extends: {minute_experiment('decoder')}\ninit: ''\n")

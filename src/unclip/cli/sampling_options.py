@@ -157,15 +157,12 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
     own = (args.clip, args.prior, args.decoder, args.upsampler)
     if not any(own) and find_cascade(args.pipeline) is None:
         require_there(args.pipeline, meant(args.pipeline))  # before the slow imports
-    import torch
-
     from unclip.common.devices import find_device
     from unclip.pipeline.pipeline import Pipeline
     from unclip.sharing.cache import cascade_folder
+    from unclip.training.determinism import sample_deterministically
 
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Nothing reads the empty tensors that it would fill.
-    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
+    sample_deterministically()
     device = find_device(args.device)
     folder = args.pipeline = cascade_folder(args.pipeline)
     if not any(own):

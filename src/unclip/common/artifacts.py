@@ -92,7 +92,7 @@ class Artifact:
         """
         began = self.provenance.get("init")
         source = str(began.get("source")) if isinstance(began, dict) else ""
-        wanted = str(self.provenance.get("parents", {}).get("init"))
+        wanted = str(self.parent("init"))
         home = self.path.resolve()
         run = home.parent if home.name == "artifact" else home
         beside = run.parent / "init"
@@ -107,8 +107,11 @@ class Artifact:
             "they are (`unclip merge`)"
         )
 
-    def _adapted(self, network: torch.nn.Module, adapter: AdapterConfig) -> dict[str, Tensor]:
-        return self.merge(self.base.weights_for(network), adapter.scale)
+    def parent(self, key: str) -> str | None:
+        """The fingerprint of what it was trained with (clip, pca, init), where it says so."""
+        parents = self.provenance.get("parents")
+        found = parents.get(key) if isinstance(parents, dict) else None
+        return found if isinstance(found, str) else None
 
     def merge(self, weights: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
         """``weights`` with this adapter, counted ``scale`` times."""
@@ -176,7 +179,7 @@ class Artifact:
         """
         file = self.path / "weights.safetensors"
         if self.adapter is not None:
-            return self._adapted(network, self.adapter)
+            return self.merge(self.base.weights_for(network), self.adapter.scale)
         wanted = network.state_dict()
         found = self._shapes()
         for name in [*wanted, *found]:

@@ -63,7 +63,10 @@ class Begun(NamedTuple):
 def recorded(folder: Path) -> Begun | None:
     """What the run in ``folder`` began from, by its provenance."""
     found = read_json(folder / PROVENANCE).get(KEY)
-    return Begun(**found) if isinstance(found, dict) and {*found} == {*Begun._fields} else None
+    kinds = {"source": str, "sha256": str, "taken": int, "new": list, "left": list}
+    if not isinstance(found, dict) or {k: type(v) for k, v in found.items()} != kinds:
+        return None
+    return Begun(**found)
 
 
 def find(resolved: ResolvedExperiment, *, make: Make | None = None) -> str | None:
@@ -163,8 +166,8 @@ def _check_parents(artifact: Artifact, parents: LoadedParents) -> None:
             f"({str(artifact.clip_fingerprint)[:12]}, here {str(clip)[:12]}); name its CLIP: "
             f"clip={artifact.config.get('clip')}"
         )
-    then = artifact.provenance.get("parents", {}).get("pca")
-    if parents.pca and then not in (None, artifacts.describe(parents.pca, key="pca").sha256):
+    then = artifact.parent("pca")
+    if then and parents.pca and then != artifacts.describe(parents.pca, key="pca").sha256:
         raise UserError(
             f"{KEY}={artifact.path}: was trained with another PCA ({then[:12]}); name that one: "
             f"pca={artifact.config.get('pca')}"

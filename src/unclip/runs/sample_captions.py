@@ -25,6 +25,7 @@ from unclip.pipeline.settings import Settings
 from unclip.runs.image_shards import ImageShards
 from unclip.runs.sample_plan import SampleConfig, choose_captions, list_captions, plan_images
 from unclip.runs.shards import Processes, write_shards
+from unclip.training.determinism import sample_deterministically
 from unclip.training.strategies import processes_started
 
 logger = logging.getLogger(__name__)
@@ -170,9 +171,7 @@ def _reproducible(accelerator: str) -> Iterator[None]:
     """Deterministic algorithms; on a CPU one thread, as their number may change the last bits."""
     threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Nothing reads the empty tensors that it would fill.
-    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
+    sample_deterministically()
     if accelerator == "cpu":
         torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""The same bits again: what `trainer.deterministic` and `trainer.threads` switch on."""
+"""The same bits again: in training what `trainer.deterministic` and `trainer.threads` switch on."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ from unclip.training.config import TrainerConfig
 _THREADS = "OMP_NUM_THREADS"
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # read by cuBLAS when it starts
 _NONE = re.compile(r"(\S+) does not have a deterministic implementation")
+
+
+def sample_deterministically() -> None:
+    """Let torch sample by algorithms that give the same bits each time, where there are some."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Nothing reads the empty tensors that it would fill.
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
 
 
 def pin_threads(config: TrainerConfig) -> None:
