@@ -50,7 +50,9 @@ def test_mistakes_are_one_line(minute_experiment, capsys):
         assert len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize("experiment", ["prior/ar_s", "prior/ar_l"])
+@pytest.mark.parametrize(
+    "experiment", ["prior/ar_s", pytest.param("prior/ar_l", marks=pytest.mark.slow)]
+)
 def test_a_context_that_is_too_short_for_the_codes_names_the_ways_out(experiment, capsys):
     words = ["plan", experiment, "--gpus", "1", "--device", "h100"]
     clip = "clip=open_clip:ViT-L-14/openai"

@@ -6,6 +6,7 @@ Sources: arXiv 2204.06125, table 3 and the text; and what it refers to: GLIDE
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,7 @@ def fields(name: str) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def documented() -> dict[tuple[str, str], Any]:
     """The rows of the docs' table: (experiment, field) to value."""
     text = DOCS.read_text().split("## The paper's experiments", 1)[1].split("\n## ", 1)[0]

@@ -112,6 +112,7 @@ def test_images_can_be_drawn_before_the_first_validation_with_fsdp(jobs, tmp_pat
         assert [row["step"] for row in rows if "val/loss" in row] == [1, 3]
 
 
+@pytest.mark.slow
 def test_one_process_of_a_machine_holds_the_network_whole_and_the_first_alone_exports(
     minute_experiment, tmp_path
 ):

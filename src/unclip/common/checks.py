@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from unclip.common.errors import UserError
+
+
+def hints_of(cls: Any) -> Mapping[str, Any]:
+    """The types of the fields of a dataclass, whose texts are evaluated once."""
+    return _evaluated(cls)
+
+
+@functools.cache
+def _evaluated(cls: Any) -> Mapping[str, Any]:
+    return types.MappingProxyType(typing.get_type_hints(cls))
 
 
 def require(condition: bool, key: str, message: str) -> None:
@@ -23,7 +34,7 @@ def require_choices(config: Any, prefix: str) -> None:
 
     ``prefix`` is the section's key, such as ``model.unet``; it is empty for a whole experiment.
     """
-    hints = typing.get_type_hints(type(config))
+    hints = hints_of(type(config))
     for field in dataclasses.fields(config):
         hint = hints[field.name]
         choices, value = choices_of(hint), getattr(config, field.name)

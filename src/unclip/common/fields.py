@@ -19,6 +19,7 @@ from unclip.common.checks import (
     as_choice,
     choices_of,
     closest,
+    hints_of,
     nearest,
     takes_none,
 )
@@ -143,7 +144,7 @@ def leaves(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 def keys_of(cls: Any, prefix: str = "") -> Iterator[str]:
     """The dotted keys of a dataclass and its sections, without those whose names are the user's."""
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(hints[field.name]):
             yield from keys_of(hints[field.name], f"{prefix}{field.name}.")
@@ -187,7 +188,7 @@ def _type_of(cls: Any, key: str, where: str) -> Any:
             names = [field.name for field in dataclasses.fields(cls)]
             if part not in names:
                 raise UserError(f"{where}{path}: unknown key{_hint(part, names, top)}")
-            cls = typing.get_type_hints(cls)[part]
+            cls = hints_of(cls)[part]
         last = depth == len(parts) - 1
         if (dataclasses.is_dataclass(cls) or typing.get_origin(cls) is dict) == last:
             what = "is a section, give it keys" if last else f"has no keys below it ({key})"

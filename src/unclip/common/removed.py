@@ -7,8 +7,9 @@ their place. In files they are ignored; whoever types one is told.
 from __future__ import annotations
 
 import dataclasses
-import typing
 from typing import Any
+
+from unclip.common.checks import hints_of
 
 
 def removed_fields(cls: Any) -> dict[str, str]:
@@ -19,7 +20,7 @@ def removed_fields(cls: Any) -> dict[str, str]:
 def without_removed(cls: Any, content: dict[str, Any]) -> dict[str, Any]:
     """Nested plain values of the dataclass ``cls`` without its former fields."""
     kept = {}
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     for name, value in content.items():
         if name in removed_fields(cls):
             continue

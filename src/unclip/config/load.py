@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unclip.common import yaml_text
+from unclip.common.checks import hints_of
 from unclip.common.errors import UserError
 from unclip.common.fields import leaves, set_fields
 from unclip.common.home import at_home
@@ -198,7 +198,7 @@ def _is_removed(cls: Any, key: str, where: str) -> bool:
             return True
         if not dataclasses.is_dataclass(cls) or part not in cls.__dataclass_fields__:
             return False
-        cls = typing.get_type_hints(cls)[part]
+        cls = hints_of(cls)[part]
     return False
 
 

@@ -11,6 +11,7 @@ import typing
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
+from unclip.common.checks import hints_of
 from unclip.stages import registry
 
 Effect = Literal["takes effect", "refused", "harmless"]
@@ -89,7 +90,7 @@ def fields_of_stages() -> dict[str, list[str]]:
 def _fields(cls: Any, prefix: str = "") -> list[str]:
     found = []
     for field in dataclasses.fields(cls):
-        kind = typing.get_type_hints(cls)[field.name]
+        kind = hints_of(cls)[field.name]
         name = f"{prefix}{field.name}"
         if typing.get_origin(kind) is dict:
             found += _fields(typing.get_args(kind)[1], f"{name}.NAME.")
