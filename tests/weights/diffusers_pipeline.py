@@ -74,7 +74,7 @@ def exact_tables(pipeline) -> None:
 
     betas = [min(1 - alpha_bar((k + 1) / 1000) / alpha_bar(k / 1000), 0.999) for k in range(1000)]
     for name, part in pipeline.components.items():
-        if name.endswith("_scheduler"):
+        if name.endswith("scheduler"):
             part.betas = torch.tensor(betas, dtype=torch.float64)
             part.alphas = 1 - part.betas
             part.alphas_cumprod = part.alphas.cumprod(0)

@@ -159,26 +159,18 @@ def test_without_images_a_clip_of_text_alone_is_no_hindrance(karlo_text, tmp_pat
     assert one.config == two.config
 
 
-@pytest.mark.parametrize("kind", ["clip", "decoder", "upsampler"])
-def test_a_missing_stage_is_named(capsys, cascade, kind):
-    shutil.rmtree(cascade / kind)
-    assert f"{cascade}: {kind} missing in it" in refused(capsys, cascade)
-
-
-def test_without_a_prior_the_clip_must_embed_images(capsys, karlo_text):
-    shutil.rmtree(karlo_text / "prior")
-    assert f"{karlo_text}: prior missing in it" in refused(capsys, karlo_text)
-
-
 def test_a_second_upsampler_is_refused(capsys, cascade):
     shutil.copytree(cascade / "upsampler", cascade / "upsampler-2")
     assert f"{cascade / 'upsampler-2'}: diffusers' pipelines have one" in refused(capsys, cascade)
 
 
 def test_what_is_no_cascade_is_refused(capsys, cascade, tmp_path):
+    (tmp_path / "runs").mkdir()
+    blank = {"weights": {}, "config": {"stage": "pca"}, "provenance": {}}
+    artifacts.export(tmp_path / "fitted", stage="pca", **blank)
     assert "no such folder" in refused(capsys, tmp_path / "none")
-    line = refused(capsys, cascade / "decoder")
-    assert "clip, decoder, upsampler missing in it" in line
+    assert "holds no clip, prior, decoder or upsampler" in refused(capsys, tmp_path / "runs")
+    assert "is of stage pca, of which" in refused(capsys, tmp_path / "fitted")
     (cascade / "clip" / "artifact.json").unlink()
     assert "not an artifact: artifact.json missing" in refused(capsys, cascade)
 
@@ -205,7 +197,7 @@ def test_what_is_there_is_kept_unless_it_is_an_earlier_export(capsys, cascade, t
     words = ["export", str(cascade), "--to", "diffusers", "--out", str(out)]
     (out / "thesis.txt").write_text("years")
     assert "is there; name another folder, or add --force" in refused(capsys, cascade)
-    assert "is no pipeline of diffusers" in refused(capsys, cascade, "--force")
+    assert "is no export of unclip" in refused(capsys, cascade, "--force")
     (out / "thesis.txt").unlink()
     assert main(words) == 0
     assert "is there" in refused(capsys, cascade)

@@ -10,6 +10,7 @@ examples:
   unclip export runs/karlo --to diffusers --out karlo-mine
   unclip export runs/karlo --to diffusers --out karlo-mine --half --force
   unclip export cascade.zip --to diffusers --out mine   (a bundle of `unclip share`)
+  unclip export runs/karlo/prior --to diffusers --out prior   (one stage's components)
   unclip export runs/stars --to peft --out stars-peft   (an adapter)
 """
 
@@ -20,17 +21,19 @@ def add(commands: argparse._SubParsersAction) -> None:
         "export",
         help="write a cascade as a diffusers pipeline, or an adapter as peft reads it",
         description="Writes CLIP, prior, decoder and upsampler as the component folders of "
-        "diffusers' UnCLIPPipeline (without a prior: UnCLIPImageVariationPipeline), with their "
-        "origin. What diffusers' classes cannot hold is refused by name before anything is "
-        "written: for example, embeddings must be raw and captions read by CLIP. --to peft writes "
-        "an adapter as peft's adapter_config.json and adapter_model.safetensors.",
+        "diffusers' UnCLIPPipeline (without a prior: UnCLIPImageVariationPipeline; of a prior and "
+        "its CLIP: KandinskyPriorPipeline), with their origin. Other sets of stages are written as "
+        "components without a pipeline. What diffusers' classes cannot hold is refused by name "
+        "before anything is written: for example, embeddings must be raw and captions read by CLIP. "
+        "--to peft writes an adapter as peft's adapter_config.json and "
+        "adapter_model.safetensors.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
         "cascade",
         type=Path,
-        help="folder with a cascade's stages, or its bundle; with --to peft an adapter",
+        help="folder of a cascade or of one stage, or a bundle; with --to peft an adapter",
     )
     p.add_argument("--to", required=True, choices=("diffusers", "peft"), help="whose layout")
     p.add_argument("--out", type=Path, required=True, help="the pipeline's folder")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unclip.common.fields import as_dataclass
 from unclip.stages import registry
+from unclip.stages.row import DECODER, UPSAMPLER
 from unclip.weights.found import Found
 from unclip.weights.reading.folders import Source
 
@@ -17,25 +18,32 @@ PROVENANCE = "provenance.json"
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def restore_samplers(source: Source, found: list[Found]) -> None:
+def restore_notes(source: Source, found: list[Found]) -> None:
     """Set the samplers' steps, guidance and the like; how x_0 is clamped a scheduler has said.
 
+    Also the size that an upsampler enlarges, unless a decoder is beside it.
+
     Raises:
-        UserError: a value that the sampler of a stage cannot have.
+        UserError: a value that a stage cannot have.
     """
     if PROVENANCE not in source.names:
         return
     exported = source.json(PROVENANCE).get("exported")
     stages: Any = exported.get("stages") if isinstance(exported, dict) else None
+    where = f"{source.where(PROVENANCE)}: "
+    alone = not any(each.stage == DECODER for each in found)
     for each in found:
         noted = stages.get(registry.STAGES[each.stage].kind) if isinstance(stages, dict) else None
-        values = noted.get("sampler") if isinstance(noted, dict) else None
-        if values is not None:
-            sampler = each.experiment.sampler
-            where = f"{source.where(PROVENANCE)}: "
-            mine = as_dataclass(type(sampler), values, where, "sampler.")
+        noted = noted if isinstance(noted, dict) else {}
+        experiment = each.experiment
+        if noted.get("sampler") is not None:
+            sampler = experiment.sampler
+            mine = as_dataclass(type(sampler), noted["sampler"], where, "sampler.")
             same = {"clip": sampler.clip, "clip_range": sampler.clip_range}
-            each.experiment.sampler = replace(mine, **same)
+            experiment.sampler = replace(mine, **same)
+        if each.stage == UPSAMPLER and alone and "low_size" in noted:
+            values = asdict(experiment.model) | {"low_size": noted["low_size"]}
+            experiment.model = as_dataclass(type(experiment.model), values, where, "model.")
 
 
 def half_parts(state: dict[str, Tensor]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A cascade of ours as the folders of a diffusers pipeline: Karlo's, or that of its variations."""
+"""A cascade of ours as the folders of a diffusers pipeline, or of such components alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,14 @@ from unclip.common.errors import UserError
 from unclip.common.replacing import put_in_place, require_only
 from unclip.embeddings.clip import fingerprint_of
 from unclip.stages import registry
-from unclip.stages.row import CLIP, PCA, PRIOR
+from unclip.stages.row import CLIP, PCA, PRIOR, UPSAMPLER
 from unclip.weights.exported import PROVENANCE
 from unclip.weights.writing import limits
 from unclip.weights.writing.clip_files import as_text
 from unclip.weights.writing.components import TRANSFORMERS, Component, components
+from unclip.weights.writing.pipelines import INDEX, no_pipeline, pipeline_of
 from unclip.weights.writing.stages import Stage, read_stages
 
-INDEX = "model_index.json"
-PIPELINES = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline")
 _TOLD = ("created", "git_revision", "git_dirty", "seed", "data_fingerprint", "parents")
 
 
@@ -39,8 +39,8 @@ def export_diffusers(
     """Write a cascade as a pipeline's folder; all of it appears, or nothing.
 
     Args:
-        cascade: A folder with ``clip``, ``decoder``, one ``upsampler*`` and, but for variations of
-            images, ``prior``.
+        cascade: A folder with some of ``clip``, ``prior``, ``decoder`` and ``upsampler*``, or
+            of one stage. Where no pipeline has just these, only their components are written.
         out: The pipeline's folder.
         half: Round to float16; else numbers stay as the artifacts have them.
         force: Replace an earlier export.
@@ -58,20 +58,23 @@ def export_diffusers(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as scratch:
         root = Path(scratch) / "pipeline"
         root.mkdir()
+        pipeline = pipeline_of(stages)
         made: dict[str, Component] = {}
-        fingerprint = None
+        known: tuple[Stage, str] | None = None  # the first that knows a CLIP, and which
         for stage in stages.values():  # the CLIP is first
             net = _network(stage)
             weights = stage.artifact.weights_for(net)
-            if stage.kind == CLIP:
-                fingerprint = fingerprint_of(weights)
-            elif stage.artifact.clip_fingerprint not in (None, fingerprint):
+            own = fingerprint_of(weights) if stage.kind == CLIP else stage.artifact.clip_fingerprint
+            if known is not None and own not in (None, known[1]):
                 raise UserError(
                     f"{stage.artifact.path}: was trained on the embeddings of another CLIP than "
-                    f"{stages[CLIP].artifact.path}; export stages of one CLIP"
+                    f"{known[0].artifact.path}; export stages of one CLIP"
                 )
-            made |= _write(root, stage, net, weights, half=half)
-        (root / INDEX).write_text(as_text(_index(made)))
+            known = known or (own and (stage, own)) or None
+            names = pipeline.names if pipeline else {}
+            made |= _write(root, stage, net, weights, names, half=half)
+        if pipeline is not None:
+            (root / INDEX).write_text(as_text(pipeline.table(made)))
         (root / "README.md").write_text(_readme(stages))
         (root / PROVENANCE).write_text(as_text(_provenance(stages, root)))
         before = Path(scratch) / "before"
@@ -83,7 +86,7 @@ def export_diffusers(
 def left_out(cascade: Path) -> list[str]:
     """Lines about what a pipeline's folder has no place for and does not need."""
     stages = read_stages(cascade)
-    lines = []
+    lines = [] if pipeline_of(stages) else [no_pipeline(stages)]
     if settings := limits.unheld({kind: stage.experiment for kind, stage in stages.items()}):
         lines.append(
             f"{', '.join(settings)}: diffusers samples in its own way (ddpm, one candidate, evenly "
@@ -103,8 +106,6 @@ def _check_out(out: Path, *, force: bool) -> None:
         return
     if not force:
         raise UserError(f"--out {out}: is there; name another folder, or add --force")
-    if not (out / INDEX).is_file():
-        raise UserError(f"--out {out}: is no pipeline of diffusers, so it stays; name another")
     try:
         exported = json_text.read_object(out / PROVENANCE).get("exported")
     except (OSError, ValueError):
@@ -123,13 +124,20 @@ def _network(stage: Stage) -> Any:
 
 
 def _write(
-    root: Path, stage: Stage, net: Any, weights: dict[str, Tensor], *, half: bool
+    root: Path,
+    stage: Stage,
+    net: Any,
+    weights: dict[str, Tensor],
+    names: Mapping[str, str],
+    *,
+    half: bool,
 ) -> dict[str, Component]:
-    """Write the components of a stage; returns them by folder."""
+    """Write the components of a stage, some under other ``names``; returns them by folder."""
     if half:
         weights = {name: _rounded(stage, name, tensor) for name, tensor in weights.items()}
     made = {}
-    for name, (component, state) in components(stage, net, weights).items():
+    for usual, (component, state) in components(stage, net, weights).items():
+        name = names.get(usual, usual)
         folder = root / name
         folder.mkdir()
         for beside, content in component.files.items():
@@ -156,14 +164,6 @@ def _rounded(stage: Stage, name: str, tensor: Tensor) -> Tensor:
             "precision; leave out --half"
         )
     return found
-
-
-def _index(made: dict[str, Component]) -> dict[str, Any]:
-    """What `from_pretrained` reads: UnCLIPPipeline leaves an image encoder aside."""
-    variations = PRIOR not in made
-    beside = () if variations else ("image_encoder", "feature_extractor")
-    named = {k: [c.library, c.cls] for k, c in made.items() if k not in beside}
-    return {"_class_name": PIPELINES[variations], **named}
 
 
 def _readme(stages: dict[str, Stage]) -> str:
@@ -198,4 +198,6 @@ def _provenance(stages: dict[str, Stage], root: Path) -> dict[str, Any]:
             }
         if hasattr(stage.experiment, "sampler"):
             told[kind]["sampler"] = dataclasses.asdict(stage.experiment.sampler)
+        if kind == UPSAMPLER:
+            told[kind]["low_size"] = stage.experiment.model.low_size
     return {"exported": {"by": f"unclip {unclip.__version__}", "stages": told, "files": files}}

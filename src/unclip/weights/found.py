@@ -35,7 +35,7 @@ class Found:
     state: Callable[[], dict[str, Tensor]]
     sizes: ParentSizes = field(default_factory=ParentSizes)
     files: dict[str, Path] = field(default_factory=dict)
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     lacks: str = ""
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from unclip.stages import registry
 from unclip.stages.row import CLIP
 from unclip.tracking import provenance
 from unclip.weights.diffusers.find import find as find_components
-from unclip.weights.exported import half_parts, restore_samplers
+from unclip.weights.exported import half_parts, restore_notes
 from unclip.weights.found import Found
 from unclip.weights.hub import open_source
 from unclip.weights.maps.rules import to_ours
@@ -147,7 +147,7 @@ def find(source: Source, *, half: bool, merges: Path | None = None) -> list[Foun
         for name in source.names
     ):
         found = find_components(source, half=half)
-        restore_samplers(source, found)
+        restore_notes(source, found)
         return found
     return find_files(source, merges=merges)
 

@@ -97,6 +97,12 @@ class Components:
         own = SCHEDULERS[cls]
         return found | ({own: self.chains[own]} if own in self.chains else {})
 
+    @property
+    def pipeline(self) -> dict[str, Any]:
+        """The class of the pipeline, if they are one's."""
+        name = self.index.get("_class_name")
+        return {"pipeline": name} if isinstance(name, str) else {}
+
     def chain(self, cls: str, folder: str) -> Any:
         """The chain of a component: of the scheduler named after it, or as published."""
         stem = "super_res" if cls == UPSAMPLER else (folder or "prior")

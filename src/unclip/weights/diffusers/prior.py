@@ -38,5 +38,5 @@ def read_prior(parts: Components, folders: list[str], half: bool) -> Found:
         prior_map.diffusers,
         lambda: parts.source.state(folder, half=half),
         ParentSizes(dim, dim, context),
-        settings=parts.settings_of(PRIOR, prior=folder),
+        settings=parts.settings_of(PRIOR, prior=folder) | parts.pipeline,
     )

@@ -47,39 +47,50 @@ def read_stages(cascade: Path) -> dict[str, Stage]:
     """The stages by kind, each of which diffusers' classes can hold; no weights are read.
 
     Raises:
-        UserError: it is no cascade, a stage is missing or too many, or a value cannot be held.
+        UserError: there is none, there are too many, or a value cannot be held.
     """
-    found = {kind: cascade / kind for kind in (CLIP, PRIOR, DECODER) if (cascade / kind).is_dir()}
-    several = sorted(p for p in cascade.glob(f"{UPSAMPLER}*") if p.is_dir())
-    missing = [kind for kind in (CLIP, DECODER) if kind not in found]
-    if missing or not several:
-        what = ", ".join([*missing, *([] if several else [UPSAMPLER])])
-        raise UserError(
-            f"{cascade}: {what} missing in it; diffusers' pipelines need {CLIP}, {DECODER} and "
-            f"{UPSAMPLER}"
-        )
-    if len(several) > 1:
-        raise UserError(
-            f"{several[1]}: diffusers' pipelines have one upsampler, this cascade has "
-            f"{len(several)}; export a folder without it"
-        )
     stages: dict[str, Stage] = {}
-    for kind, path in (found | {UPSAMPLER: several[0]}).items():
+    for kind, path in _folders(cascade).items():
         artifact = artifacts.describe(path, key=kind)
         limits.check_stage(kind, artifact)
         experiment = _experiment(artifact)
         if kind == DECODER:
             experiment.embedding = takes(artifact)
-        model = experiment.model
-        sizes = (
-            ParentSizes(model.embed_dim, model.text_width, model.context)
-            if not stages
-            else (stages[CLIP].sizes)
-        )
-        stages[kind] = Stage(kind, artifact, experiment, sizes)
         limits.check(kind, artifact, experiment)
+        stages[kind] = Stage(kind, artifact, experiment, _sizes(experiment.model, artifact))
     _check_together(stages)
     return stages
+
+
+def _folders(cascade: Path) -> dict[str, Path]:
+    """Of the stages by kind, the CLIP first; ``cascade`` may be that of one stage itself."""
+    if any((cascade / place).is_file() for place in ("artifact.json", "artifact/artifact.json")):
+        stage = artifacts.describe(cascade, key="cascade").stage
+        kind = registry.STAGES[stage].kind if stage in registry.STAGES else stage
+        if kind not in limits.LIMITS:
+            raise UserError(f"{cascade}: is of stage {stage[:50]}, of which diffusers has no class")
+        return {kind: cascade}
+    found = {kind: cascade / kind for kind in (CLIP, PRIOR, DECODER) if (cascade / kind).is_dir()}
+    several = sorted(p for p in cascade.glob(f"{UPSAMPLER}*") if p.is_dir())
+    if len(several) > 1:
+        raise UserError(
+            f"{several[1]}: diffusers' pipelines have one upsampler, this cascade has "
+            f"{len(several)}; export a folder without it"
+        )
+    found |= dict(zip((UPSAMPLER,), several))
+    if not found:
+        raise UserError(
+            f"{cascade}: holds no {CLIP}, {PRIOR}, {DECODER} or {UPSAMPLER}; name the folder of a "
+            "cascade or of a stage"
+        )
+    return found
+
+
+def _sizes(model: Any, artifact: Artifact) -> ParentSizes:
+    """Of the CLIP, as the CLIP itself or a stage trained with it has them."""
+    context, width = getattr(model, "context", None), getattr(model, "clip_text_width", None)
+    dim = getattr(model, "embed_dim", None) or artifact.embed_dim
+    return ParentSizes(dim, getattr(model, "text_width", width), context)
 
 
 def _experiment(artifact: Artifact) -> Any:
@@ -92,28 +103,25 @@ def _experiment(artifact: Artifact) -> Any:
 
 def _check_together(stages: dict[str, Stage]) -> None:
     """Refuse what fits into diffusers' classes, but not into one pipeline of them."""
-    clip, sizes, decoder = stages[CLIP], stages[CLIP].sizes, stages[DECODER].experiment.model
-    if sizes.text_width != sizes.embed_dim:
-        why = "diffusers' networks read token features as wide as the embeddings"
-        raise _other(clip, "text_width", why, sizes.embed_dim)
-    own = f"the CLIP {clip.artifact.path} has another"
-    wanted = {"embed_dim": sizes.embed_dim, "clip_text_width": sizes.text_width}
-    for stage in (stages[kind] for kind in (PRIOR, DECODER) if kind in stages):
+    readers = [stages[kind] for kind in (CLIP, PRIOR, DECODER) if kind in stages]
+    for stage in readers:
+        sizes, model = readers[0].sizes, stage.experiment.model
+        same = {"embed_dim": sizes.embed_dim, "clip_text_width": sizes.text_width}
         if stage.kind == PRIOR:
-            wanted["context"] = sizes.context
-        for name, value in wanted.items():
-            if getattr(stage.experiment.model, name, None) not in (None, value):
-                raise _other(stage, name, own, value)
-            setattr(stage.experiment.model, name, value)
-        wanted.pop("context", None)
-    if stages[UPSAMPLER].experiment.model.low_size != decoder.image_size:
-        why = "diffusers' pipelines enlarge what the decoder has drawn"
-        raise _other(stages[UPSAMPLER], "low_size", why, decoder.image_size)
-    if PRIOR not in stages and clip.experiment.model.vision == "none":
-        raise UserError(
-            f"{clip.artifact.path.parent}: {PRIOR} missing in it; UnCLIPPipeline needs one, and "
-            "UnCLIPImageVariationPipeline a CLIP that embeds images"
-        )
+            same["context"] = sizes.context
+        for name, value in ({} if stage.kind == CLIP else same).items():
+            if getattr(model, name) not in (None, value):
+                raise _other(stage, name, f"{readers[0].artifact.path} has another", value)
+            setattr(model, name, value)
+        width = "text_width" if stage.kind == CLIP else "clip_text_width"
+        if model.embed_dim is None or getattr(model, width) != model.embed_dim:
+            why = "diffusers' networks read token features as wide as the embeddings"
+            raise _other(stage, width, why, model.embed_dim or "their width")
+    if UPSAMPLER in stages and DECODER in stages:
+        size = stages[DECODER].experiment.model.image_size
+        if stages[UPSAMPLER].experiment.model.low_size != size:
+            why = "diffusers' pipelines enlarge what the decoder has drawn"
+            raise _other(stages[UPSAMPLER], "low_size", why, size)
 
 
 def _other(stage: Stage, name: str, why: str, value: Any) -> UserError:
