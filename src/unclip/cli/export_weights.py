@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "diffusers' UnCLIPPipeline (without a prior: UnCLIPImageVariationPipeline; of a prior and "
         "its CLIP: KandinskyPriorPipeline), with their origin. Other sets of stages are written as "
         "components without a pipeline. What diffusers' classes cannot hold is refused by name "
-        "before anything is written: for example, embeddings must be raw and captions read by CLIP. "
+        "before anything is written: for example, embeddings must be raw. "
         "--to peft writes an adapter as peft's adapter_config.json and "
         "adapter_model.safetensors.",
         epilog=EXAMPLES,
