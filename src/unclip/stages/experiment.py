@@ -118,11 +118,6 @@ class Experiment(BaseExperiment):
     def validate(self) -> None:
         """Refuse what the sections cannot see by themselves."""
         super().validate()
-        require(
-            self.optim.name == "adamw" or self.trainer.strategy != "fsdp",
-            "optim.name",
-            "must be adamw with trainer.strategy=fsdp: Muon needs whole matrices",
-        )
         require(self.init != "", "init", "must name weights, or be null")
         require(
             not self.init_skip or self.init is not None, "init_skip", "has no effect without init"

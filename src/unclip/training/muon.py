@@ -7,6 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from unclip.training.checkpoint_rows import local
+from unclip.training.muon_shards import apply_to_whole
 
 MOMENTUM = 0.95
 ITERATION = (3.4445, -4.775, 2.0315)  # a, b, c of X <- aX + b(XXᵀ)X + c(XXᵀ)²X
@@ -30,6 +34,9 @@ class Muon(torch.optim.Optimizer):
     ``torch.optim.Muon`` does the same, for matrices alone and one by one; here all of a shape are
     iterated at once, which takes 0.6 of the time for those of a small network.
 
+    Of parameters that FSDP2 shards, each process keeps and changes its rows; the iteration needs
+    whole matrices and is shared out (`unclip.training.muon_shards`).
+
     Args:
         params: Of two dimensions or more.
         lr: Learning rate.
@@ -43,25 +50,36 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step, Nesterov's momentum first."""
         for group in self.param_groups:
-            alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+            alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    update = self._update(p).flatten(1)
-                    alike.setdefault(update.shape, []).append((p, update))
+                    shape = (len(p), p.numel() // len(p))
+                    alike.setdefault(shape, []).append((p, self._update(p).flatten(1)))
             for shape, pairs in alike.items():
-                steps = orthogonal(torch.stack([update for _, update in pairs]))
+                steps = _orthogonal([p for p, _ in pairs], torch.stack([u for _, u in pairs]))
                 size = 0.2 * max(shape) ** 0.5 * group["lr"]
                 for (p, _), step in zip(pairs, steps):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(step.reshape(p.shape), alpha=-size)
+                    own = local(p)
+                    own.mul_(1 - group["lr"] * group["weight_decay"])
+                    own.add_(step.reshape(own.shape), alpha=-size)
 
     def _update(self, p: nn.Parameter) -> Tensor:
+        """Of the rows that this process has."""
         assert p.grad is not None
         state = self.state[p]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(p)
-        average = state["momentum_buffer"].lerp_(p.grad, 1 - MOMENTUM)
-        return p.grad.lerp(average, MOMENTUM)
+        grad = local(p.grad)
+        average = local(state["momentum_buffer"]).lerp_(grad, 1 - MOMENTUM)
+        return grad.lerp(average, MOMENTUM)
+
+
+def _orthogonal(parameters: list[Tensor], updates: Tensor) -> Tensor:
+    """`orthogonal` of the ``updates`` ``[N, own rows, columns]`` of parameters of one shape."""
+    first: Any = parameters[0]
+    if not isinstance(first, DTensor):
+        return orthogonal(updates)
+    return apply_to_whole(orthogonal, updates, len(first), first.device_mesh)
 
 
 def orthogonal(x: Tensor) -> Tensor:
