@@ -12,9 +12,10 @@ import drive
 import psutil
 import pytest
 from drive import FAKE, fake, go
+from tqdm import tqdm
 
 from unclip.common.errors import Interrupted, UserError
-from unclip.sweeps import trials
+from unclip.sweeps import engine, spec, trials
 from unclip.sweeps.trials import FILE
 
 EARLY = {"type": "hyperband", "min_iter": 2}
@@ -25,7 +26,7 @@ def states(found):
 
 
 def until(holds):
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -113,17 +114,21 @@ def test_trials_side_by_side_share_the_cores(sweep_file, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 6)
     program = (
-        f"import os; print(os.environ.get('OMP_NUM_THREADS')); exec(open({str(FAKE)!r}).read())"
+        "import os, pathlib, sys, time; print(os.environ.get('OMP_NUM_THREADS')); "
+        "folder = pathlib.Path(sys.argv[1]); (folder.parent / f'{folder.name}.begun').touch(); "
+        "end = time.monotonic() + 60\n"
+        "while len(list(folder.parent.glob('*.begun'))) < 3:\n"
+        "    assert time.monotonic() < end; time.sleep(0.02)\n"  # the others never begin
+        f"exec(open({str(FAKE)!r}).read())"
     )
 
     def said(values, folder):
         return [sys.executable, "-c", program, str(folder), json.dumps(values)]
 
-    file = sweep_file(parameters={"x": {"min": 0.0, "max": 1.0}, "sleep": {"value": 0.2}})
+    file = sweep_file(parameters={"x": {"min": 0.0, "max": 1.0}})
     found = go(file, tmp_path / "s", 3, jobs=3, command=said)
+    assert states(found) == ["finished"] * 3
     assert [found.log(t).read_text() for t in found.all] == ["2\n"] * 3
-    overlap = max(found.path(t).joinpath("metrics.jsonl").stat().st_ctime for t in found.all)
-    assert overlap - min((found.path(t) / "starts").stat().st_ctime for t in found.all) < 2.4
 
 
 def test_others_wait_while_the_first_makes_what_all_lean_on(sweep_file, tmp_path, monkeypatch):
@@ -139,6 +144,9 @@ def test_others_wait_while_the_first_makes_what_all_lean_on(sweep_file, tmp_path
 def killed_half_way(file, folder, number):
     """A sweep killed by ``number`` when two trials are through and the third has begun."""
     words = [sys.executable, drive.__file__, str(file), str(folder), "4"]
+    folder.mkdir()
+    hold = folder / ".hold_0002"  # it does not end before it is killed
+    hold.touch()
     sweep = psutil.Popen(
         words,
         stderr=subprocess.PIPE,
@@ -148,20 +156,21 @@ def killed_half_way(file, folder, number):
     begun = folder / "trials" / "0002" / "metrics.jsonl"
     until(lambda: len(stored(folder)) == 3 and begun.is_file())
     sweep.send_signal(number)
-    return sweep, sweep.communicate()[1]
+    said = sweep.communicate()[1]
+    hold.unlink()
+    return sweep, said
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_killed_half_way_the_same_command_goes_on_as_if_nothing_had_been(
     sweep_file, tmp_path, number
 ):
-    parameters = {"x": {"min": 0.0, "max": 1.0}, "sleep": {"value": 0.1}}
-    file, folder = sweep_file(parameters=parameters), tmp_path / "s"
+    file, folder = sweep_file(), tmp_path / "s"
     _, said = killed_half_way(file, folder, number)
     assert (f"{number.name}: progress is saved" in said) == (number != signal.SIGKILL)
     assert [t["state"] for t in stored(folder)] == ["finished", "finished", "running"]
     found = go(file, folder, 4)
-    whole = go(sweep_file(parameters=parameters), tmp_path / "whole", 4)
+    whole = go(file, tmp_path / "whole", 4)
     assert [t.parameters for t in found.all] == [t.parameters for t in whole.all]
     assert [t.value for t in found.all] == [t.value for t in whole.all]
     assert [t.history for t in found.all] == [t.history for t in whole.all]
@@ -209,6 +218,32 @@ def test_a_trial_that_is_told_to_stop_interrupts_the_sweep(sweep_file, tmp_path)
         go(sweep_file(), tmp_path / "s", 2, command=stopped)
     assert [t["state"] for t in stored(tmp_path / "s")] == ["running"]
     assert states(go(sweep_file(), tmp_path / "s", 2)) == ["finished", "finished"]
+
+
+@pytest.mark.parametrize("early", [None, EARLY])
+def test_a_trial_that_ends_while_it_is_looked_at_has_its_whole_history(sweep_file, tmp_path, early):
+    folder = tmp_path / "s" / "trials" / "0000"
+
+    class EndsAfterOneLook:
+        """A process that has written all and is through right after it was asked."""
+
+        returncode = None
+
+        def poll(self):
+            before = self.returncode
+            if before is None:
+                subprocess.run(fake({"x": 0.3}, folder), check=True)
+            self.returncode = 0
+            return before
+
+    trial = trials.Trial(0, {"x": 0.3}, {}, "trials/0000")
+    found = trials.Trials(tmp_path / "s", {}, [trial])
+    sweep = spec.load(str(sweep_file(early_terminate=early)))
+    work = engine._Work(sweep, found, fake, {}, 0, bar=tqdm(disable=True))
+    work.running.append(engine._Process(trial, EndsAfterOneLook()))
+    work.look()
+    work.look()
+    assert (trial.state, trial.history) == ("finished", [3, 2, 1, 0])
 
 
 def test_a_folder_in_use_is_refused(sweep_file, tmp_path, monkeypatch, capfd):

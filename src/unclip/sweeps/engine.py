@@ -135,12 +135,14 @@ class _Work:
 
     def look(self) -> None:
         """Take down what has ended, and end the worse ones."""
-        for each in self.running:
-            if self.sweep.early is not None or each.process.poll() is not None:
-                self._read(each)
+        ended = [
+            each for each in self.running if each.process.poll() is not None
+        ]  # once, then read
+        for each in ended if self.sweep.early is None else self.running:
+            self._read(each)
         histories = [[self.sweep.lower(v) for v in t.history] for t in self.trials.all]
         for each in list(self.running):
-            if each.process.poll() is not None:
+            if each in ended:
                 self.running.remove(each)
                 self._take_down(each)
             elif self.sweep.early is not None and not each.told:
