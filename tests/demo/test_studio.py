@@ -129,7 +129,7 @@ def test_progress_reaches_its_total(studio):
     ("changed", "message"),
     [
         ({"caption": " "}, "caption: write one first"),
-        ({"caption": "word " * 90}, r"caption: has 92 tokens, and this CLIP reads 16; shorten"),
+        ({"caption": "word " * 90}, r"caption: has 92 tokens, of which 16 are read; shorten"),
         ({"n": 0}, "images: give a number from 1 to 16"),
         ({"n": MAX_IMAGES + 1}, "images: give a number from 1 to 16"),
         ({"n": None}, "images: give a number"),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from imports import clip_folder, karlo_folder
+from imports import CONTEXT, clip_folder, karlo_folder
 from PIL import Image
 from test_other_imports import glide_folder
 
 from unclip.cli import main
 from unclip.common import artifacts
+from unclip.pipeline.cascade import open_folder
 from unclip.weights.importing import import_weights
 
 DECODER = ["decoder.steps=2", "upsampler.steps=2"]
@@ -166,10 +168,11 @@ def test_a_stage_is_trained_further_over_its_clip(run, project, tmp_path):
 
 @pytest.fixture(scope="module")
 def glide(project):
-    """GLIDE's inpainting decoder over a CLIP, in the folder ``glide``."""
-    source = glide_folder(project / "glide-source", "base_inpaint")
+    """GLIDE's inpainting decoder in the folder ``glide``, and beside a CLIP in ``with-clip``."""
+    source = str(glide_folder(project / "glide-source", "base_inpaint"))
+    import_weights(source, project / "glide")
     clip = str(clip_folder(project / "clip-source"))
-    return import_weights(str(source), project / "glide", clip=clip)
+    return import_weights(source, project / "with-clip", clip=clip)
 
 
 GLIDE = ("--pipeline", "glide", "decoder.steps=3")
@@ -189,17 +192,46 @@ def test_glides_inpainting_network_does_without_repaint(run, glide, tmp_path, mo
         run("inpaint", *words, "--resample", "2", *GLIDE, "--out", tmp_path / "again")
 
 
-def test_the_other_commands_on_glide(run, glide, tmp_path):
-    run("sample", "a cat", *GLIDE, "--precision", "bf16", "--out", tmp_path / "s")
-    assert len(json.loads(run("plan", "glide", "--device", "l4", "--json"))["stages"]) == 2
-    run("evaluate", "glide", "--n", "1", "decoder.steps=3")
+@pytest.mark.parametrize("name", ["glide", pytest.param("with-clip", marks=pytest.mark.slow)])
+def test_the_other_commands_on_glide(run, glide, tmp_path, name):
+    place = ("--pipeline", name, "decoder.steps=3")
+    run("sample", "a cat", *place, "--precision", "bf16", "--out", tmp_path / "s")
+    stages = json.loads(run("plan", name, "--device", "l4", "--json"))["stages"]
+    assert len(stages) == 1 + (name == "with-clip")
+    run("evaluate", name, "--n", "1", "decoder.steps=3")
     for words in (
         ["vary", "a.png", "--n", "1"],
         ["interpolate", "a.png", "a.png"],
         ["edit", "a.png", "--to", "a cat"],
         ["probe", "typographic", "a.png", "--word", "x", "--label", "a", "--label", "b"],
     ):
-        said = run(*words, *GLIDE, "--out", tmp_path / words[0], status=2)
-        assert "takes" in said
+        said = run(*words, *place, "--out", tmp_path / words[0], status=2)
+        assert "takes" in said or ("clip: " in said and name == "glide")
         assert said.count("\n") == 1
-    run("figures", "glide", "decoder.steps=3", "--out", tmp_path / "f")
+    run("figures", name, "decoder.steps=3", "--out", tmp_path / "f")
+
+
+def test_a_clip_changes_no_image_of_glides(run, glide, tmp_path, capsys):
+    """Nor does the import say that sampling needs one, as it does of Karlo's decoder."""
+    assert main(["import", "glide-source", "--out", str(tmp_path / "again")]) == 0
+    assert capsys.readouterr().err == ""
+    for name in ("glide", "with-clip"):
+        words = ["--pipeline", name, "decoder.steps=3", "--out", tmp_path / name]
+        run("sample", "a cat", "word " * 90, *words)
+    one, two = (sorted((tmp_path / name).rglob("*.png")) for name in ("glide", "with-clip"))
+    assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
+    assert one
+
+
+def test_a_caption_is_counted_by_what_reads_it(glide, project):
+    for name in ("glide", "with-clip"):
+        cascade = open_folder(project / name)
+        assert cascade.tokenizer.context == cascade.decoder.net.config.text.context
+    assert open_folder(project / "karlo").tokenizer.context == CONTEXT
+
+
+def test_what_reads_a_clip_is_refused_without_it(run, project, tmp_path):
+    shutil.copytree(project / "karlo", tmp_path / "karlo")
+    shutil.rmtree(tmp_path / "karlo" / "clip")
+    said = run("sample", "a cat", "--pipeline", tmp_path / "karlo", status=2)
+    assert f"decoder={tmp_path}/karlo/decoder: depends on a CLIP, and clip is missing; add" in said

@@ -172,7 +172,7 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
         upsamplers = sorted(folder.glob("upsampler*"))
     prior = args.prior or (folder / "prior" if (folder / "prior").is_dir() else None)
     pipeline = Pipeline.from_artifacts(
-        clip=args.clip or str(folder / "clip"),
+        clip=args.clip or (str(folder / "clip") if (folder / "clip").is_dir() else None),
         prior=prior,
         decoder=args.decoder or folder / "decoder",
         upsamplers=upsamplers,
@@ -187,16 +187,14 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
 
 
 def note_long(pipeline: Pipeline, captions: Sequence[str]) -> None:
-    """Say on stderr which captions CLIP reads only the beginning of."""
-    from unclip.embeddings.tokens import Tokenizer
-
-    tokenizer = Tokenizer(pipeline.cascade.clip.model.context)
+    """Say on stderr which captions only the beginning is read of."""
+    tokenizer = pipeline.cascade.tokenizer
     for caption in captions:
         count = tokenizer.count(caption)
         if count > tokenizer.context:
             say(
                 f"unclip: caption {caption[:30]!r}... has {count} tokens; "
-                f"CLIP reads the first {tokenizer.context}",
+                f"the first {tokenizer.context} are read",
                 error=True,
             )
 

@@ -16,7 +16,7 @@ from unclip.common.errors import UserError
 from unclip.common.fields import as_dataclass
 from unclip.config.files import shipped_experiments, yaml_files
 from unclip.stages import registry
-from unclip.stages.row import CLIP
+from unclip.stages.row import CLIP, DECODER
 
 FOLDER = "cascades"
 _HUB = "hf://"
@@ -47,7 +47,8 @@ def find_cascade(word: str) -> NamedCascade | None:
     """The published cascade that ``word`` names, None for what can only be a path.
 
     ``word`` is a name (``karlo``, ``cascades/karlo``), such a YAML file, or
-    ``hf://ORG/NAME[@REVISION]``. A folder of that name with a CLIP in it is meant before a name.
+    ``hf://ORG/NAME[@REVISION]``. A folder of that name with a CLIP or decoder in it
+    is meant before a name.
 
     Raises:
         UserError: the file is not one of a cascade.
@@ -58,7 +59,7 @@ def find_cascade(word: str) -> NamedCascade | None:
     if word.endswith((".yaml", ".yml")):
         path = Path(word)
         return read_cascade(path) if path.is_file() and _is_cascade(path) else None
-    if (Path(word) / CLIP).is_dir():
+    if any((Path(word) / kind).is_dir() for kind in (CLIP, DECODER)):
         return None
     found = cascade_files().get(f"{FOLDER}/{word.removeprefix(FOLDER + '/')}")
     return None if found is None else read_cascade(found[0])

@@ -14,7 +14,6 @@ from unclip.common.images import to_uint8
 from unclip.common.types import Progress
 from unclip.demo import inputs
 from unclip.diffusion.config import SamplerName, section_counts
-from unclip.embeddings.tokens import Tokenizer
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 
@@ -210,13 +209,13 @@ class Studio:
         return _labelled(found.image, [f"seed {each}" for each in seeds])
 
     def _caption(self, text: str, name: str = "caption") -> str:
-        """A caption that CLIP reads to its end."""
+        """A caption that is read to its end."""
         found = inputs.caption(text, name)
-        tokenizer = Tokenizer(self.pipeline.cascade.clip.model.context)
+        tokenizer = self.pipeline.cascade.tokenizer
         count = tokenizer.count(found)
         if count > tokenizer.context:
             raise UserError(
-                f"{name}: has {count} tokens, and this CLIP reads {tokenizer.context}; shorten it"
+                f"{name}: has {count} tokens, of which {tokenizer.context} are read; shorten it"
             )
         return found
 

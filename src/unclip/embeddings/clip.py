@@ -296,8 +296,13 @@ def open_clip_dims(spec: str) -> dict[str, int]:
     }
 
 
-def check_embedding(artifact: Artifact, clip: FrozenClip, *, key: str) -> None:
-    """Refuse a stage that was trained on another CLIP's embeddings, or on the other kind."""
+def check_embedding(artifact: Artifact, clip: FrozenClip | None, *, key: str) -> None:
+    """Refuse a stage without its CLIP, of another CLIP's embeddings, or of the other kind."""
+    if clip is None:
+        raise UserError(
+            f"{key}={artifact.path}: depends on a CLIP, and clip is missing; add the one that it "
+            "was trained with"
+        )
     if artifact.embed_dim is not None and artifact.embed_dim != clip.model.embed_dim:
         raise UserError(
             f"{key}={artifact.path}: embedding size {artifact.embed_dim}, but the CLIP "

@@ -17,6 +17,8 @@ from unclip.common.errors import UserError
 from unclip.embeddings.clip import FrozenClip, fingerprint_of
 from unclip.embeddings.codec import Codec
 from unclip.embeddings.config import Embeddings
+from unclip.embeddings.gpt2 import Gpt2Tokenizer
+from unclip.embeddings.tokens import Tokenizer
 from unclip.pipeline.folder import require_there
 from unclip.pipeline.inference import inference
 from unclip.pipeline.precision import cast_parameters, choose_precision
@@ -36,7 +38,7 @@ class Cascade:
     """Frozen stages on one device; making one moves and freezes their networks.
 
     Args:
-        clip: Which the other stages were trained with.
+        clip: Which the other stages were trained with; None if none of them reads it (GLIDE).
         prior: Needed by what starts from a caption, if the decoder takes image embeddings.
         decoder: From embedding and caption to a small image.
         upsamplers: In the order in which they are applied.
@@ -46,10 +48,11 @@ class Cascade:
             and PCA stay in float32.
 
     Raises:
-        UserError: a prior for a decoder that takes no image embeddings.
+        UserError: a prior for a decoder that takes no image embeddings, or stages without the CLIP
+            that they read.
     """
 
-    clip: FrozenClip
+    clip: FrozenClip | None
     prior: PriorPart | None
     decoder: DecoderPart
     upsamplers: tuple[UpsamplerPart, ...] = ()
@@ -64,18 +67,39 @@ class Cascade:
             )
         for part in (*([self.prior] if self.prior else []), self.decoder, *self.upsamplers):
             _settle(part.net, self.device, self.dtype)
-        self.clip.model.to(self.device)
+        if self.clip is not None:
+            self.clip.model.to(self.device)
+        elif self.decoder.takes != "none":
+            self.require_clip()
         if self.codec is not None:
             object.__setattr__(self, "codec", self.codec.to(self.device))
 
     @property
     def embeddings(self) -> Embeddings | None:
         """Which its stages agree on (`unclip.embeddings.lengths`)."""
-        return self.clip.model.embeddings
+        return None if self.clip is None else self.clip.model.embeddings
+
+    @property
+    def tokenizer(self) -> Tokenizer | Gpt2Tokenizer:
+        """What reads captions: the CLIP, or a decoder that takes nothing of it."""
+        own = self.decoder
+        if self.clip is None or (own.takes == "none" and own.clip is None):
+            return own.tokenize
+        return Tokenizer(self.clip.model.context)
+
+    def require_clip(self) -> FrozenClip:
+        """The CLIP, for what needs one.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.clip is None:
+            raise UserError("clip: this cascade has none, and needs one for this; add its folder")
+        return self.clip
 
     def fingerprint(self) -> str:
         """A hash of what decides its samples, but for the samplers' settings and the codec."""
-        state = hashlib.sha256(self.clip.fingerprint.encode())
+        state = hashlib.sha256(self.clip.fingerprint.encode() if self.clip else b"")
         for part in (self.prior, self.decoder, *self.upsamplers):
             if part is not None:
                 state.update(fingerprint_of(part.net.state_dict()).encode())
@@ -86,7 +110,7 @@ class Cascade:
     @inference
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
         """z_t ``[B, D]``."""
-        clip = self.clip.model
+        clip = self.require_clip().model
         return clip.encode_text(clip.tokenize(list(captions)).to(self.device)).z_t
 
 
@@ -111,7 +135,7 @@ def load_part(kind: str, path: Path | str, clip: FrozenClip | None = None) -> An
 
 def load_cascade(
     *,
-    clip: Path | str,
+    clip: Path | str | None,
     decoder: Path | str,
     prior: Path | str | None = None,
     upsamplers: Sequence[Path | str] = (),
@@ -121,22 +145,24 @@ def load_cascade(
 ) -> Cascade:
     """From separate artifacts; those of different CLIPs refuse each other.
 
-    ``prior`` is not read where the decoder takes no image embeddings. Upsamplers are applied in
+    ``clip`` is None for a decoder that reads none. ``prior`` is not read where the decoder takes
+    no image embeddings. Upsamplers are applied in
     the order of their sizes. ``precision`` is one of `unclip.pipeline.settings.PRECISIONS`.
     """
     if isinstance(upsamplers, (str, Path)):
         upsamplers = [upsamplers]
     if not isinstance(upsamplers, Sequence):
         raise UserError(f"upsamplers={upsamplers!r}: must be a list of paths of artifacts")
-    given: list[tuple[str, Any]] = [(CLIP, clip), (DECODER, decoder)]
+    given: list[tuple[str, Any]] = [(DECODER, decoder)]
     given += [(UPSAMPLER, path) for path in upsamplers]
-    given += [(key, path) for key, path in ((PRIOR, prior), (PCA, pca)) if path is not None]
+    several = ((CLIP, clip), (PRIOR, prior), (PCA, pca))
+    given += [(key, path) for key, path in several if path is not None]
     for key, path in given:
         if not isinstance(path, (str, Path)):
             raise UserError(f"{key}={path!r}: must be the path of an artifact")
     place = find_device(str(device), key="device")
     dtype = choose_precision(precision, place, key="precision")
-    frozen = registry.STAGES[CLIP].load(clip)
+    frozen = None if clip is None else registry.STAGES[CLIP].load(clip)
 
     def loaded(kind: str, path: Path | str) -> Any:
         part = load_part(kind, path, frozen)
@@ -161,7 +187,7 @@ def load_cascade(
 def open_folder(
     folder: Path | str, device: torch.device | str = "cpu", precision: str = "32"
 ) -> Cascade:
-    """From a folder with ``clip`` and ``decoder``, any ``upsampler*``, ``prior`` and ``pca``.
+    """From a folder with ``decoder``, any ``upsampler*``, ``clip``, ``prior`` and ``pca``.
 
     Each is an artifact, or a run's folder with one inside.
     """
@@ -171,12 +197,11 @@ def open_folder(
     require_there(root)
     if not root.is_dir():
         raise UserError(f"pipeline={folder}: is a file; a bundle has to be unpacked into a folder")
-    missing = [name for name in (CLIP, DECODER) if not (root / name).is_dir()]
-    if missing:
-        raise UserError(f"pipeline={folder}: {', '.join(missing)} missing in it")
+    if not (root / DECODER).is_dir():
+        raise UserError(f"pipeline={folder}: {DECODER} missing in it")
     given = {name: root / name for name in (PRIOR, PCA) if (root / name).is_dir()}
     return load_cascade(
-        clip=str(root / CLIP),
+        clip=str(root / CLIP) if (root / CLIP).is_dir() else None,
         decoder=root / DECODER,
         upsamplers=sorted(p for p in root.glob(f"{UPSAMPLER}*") if p.is_dir()),
         device=device,

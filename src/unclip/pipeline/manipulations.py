@@ -49,7 +49,7 @@ def embed(sampling: Sampling, given: Given) -> Tensor:
         raise UserError(
             "decoder: takes no image embeddings, so it cannot draw what CLIP sees in an image"
         )
-    clip, found = cascade.clip.model, arrays(given)
+    clip, found = cascade.require_clip().model, arrays(given)
     return sampling.in_batches(
         len(found),
         lambda at: clip.encode_image(squares(found[at], clip.image_size, cascade.device)),

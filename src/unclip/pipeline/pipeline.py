@@ -47,7 +47,7 @@ class Pipeline:
     def from_artifacts(
         cls,
         *,
-        clip: Path | str,
+        clip: Path | str | None,
         decoder: Path | str,
         prior: Path | str | None = None,
         upsamplers: Sequence[Path | str] = (),

@@ -109,7 +109,7 @@ class Sampling:
         return self.in_batches(
             len(captions),
             lambda at: prior.draw(
-                self.cascade.clip.model,
+                self.cascade.require_clip().model,
                 list(captions[at]),
                 noise_of(seeds[at], "prior"),
                 sampler=self._prior,

@@ -43,7 +43,7 @@ def typographic(
     attacked = [paste(image, word) for image in plain]
     kind = sampling.cascade.embeddings
     z_t = directions(sampling.cascade.embed_captions(labels), kind)
-    scale = sampling.cascade.clip.model.scale()
+    scale = sampling.cascade.require_clip().model.scale()
     before, after = (
         (scale * directions(embed(sampling, each), kind) @ z_t.T).softmax(dim=-1)
         for each in (plain, attacked)

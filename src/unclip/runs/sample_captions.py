@@ -18,7 +18,6 @@ from unclip.common.devices import find_device
 from unclip.common.errors import UserError
 from unclip.common.images import to_uint8
 from unclip.data.readers.captions import Caption, digest_captions
-from unclip.embeddings.tokens import Tokenizer
 from unclip.pipeline.cascade import with_settings
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
@@ -85,7 +84,8 @@ def sample_captions(
         own = Pipeline(with_settings(opened.cascade, settings))
         if fabric.is_global_zero:
             _note_long(own, chosen)
-        place = opened.cascade.clip.source if callable(pipeline) else str(pipeline)
+        clip = opened.cascade.clip
+        place = (clip.source if clip else "") if callable(pipeline) else str(pipeline)
         header = {
             "settings": _settings(own, config, settings, fabric.device.type),
             "captions": {
@@ -153,12 +153,12 @@ def _settings(
 
 
 def _note_long(pipeline: Pipeline, captions: list[Caption]) -> None:
-    """Say how many captions CLIP reads only the beginning of."""
-    tokenizer = Tokenizer(pipeline.cascade.clip.model.context)
+    """Say how many captions only the beginning is read of."""
+    tokenizer = pipeline.cascade.tokenizer
     long = [one.key for one in captions if tokenizer.count(one.text) > tokenizer.context]
     if long:
         logger.warning(
-            "%d of %d captions have more tokens than CLIP reads, which is %d: %s",
+            "%d of %d captions have more tokens than are read, which is %d: %s",
             len(long),
             len(captions),
             tokenizer.context,

@@ -107,7 +107,8 @@ def import_weights(
             before = Path(scratch) / "before"
             before.mkdir()
             put_in_place({each: folder / each.name for each in targets.values()}, before)
-    if CLIP not in targets and not (out / CLIP).is_dir():
+    reads = any(each.sizes.embed_dim for each, _ in found)
+    if reads and CLIP not in targets and not (out / CLIP).is_dir():
         say(
             "unclip: there is no CLIP, which sampling needs; add the one that the stages were "
             f"trained with by `unclip import CLIP --out {out}`",

@@ -107,7 +107,7 @@ def find_ar_prior(folder: Path, given: Path | None, pipeline: Pipeline) -> ArPri
     path = given or (inside if inside.is_dir() else None)
     if path is None:
         return None
-    return load(path, pipeline.cascade.clip, key=NAME)
+    return load(path, pipeline.cascade.require_clip(), key=NAME)
 
 
 def _priors(own: PriorPart | None, ar_prior: PriorPart | None) -> dict[str, PriorPart | None]:

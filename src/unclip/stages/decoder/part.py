@@ -15,11 +15,15 @@ from unclip.stages.decoder.sampling import DecoderPart, Takes
 from unclip.stages.interface import LoadedParents
 
 
-def load(path: Path | str, clip: FrozenClip, *, key: str = "decoder") -> DecoderPart:
-    """From an artifact; one that was trained with another CLIP is refused."""
+def load(path: Path | str, clip: FrozenClip | None, *, key: str = "decoder") -> DecoderPart:
+    """From an artifact; one that was trained with another CLIP is refused.
+
+    Only one that takes no embeddings and reads captions itself (GLIDE) can do without a CLIP.
+    """
     artifact = describe(path, key=key)
-    check_embedding(artifact, clip, key=key)
     experiment = artifact.experiment(DecoderExperiment, "model", "sampler", "diffusion")
+    if clip or takes(artifact) != "none" or experiment.model.caption == "clip":
+        check_embedding(artifact, clip, key=key)
     sizes = LoadedParents(clip).sizes()
     net = artifact.network(lambda: build_network(experiment, sizes))
     return DecoderPart(
@@ -28,7 +32,7 @@ def load(path: Path | str, clip: FrozenClip, *, key: str = "decoder") -> Decoder
         experiment.diffusion,
         tokenizer_of(experiment.model, artifact.path),
         takes(artifact),
-        clip.model if experiment.model.caption == "clip" else None,
+        clip.model if clip and experiment.model.caption == "clip" else None,
     )
 
 
