@@ -75,8 +75,9 @@ test: $(STAMP)  ## the tests, under 10 minutes on 2 cores
 test-all: $(STAMP)  ## the slow tests too, and fifty times the examples of the property tests
 	$(BIN)/python -m pytest -m '' --hypothesis-profile=long
 
-gpu-check: $(STAMP)  ## what only a GPU can show; skipped where there is none
+gpu-check: $(STAMP)  ## what only a GPU can show: its tests, and unclip check-machine (8 min)
 	$(BIN)/python -m pytest -m gpu tests/gpu
+	$(BIN)/unclip check-machine --device cuda $(ARGS)
 
 mutants: $(STAMP)  ## put plausible bugs in, one at a time: the tests must see each of them
 	$(BIN)/python tests/mutants.py $(ARGS)

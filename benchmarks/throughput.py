@@ -38,7 +38,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unclip.config.load import load_experiment
-from unclip.planning import steps as planned
+from unclip.planning import trace as planned
 from unclip.planning.devices import GPUS
 from unclip.runs import train as run_train
 from unclip.runs.parents import parents
@@ -206,7 +206,7 @@ def loop(kind: str, args: Any, folder: Path) -> None:
         parent = trained("clip/tiny", [*common, "trainer.max_steps=1"])
         overrides.append(f"clip={parent.artifact}")
     resolved = load_experiment(name, overrides)
-    data, stage = assemble(resolved, parents(resolved))
+    data, stage, _ = assemble(resolved, parents(resolved))
     own: Any = stage.to(args.device).train()
     clip = own.frozen_clip.model.to(args.device) if kind != "upsampler" else None
     own.schedule = own.schedule.to(args.device)

@@ -28,6 +28,7 @@ WORDS = {  # of each command that takes --device, but for the option itself
     "evaluate images": "{folder} --features clip:{cascade}/clip",
     "fit-probe": "aesthetics {table} --clip {cascade}/clip --out {out}",
     "plan": "{cascade}",
+    "check-machine": "--out {out}",
 }
 
 

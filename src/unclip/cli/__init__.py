@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import unclip
 from unclip.cli import (
+    check_machine,
     completion,
     crash,
     data,
@@ -65,6 +66,7 @@ COMMANDS = (
     recipe,
     sweep,
     plan,
+    check_machine,
     data,
     import_weights,
     export_weights,

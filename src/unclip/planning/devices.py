@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import psutil
@@ -58,6 +59,12 @@ GPUS = (
     Device("rtx4090", 24_564 * MIB, 165.2e12, 82.6e12),
     Device("rtx3090", 24_576 * MIB, 71e12, 35.6e12),
 )
+
+
+def of_card(card: str) -> Device | None:
+    """The device that CUDA calls ``card``, as "NVIDIA H100 80GB HBM3"; None of one not listed."""
+    words = re.split(r"[\s-]+", card.lower().replace("rtx ", "rtx"))
+    return next((gpu for gpu in GPUS if gpu.name in words), None)
 
 
 def find(name: str, processes: int) -> Device:

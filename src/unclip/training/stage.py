@@ -52,6 +52,7 @@ class Stage(L.LightningModule):
     """
 
     monitor: ClassVar[Monitor]
+    step_random: ClassVar[type[StepRandom]] = StepRandom  # how a step draws
     fitted: ClassVar[tuple[str, ...]] = ()  # the weights that `prepare` sets
     exported: ClassVar[str] = (
         ""  # the submodule whose weights are exported; "" is the whole network
@@ -190,7 +191,7 @@ class Stage(L.LightningModule):
         if accumulate > 1:
             each = self.experiment.data.batch_size // accumulate
             before, after = micro * each, (accumulate - 1 - micro) * each
-        return StepRandom(
+        return self.step_random(
             self.experiment.trainer.seed,
             self.global_step,
             self.global_rank,
@@ -209,12 +210,14 @@ class Stage(L.LightningModule):
         """
         seed, batches = self.experiment.trainer.seed, self._validation_batches
         if not batches:
-            return StepRandom(seed, -1 - batch_idx, device=self.device)
+            return self.step_random(seed, -1 - batch_idx, device=self.device)
         size, first = self.experiment.data.batch_size, sum(batches[:batch_idx])
         number, before = divmod(first, size)
         whole = min(size, sum(batches) - number * size)
         after = whole - before - batches[batch_idx]
-        return StepRandom(seed, -1 - number, device=self.device, before=before, after=max(after, 0))
+        return self.step_random(
+            seed, -1 - number, device=self.device, before=before, after=max(after, 0)
+        )
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its warm-up, stepped per optimizer step."""

@@ -1,0 +1,1 @@
+"""What this machine makes of training and sampling: see `unclip check-machine`."""
