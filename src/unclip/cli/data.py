@@ -147,6 +147,9 @@ def _add_common(p: argparse.ArgumentParser) -> None:
         help="processes that read (default: one per core)",
     )
     p.add_argument("--size", type=int, default=64, help="side of scenes, in pixels (default 64)")
+    p.add_argument(
+        "--caption", metavar="TEXT", help="of images that have none; {folder} is that of the image"
+    )
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -258,13 +261,15 @@ def _open(args: argparse.Namespace, *, on_error: OnError) -> tuple[DataConfig, S
     from unclip.data.config import DataConfig
     from unclip.data.sources import open_source
 
-    config = DataConfig(source=args.source, on_error=on_error)
+    config = DataConfig(source=args.source, on_error=on_error, caption=args.caption)
     return config, open_source(args.source, config, image_size=args.size, split="all")
 
 
 def _check(args: argparse.Namespace) -> None:
+    from unclip.common.blank import is_blank
     from unclip.common.checks import require
 
     require(args.workers >= 0, "--workers", "must not be negative")
     require(0 < args.size <= 4096, "--size", "must be in [1, 4096]")
     require(args.limit is None or args.limit > 0, "--limit", "must be at least 1")
+    require(args.caption is None or not is_blank(args.caption), "--caption", "must be a text")

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from unclip.common.blank import is_blank
 from unclip.common.checks import require, require_choices
 from unclip.common.seeds import require_seed
 from unclip.embeddings.config import Embeddings
@@ -77,6 +78,7 @@ class ReadingConfig:
     mixture: dict[str, MixtureConfig] = field(default_factory=dict)  # used by `source: mixture`
     batch_size: int = 64  # samples per optimizer step, over all processes and accumulations
     num_workers: int = 0  # loader processes per training process, at most one per core
+    caption: str | None = None  # of images that have none; {folder} is the name of their folder
     on_error: OnError = "skip"  # skip: count and log unreadable samples; error: stop at the first
     max_skipped: float = 0.1  # share of unreadable samples that stops the run even with skip
     held_out: float = 0.02  # share of samples kept for validation, chosen by a hash of the key
@@ -92,6 +94,8 @@ class ReadingConfig:
         self.scenes.validate()
         require(bool(self.source), "data.source", "must not be empty")
         self._validate_mixture()
+        named = self.caption is None or not is_blank(self.caption)
+        require(named, "data.caption", "must be a text, as a photo of a {folder}, or null")
         require(self.batch_size > 0, "data.batch_size", "must be at least 1")
         require(self.num_workers >= 0, "data.num_workers", "must not be negative")
         require_choices(self, "data")

@@ -136,7 +136,9 @@ def _each_source(config: C, open_one: Callable[[C], T]) -> dict[str, T]:
 
 def _files(config: ReadingConfig) -> Source:
     limits = Limits(config.max_pixels, config.max_aspect, named=True)
-    return open_files(config.source, on_error=config.on_error, limits=limits)
+    return open_files(
+        config.source, on_error=config.on_error, limits=limits, caption=config.caption
+    )
 
 
 def _held_out_scenes(config: ReadingConfig) -> int:

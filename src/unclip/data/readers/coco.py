@@ -24,18 +24,26 @@ class CocoSource(FileSource):
         path: The captions file, a local path or a URL.
         images: Where its images are; without it they are looked for in the usual places.
         limits: Which images are refused.
+        silent: Whether images without annotations count; otherwise they are left out.
 
     Raises:
         UserError: The file is not of COCO's form, or no image of it is found.
     """
 
-    def __init__(self, path: str | Path, images: str | None = None, *, limits: Limits = LIMITS):
-        listing = _listing(str(path))
+    def __init__(
+        self,
+        path: str | Path,
+        images: str | None = None,
+        *,
+        limits: Limits = LIMITS,
+        silent: bool = False,
+    ):
+        listing = _listing(str(path), silent)
         folder = os.path.expanduser(images or _folder(str(path), list(listing.captions)))
         super().__init__(folder, listing, limits)
 
 
-def _listing(path: str) -> Listing:
+def _listing(path: str, silent: bool) -> Listing:
     data = files.read(path)
     try:
         content = parse_json(data)
@@ -64,12 +72,12 @@ def _listing(path: str) -> Listing:
             "annotations [{image_id, caption}]"
         ) from None
     captions: dict[str, list[Any]] = {}
-    silent = 0
+    without = 0
     for identity, name in names.items():
-        if identity in said:
-            add(captions, name, said[identity])
+        if identity in said or silent:
+            add(captions, name, said.get(identity))
         else:
-            silent += 1
+            without += 1
     if names and not captions:
         known = f"{next(iter(names))!r}, ..."
         given = f"{next(iter(said))!r}, ..." if said else "nothing"
@@ -77,8 +85,8 @@ def _listing(path: str) -> Listing:
             f"data.source: {path}: no annotation is of one of its images: their id is {known}, "
             f"image_id is {given}"
         )
-    if silent:
-        logger.warning("data.source: %s: %d images without captions are left out", path, silent)
+    if without:
+        logger.warning("data.source: %s: %d images without captions are left out", path, without)
     return Listing(
         captions, hashlib.blake2b(data, digest_size=8).hexdigest(), files.last_part(path)
     )

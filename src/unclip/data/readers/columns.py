@@ -15,13 +15,13 @@ from unclip.data.readers.names import key_of
 class Columns(NamedTuple):
     """Column `image` (bytes, or a struct of bytes and path) and `caption` or `text`."""
 
-    caption: str  # name of the column of texts or lists of texts
+    caption: str | None  # name of the column of texts or lists of texts, if there is one
     nested: bool  # whether image is a struct
     paths: bool  # whether the struct names a path for each image
 
 
-def find_columns(schema: pa.Schema, *, where: str) -> Columns:
-    """The columns of a table with this schema.
+def find_columns(schema: pa.Schema, *, where: str, silent: bool = False) -> Columns:
+    """The columns of a table with this schema; ``silent`` allows that there is no caption.
 
     Raises:
         UserError: One is missing or of another type; ``where`` names the table.
@@ -32,9 +32,8 @@ def find_columns(schema: pa.Schema, *, where: str) -> Columns:
     image = schema.field("image").type if "image" in schema.names else pa.null()
     fields = {f.name: f.type for f in image} if pa.types.is_struct(image) else {}
     caption = next((name for name in ("caption", "text") if name in schema.names), None)
-    if caption is None or not (
-        _is_binary(fields.get("bytes", image)) and _is_caption(schema.field(caption).type)
-    ):
+    said = silent if caption is None else _is_caption(schema.field(caption).type)
+    if not (said and _is_binary(fields.get("bytes", image))):
         columns = printable(", ".join(f"{field.name} ({field.type})" for field in schema))
         raise UserError(
             f"data.source: {where} needs a column image (bytes, or a struct with bytes) and a "

@@ -30,11 +30,13 @@ class FileSource(Reader):
         folder: Where the images are, a local path or a URL.
         listing: Their names and captions.
         limits: Which images are refused.
+        silent: Whether an image may have no caption.
     """
 
-    def __init__(self, folder: str, listing: Listing, limits: Limits):
+    def __init__(self, folder: str, listing: Listing, limits: Limits, silent: bool = False):
         super().__init__(Strings.of(unique_keys(list(listing.captions))), limits)
         self._folder = folder
+        self._silent = silent
         self._listing = listing._replace(captions={})
         self._names = Strings.of(listing.captions)
         try:
@@ -68,6 +70,8 @@ class FileSource(Reader):
         captions = json.loads(self._captions[index])
         if self._listing.name:
             return captions
+        if self._silent and not captions:
+            return None
         text = captions[0] if captions else f"{stem_of(name)}.txt"
         try:
             data = files.read(files.join(self._folder, text))
@@ -94,10 +98,11 @@ class FolderSource(FileSource):
     Args:
         folder: A local path or a URL; images may lie in folders below it.
         limits: Which images are refused.
+        silent: Whether an image may have no caption.
 
     Raises:
         UserError: The listing cannot be used; the message names the line.
     """
 
-    def __init__(self, folder: str | Path, *, limits: Limits = LIMITS):
-        super().__init__(str(folder), find_listing(str(folder)), limits)
+    def __init__(self, folder: str | Path, *, limits: Limits = LIMITS, silent: bool = False):
+        super().__init__(str(folder), find_listing(str(folder), silent=silent), limits, silent)

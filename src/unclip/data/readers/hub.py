@@ -24,24 +24,27 @@ class HubSource(Reader):
         spec: `NAME[:CONFIG][@SPLIT]` of a dataset on the hub, or a local folder as NAME, in its
             layout or written by `save_to_disk`; the split is `train` unless another is given.
         limits: Which images are refused.
+        silent: Whether the column of captions may be missing.
 
     Raises:
         UserError: `datasets` is not installed or cannot load it, or it lacks a column.
     """
 
-    def __init__(self, spec: str, *, limits: Limits = LIMITS):
+    def __init__(self, spec: str, *, limits: Limits = LIMITS, silent: bool = False):
         self._name = f"hf:{spec}"
         rows = _load(spec)
-        columns = find_columns(rows.features.arrow_schema, where=self._name)
+        columns = find_columns(rows.features.arrow_schema, where=self._name, silent=silent)
         self._caption = columns.caption
-        self._rows = _undecoded(rows).select_columns(["image", columns.caption])
+        self._rows = _undecoded(rows).select_columns(
+            ["image", *([columns.caption] if columns.caption else [])]
+        )
         table = self._rows.data
         paths: list[str | None] = [None] * len(rows)
         if columns.paths:
             paths = [_relative(p) for p in pc.struct_field(table["image"], "path").to_pylist()]
         super().__init__(row_keys(paths, spec.rpartition("/")[2]), limits)
         # Of the captions: an image is either held here or named by a path that may change.
-        self._size = table[columns.caption].nbytes
+        self._size = table[columns.caption].nbytes if columns.caption else 0
 
     def raw(self, index: int) -> RawSample:
         """Sample ``index`` undecoded."""
@@ -56,7 +59,7 @@ class HubSource(Reader):
             raise BadSample(f"{where}: its file {problem.reason}") from None
         if image is None:
             raise BadSample(f"{where}: the image has no bytes")
-        return RawSample(key, where, image, row[self._caption])
+        return RawSample(key, where, image, row[self._caption] if self._caption else None)
 
     def fingerprint(self) -> str:
         """A hash of the keys and of the size of the captions."""

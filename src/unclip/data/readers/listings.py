@@ -37,8 +37,10 @@ class Listing(NamedTuple):
     files: Inventory | None = None  # counted already: what lies in the folder
 
 
-def find_listing(folder: str) -> Listing:
+def find_listing(folder: str, *, silent: bool = False) -> Listing:
     """The listing of ``folder``: the first of `METADATA` that is there, else the files beside.
+
+    ``silent`` allows that no image has a caption.
 
     Raises:
         UserError: It cannot be used; the message names the line.
@@ -49,7 +51,7 @@ def find_listing(folder: str) -> Listing:
             data = files.read(path)
             captions = parse(_text(data, path), path)
             return Listing(captions, hashlib.blake2b(data, digest_size=8).hexdigest(), name)
-    return _beside(folder)
+    return _beside(folder, silent)
 
 
 def count_files(folder: str, listing: Listing, names: Iterable[str]) -> Inventory | None:
@@ -168,7 +170,7 @@ def _csv(text: str, path: str) -> dict[str, list[Any]]:
     return captions
 
 
-def _beside(folder: str) -> Listing:
+def _beside(folder: str, silent: bool) -> Listing:
     """Every image in ``folder`` and those below it, with the .txt or .json of the same name."""
     found = Inventory()
     kept: list[files.FoundFile] = []
@@ -183,7 +185,7 @@ def _beside(folder: str) -> Listing:
     texts = [file.name for file in kept if not is_image(file.name)]
     captions = pair(images, texts)
     used = {name for names in captions.values() for name in names}
-    if images and not used:
+    if images and not used and not silent:
         _refuse_silent(folder, images[0], len(images))
     stems = {stem_of(name) for name in images}
     for name in texts:
@@ -234,7 +236,10 @@ def _refuse_silent(folder: str, image: str, count: int) -> None:
         )
         hint += "file_name and caption (or name the file itself if it is of COCO's form)"
     else:
-        hint = "or give all captions in a metadata.csv with the columns file_name and caption"
+        hint = (
+            "or give all captions in a metadata.csv with the columns file_name and caption, or one "
+        )
+        hint += 'for all: data.caption="a photo of a dog"'
     raise UserError(
         f"data.source: {folder}: none of its {count:,} images has a caption beside it, as "
         f"{printable(stem_of(image))}.txt; {printable(hint)}"

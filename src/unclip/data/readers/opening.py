@@ -21,49 +21,53 @@ from unclip.data.readers.folder import FolderSource
 from unclip.data.readers.hub import SAVED, HubSource
 from unclip.data.readers.inventory import Inventory, inventory_of
 from unclip.data.readers.listings import METADATA
-from unclip.data.readers.names import ending_of, is_hidden, is_image, why_unread
+from unclip.data.readers.names import ending_of, is_hidden, is_image, stem_of, why_unread
 from unclip.data.readers.parquet import CACHE_BYTES, DAMAGE, ParquetSource
 from unclip.data.readers.source import Concat, Source, hashes
 from unclip.data.readers.tar import TarSource
-from unclip.data.readers.wrapped import FolderOfShards, NamedSource
+from unclip.data.readers.wrapped import CaptionedSource, FolderOfShards, NamedSource
 
 logger = logging.getLogger(__name__)
 
 _SHARDS = ("tar", "parquet")
 
 
-def open_files(spec: str, *, on_error: str = "error", limits: Limits = LIMITS) -> Source:
+def open_files(
+    spec: str, *, on_error: str = "error", limits: Limits = LIMITS, caption: str | None = None
+) -> Source:
     """All samples of one of `SOURCES` that is not made on the spot.
 
     Args:
         spec: What `data.source` may be, except `scenes` and `mixture`.
         on_error: What a damaged tar does, see `TarSource`.
         limits: Which images are refused.
+        caption: Of images that have none, see `CaptionedSource`; without it they are bad samples.
 
     Raises:
         UserError: It does not exist, is damaged or holds no samples.
     """
+    silent = caption is not None
     path, _, images = spec.partition("?images=")
     if spec.startswith("hf:") and not files.is_url(spec):
-        source: Source = HubSource(spec.removeprefix("hf:"), limits=limits)
+        source: Source = HubSource(spec.removeprefix("hf:"), limits=limits, silent=silent)
     elif ending_of(files.last_part(path)) == "json":
-        source = CocoSource(os.path.expanduser(path), images or None, limits=limits)
+        source = CocoSource(os.path.expanduser(path), images or None, limits=limits, silent=silent)
     else:
         paths = list(dict.fromkeys(files.expand(spec)))
         folder = "" if len(paths) > 1 or _is_shard(paths[0]) else paths[0]
         paths = _shards(folder) if folder else paths
         if paths:
-            source = _open_shards(paths, on_error=on_error, limits=limits)
+            source = _open_shards(paths, on_error=on_error, limits=limits, silent=silent)
             if folder and not files.is_url(folder):
                 others = partial(_others, folder, {files.last_part(path) for path in paths})
                 source = FolderOfShards(source, others)
         else:
-            source = FolderSource(folder, limits=limits)
+            source = FolderSource(folder, limits=limits, silent=silent)
     if len(source) == 0:
         found = inventory_of(source)
         why = f" ({found.reasons()})" if found is not None and found.left_out else ""
         raise UserError(f"data.source: {spec} holds no samples{why}; expected {SOURCES}")
-    return source
+    return source if caption is None else CaptionedSource(source, caption, _place(spec), limits)
 
 
 def tars_of(spec: str) -> list[str]:
@@ -138,7 +142,12 @@ def _others(folder: str, shards: set[str]) -> Inventory:
     return found
 
 
-def _open_shards(paths: list[str], *, on_error: str, limits: Limits) -> Source:
+def _place(spec: str) -> str:
+    """The name of what ``spec`` names, without endings: the folder of images at its top."""
+    return stem_of(files.last_part(os.path.abspath(spec.partition("?")[0].rstrip("/"))))
+
+
+def _open_shards(paths: list[str], *, on_error: str, limits: Limits, silent: bool) -> Source:
     cache = CACHE_BYTES // len(paths)
 
     def open_one(path: str) -> Source:
@@ -146,7 +155,7 @@ def _open_shards(paths: list[str], *, on_error: str, limits: Limits) -> Source:
             return TarSource(path, on_error=on_error, limits=limits)
         if not _is_shard(path):
             raise UserError(f"data.source: {path} is not a .tar or .parquet; expected {SOURCES}")
-        return ParquetSource(path, cache_bytes=cache, limits=limits)
+        return ParquetSource(path, cache_bytes=cache, limits=limits, silent=silent)
 
     # Mostly waiting for the network or the disk, or reading indexes.
     with ThreadPoolExecutor(16) as pool:

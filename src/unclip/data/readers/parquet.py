@@ -34,13 +34,19 @@ class ParquetSource(Reader):
         path: The parquet file, a local path or a URL.
         cache_bytes: Memory for row groups; at least one is kept.
         limits: Which images are refused.
+        silent: Whether the column of captions may be missing.
 
     Raises:
         UserError: The file is no parquet, or lacks a column.
     """
 
     def __init__(
-        self, path: str | Path, *, cache_bytes: int = CACHE_BYTES, limits: Limits = LIMITS
+        self,
+        path: str | Path,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        limits: Limits = LIMITS,
+        silent: bool = False,
     ):
         self._file = files.stat_file(str(path))
         self._cache_bytes = cache_bytes
@@ -48,7 +54,7 @@ class ParquetSource(Reader):
         try:
             with self._file.open() as handle, pq.ParquetFile(handle) as file:
                 self._metadata = file.metadata
-                columns = find_columns(file.schema_arrow, where=self._file.path)
+                columns = find_columns(file.schema_arrow, where=self._file.path, silent=silent)
                 self._caption = columns.caption
                 self._image = "image.bytes" if columns.nested else "image"
                 super().__init__(self._read_keys(file, paths=columns.paths), limits)
@@ -69,7 +75,7 @@ class ParquetSource(Reader):
         if data is None:
             raise BadSample(f"{where}: the image has no bytes in the file")
         try:
-            caption = table[self._caption][row].as_py()
+            caption = table[self._caption][row].as_py() if self._caption else None
         except UnicodeDecodeError:
             raise BadSample(f"{where}: the caption is not UTF-8 text") from None
         return RawSample(key, where, data, caption)
@@ -106,7 +112,7 @@ class ParquetSource(Reader):
                 self._file.open() as handle,
                 pq.ParquetFile(handle, metadata=self._metadata) as file,
             ):
-                columns = [self._image, self._caption]
+                columns = [self._image, *([self._caption] if self._caption else [])]
                 table = file.read_row_group(group, columns=columns, use_threads=False).flatten()
         except Unreadable as problem:
             raise BadSample(f"{where}: {problem.reason}") from None

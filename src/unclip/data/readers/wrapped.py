@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from unclip.data.decode import Limits
 from unclip.data.readers.inventory import Inventory, inventory_of
-from unclip.data.readers.source import RawSample, Source, digest, hashes, raw_of
+from unclip.data.readers.source import RawSample, Source, decode_raw, digest, hashes, raw_of
 from unclip.data.sample import Sample
 
 
@@ -74,6 +75,39 @@ class NamedSource(WrappedSource):
     def fingerprint(self) -> str:
         """A hash of the name and the source."""
         return digest((self._name, self._source.fingerprint()))
+
+
+class CaptionedSource(WrappedSource):
+    """A source whose images without a caption have ``caption``.
+
+    Args:
+        source: Of image files.
+        caption: ``{folder}`` in it stands for the folder that an image lies in, its ``_`` spaces.
+        place: The name of the folder of images that lie in none.
+        limits: Which images are refused.
+    """
+
+    def __init__(self, source: Source, caption: str, place: str, limits: Limits):
+        super().__init__(source)
+        self._caption, self._place, self._limits = caption, place, limits
+
+    def __getitem__(self, index: int) -> Sample:
+        raw = self.raw(index)
+        return self._source[index] if raw is None else decode_raw(raw, self._limits)
+
+    def raw(self, index: int) -> RawSample | None:
+        """See `raw_of`."""
+        raw = raw_of(self._source, index)
+        if raw is None or raw.captions not in (None, []):
+            return raw
+        above = raw.key.rpartition("/")[0]
+        folder = (above.rpartition("/")[2] or self._place).replace("_", " ")
+        return raw._replace(captions=self._caption.replace("{folder}", folder))
+
+    def fingerprint(self) -> str:
+        """A hash of the source and of the caption."""
+        place = self._place if "{folder}" in self._caption else ""
+        return digest((self._source.fingerprint(), self._caption, place))
 
 
 class FolderOfShards(WrappedSource):
