@@ -18,7 +18,7 @@ from imports import karlo_folder
 from unclip.cli import main
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
-from unclip.planning.sampling import PROCESS
+from unclip.planning.sampling_memory import PROCESS
 from unclip.weights.importing import import_weights
 
 KARLO = {"clip": 427_616_513, "prior": 1_022_028_544, "decoder": 893_318_086}

@@ -28,6 +28,7 @@ from unclip.cli import (
     import_weights,
     inpaint,
     interpolate,
+    memory,
     merge,
     overfit,
     plan,
@@ -96,6 +97,7 @@ def parser() -> CommandParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 done, 2 the user can fix it, 75 resumable, 130 interrupted, 1 a bug."""
     streams.prepare()
+    args = None
     try:
         try:
             args = _parse(argv)
@@ -120,8 +122,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("unclip: interrupted", error=True)
         return 130
-    except Exception as error:  # nobody has foreseen it
-        say(f"unclip: error: {crash.line(error)}", error=True)
+    except Exception as error:
+        if memory.is_full(error):
+            say(f"unclip: error: {memory.line(error, args)}", error=True)
+            return 2
+        say(f"unclip: error: {crash.line(error)}", error=True)  # nobody has foreseen it
         return 1
     return 0
 

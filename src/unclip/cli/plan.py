@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from unclip.common.errors import UserError
 
 if TYPE_CHECKING:
-    from unclip.config.cascades import NamedCascade
+    from unclip.planning.sampling import StagePart
 
 from unclip.common.terminal import say
+
+SAMPLE = "sample"  # a word before the cascade
 
 EXAMPLES = """\
 examples:
@@ -21,6 +23,8 @@ examples:
   unclip plan prior/diffusion_paper --gpus 32 --device h100 --json
   unclip plan decoder/tiny --gpus 1 --device cpu
   unclip plan karlo
+  unclip plan sample karlo --memory 8GB --precision fp16 --offload stages
+  unclip plan sample decoder/paper prior/diffusion_paper upsampler/256_paper --device rtx4090
   unclip plan runs/quickstart --device cpu --batch 8 decoder.steps=50
 """
 
@@ -39,7 +43,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument(
         "experiment",
-        help="kind/name (see `unclip experiments list`), a YAML file, or a cascade",
+        help="kind/name (see `unclip experiments list`), a YAML file, or a cascade; or the word "
+        "sample, and then a cascade, or the experiments of one that is not trained yet",
     )
     p.add_argument(
         "overrides",
@@ -65,21 +70,35 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--precision",
         help="cascades: 32, bf16, fp16 or auto (default: 32 on a CPU, else bf16 or fp16)",
     )
+    p.add_argument("--offload", help="cascades: none (default), stages or blocks take turns")
+    p.add_argument(
+        "--memory",
+        help="cascades: of the device, as 8GB or 7.5GiB, in place of its own; alone: of some GPU",
+    )
     p.add_argument("--json", action="store_true", help="machine-readable")
     p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Plan and print."""
-    from unclip.config.cascades import find_cascade
-
-    named, path = find_cascade(args.experiment), Path(args.experiment)
-    training = path.suffix in (".yaml", ".yml")
-    if named or path.is_dir() or (path.is_file() and not training):
-        return _sampling(args, named)
-    for option, key in (("batch", "data.batch_size"), ("precision", "trainer.precision")):
+    if args.experiment == SAMPLE:
+        stages = [word for word in args.overrides if "=" not in word]
+        args.overrides = [word for word in args.overrides if "=" in word]
+        if not stages:
+            raise UserError("plan sample: name a cascade, or the experiments of one")
+        return _sampling(args, stages)
+    if _is_cascade(args.experiment):
+        return _sampling(args, [args.experiment])
+    said = {
+        "batch": "data.batch_size",
+        "precision": "trainer.precision",
+        "offload": "trainer.cpu_offload",
+        "memory": "--device",
+    }
+    for option, key in said.items():
         if getattr(args, option) is not None:
             raise UserError(f"--{option}: is for cascades; an experiment says it itself ({key})")
+    training = _is_yaml(args.experiment)
     if not training:
         _require_known(args.experiment)
     for option in ("gpus", "device"):
@@ -106,7 +125,18 @@ def _require_known(word: str) -> None:
         raise UserError(f"{error}{meant(word) or '; nor is it a folder of a cascade'}") from None
 
 
-def _sampling(args: argparse.Namespace, named: NamedCascade | None) -> None:
+def _is_yaml(word: str) -> bool:
+    return word.endswith((".yaml", ".yml"))
+
+
+def _is_cascade(word: str) -> bool:
+    from unclip.config.cascades import find_cascade
+
+    path = Path(word)
+    return bool(find_cascade(word) or path.is_dir() or (path.is_file() and not _is_yaml(word)))
+
+
+def _sampling(args: argparse.Namespace, stages: list[str]) -> None:
     if args.gpus is not None:
         raise UserError("--gpus: is for experiments; a cascade is sampled on one device")
     from unclip.evaluation.config import read_changes
@@ -114,18 +144,40 @@ def _sampling(args: argparse.Namespace, named: NamedCascade | None) -> None:
 
     settings = Settings(read_changes(args.overrides))
     check_changes(settings)
-    from unclip.planning.cascades import parts_of_folder, parts_of_published
+    from unclip.planning.devices import read_memory
     from unclip.planning.sampling import plan_sampling
     from unclip.planning.sampling_table import as_json, text
-    from unclip.sharing.cache import cascade_folder
 
+    memory = None if args.memory is None else read_memory(args.memory)
     found = plan_sampling(
-        args.experiment,
-        parts_of_published(named) if named else parts_of_folder(cascade_folder(args.experiment)),
+        " + ".join(stages),
+        _parts(stages),
         batch=1 if args.batch is None else args.batch,
         names=[args.device] if args.device else [],
         precision=args.precision or "auto",
         mfu=args.mfu,
         settings=settings,
+        offload=args.offload or "none",
+        memory=memory,
+        untrained=not _is_cascade(stages[0]),
     )
     say(json.dumps(as_json(found), indent=2) if args.json else text(found), lines=True)
+
+
+def _parts(stages: list[str]) -> list[StagePart]:
+    """The stages of a cascade, or of the experiments of one."""
+    from unclip.config.cascades import find_cascade
+    from unclip.planning.cascades import (
+        parts_of_experiments,
+        parts_of_folder,
+        parts_of_published,
+    )
+    from unclip.sharing.cache import cascade_folder
+
+    if len(stages) > 1 or not _is_cascade(stages[0]):
+        for word in stages:
+            if not _is_yaml(word):
+                _require_known(word)
+        return parts_of_experiments(stages)
+    named = find_cascade(stages[0])
+    return parts_of_published(named) if named else parts_of_folder(cascade_folder(stages[0]))

@@ -96,7 +96,7 @@ def _sample_many(args: argparse.Namespace, captions: list[Caption], many: dict[s
     from unclip.runs.sample_captions import sample_captions
     from unclip.runs.sample_plan import SampleConfig
 
-    own = {name: getattr(args, name) for name in ("n", "seed", "device", "precision")}
+    own = {name: getattr(args, name) for name in ("n", "seed", "device", "precision", "offload")}
     config = SampleConfig(**many, **own)
 
     def opened(device: str) -> Pipeline:

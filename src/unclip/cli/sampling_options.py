@@ -48,9 +48,16 @@ def help_of(stages: Sequence[str], note: str) -> str:
 
 
 def add_device(p: argparse.ArgumentParser) -> None:
-    """Where the networks run, and in which precision."""
+    """Where the networks run, in which precision, and which of them are there at a time."""
     p.add_argument("--device", default="auto", help="auto (default) | cpu | cuda | cuda:1 | mps")
     add_precision(p)
+    p.add_argument(
+        "--offload",
+        default="none",
+        help="none (default) | stages: one network at a time on the GPU, the others wait in the "
+        "machine's memory | blocks: and of that one block at a time; same images "
+        "(`unclip plan sample` says what fits)",
+    )
 
 
 def add_precision(p: argparse.ArgumentParser) -> None:
@@ -159,14 +166,17 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
         require_there(args.pipeline, meant(args.pipeline))  # before the slow imports
     from unclip.common.devices import find_device
     from unclip.pipeline.pipeline import Pipeline
+    from unclip.pipeline.precision import choose_offload, choose_precision
     from unclip.sharing.cache import cascade_folder
     from unclip.training.determinism import sample_deterministically
 
     sample_deterministically()
     device = find_device(args.device)
+    choose_precision(args.precision, device)  # before anything is fetched
+    choose_offload(args.offload, device)
     folder = args.pipeline = cascade_folder(args.pipeline)
     if not any(own):
-        return Pipeline.load(folder, device, args.precision)
+        return Pipeline.load(folder, device, args.precision, args.offload)
     upsamplers = args.upsampler
     if upsamplers is None:
         upsamplers = sorted(folder.glob("upsampler*"))
@@ -178,6 +188,7 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
         upsamplers=upsamplers,
         device=device,
         precision=args.precision,
+        offload=args.offload,
     )
     if args.prior is not None and pipeline.cascade.prior is None:
         raise UserError(

@@ -19,9 +19,10 @@ from unclip.embeddings.codec import Codec
 from unclip.embeddings.config import Embeddings
 from unclip.embeddings.gpt2 import Gpt2Tokenizer
 from unclip.embeddings.tokens import Tokenizer
+from unclip.nn.offload import Offload
 from unclip.pipeline.folder import require_there
 from unclip.pipeline.inference import inference
-from unclip.pipeline.precision import cast_parameters, choose_precision
+from unclip.pipeline.precision import cast_parameters, choose_offload, choose_precision
 from unclip.pipeline.settings import Settings
 from unclip.stages import registry
 from unclip.stages._prior.part import PriorPart
@@ -46,6 +47,7 @@ class Cascade:
         device: Of every network.
         dtype: Of the parameters of prior, decoder and upsamplers, None for what they have; CLIP
             and PCA stay in float32.
+        offload: What moves the networks to the device by turns; None: all are there.
 
     Raises:
         UserError: a prior for a decoder that takes no image embeddings, or stages without the CLIP
@@ -59,6 +61,7 @@ class Cascade:
     codec: Codec | None = None
     device: torch.device = CPU
     dtype: torch.dtype | None = None
+    offload: Offload | None = None
 
     def __post_init__(self) -> None:
         if self.prior is not None and self.decoder.takes != "image":
@@ -66,9 +69,9 @@ class Cascade:
                 "prior: the decoder takes no image embeddings, so it cannot use a prior"
             )
         for part in (*([self.prior] if self.prior else []), self.decoder, *self.upsamplers):
-            _settle(part.net, self.device, self.dtype)
+            _settle(part.net, self.device, self.dtype, self.offload)
         if self.clip is not None:
-            self.clip.model.to(self.device)
+            _place(self.clip.model, self.device, self.offload)
         elif self.decoder.takes != "none":
             self.require_clip()
         if self.codec is not None:
@@ -114,12 +117,22 @@ class Cascade:
         return clip.encode_text(clip.tokenize(list(captions)).to(self.device)).z_t
 
 
-def _settle(net: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
+def _settle(
+    net: nn.Module, device: torch.device, dtype: torch.dtype | None, offload: Offload | None
+) -> None:
     """Freeze a network, then cast and move it: the device never holds more than it needs."""
     net.eval().requires_grad_(False)
     if dtype is not None:
         cast_parameters(net, dtype)
-    net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _place(net, device, offload)
+
+
+def _place(net: nn.Module, device: torch.device, offload: Offload | None) -> None:
+    if offload is None:
+        net.to(device)
+    else:
+        offload.add(net)
 
 
 def load_part(kind: str, path: Path | str, clip: FrozenClip | None = None) -> Any:
@@ -142,12 +155,13 @@ def load_cascade(
     pca: Path | str | None = None,
     device: torch.device | str = "cpu",
     precision: str = "32",
+    offload: str = "none",
 ) -> Cascade:
     """From separate artifacts; those of different CLIPs refuse each other.
 
     ``clip`` is None for a decoder that reads none. ``prior`` is not read where the decoder takes
-    no image embeddings. Upsamplers are applied in
-    the order of their sizes. ``precision`` is one of `unclip.pipeline.settings.PRECISIONS`.
+    no image embeddings. Upsamplers are applied in the order of their sizes. ``precision`` and
+    ``offload`` are of `unclip.pipeline.settings`.
     """
     if isinstance(upsamplers, (str, Path)):
         upsamplers = [upsamplers]
@@ -162,11 +176,12 @@ def load_cascade(
             raise UserError(f"{key}={path!r}: must be the path of an artifact")
     place = find_device(str(device), key="device")
     dtype = choose_precision(precision, place, key="precision")
+    turns = choose_offload(offload, place, key="offload")
     frozen = None if clip is None else registry.STAGES[CLIP].load(clip)
 
     def loaded(kind: str, path: Path | str) -> Any:
         part = load_part(kind, path, frozen)
-        _settle(part.net, place, dtype)  # before the next is loaded, in float32 as well
+        _settle(part.net, place, dtype, turns)  # before the next is loaded, in float32 as well
         return part
 
     own: DecoderPart = loaded(DECODER, decoder)
@@ -181,11 +196,15 @@ def load_cascade(
         codec=None if pca is None else load_part(PCA, pca, frozen),
         device=place,
         dtype=dtype,
+        offload=turns,
     )
 
 
 def open_folder(
-    folder: Path | str, device: torch.device | str = "cpu", precision: str = "32"
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    precision: str = "32",
+    offload: str = "none",
 ) -> Cascade:
     """From a folder with ``decoder``, any ``upsampler*``, ``clip``, ``prior`` and ``pca``.
 
@@ -206,6 +225,7 @@ def open_folder(
         upsamplers=sorted(p for p in root.glob(f"{UPSAMPLER}*") if p.is_dir()),
         device=device,
         precision=precision,
+        offload=offload,
         **given,
     )
 

@@ -38,10 +38,14 @@ class Pipeline:
 
     @classmethod
     def load(
-        cls, folder: Path | str, device: torch.device | str = "cpu", precision: str = "32"
+        cls,
+        folder: Path | str,
+        device: torch.device | str = "cpu",
+        precision: str = "32",
+        offload: str = "none",
     ) -> Pipeline:
         """From a cascade's folder (see `unclip.pipeline.cascade.open_folder`)."""
-        return cls(open_folder(folder, device, precision))
+        return cls(open_folder(folder, device, precision, offload))
 
     @classmethod
     def from_artifacts(
@@ -54,6 +58,7 @@ class Pipeline:
         pca: Path | str | None = None,
         device: torch.device | str = "cpu",
         precision: str = "32",
+        offload: str = "none",
     ) -> Pipeline:
         """From separate artifacts (see `unclip.pipeline.cascade.load_cascade`)."""
         return cls(
@@ -65,6 +70,7 @@ class Pipeline:
                 pca=pca,
                 device=device,
                 precision=precision,
+                offload=offload,
             )
         )
 

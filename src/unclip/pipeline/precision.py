@@ -1,4 +1,4 @@
-"""The precision that a user names for sampling."""
+"""The precision that a user names for sampling, and what takes turns on the device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from unclip.common.errors import UserError
-from unclip.pipeline.settings import PRECISIONS
+from unclip.nn.offload import Offload
+from unclip.pipeline.settings import OFFLOADINGS, PRECISIONS
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _FIRST_WITH_TF32 = (8, 0)  # compute capability (Ampere); tensor cores take bfloat16 from there too
@@ -36,6 +37,26 @@ def choose_precision(
         raise UserError(f"{key} bf16: this GPU is too old for it; use fp16")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
     return _DTYPES.get(name, torch.float32)
+
+
+def choose_offload(name: str, device: torch.device | str, key: str = "--offload") -> Offload | None:
+    """What moves networks to ``device`` one after another, or their blocks; None: all are there.
+
+    Raises:
+        UserError: no such way, or the device has no memory of its own; the line begins with
+            ``key``.
+    """
+    device = torch.device(device)
+    if name not in OFFLOADINGS:
+        raise UserError(f"{key} {name}: must be one of {', '.join(OFFLOADINGS)}")
+    if name == "none":
+        return None
+    if device.type != "cuda":
+        raise UserError(
+            f"{key} {name}: {device.type} computes in the machine's own memory, so nothing is "
+            f"saved; use none"
+        )
+    return Offload(device, blocks=name == "blocks")
 
 
 def cast_parameters(net: nn.Module, dtype: torch.dtype) -> None:

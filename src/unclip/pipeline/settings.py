@@ -17,6 +17,9 @@ STAGES = ("prior", "decoder", "upsampler")
 Precision = Literal["auto", "32", "tf32", "bf16", "fp16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 """In which networks sample: `unclip.pipeline.precision.choose_precision`."""
+Offloading = Literal["none", "stages", "blocks"]
+OFFLOADINGS: tuple[str, ...] = get_args(Offloading)
+"""What takes turns on the device: `unclip.pipeline.precision.choose_offload`."""
 USED_WITH = {
     "eta": ("sampler", ("ddim", "analytic_ddim")),
     "clip_range": ("clip", ("static",)),

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.config.cascades import NamedCascade
+from unclip.config.load import load_experiment
 from unclip.pipeline.folder import require_there
 from unclip.planning.sampling import StagePart
+from unclip.runs.parents import named_sizes
 from unclip.runs.published import imported_folder
 from unclip.stages import registry
 from unclip.stages.row import CLIP, DECODER, PRIOR, UPSAMPLER
 from unclip.weights.hub import open_source
 from unclip.weights.importing import find
+
+SAMPLED = (CLIP, PRIOR, DECODER, UPSAMPLER)
 
 
 def parts_of_folder(root: Path) -> list[StagePart]:
@@ -52,3 +57,31 @@ def parts_of_published(cascade: NamedCascade) -> list[StagePart]:
             found = find(open_source(spec), half=False) if spec else []
             stages = stages | {each.stage: each.experiment for each in found}
     return [StagePart(registry.STAGES[n].kind, n, each) for n, each in stages.items()]
+
+
+def parts_of_experiments(names: Sequence[str]) -> list[StagePart]:
+    """A cascade that is not trained yet; its CLIP is that of its stages if none is named.
+
+    Raises:
+        UserError: one cannot be sampled from, or the CLIP is not an experiment.
+    """
+    found = [load_experiment(name) for name in names]
+    kinds = [each.stage.kind for each in found]
+    for each in found:
+        if each.stage.kind not in SAMPLED:
+            known = ", ".join(SAMPLED)
+            raise UserError(f"{each.name}: is no stage of a cascade; those are {known}")
+    for kind in (CLIP, DECODER, PRIOR):
+        if kinds.count(kind) > 1:
+            raise UserError(f"{names[-1]}: a cascade has one {kind}; {kinds.count(kind)} are named")
+    asked = [each for each in found if CLIP in each.stage.parents]
+    if CLIP not in kinds and asked:
+        spec = asked[0].config.clip
+        if spec.startswith("open_clip:"):
+            raise UserError(f"clip={spec}: name an experiment of its size too, as clip/paper")
+        found.insert(0, load_experiment(spec))
+    parts = []
+    for each in found:
+        each.stage.fill(each.config, named_sizes(each))
+        parts.append(StagePart(each.name, each.stage.name, each.config))
+    return parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
 
@@ -76,3 +77,21 @@ def find(name: str, processes: int) -> Device:
         raise UserError(f"--device: unknown device {name!r}{nearest(name, [*known, 'cpu'])}")
     peak = CORE * torch.get_num_threads() / processes
     return Device("cpu", psutil.virtual_memory().total // processes, peak, peak)
+
+
+def some_gpu(memory: int) -> Device:
+    """One of which only the memory is known."""
+    return Device("gpu", memory, math.nan, math.nan)
+
+
+def read_memory(text: str) -> int:
+    """Bytes of ``8GB``, ``7.5GiB`` or ``512MiB``.
+
+    Raises:
+        UserError: it is no size.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([GM])(i?)B", text.strip())
+    if not found or not (size := float(found[1])):
+        raise UserError(f"--memory {text}: must be a size such as 8GB or 7.5GiB")
+    unit = 1024 if found[3] else 1000
+    return int(size * unit ** (3 if found[2] == "G" else 2))

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from unclip.embeddings.clip import Clip
+from unclip.nn.blocks import blocks_of
 from unclip.planning.trace import Trace
-from unclip.training.blocks import blocks_of
 from unclip.training.muon import layers
 
 FLOAT = 4  # bytes; master weights, gradients, moments and averages are all float32

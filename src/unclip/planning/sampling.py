@@ -15,20 +15,27 @@ from unclip.common.types import TextFeatures
 from unclip.diffusion.config import section_counts
 from unclip.nn import attention
 from unclip.pipeline.precision import cast_parameters
-from unclip.pipeline.settings import Settings
+from unclip.pipeline.settings import OFFLOADINGS, Settings
 from unclip.planning import devices
 from unclip.planning.devices import GPUS, Device
 from unclip.planning.kernels import kernels
-from unclip.planning.memory import FLOAT, HALF
+from unclip.planning.sampling_memory import (
+    PROCESS,
+    DeviceCost,
+    StageCost,
+    Suggestion,
+    Wanted,
+    cost_of,
+    suggest,
+    weigh,
+)
 from unclip.planning.trace import Watch
 from unclip.stages import registry
 from unclip.stages.experiment import ParentSizes
 from unclip.stages.interface import Given, Share, all_kept
 from unclip.stages.row import CLIP, KINDS, PRIOR, Row
 
-PROCESS = 900 * 2**20  # bytes of a process that has imported everything, on a CPU
 MOST_IMAGES = 65_536  # of a batch
-HEADROOM = 0.08  # of a device: its context, library workspaces, fragmentation
 PRECISIONS = ("auto", "32", "bf16", "fp16")
 _LOADED = sorted(KINDS, key=lambda kind: kind == PRIOR)  # in this order
 
@@ -47,37 +54,6 @@ class StagePart(NamedTuple):
         return registry.STAGES[self.stage]
 
 
-class StageCost(NamedTuple):
-    """A stage, whatever it runs on."""
-
-    label: str
-    kind: str
-    parameters: int
-    buffers: int  # bytes
-    file: int  # bytes
-    evaluations: int  # of its network for one batch; 0 of the CLIP, which counts for nothing
-    rows: int  # samples of one evaluation: with guidance twice the images
-    flops: int  # of one evaluation
-
-    def weights(self, precision: str) -> int:
-        """Bytes; the CLIP stays in float32."""
-        width = FLOAT if precision == "32" or self.kind == CLIP else HALF
-        return width * self.parameters + self.buffers
-
-
-class DeviceCost(NamedTuple):
-    """A batch on one device."""
-
-    device: Device
-    precision: str  # 32, bf16 or fp16
-    weights: int  # bytes of all stages
-    activations: int  # bytes, of the stage that has most
-    peak: int  # bytes on the device; of a CPU with the process, and while it loads
-    host: int  # bytes of the machine's own memory, at most
-    fits: bool
-    seconds: float  # a batch
-
-
 class CascadePlan(NamedTuple):
     """Sampling ``batch`` images."""
 
@@ -86,16 +62,13 @@ class CascadePlan(NamedTuple):
     mfu: float
     stages: list[StageCost]
     devices: list[DeviceCost]
+    command: list[str] = []  # what else `unclip sample` is told: cascade and sampler settings
+    suggestion: Suggestion | None = None  # for a device that was named
 
     @property
     def importing(self) -> int:
         """Bytes that `unclip import` takes to write these stages as they are on disk."""
         return PROCESS + max(stage.file for stage in self.stages)
-
-
-class _Traced(NamedTuple):
-    stages: list[StageCost]
-    activations: int
 
 
 def plan_sampling(
@@ -107,6 +80,9 @@ def plan_sampling(
     precision: str,
     mfu: float,
     settings: Settings,
+    offload: str = "none",
+    memory: int | None = None,
+    untrained: bool = False,
 ) -> CascadePlan:
     """Work it out; nothing is loaded.
 
@@ -118,6 +94,9 @@ def plan_sampling(
         precision: 32, bf16, fp16, or auto: 32 on a CPU, half precision on a GPU.
         mfu: Share of a device's peak at which it computes, in (0, 1].
         settings: Changes to the stages' sampler settings.
+        offload: What takes turns on a GPU: none, stages or blocks.
+        memory: Bytes of the device, in place of its own; without names, of some GPU.
+        untrained: Whether ``name`` is not what `unclip sample` takes.
 
     Raises:
         UserError: something of this cannot be.
@@ -130,17 +109,47 @@ def plan_sampling(
         raise UserError(f"--batch={batch}: must be at most {MOST_IMAGES:,}")
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision}: must be one of {', '.join(PRECISIONS)}")
-    found = [devices.find(n, 1) for n in names] or [*GPUS, devices.find("cpu", 1)]
+    if offload not in OFFLOADINGS:
+        raise UserError(f"--offload {offload}: must be one of {', '.join(OFFLOADINGS)}")
+    found = _devices(names, memory)
+    if offload != "none" and names and not found[0].gpu:
+        raise UserError(f"--offload {offload}: a CPU has no memory of its own; use none")
     precisions = [_precision(device, precision) for device in found]
     parts = _changed(sorted(parts, key=lambda part: _LOADED.index(part.row.kind)), settings)
-    traced: dict[tuple[bool, bool], _Traced] = {}
-    costs = []
-    for device, how in zip(found, precisions):
-        key = device.gpu, how == "32"
+    traced: dict[tuple[bool, bool], list[StageCost]] = {}
+
+    def cost(device: Device, wanted: Wanted) -> DeviceCost:
+        key = device.gpu, wanted.precision == "32"
         if key not in traced:
-            traced[key] = _trace(parts, batch, gpu=device.gpu, half=how != "32")
-        costs.append(_cost(device, how, traced[key], mfu))
-    return CascadePlan(name, batch, mfu, traced[key].stages, costs)
+            traced[key] = _trace(parts, batch, gpu=device.gpu, half=wanted.precision != "32")
+        return cost_of(device, wanted, traced[key], mfu, wanted.batch / batch)
+
+    costs = [
+        cost(device, Wanted(how, offload if device.gpu else "none", batch))
+        for device, how in zip(found, precisions)
+    ]
+    named = costs[0] if names or memory else None
+    return CascadePlan(
+        name,
+        batch,
+        mfu,
+        costs[-1].stages,
+        costs,
+        ["--pipeline", "CASCADE" if untrained else name, *_words(settings)],
+        None if named is None else suggest(named.device, named.wanted, cost),
+    )
+
+
+def _devices(names: Sequence[str], memory: int | None) -> list[Device]:
+    found = [devices.find(name, 1) for name in names]
+    if memory is None:
+        return found or [*GPUS, devices.find("cpu", 1)]
+    return [device._replace(memory=memory) for device in found] or [devices.some_gpu(memory)]
+
+
+def _words(settings: Settings) -> list[str]:
+    changes = settings.changes.items()
+    return [f"{stage}.{name}={value}" for stage, each in changes for name, value in each.items()]
 
 
 def _precision(device: Device, asked: str) -> str:
@@ -170,29 +179,29 @@ def _changed(parts: Sequence[StagePart], settings: Settings) -> list[StagePart]:
     return found
 
 
-def _trace(parts: Sequence[StagePart], batch: int, *, gpu: bool, half: bool) -> _Traced:
+def _trace(parts: Sequence[StagePart], batch: int, *, gpu: bool, half: bool) -> list[StageCost]:
     sizes = ParentSizes()
     for part in parts:
         if part.row.kind == CLIP:
             model = part.experiment.model
             sizes = ParentSizes(model.embed_dim, model.text_width, model.context, model.embeddings)
-    costs, most = [], 0
+    costs = []
     for part in parts:
         with torch.device("meta"):
             net = part.row.build_network(part.experiment, sizes)
-        count = sum(p.numel() for p in net.parameters())
-        buffers = sum(b.numel() * b.element_size() for b in net.buffers())
-        file = FLOAT * count + buffers if part.file is None else part.file
-        cost = StageCost(part.label, part.row.kind, count, buffers, file, 0, 0, 0)
+        cost = weigh(part.label, part.row.kind, net, part.file)
         if part.row.kind != CLIP:
             rows = batch * _rows(part)
             with kernels(gpu=gpu, recomputing=False):
                 watch = _watch(part, sizes, rows, torch.bfloat16 if half else torch.float32)
-            most = max(most, max(live.activations for live in watch.live))
-            steps = _evaluations(part.experiment.sampler)
-            cost = cost._replace(evaluations=steps, rows=rows, flops=watch.flops)
+            cost = cost._replace(
+                evaluations=_evaluations(part.experiment.sampler),
+                rows=rows,
+                flops=watch.flops,
+                activations=max(live.activations for live in watch.live),
+            )
         costs.append(cost)
-    return _Traced(costs, most)
+    return costs
 
 
 def _rows(part: StagePart) -> int:
@@ -229,26 +238,3 @@ def _watch(part: StagePart, sizes: ParentSizes, rows: int, dtype: torch.dtype) -
         with watch:
             part.row.dry_step(net, once, given, Share(rows, 1))
     return watch
-
-
-def _cost(device: Device, precision: str, traced: _Traced, mfu: float) -> DeviceCost:
-    weights = sum(stage.weights(precision) for stage in traced.stages)
-    loading = held = 0
-    for stage in traced.stages:  # one after another, in float32, its file mapped meanwhile
-        loading = max(loading, held + stage.weights("32") + stage.file)
-        held += 0 if device.gpu else stage.weights(precision)
-    peak, host = weights + traced.activations, PROCESS + loading
-    if not device.gpu:
-        peak = host = max(host, PROCESS + peak)
-    flops = sum(stage.evaluations * stage.flops for stage in traced.stages)
-    speed = device.float32 if precision == "32" else device.bfloat16 or device.float32
-    return DeviceCost(
-        device,
-        precision,
-        weights,
-        traced.activations,
-        peak,
-        host,
-        peak <= (1 - HEADROOM) * device.memory,
-        flops / (speed * mfu),
-    )

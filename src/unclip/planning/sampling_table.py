@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from unclip.planning.sampling import HEADROOM, CascadePlan, DeviceCost, StageCost
+from unclip.planning.sampling import CascadePlan
+from unclip.planning.sampling_memory import HEADROOM, DeviceCost, StageCost, Suggestion
 
 _GIB, _TERA = 2**30, 1e12
 
@@ -22,18 +25,20 @@ def text(plan: CascadePlan) -> str:
         stages.append(
             [stage.label, f"{stage.parameters:,}", *sizes, *(network if stage.rows else none)]
         )
-    titles = ["precision", "weights", "activations", "peak", "of", "", "machine's memory"]
-    devices = [["device", *titles, "seconds"]]
+    titles = ["precision", "weights", "activations", "peak", "stages", "blocks", "of", ""]
+    devices = [["device", *titles, "machine's memory", "seconds"]]
     for each in plan.devices:
-        room = [each.weights, each.activations, each.peak, each.device.memory]
+        peaks = [each.peaks.get(how) for how in ("none", "stages", "blocks")]
         devices.append(
             [
                 each.device.name,
-                each.precision,
-                *map(_gib, room),
-                "fits" if each.fits else "too large",
+                each.wanted.precision,
+                *map(_gib, [each.weights, each.activations]),
+                *("-" if peak is None else _gib(peak) for peak in peaks),
+                _gib(each.device.memory),
+                _fits(each),
                 _gib(each.host),
-                f"{each.seconds:,.2f}" if each.seconds < 100 else f"{each.seconds:,.0f}",
+                _seconds(each.seconds),
             ]
         )
     return "\n".join(
@@ -42,13 +47,52 @@ def text(plan: CascadePlan) -> str:
             "",
             *_lines(stages, left={0}),
             "",
-            *_lines(devices, left={0, 1, 6}),
+            *_lines(devices, left={0, 1, 8}),
             "",
+            *(_of_stages(plan.devices[0]) if plan.suggestion else []),
             f"seconds are arithmetic at {plan.mfu:g} of the device's peak; a device fits if "
             f"{HEADROOM:.0%} of it are left",
+            "peak without --offload, with --offload stages, and with --offload blocks",
             f"to import it takes {_gib(plan.importing)} GiB of the machine's memory",
+            *([_said(plan, plan.suggestion)] if plan.suggestion else []),
         ]
     )
+
+
+def _fits(each: DeviceCost) -> str:
+    how = each.wanted.offload
+    return ("fits" if each.fits else "too large") + ("" if how == "none" else f" by {how}")
+
+
+def _seconds(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "-"
+    return f"{seconds:,.2f}" if seconds < 100 else f"{seconds:,.0f}"
+
+
+def _of_stages(each: DeviceCost) -> list[str]:
+    """What each stage alone takes of the device that was asked about."""
+    precision = each.wanted.precision
+    ways = ("stages", "blocks") if each.device.gpu else ("stages",)
+    rows = [["on the device", "activations", "and weights", "and one block"][: 2 + len(ways)]]
+    for stage in each.stages:
+        sizes = [stage.present(precision, how) + stage.activations for how in ways]
+        rows.append([stage.label, *map(_gib, [stage.activations, *sizes])])
+    return [*_lines(rows, left={0}), ""]
+
+
+def _said(plan: CascadePlan, suggestion: Suggestion) -> str:
+    """The command with which it fits, or that there is none."""
+    wanted, cost, changed = suggestion
+    room = f"{_gib(cost.peak)} of {_gib(cost.device.memory)} GiB"
+    command = shlex.join(
+        ["unclip", "sample", "a caption", *plan.command, "--precision", wanted.precision]
+        + (["--offload", wanted.offload] if wanted.offload != "none" else [])
+        + ["--batch", str(wanted.batch)]
+    )
+    if not cost.fits:
+        return f"nothing fits: the least it takes is {room}, with: {command}"
+    return f"{'does not fit as asked, but does' if changed else 'fits'} in {room} with: {command}"
 
 
 def _lines(rows: Sequence[Sequence[str]], left: set[int]) -> list[str]:
@@ -92,18 +136,39 @@ def as_json(plan: CascadePlan) -> dict[str, Any]:
         ],
         "import_bytes": plan.importing,
         "devices": [_device(each) for each in plan.devices],
+        "suggestion": None if plan.suggestion is None else _suggestion(plan.suggestion),
+    }
+
+
+def _suggestion(found: Suggestion) -> dict[str, Any]:
+    return {
+        **found.wanted._asdict(),
+        "peak_bytes": found.cost.peak,
+        "fits": found.cost.fits,
+        "changed": found.changed,
     }
 
 
 def _device(each: DeviceCost) -> dict[str, Any]:
+    precision, offload = each.wanted.precision, each.wanted.offload
     return {
         "device": each.device.name,
-        "precision": each.precision,
+        "precision": precision,
+        "offload": offload,
         "device_memory_bytes": each.device.memory,
         "weights_bytes": each.weights,
         "activations_bytes": each.activations,
         "peak_bytes": each.peak,
+        "peak_bytes_by_offload": each.peaks,
         "host_bytes": each.host,
         "fits": each.fits,
-        "seconds": each.seconds,
+        "seconds": None if math.isnan(each.seconds) else each.seconds,
+        "stages": [
+            {
+                "stage": stage.label,
+                "weights_bytes": stage.present(precision, offload),
+                "activations_bytes": stage.activations,
+            }
+            for stage in each.stages
+        ],
     }

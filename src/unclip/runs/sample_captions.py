@@ -79,7 +79,7 @@ def sample_captions(
         opened = (
             pipeline(device)
             if callable(pipeline)
-            else Pipeline.load(pipeline, device, config.precision)
+            else Pipeline.load(pipeline, device, config.precision, config.offload)
         )
         own = Pipeline(with_settings(opened.cascade, settings))
         if fabric.is_global_zero:

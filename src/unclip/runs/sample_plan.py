@@ -27,6 +27,7 @@ class SampleConfig:
     shard_size: int = 256  # images per shard
     device: str = "auto"  # auto, cpu, cuda or mps
     precision: str = "auto"  # of `unclip.pipeline.settings.PRECISIONS`
+    offload: str = "none"  # of `unclip.pipeline.settings.OFFLOADINGS`; the images are the same
     devices: int | None = None  # processes per machine; None: 1, or as torchrun started
     nodes: int | None = None  # machines; None likewise
 

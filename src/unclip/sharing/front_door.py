@@ -8,7 +8,7 @@ import torch
 
 from unclip.common.devices import find_device
 from unclip.pipeline import pipeline
-from unclip.pipeline.precision import choose_precision
+from unclip.pipeline.precision import choose_offload, choose_precision
 from unclip.sharing.cache import cascade_folder
 
 
@@ -17,7 +17,11 @@ class Pipeline(pipeline.Pipeline):
 
     @classmethod
     def load(
-        cls, folder: Path | str, device: torch.device | str = "cpu", precision: str = "32"
+        cls,
+        folder: Path | str,
+        device: torch.device | str = "cpu",
+        precision: str = "32",
+        offload: str = "none",
     ) -> Pipeline:
         """From a cascade's folder, its bundle, a name (``karlo``) or ``hf://ORG/NAME[@REVISION]``.
 
@@ -28,6 +32,8 @@ class Pipeline(pipeline.Pipeline):
             UserError: there is no such cascade, or it is refused.
         """
         if isinstance(folder, (str, Path)):
-            choose_precision(precision, find_device(str(device), key="device"), key="precision")
+            place = find_device(str(device), key="device")
+            choose_precision(precision, place, key="precision")
+            choose_offload(offload, place, key="offload")
             folder = cascade_folder(folder)
-        return cls(pipeline.open_folder(folder, device, precision))
+        return cls(pipeline.open_folder(folder, device, precision, offload))

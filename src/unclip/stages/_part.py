@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from unclip.diffusion.config import section_counts
+from unclip.nn.offload import device_of
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class Part:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.net.parameters()).device
+        """Where the network computes."""
+        return device_of(self.net)
 
     def check_sampler(self, sampler: Any) -> None:
         """Refuse settings that this network cannot be sampled with.

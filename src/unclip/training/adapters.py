@@ -9,7 +9,7 @@ from torch import nn
 
 from unclip.common.adapters import AdapterConfig
 from unclip.common.errors import UserError
-from unclip.training.blocks import blocks_of
+from unclip.nn.blocks import blocks_of
 
 _NAME = "default"  # peft's, of an adapter: it is part of the weights' names
 
@@ -23,7 +23,7 @@ def targets(net: nn.Module, patterns: list[str] | None) -> list[str]:
     """The layers that get an adapter: linear and convolutional ones.
 
     Args:
-        net: Its blocks are those of `unclip.training.blocks`.
+        net: Its blocks are those of `unclip.nn.blocks`.
         patterns: Of names, as ``*.qkv``; None for all of the blocks.
 
     Raises:

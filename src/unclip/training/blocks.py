@@ -1,7 +1,6 @@
 """What is done to a network block by block: activation checkpointing and compilation.
 
-Both replace nothing: the names in a state dict stay as they are. A block is what repeats: a
-transformer's layer, a U-Net's residual block with the attention after it.
+Both replace nothing: the names in a state dict stay as they are. Blocks: `unclip.nn.blocks`.
 """
 
 from __future__ import annotations
@@ -11,24 +10,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from open_clip.modified_resnet import Bottleneck
-from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from unclip.nn.context_attention import ContextBlock
-from unclip.nn.multi_query import MultiQueryBlock
-from unclip.nn.transformer import TransformerBlock
-from unclip.nn.unet import Layer
-
-BLOCKS = (
-    TransformerBlock,
-    ContextBlock,
-    MultiQueryBlock,
-    Layer,
-    ResidualAttentionBlock,
-    Bottleneck,
-)
+from unclip.nn.blocks import blocks_of
 
 _ATEN = torch.ops.aten
 PRODUCTS = [
@@ -42,13 +27,6 @@ PRODUCTS = [
     _ATEN._scaled_dot_product_cudnn_attention.default,
 ]
 """What selective checkpointing keeps: nearly all of a block's arithmetic."""
-
-
-def blocks_of(net: nn.Module) -> list[nn.Module]:
-    """The outermost blocks of ``net``, in the order of its modules."""
-    if isinstance(net, BLOCKS):
-        return [net]
-    return [block for child in net.children() for block in blocks_of(child)]
 
 
 def checkpoint_blocks(net: nn.Module, how: str) -> None:

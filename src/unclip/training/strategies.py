@@ -34,8 +34,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unclip.common.errors import UserError
 from unclip.common.local_rank import local_rank
+from unclip.nn.blocks import blocks_of
 from unclip.training import checkpoints
-from unclip.training.blocks import blocks_of
 from unclip.training.checkpoint_rows import local
 from unclip.training.config import TrainerConfig
 
