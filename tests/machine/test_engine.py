@@ -33,6 +33,9 @@ for item in items:
     if item == "raises":
         add(item=item, error="RuntimeError: out of memory")
         sys.exit(1)
+    if item == "not here":
+        add(item=item, skipped="needs a GPU")
+        continue
     ok = None if item == "figure" else item != "wrong"
     add(item=item, rows=[["it", "1", "2", ok, {"x": 1.0}]])
 """
@@ -52,15 +55,17 @@ def check(name, *items, **given):
 
 
 def test_what_follows_a_failure_is_measured_all_the_same(tmp_path):
-    items = ("a", "killed", "b", "leaves", "raises", "wrong", "figure", "c")
+    items = ("a", "killed", "b", "leaves", "raises", "wrong", "not here", "figure", "c")
     steps = ran(tmp_path, check("first", *items), check("second", "d"))
     results = {step.result.item: step.result for step in steps}
     assert [step.result.item for step in steps] == [*items, "d"]
-    assert [step.done for step in steps] == list(range(1, 10))
-    assert {step.total for step in steps} == {9}
+    assert [step.done for step in steps] == list(range(1, 11))
+    assert {step.total for step in steps} == {10}
     good = {item for item, result in results.items() if result.state == OK}
     assert good == {"a", "b", "figure", "c", "d"}
-    assert {r.state for item, r in results.items() if item not in good} == {FAILED}
+    assert (results["not here"].state, results["not here"].reason) == (SKIPPED, "needs a GPU")
+    bad = {item for item, result in results.items() if result.state == FAILED}
+    assert bad == {"killed", "leaves", "raises", "wrong"}
     assert results["killed"].reason == "the process ended: SIGKILL: working on killed"
     assert results["leaves"].reason == "the process ended: status 3: working on leaves"
     assert results["raises"].reason == "RuntimeError: out of memory"

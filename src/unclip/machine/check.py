@@ -22,6 +22,10 @@ class Machine(NamedTuple):
         return self.device != "cpu"
 
 
+class Unavailable(Exception):
+    """An item cannot be measured on this machine, which is no fault of it."""
+
+
 class Row(NamedTuple):
     """A line of the table."""
 

@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from unclip.machine.check import Machine
+from unclip.machine.check import Machine, Unavailable
 from unclip.machine.registry import CHECKS
 
 
@@ -24,6 +24,9 @@ def main() -> int:
         _append(Path(file), {"item": item})
         try:
             rows = check.measure(item, machine)
+        except Unavailable as reason:
+            _append(Path(file), {"item": item, "skipped": str(reason)})
+            continue
         except Exception as error:
             traceback.print_exc()
             lines = str(error).strip().splitlines() or [""]

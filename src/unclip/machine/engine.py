@@ -107,12 +107,9 @@ def _process(
                 current = line["item"]
                 if len(line) == 1:
                     continue
-                rows = [Row(*row) for row in line.get("rows", [])]
-                wrong = [row.what for row in rows if row.ok is False]
-                reason = line.get("error") or ", ".join(wrong)
                 took, began = time.monotonic() - began, time.monotonic()
                 left.remove(current)
-                yield Result(check.name, current, FAILED if reason else OK, rows, reason, took)
+                yield _result(check, line, took)
             took = time.monotonic() - began
             reason = ""
             if ended is not None:
@@ -126,6 +123,16 @@ def _process(
             time.sleep(POLL)
     finally:
         _kill(process)
+
+
+def _result(check: Check, line: dict[str, Any], took: float) -> Result:
+    """What a process says of an item."""
+    item, rows = line["item"], [Row(*row) for row in line.get("rows", [])]
+    if "skipped" in line:
+        return Result(check.name, item, SKIPPED, rows, line["skipped"], took)
+    wrong = [row.what for row in rows if row.ok is False]
+    reason = line.get("error") or ", ".join(wrong)
+    return Result(check.name, item, FAILED if reason else OK, rows, reason, took)
 
 
 class _Lines:

@@ -12,7 +12,7 @@ from torch import Tensor
 from unclip.common.errors import UserError
 from unclip.config.load import load_experiment
 from unclip.embeddings.gpt2 import tokenizer_of
-from unclip.machine.check import Check, Machine, Row
+from unclip.machine.check import Check, Machine, Row, Unavailable
 from unclip.machine.checks.utilisation import MIDDLE
 from unclip.machine.stages import REFERENCE
 from unclip.machine.step import synchronize
@@ -56,7 +56,7 @@ def measure(item: str, machine: Machine) -> list[Row]:
     try:
         choose_precision(WAYS[name].precision, machine.device)
     except UserError as error:
-        return [Row(item, f"not on this device: {error}")]
+        raise Unavailable(str(error)) from None
     return _rate(name, machine) if name != item else _close(name, machine)
 
 

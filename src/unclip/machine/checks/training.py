@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch._dynamo.utils import counters
 
-from unclip.machine.check import Check, Machine, Row, agreement
+from unclip.machine.check import Check, Machine, Row, Unavailable, agreement
 from unclip.machine.stages import REFERENCE, STAGES, expected, trained
+from unclip.training.stage import Stage
 
 EXACT, HALF = 1e-3, 2e-2
 """How far losses may be apart: sums in another order; products of 8 bits in the place of 24."""
@@ -63,18 +66,18 @@ def measure(item: str, machine: Machine) -> list[Row]:
     name, _, kind = item.partition(": ")
     way = WAYS[name]
     if name == "xformers" and importlib.util.find_spec("xformers") is None:
-        return [Row(item, "not installed", "pip install 'unclip[xformers]'")]
+        raise Unavailable("xformers is not installed; pip install 'unclip[xformers]'")
     if "trainer.cpu_offload" in way.changes and not machine.gpu:
-        return [Row(item, "needs a GPU")]
-    counters.clear()
-    found = _train(machine, name, kind, way.changes)
+        raise Unavailable("needs a GPU")
+    with _counting() as seen:
+        found = _train(machine, name, kind, way.changes)
     of = expected(machine, kind)
     if name in OWN_REFERENCE:
         alone = {key: value for key, value in way.changes.items() if key not in SHARD}
         of = _train(machine._replace(device="cpu"), f"{name} on the CPU", kind, alone)
     rows = [agreement(item, found, of, way.within, OF_CPU)]
     if "trainer.compile" in way.changes:
-        rows += _graphs(item)
+        rows.append(_graphs(item, seen))
     if machine.gpu:
         torch.cuda.empty_cache()
     return rows
@@ -85,13 +88,33 @@ def _train(machine: Machine, name: str, kind: str, changes: dict[str, str]) -> l
     return trained(machine, kind, folder, **changes)
 
 
-def _graphs(item: str) -> list[Row]:
-    """What dynamo made: graphs, none of them again for a size that it had not expected."""
-    graphs = counters["stats"]["unique_graphs"]
-    again = sum(counters["recompiles"].values()) if "recompiles" in counters else 0
-    return [
-        Row(f"{item}, graphs", f"{graphs}, {again} compiled again", "some", graphs > 0),
-    ]
+@contextmanager
+def _counting() -> Iterator[list[int]]:
+    """While it lasts, note how many graphs dynamo has made when a step begins."""
+    seen: list[int] = []
+    begin = Stage.on_train_batch_start
+
+    def begun(self: Stage, batch: Any, batch_idx: int) -> None:
+        seen.append(counters["stats"]["unique_graphs"])
+        begin(self, batch, batch_idx)
+
+    Stage.on_train_batch_start = begun  # type: ignore[method-assign]
+    try:
+        yield seen
+    finally:
+        Stage.on_train_batch_start = begin  # type: ignore[method-assign]
+
+
+def _graphs(item: str, seen: list[int]) -> Row:
+    """Blocks are compiled in the first step, and not again for what later ones are like."""
+    first, later = seen[1] - seen[0], seen[-1] - seen[2]
+    return Row(
+        f"{item}, graphs",
+        f"{first} in the first step, {later} after the second",
+        "some, and none",
+        first > 0 and later == 0,
+        {"graphs": float(first), "later": float(later)},
+    )
 
 
 def _check(name: str, about: str, *ways: str, seconds: float = 120.0) -> Check:

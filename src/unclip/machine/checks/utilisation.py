@@ -57,7 +57,7 @@ def measure(item: str, machine: Machine) -> list[Row]:
         parts = _account(step, machine)
     rate, device = costs.flops / seconds, device_of(machine)
     size = sum(p.numel() for p in step.net.parameters())
-    what = f"{resolved.name}, {size / 1e6:.0f}M, batch {costs.batch}, bf16"
+    what = f"{resolved.name}, {size / 1e6:.3g}M, batch {costs.batch}, bf16"
     numbers = {"seconds": seconds, "flops": float(costs.flops), "samples": costs.batch / seconds}
     told = f"{1e3 * seconds:.1f} ms a step, {costs.batch / seconds:,.1f} samples/s"
     told += f", {rate / 1e12:.4g} TFLOP/s"
@@ -68,7 +68,7 @@ def measure(item: str, machine: Machine) -> list[Row]:
     numbers["utilisation"] = share
     row = Row(
         what,
-        f"{told}, {share:.1%} of {device.name}'s {device.bfloat16 / 1e12:,.0f}",
+        f"{told}, {share:.1%} of {device.name}'s {device.bfloat16 / 1e12:.4g}",
         f"at least {aim:.0%}" if aim else "",
         None if aim is None else share >= aim,
         numbers,
