@@ -18,7 +18,7 @@ from unclip.machine.stages import REFERENCE
 from unclip.machine.step import synchronize
 from unclip.pipeline.cascade import Cascade, load_part
 from unclip.pipeline.pipeline import Pipeline
-from unclip.pipeline.precision import choose_precision
+from unclip.pipeline.precision import choose_offload, choose_precision
 from unclip.pipeline.sampling import Sampling
 from unclip.pipeline.settings import Settings
 from unclip.runs.parents import build_net, named_sizes
@@ -35,6 +35,7 @@ class Way(NamedTuple):
 
     precision: str
     close: float  # dB to the CPU's float32, at least
+    offload: str = "none"
 
 
 WAYS = {
@@ -42,6 +43,8 @@ WAYS = {
     "tf32": Way("tf32", 40.0),
     "bf16": Way("bf16", 40.0),
     "fp16": Way("fp16", 50.0),
+    "32, networks by turns": Way("32", 60.0, "stages"),
+    "32, blocks by turns": Way("32", 60.0, "blocks"),
 }
 RATE = "images/s"
 DETERMINISTIC = "deterministic"
@@ -55,6 +58,7 @@ def measure(item: str, machine: Machine) -> list[Row]:
     name = item.removeprefix(f"{RATE}: ")
     try:
         choose_precision(WAYS[name].precision, machine.device)
+        choose_offload(WAYS[name].offload, machine.device)
     except UserError as error:
         raise Unavailable(str(error)) from None
     return _rate(name, machine) if name != item else _close(name, machine)
@@ -63,11 +67,12 @@ def measure(item: str, machine: Machine) -> list[Row]:
 def _close(name: str, machine: Machine) -> list[Row]:
     """A cascade's images on the device against the CPU's."""
     folder = machine.folder / REFERENCE
-    found = Pipeline.load(folder, machine.device, WAYS[name].precision)
+    way = WAYS[name]
+    found = Pipeline.load(folder, machine.device, way.precision, way.offload)
     images = found.generate(CAPTIONS, SEEDS).image.cpu()
     exact = Pipeline.load(folder, "cpu", "32").generate(CAPTIONS, SEEDS).image
     decibels = _psnr(images, exact)
-    least = WAYS[name].close
+    least = way.close
     told = "the same bits" if torch.equal(images, exact) else f"{decibels:.1f} dB"
     row = f"a cascade's images, {name}"
     return [Row(row, told, f"at least {least:.0f} dB", decibels >= least, {"psnr": decibels})]
@@ -84,8 +89,13 @@ def _rate(name: str, machine: Machine) -> list[Row]:
     draw, batch, title = _decoder(name, machine)
     rates = [batch / _seconds(draw, machine) for _ in range(ROUNDS if machine.gpu else 1)]
     rate = max(rates)
-    told = f"{rate:,.1f} images/s ({min(rates):,.1f} the slowest)"
-    return [Row(f"{title}, {name}", told, numbers={"images": rate})]
+    told, numbers = f"{rate:,.1f} images/s ({min(rates):,.1f} the slowest)", {"images": rate}
+    if machine.gpu:
+        torch.cuda.reset_peak_memory_stats()
+        draw()
+        numbers["bytes"] = float(torch.cuda.max_memory_allocated())
+        told += f", {numbers['bytes'] / 2**30:.2f} GiB"
+    return [Row(f"{title}, {name}", told, numbers=numbers)]
 
 
 def _seconds(draw: Callable[[], None], machine: Machine) -> float:
@@ -103,14 +113,15 @@ def _decoder(name: str, machine: Machine) -> tuple[Callable[[], None], int, str]
     resolved = load_experiment(job.experiment, [*job.overrides, f"clip={clip}"])
     sizes = named_sizes(resolved)
     resolved.stage.fill(resolved.config, sizes)
-    dtype = choose_precision(WAYS[name].precision, machine.device)
+    way, device = WAYS[name], torch.device(machine.device)
+    dtype, turns = choose_precision(way.precision, device), choose_offload(way.offload, device)
     frozen = load_part(CLIP, clip)
-    with torch.device(machine.device):
+    with device if turns is None else torch.device("cpu"):
         net: Any = build_net(resolved, sizes)
     own = resolved.config
     reads = frozen.model if own.model.caption == "clip" else None
     part = DecoderPart(net, own.sampler, own.diffusion, tokenizer_of(own.model), "image", reads)
-    cascade = Cascade(frozen, None, part, device=torch.device(machine.device), dtype=dtype)
+    cascade = Cascade(frozen, None, part, device=device, dtype=dtype, offload=turns)
     batch = 16 if machine.gpu else 2
     steps = STEPS if machine.gpu else 2
     settings = Settings({"decoder": {"steps": steps}}, batch=batch)
