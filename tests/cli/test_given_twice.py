@@ -1,10 +1,13 @@
-"""A setting that is given twice is refused in one line, before any work."""
+"""A setting or an option that is given twice is refused in one line, before any work."""
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
-from unclip.cli import main
+from unclip.cli import main, parser
+from unclip.cli.command_parser import CommandParser
 from unclip.common.errors import UserError
 from unclip.config.load import load_experiment, merge_overrides
 from unclip.evaluation.config import read_changes
@@ -31,6 +34,37 @@ TWICE = {
     "experiments show clip/tiny trainer.seed=1 trainer.seed=2": "trainer.seed",
     "experiments new mine --from clip/tiny trainer.seed=1 trainer.seed=2": "trainer.seed",
 }
+
+
+def _options_of_one_value() -> dict[str, tuple[CommandParser, str]]:
+    """Every option of every command that keeps one value."""
+    found, todo = {}, [parser()]
+    while todo:
+        each = todo.pop()
+        todo += each.verbs.values()
+        for action in each._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                todo += action.choices.values()
+            elif isinstance(action, argparse._StoreAction) and action.option_strings:
+                option = action.option_strings[-1]
+                found[f"{each.prog} {option}"] = (each, option)
+    return found
+
+
+@pytest.mark.parametrize("option", OPTIONS := _options_of_one_value())
+def test_an_option_keeps_no_second_value(option):
+    command, name = OPTIONS[option]
+    (action,) = (each for each in command._actions if name in each.option_strings)
+    value = str((action.choices or ["1"])[0])
+    with pytest.raises(UserError, match=rf"^{name}: given twice \(.*give it once$"):
+        command.parse_args([name, value, f"{name}={value}"])
+
+
+def test_an_option_of_several_values_and_another_call_are_no_second_value():
+    top = parser()
+    for _ in range(2):
+        words = ["sample", "red", "--n", "2", "--upsampler", "a", "--upsampler", "b", "--force"]
+        assert [str(p) for p in top.parse_args([*words, "--force"]).upsampler] == ["a", "b"]
 
 
 @pytest.mark.parametrize("words", TWICE)

@@ -188,7 +188,8 @@ def test_a_long_caption_is_cut_and_said_to_be(run):
 
 
 EDIT = ("--to", "a blue circle")
-FILL = ("--mask", "mask.png", "--caption", "a star")
+STAR = ("--caption", "a star")
+FILL = ("--mask", "mask.png", *STAR)
 
 
 @pytest.mark.parametrize(
@@ -209,9 +210,9 @@ FILL = ("--mask", "mask.png", "--caption", "a star")
         (("edit", "plain.png", "--from", "a blue circle", *EDIT), "nothing to change"),
         (("inpaint", "plain.png", "--mask", "mask.png", "--caption", ""), "--caption: is empty"),
         (("inpaint", "plain.png", *FILL, "--n", "0"), "--n: must be at least 1"),
-        (("inpaint", "plain.png", *FILL, "--mask", "small_mask.png"), "is 20x20 pixels"),
-        (("inpaint", "plain.png", *FILL, "--mask", "white.png"), "keeps everything; paint"),
-        (("inpaint", "plain.png", *FILL, "--mask", "text.png"), "not an image that can be read"),
+        (("inpaint", "plain.png", "--mask", "small_mask.png", *STAR), "is 20x20 pixels"),
+        (("inpaint", "plain.png", "--mask", "white.png", *STAR), "keeps everything; paint"),
+        (("inpaint", "plain.png", "--mask", "text.png", *STAR), "not an image that can be read"),
         (("inpaint", "plain.png", *FILL, "decoder.sampler=heun"), "heun: cannot inpaint"),
     ],
 )

@@ -31,6 +31,19 @@ _PLACES = ("dir", "to", "clip", "data", "pca", "pipeline")
 """Options whose values are places, though they may be no paths."""
 
 
+class Once(argparse._StoreAction):
+    """Keeps an option's value, and refuses a second one instead of dropping the first."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Called with each value that is given."""
+        if option_string is not None:  # None: a positional argument
+            if option_string in parser.given:
+                both = f"{parser.given[option_string]}, {values}"
+                raise UserError(f"{option_string}: given twice ({both}); give it once")
+            parser.given[option_string] = values
+        super().__call__(parser, namespace, values, option_string)
+
+
 class CommandParser(argparse.ArgumentParser):
     """A parser that raises `UserError` and takes sampler settings wherever they stand.
 
@@ -44,11 +57,15 @@ class CommandParser(argparse.ArgumentParser):
     """Parsers that take over where their word comes first (`unclip evaluate images ...`)."""
     reads_settings = False
     """Whether the command reads such settings itself, from its overrides (`unclip evaluate`)."""
+    given: dict[str, Any]
+    """Options of one value that have been read, with it."""
 
     def __init__(self, **kwargs: Any):
         if kwargs.get("description"):  # formatters that keep examples as they are do not wrap it
             kwargs["description"] = textwrap.fill(kwargs["description"], WIDTH)
         super().__init__(allow_abbrev=False, **kwargs)
+        for action in (None, "store"):
+            self.register("action", action, Once)
 
     def error(self, message: str) -> Any:
         """One line instead of argparse's usage and message."""
@@ -74,6 +91,7 @@ class CommandParser(argparse.ArgumentParser):
                 if option != "--" and option.partition("=")[0] not in self._option_string_actions:
                     self._refuse([option], words)
         self._refuse_empty(words)
+        self.given = {}
         plain, settings = self._split(words) if self.sampled else (words, [])
         found, rest = super().parse_known_args(plain, namespace)
         if self._subparsers is not None:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from unclip.cli.command_parser import Once
 from unclip.common.terminal import say
 
 EXAMPLES = """\
@@ -53,6 +54,7 @@ def answer(top: argparse.ArgumentParser) -> None:
     for action in _actions(top):
         if action.dest in COMPLETERS:
             action.completer = COMPLETERS[action.dest]  # type: ignore[attr-defined]
+    argcomplete.safe_actions.add(Once)  # which it does not carry out otherwise
     Finder()(top, always_complete_options=False)
 
 
