@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -12,6 +11,8 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import Dataset
 
+from unclip.common.counted import counted
+from unclip.common.home import expanded
 from unclip.data.config import ReadingConfig, TrainingDataConfig
 from unclip.data.dataset import Example, Examples, Transforms
 from unclip.data.embedding_store.source import EmbeddingSource
@@ -93,7 +94,7 @@ class StageData(LightningDataModule, Generic[Batch]):
         """
         files = inventory_of(self.splits.train)
         if files is not None and files.left_out and not self._counted:
-            left = f"{files.total - files.read:,} of {files.total:,} files are not read"
+            left = f"{files.total - files.read:,} of {counted(files.total, 'file')} left out"
             rank_zero_only(logger.warning)("data.source: %s: %s", left, files.reasons())
         self._counted = True
 
@@ -197,6 +198,6 @@ def open_embeddings(path: str | None, clip: FrozenClip) -> EmbeddingSource | Non
     """What ``data.embeddings`` names, if anything; those of another CLIP are refused."""
     if path is None:
         return None
-    source = EmbeddingSource(Path(path).expanduser())
+    source = EmbeddingSource(expanded(path))
     source.check_clip(clip)
     return source

@@ -285,7 +285,7 @@ case(
     "COCO image without captions",
     Used(
         "not a sample; counted in a log line",
-        log="data.source: {path}: 1 images without captions are left out",
+        log="data.source: {path}: 1 image left out, without a caption",
     ),
 )(coco(lambda c, _: c["images"].append({"id": -1, "file_name": "silent.png"})))
 case("COCO caption of an unknown image", Used("ignored"))(

@@ -293,7 +293,7 @@ def test_files_that_are_not_read_are_logged_once_before_training(tmp_path, caplo
         data.setup()
     (record,) = caplog.records
     assert record.getMessage() == (
-        "data.source: 2 of 62 files are not read: "
+        "data.source: 2 of 62 files left out: "
         "1 x hidden or of the operating system (.DS_Store); "
         "1 x an image of a kind that is not read (.heic); convert it to JPEG or PNG (a.heic)"
     )

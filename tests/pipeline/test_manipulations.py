@@ -353,7 +353,7 @@ def test_the_embedding_is_the_priors_for_the_caption(pipeline):
     [
         (left_half(20), ["a"], {}, "mask: is 20x20 pixels, its image 24x24"),
         (left_half(24) * 255, ["a"], {}, r"mask: must be a boolean array \[H, W\]"),
-        (left_half(24), ["a", "b"], {}, "1 images, 1 masks, 2 captions, 1 seeds"),
+        (left_half(24), ["a", "b"], {}, "1 image, 1 mask, 2 captions, 1 seed: "),
         (left_half(24), ["a"], {"resample": 0}, "resample=0: must be at least 1"),
         (
             left_half(24),

@@ -80,7 +80,7 @@ def test_where_higher_is_better_the_highest_comes_first(sweep_file, tmp_path):
 
 
 def test_when_all_failed_it_says_so_and_where_to_look(sweep, tmp_path):
-    with pytest.raises(UserError, match=r"all 2 trials failed; .*trials/0000\.log"):
+    with pytest.raises(UserError, match=r"2 trials, none of which finished; .*trials/0000\.log"):
         results.report(sweep, trials(tmp_path, [ROWS[3]] * 2), [])
 
 

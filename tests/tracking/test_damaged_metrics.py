@@ -60,7 +60,7 @@ def test_runs_are_compared_by_the_rest(runs, capsys, kind, at):
     assert main(["runs", "compare", "a", "b"]) == 0
     said = capsys.readouterr()
     notices = [line for line in said.err.splitlines() if "damaged" in line]
-    left_out = f"a/metrics.jsonl: 1 of 4 lines are left out, line {at + 1} first"
+    left_out = f"a/metrics.jsonl: left out: 1 of 4 lines, line {at + 1} first"
     assert notices == ([f"unclip: damaged: {left_out}"] if kind in DAMAGED else [])
     (row,) = (line.split() for line in said.out.splitlines() if line.startswith("train/loss"))
     assert row == ["train/loss", "2.5", "2.5"]
@@ -100,7 +100,7 @@ def test_a_bundle_has_the_rest(cascade, tmp_path, capsys):
     to = tmp_path / "bundle"
     assert main(["share", str(run), "--to", str(to)]) == 0
     (notice,) = (line for line in capsys.readouterr().err.splitlines() if "damaged" in line)
-    assert f"{run / 'metrics.jsonl'}: {len(DAMAGED)} of" in notice
+    assert f"{run / 'metrics.jsonl'}: left out: {len(DAMAGED)} of" in notice
     shared = [row for row in read_metrics(to / "metrics.jsonl") if row != {"step": 3}]
     assert shared == read_metrics(cascade / "clip/metrics.jsonl")
 
@@ -110,7 +110,7 @@ def test_a_resume_keeps_the_rest(cascade, minute_experiment, tmp_path, capsys):
     given = [f"run.dir={run}", "trainer.max_steps=4"]
     train(load_experiment(str(minute_experiment("clip")), given), resume=True)
     said = capsys.readouterr().err
-    assert f"{run / 'metrics.jsonl'}: {len(DAMAGED)} of" in said
+    assert f"{run / 'metrics.jsonl'}: left out: {len(DAMAGED)} of" in said
     before = [row for row in read_metrics(cascade / "clip/metrics.jsonl") if "train/loss" in row]
     now = [row for row in read_metrics(run / "metrics.jsonl") if "train/loss" in row]
     assert [row for row in now if row in before] == before

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.cli.outputs import check_folder
+from unclip.common.counted import counted
 from unclip.common.terminal import say
 
 EXAMPLES = """\
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
     if manifest is not None:
         done = "verified, every file is as it was written; " if args.verify else ""
         say(
-            f"{out}: {done}{manifest['rows']:,} embeddings of {manifest['embed_dim']} numbers, "
-            f"{manifest['dtype']}, shards: {len(manifest['shards'])}; "
-            f"{manifest['skipped']:,} of {manifest['data']['samples']:,} samples left out"
+            f"{out}: {done}{counted(manifest['rows'], 'embedding')} of {manifest['embed_dim']} "
+            f"numbers, {manifest['dtype']}, shards: {len(manifest['shards'])}; "
+            f"{manifest['skipped']:,} of {counted(manifest['data']['samples'], 'sample')} left out"
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from unclip.cli.command_parser import seed
 from unclip.cli.outputs import check_folder, writing
 from unclip.cli.sampling_options import add_force
+from unclip.common.counted import counted
 from unclip.common.terminal import say
 
 EXAMPLES = """\
@@ -86,7 +87,8 @@ def run(args: argparse.Namespace) -> None:
                 line = f"{len(table.rating):,} ratings; correlation"
             else:
                 fitted = fit_pairs(table.z, table.first, table.second, table.chosen, seed=args.seed)
-                line = f"{len(table.chosen):,} pairs, {table.ties:,} ties left out; right for"
+                line = f"{counted(len(table.chosen), 'pair')}, "
+                line += f"{counted(table.ties, 'tie')} left out; right for"
         except ValueError as error:
             raise UserError(f"{args.table}: {error}") from None
         line += f" {fitted.held_out:.3f} on images not fitted, penalty {fitted.strength:g}"

@@ -21,6 +21,7 @@ from unclip.cli.sampling_options import (
     settings_of,
 )
 from unclip.common.blank import is_blank
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.common.seeds import seeds_from
 from unclip.common.terminal import say
@@ -107,7 +108,10 @@ def _sample_many(args: argparse.Namespace, captions: list[Caption], many: dict[s
     settings = settings_of(args)
     manifest = sample_captions(opened, captions, out, config, settings=settings, force=args.force)
     if manifest is not None:
-        say(f"{out}: {manifest['images']:,} images, shards: {len(manifest['shards'])}")
+        say(
+            f"{out}: {counted(manifest['images'], 'image')} in "
+            f"{counted(len(manifest['shards']), 'shard')}"
+        )
 
 
 def _sample_few(args: argparse.Namespace, captions: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 
 NAMES = "auto, cpu, cuda, cuda:N or mps"
@@ -28,7 +29,9 @@ def find_device(name: str, key: str = "--device") -> torch.device:
         if not count:
             raise UserError(f"{key} {name}: this machine has no CUDA GPU; use cpu")
         if (device.index or 0) >= count:
-            raise UserError(f"{key} {name}: this machine has {count} GPUs, cuda:0 to {count - 1}")
+            raise UserError(
+                f"{key} {name}: this machine has {counted(count, 'GPU')}, from cuda:0 on"
+            )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError(f"{key} {name}: this machine has no MPS device; use cpu")
     return device

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.common.processes import killed_worker
 from unclip.common.seeding import derive_seed
@@ -60,8 +61,8 @@ def local_batch_size(batch_size: int, *, world: int, accumulate: int) -> int:
     parts = world * accumulate
     if batch_size % parts:
         raise UserError(
-            f"data.batch_size: {batch_size} cannot be split over {world} processes x {accumulate} "
-            f"accumulated batches; use a multiple of {parts}"
+            f"data.batch_size: {batch_size} cannot be split over {counted(world, 'process')} x "
+            f"{counted(accumulate, 'accumulated batch')}; use a multiple of {parts}"
         )
     return batch_size // parts
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.data.dataset import Example
 
@@ -74,7 +75,7 @@ class Skips:
         if self._given >= _JUDGE_FROM and self.count > self._most * self._given:
             kinds = ", ".join(f"{kind} ({count})" for kind, count in self._kinds.most_common())
             raise UserError(
-                f"{self.count} of the first {self._given} samples cannot be used, "
+                f"{self.count} of the first {counted(self._given, 'sample')} cannot be used, "
                 f"more than data.max_skipped={self._most:g}: {kinds}; "
                 f"the last: {reported.problems[-1][0]}"
             )

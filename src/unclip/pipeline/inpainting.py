@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.data.transforms import Square
 from unclip.diffusion.inpainting import SAMPLERS
@@ -39,8 +40,9 @@ def inpaint(
     found, kept = arrays(images), _masks(masks)
     numbers = {len(found), len(kept), len(captions), len(seeds)}
     if len(numbers) > 1:
-        counts = f"{len(kept)} masks, {len(captions)} captions, {len(seeds)} seeds"
-        raise UserError(f"{len(found)} images, {counts}: give one of each per image")
+        each = {"image": found, "mask": kept, "caption": captions, "seed": seeds}
+        counts = ", ".join(counted(len(values), noun) for noun, values in each.items())
+        raise UserError(f"{counts}: give one of each per image")
     for photo, mask in zip(found, kept):
         if mask.shape != photo.shape[:2]:
             (h, w), (rows, columns) = photo.shape[:2], mask.shape

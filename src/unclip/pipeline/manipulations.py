@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.embeddings.geometry import slerp, text_direction
 from unclip.embeddings.lengths import as_embeddings, directions, with_lengths
@@ -103,7 +104,7 @@ def interpolate(sampling: Sampling, a: Given, b: Given, n: int, noise: str, seed
     """Section 3.2: great circles between two latents."""
     count = _count(a)
     if _count(b) != count:
-        raise UserError(f"{count} images to go from, {_count(b)} to go to")
+        raise UserError(f"{counted(count, 'image')} to go from, {_count(b)} to go to")
     if n < 2:
         raise UserError(f"n={n}: an interpolation has two ends, give at least 2")
     if noise not in NOISES:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from unclip.common.counted import counted
 from unclip.planning.sampling import CascadePlan
 from unclip.planning.sampling_memory import HEADROOM, DeviceCost, StageCost, Suggestion
 
@@ -16,7 +17,7 @@ _GIB, _TERA = 2**30, 1e12
 def text(plan: CascadePlan) -> str:
     """What is printed: a line per stage, then a line per device."""
     count = sum(stage.parameters for stage in plan.stages)
-    of = "1 image" if plan.batch == 1 else f"{plan.batch:,} images"
+    of = counted(plan.batch, "image")
     stages = [["stage", "parameters", "float32", "half", "evaluations", "samples", "TFLOP"]]
     for stage in plan.stages:
         sizes = [_gib(stage.weights("32")), _gib(stage.weights("bf16"))]

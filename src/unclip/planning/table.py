@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from unclip.common.counted import counted
 from unclip.planning.memory import Memory
 from unclip.planning.plan import HEADROOM, Plan, PlannedLayout
 
@@ -59,12 +60,13 @@ def text(plan: Plan) -> str:
     room, whole = ((1 - HEADROOM) * device.memory / 2**30, device.memory / 2**30)
     lines = [
         f"{plan.experiment.name} on {plan.gpus} x {device.name}, {trainer.precision}",
-        f"samples     {experiment.data.batch_size:,} a step = {plan.gpus} processes x "
+        f"samples     {experiment.data.batch_size:,} a step = {counted(plan.gpus, 'process')} x "
         f"{trainer.accumulate} x {plan.micro_batch}",
         f"parameters  {plan.sizes.trained:,} trained{frozen}",
         f"arithmetic  {shown(network + clip)} {flops.name} a step{of if frozen else ''}; "
         "recomputation comes on top",
-        f"speed       {plan.mfu:g} of {peak:,.5g} TFLOP/s a process; {trainer.max_steps:,} steps",
+        f"speed       {plan.mfu:g} of {peak:,.5g} TFLOP/s a process; "
+        f"{counted(trainer.max_steps, 'step')}",
         f"memory      {room:,.1f} of {whole:,.1f} GiB may be used; below, {memory.name} a process",
         "",
         *_table(plan, memory, flops),

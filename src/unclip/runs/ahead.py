@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from unclip.common.counted import counted
 from unclip.common.fields import leaves
 from unclip.common.terminal import say
 from unclip.config.listing import aligned
@@ -52,7 +53,8 @@ def describe(resolved: ResolvedExperiment) -> tuple[str, str, str, str]:
     """The command, the experiment, its length, and the time that its file gives."""
     config = resolved.config
     if resolved.stage.trains:
-        length = f"{config.trainer.max_steps:,} steps of {config.data.batch_size:,} samples"
+        length = counted(config.trainer.max_steps, "step")
+        length += f" of {counted(config.data.batch_size, 'sample')}"
     else:
         length = "one pass over its samples"
     time = opening(resolved.files[0]).get("time", "not measured")

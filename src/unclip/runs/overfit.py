@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from torch.utils.data import DataLoader
 
 from data_modules.base import StageData
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.common.fields import leaves
 from unclip.config.load import OVERRIDE, ResolvedExperiment
@@ -74,7 +75,7 @@ def check(resolved: ResolvedExperiment, *, with_parents: bool = False) -> str:
     batch = choose(data)
     began = time.perf_counter()
     watch = _fit(stage, batch)
-    took = f"{len(watch.losses)} steps of {len(batch.captions)} samples"
+    took = f"{counted(len(watch.losses), 'step')} of {counted(len(batch.captions), 'sample')}"
     took += f" in {time.perf_counter() - began:.0f} s"
     if not watch.found.passed:
         raise UserError(f"{resolved.name}: not memorised in {took}: {watch.found}")

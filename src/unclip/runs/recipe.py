@@ -19,6 +19,7 @@ from typing import Any
 
 from unclip.common import artifacts, yaml_text
 from unclip.common.checks import nearest
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.common.fields import leaves
 from unclip.common.inputs import require_apart
@@ -129,7 +130,7 @@ def _announce(
     ]
     if ahead:
         also = "; those of a number run side by side" if recipe.together else ""
-        say(f"{recipe.dir}: {len(ahead)} stages to train, in this order{also}:")
+        say(f"{recipe.dir}: {counted(len(ahead), 'stage')} to train, in this order{also}:")
         experiments = [load_experiment(task.name, task.overrides) for _, task in ahead]
         print_table(experiments, [number for number, _ in ahead])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unclip.common import yaml_text
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.common.fields import leaves
 from unclip.config.load import ResolvedExperiment, load_experiment
@@ -98,7 +99,7 @@ def check_length(checkpoint: Path, max_steps: int) -> None:
     step = step_of(checkpoint)
     if max_steps < step:
         raise UserError(
-            f"--resume: trainer.max_steps={max_steps}: the run has taken {step} steps "
+            f"--resume: trainer.max_steps={max_steps}: the run has taken {counted(step, 'step')} "
             f"({checkpoint}); give at least {step}, or {NEW_RUN}"
         )
 

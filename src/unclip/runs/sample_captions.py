@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 
+from unclip.common.counted import counted
 from unclip.common.devices import find_device
 from unclip.common.errors import UserError
 from unclip.common.images import to_uint8
@@ -121,7 +122,7 @@ def _processes(config: SampleConfig) -> Processes:
         nodes = nodes or (started or devices) // devices
     places = {"cpu": _cores(), "mps": 1}.get(device.type, devices)
     if devices > places:
-        has = f"{places} core{'s' * (places > 1)}, and on a CPU each process computes on one"
+        has = f"{counted(places, 'core')}, and on a CPU each process computes on one"
         has = "one MPS device" if device.type == "mps" else has
         raise UserError(f"--devices {devices}: this machine has {has}; ask for at most {places}")
     accelerator = "gpu" if device.type == "cuda" else device.type
@@ -158,9 +159,9 @@ def _note_long(pipeline: Pipeline, captions: list[Caption]) -> None:
     long = [one.key for one in captions if tokenizer.count(one.text) > tokenizer.context]
     if long:
         logger.warning(
-            "%d of %d captions have more tokens than are read, which is %d: %s",
+            "%d of %s: more tokens than are read, which is %d: %s",
             len(long),
-            len(captions),
+            counted(len(captions), "caption"),
             tokenizer.context,
             ", ".join(long[:3]) + (", ..." if len(long) > 3 else ""),
         )

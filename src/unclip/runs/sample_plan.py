@@ -9,6 +9,7 @@ from random import Random
 
 from unclip.common.blank import is_blank
 from unclip.common.checks import require
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.common.seeding import derive_seed
 from unclip.common.seeds import seeds_from
@@ -70,7 +71,7 @@ def choose_captions(captions: list[Caption], limit: int | None) -> list[Caption]
     if limit is None:
         return captions
     if limit > len(captions):
-        raise UserError(f"--limit {limit:,}: there are only {len(captions):,} captions")
+        raise UserError(f"--limit {limit:,}: is more than {counted(len(captions), 'caption')}")
     dice = Random(derive_seed("captions", len(captions), limit))
     return [captions[k] for k in sorted(dice.sample(range(len(captions)), limit))]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import psutil
 
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.common.fields import leaves
 from unclip.config.load import OVERRIDE, ResolvedExperiment
@@ -56,8 +57,9 @@ def check_machine(resolved: ResolvedExperiment) -> None:
     needed, there = parameters * _BYTES * devices + images, _memory()
     if needed > there:
         raise UserError(
-            f"{resolved.files[0].name}: {parameters:,} parameters and {data.batch_size:,} samples "
-            f"need {needed / 2**30:,.0f} GiB or more; this machine has {there / 2**30:,.0f}"
+            f"{resolved.files[0].name}: {parameters:,} parameters and "
+            f"{counted(data.batch_size, 'sample')} need {needed / 2**30:,.0f} GiB or more; "
+            f"this machine has {there / 2**30:,.0f}"
         )
 
 

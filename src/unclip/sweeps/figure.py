@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from unclip.common import atomic
+from unclip.common.counted import counted
 from unclip.common.fonts import drawable
 from unclip.sweeps.parameters import Parameter
 from unclip.sweeps.spec import Sweep
@@ -131,9 +132,7 @@ def _frame(canvas: Axes, sweep: Sweep, rows: Sequence[Trial], count: int) -> Non
     best = f", best {rows[0].value:.4g}" if rows and rows[0].state == FINISHED else ""
     name = drawable(sweep.name)
     goal = "higher" if sweep.maximize else "lower"
-    canvas.set_title(
-        f"{name}: {len(rows)} trial{'s' * (len(rows) != 1)}{best} ({goal} is better)", pad=34
-    )
+    canvas.set_title(f"{name}: {counted(len(rows), 'trial')}{best} ({goal} is better)", pad=34)
     marks = [
         Line2D([], [], color=MARKS[state][0], linestyle=MARKS[state][1], label=state)
         for state in MARKS

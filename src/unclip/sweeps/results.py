@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from unclip.common import atomic, tables
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.common.terminal import say
 from unclip.sweeps import figure
@@ -36,7 +37,8 @@ def report(sweep: Sweep, trials: Trials, overrides: Sequence[str]) -> None:
     tables.show(_cells(sweep, trials, rows, exact=False))
     if rows and all(t.state == FAILED for t in rows):
         raise UserError(
-            f"all {len(rows)} trials failed; the first one's log: {trials.log(rows[0])}"
+            f"{counted(len(rows), 'trial')}, none of which finished; the first one's log: "
+            f"{trials.log(rows[0])}"
         )
     drawn = figure.draw(sweep, rows, trials.dir / "sweep.png")
     if rows and rows[0].state == FINISHED:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.common import json_text
+from unclip.common.counted import counted
 from unclip.common.terminal import say
 
 EXPERIMENT = "experiment.yaml"  # every field
@@ -72,7 +73,9 @@ def read_metrics(
         said = error.strerror or str(error)
     damaged = [number for number, row in enumerate(rows, 1) if row is None]
     if damaged:
-        said = f"{len(damaged):,} of {len(rows):,} lines are left out, line {damaged[0]} first"
+        said = (
+            f"left out: {len(damaged):,} of {counted(len(rows), 'line')}, line {damaged[0]} first"
+        )
     if note and said:
         say(f"unclip: damaged: {path}: {said}", error=True)
     return [row for row in rows if row is not None]

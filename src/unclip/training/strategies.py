@@ -32,6 +32,7 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.common.local_rank import local_rank
 from unclip.nn.blocks import blocks_of
@@ -144,7 +145,7 @@ def world_of(devices: int, nodes: int, accelerator: str, *, prefix: str = "train
     world, started = devices * nodes, processes_started()
     if started not in (None, world):
         raise UserError(
-            f"{prefix}devices={devices} x {prefix}nodes={nodes}: {world} processes, "
+            f"{prefix}devices={devices} x {prefix}nodes={nodes}: {counted(world, 'process')}, "
             f"but {started} were started; make them equal"
         )
     if nodes > 1 and started is None:
@@ -153,7 +154,7 @@ def world_of(devices: int, nodes: int, accelerator: str, *, prefix: str = "train
     gpus = torch.cuda.device_count() if accelerator != "cpu" and torch.cuda.is_available() else 0
     if gpus and devices > gpus:
         raise UserError(
-            f"{prefix}devices={devices}: this machine has {gpus} GPU{'s' * (gpus > 1)}; ask for as "
+            f"{prefix}devices={devices}: this machine has {counted(gpus, 'GPU')}; ask for as "
             f"many, or use {prefix}accelerator=cpu"
         )
     return world

@@ -243,7 +243,7 @@ def test_the_first_unreadable_sample_stops_if_it_shall(tmp_path):
 
 
 def test_nothing_readable_is_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"^none of the 3 samples can be used; 00000: broken$"):
+    with pytest.raises(UserError, match=r"^none of 3 samples can be used; 00000: broken$"):
         packed(FakeSource(3, bad=range(3)), tmp_path / "out")
 
 

@@ -308,7 +308,7 @@ class TestCoco:
         assert source[1].captions == [f"2 {v}" for v in range(5)]
         assert np.array_equal(source[2].image, picture(3))
         assert [r.getMessage() for r in caplog.records] == [
-            f"data.source: {path}: 1 images without captions are left out"
+            f"data.source: {path}: 1 image left out, without a caption"
         ]
 
     @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_means_of_batch_normalisation_see_each_micro_batch_once():
 @pytest.mark.parametrize(
     ("split_by", "message"),
     [
-        (["trainer.accumulate=4"], r"1 processes x trainer\.accumulate=4"),
+        (["trainer.accumulate=4"], r"1 process x trainer\.accumulate=4"),
         (["trainer.devices=4"], r"4 processes x trainer\.accumulate=1"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.common.unreadable import why_unreadable
 from unclip.data.embedding_store.layout import file_of, write_array
@@ -46,14 +47,14 @@ def check_counts(files: Sequence[Path], found: list[int], counts: list[int]) -> 
     """Refuse shards that are not as many, or as long, as those of the image embeddings."""
     if len(found) != len(counts):
         raise UserError(
-            f"data.embeddings: {files[0].parent} has {len(found)} shards, img_emb has "
+            f"data.embeddings: {files[0].parent} has {counted(len(found), 'shard')}, img_emb has "
             f"{len(counts)}; copy the others too"
         )
     for file, here, count in zip(files, found, counts):
         if here != count:
             raise UserError(
-                f"data.embeddings: {file} has {here} rows, its shard of img_emb has {count}; copy "
-                "both again"
+                f"data.embeddings: {file} has {counted(here, 'row')}, its shard of img_emb "
+                f"has {count}; copy both again"
             )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from unclip.common.atomic import atomic_write
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 
 # As clip-retrieval writes them.
@@ -48,8 +49,8 @@ def files_of(folder: Path, kind: str) -> list[Path]:
     for number in range(len(found)):
         if number not in found:
             raise UserError(
-                f"data.embeddings: {folder / kind} has {len(found)} shards, but none of number "
-                f"{number}; copy it again"
+                f"data.embeddings: {folder / kind} has {counted(len(found), 'shard')}, but none of "
+                f"number {number}; copy it again"
             )
     return [found[number] for number in range(len(found))]
 

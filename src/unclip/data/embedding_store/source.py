@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.data.embedding_store.arrays import check_counts, open_derived, open_shards
 from unclip.data.embedding_store.layout import (
@@ -104,8 +105,9 @@ class EmbeddingSource:
             rows, made_with = [s["rows"] for s in manifest["shards"]], manifest["clip"]
             if rows != self._counts:
                 raise UserError(
-                    f"data.embeddings: {self.path / MANIFEST} lists {sum(rows)} rows, there are "
-                    f"{len(self)}, or shards differ in length; copy all of it again"
+                    f"data.embeddings: {self.path / MANIFEST} lists "
+                    f"{counted(sum(rows), 'row')}, there are {len(self)}, or shards "
+                    "differ in length; copy all of it again"
                 )
             self._made_with = str(made_with["fingerprint"])
             self.embeddings = str(manifest.get("embeddings", UNIT))

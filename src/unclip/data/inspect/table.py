@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from unclip.common import tables
+from unclip.common.counted import counted
 from unclip.common.terminal import say
 from unclip.data.inspect.duplicates import NEAR
 from unclip.data.inspect.report import BLANK, NEAR_LIMIT, SMALL, Report
@@ -28,7 +29,7 @@ def advice(found: Report) -> Iterator[str]:
             "than data.max_skipped stops the run"
         )
     if (files := found["files"]) and (left := files["total"] - files["read"]):
-        yield f"{left:,} of {files['total']:,} files are not read; the table says why"
+        yield f"not read: {left:,} of {counted(files['total'], 'file')}; the table says why"
     if not found["readable"]:
         return
     size, captions = found["size"], found["captions"]
@@ -105,7 +106,8 @@ def _lines(found: Report) -> Iterator[list[str]]:
 
 
 def _duplicate_lines(found: Report) -> Iterator[list[str]]:
-    yield ["look like an earlier image", f"{found['copies']:,}, in {found['groups']:,} groups"]
+    groups = counted(found["groups"], "group")
+    yield ["look like an earlier image", f"{found['copies']:,}, in {groups}"]
     for keys in found["keys"]:
         yield ["", " = ".join(keys)]
     near = found["near_pairs"]

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from unclip.common.atomic import atomic_write, remove_parts
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.common.hashing import file_sha256
 from unclip.data.decode import BadSample
@@ -86,7 +87,7 @@ def _write_missing(prepare: _Prepare, out: Path, manifest: Manifest, *, workers:
         manifest.save(out)
     if manifest.count == 0:
         key, problem = manifest.shards[0].skipped[0]
-        raise UserError(f"none of the {count:,} samples can be used; {key}: {problem}")
+        raise UserError(f"none of {counted(count, 'sample')} can be used; {key}: {problem}")
     remove_parts(out)  # of packs that were killed
     manifest.finished = True
     manifest.save(out)

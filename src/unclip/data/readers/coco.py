@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.data import files
 from unclip.data.decode import LIMITS, Limits, parse_json
@@ -86,7 +87,8 @@ def _listing(path: str, silent: bool) -> Listing:
             f"image_id is {given}"
         )
     if without:
-        logger.warning("data.source: %s: %d images without captions are left out", path, without)
+        left = f"{counted(without, 'image')} left out, without a caption"
+        logger.warning("data.source: %s: %s", path, left)
     return Listing(
         captions, hashlib.blake2b(data, digest_size=8).hexdigest(), files.last_part(path)
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.data import files
 from unclip.data.decode import parse_json
@@ -241,6 +242,6 @@ def _refuse_silent(folder: str, image: str, count: int) -> None:
         )
         hint += 'for all: data.caption="a photo of a dog"'
     raise UserError(
-        f"data.source: {folder}: none of its {count:,} images has a caption beside it, as "
+        f"data.source: {folder}: none of its {counted(count, 'image')} has a caption beside it, as "
         f"{printable(stem_of(image))}.txt; {printable(hint)}"
     )

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.evaluation.features.images import open_images
 from unclip.evaluation.features.network import FeatureNetwork
@@ -83,8 +84,7 @@ def evaluate_images(
     )
     if generated.jpeg:
         found.notes.append(
-            f"{title}: {generated.jpeg:,} images are stored as JPEG, whose losses count too; save "
-            "PNG"
+            f"{title}: {counted(generated.jpeg, 'JPEG image')}, whose losses count too; save PNG"
         )
     if reference is not None:
         _check_sizes(generated, reference, title, reference_title)
@@ -124,9 +124,9 @@ def _against(
             found.notes.append(f"{name}: does not tell its network or number of images")
         elif n <= dim:
             found.notes.append(
-                f"{name}: {n:,} images do not determine a covariance of {dim:,} features, which "
-                f"takes {dim + 1:,}; {network.distance} then measures N: give {ENOUGH * dim:,}, or "
-                "use KID"
+                f"{name}: {counted(n, 'image')} cannot determine a covariance of {dim:,} "
+                f"features, which takes {dim + 1:,}; {network.distance} then measures N: give "
+                f"{ENOUGH * dim:,}, or use KID"
             )
     figures[network.distance] = Figure(value=frechet(generated.gaussian, reference.gaussian))
     x, y = generated.rows, reference.rows
@@ -134,7 +134,9 @@ def _against(
         return
     if infinity:
         if len(x) < 20:
-            raise UserError(f"--infinity: {found.title} has {len(x)} images, 20 or more are needed")
+            raise UserError(
+                f"--infinity: {found.title} has {counted(len(x), 'image')}, 20 or more are needed"
+            )
         value = frechet_infinity(x, reference.gaussian)
         figures[f"{network.distance}∞"] = Figure(value=value)
     if y is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from unclip.common.atomic import atomic_write
+from unclip.common.counted import counted
 from unclip.common.html import render
 from unclip.common.images import Array, grid, save, to_uint8
 from unclip.common.terminal import say
@@ -66,5 +67,5 @@ def report(
             stages=stage_table(runs),
         )
         scratch.write_text(text, encoding="utf-8")
-    say(f"{len(images)} held-out captions drawn; whole run {seconds:.0f} s")
+    say(f"{counted(len(images), 'held-out caption')} drawn; whole run {seconds:.0f} s")
     return page

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from unclip.common.checks import require, require_choices
+from unclip.common.counted import counted
 from unclip.data.config import DataConfig
 from unclip.embeddings.config import Embeddings
 from unclip.stages.experiment import Experiment, ParentSizes
@@ -78,7 +79,7 @@ class ClipExperiment(Experiment):
             self.data.batch_size >= 2, "data.batch_size", "must be at least 2: samples contrast"
         )
         trainer = self.trainer
-        split = f"{trainer.processes} processes x trainer.accumulate={trainer.accumulate}"
+        split = f"{counted(trainer.processes, 'process')} x trainer.accumulate={trainer.accumulate}"
         require(
             self.model.vision != "resnet"
             or self.data.batch_size >= 2 * trainer.processes * trainer.accumulate,
