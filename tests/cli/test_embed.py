@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import multiprocessing
@@ -16,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from options import last_of_each, main
 from PIL import Image
 from torch.nn.functional import normalize
 
-from unclip.cli import main
 from unclip.common.errors import UserError
 from unclip.data.config import DataConfig, ScenesConfig
 from unclip.data.embedding_store.layout import KINDS
@@ -42,7 +43,7 @@ def embed(cascade):
         settings = ["--shard-size", SHARD, "--batch-size", 4, "--limit", SCENES]
         accelerator = ["--accelerator", "cpu"]
         given = ["embed", source, "--clip", cascade / "clip", "--out", out]
-        return [str(word) for word in (*given, *settings, *accelerator, *more)]
+        return last_of_each([str(word) for word in (*given, *settings, *accelerator, *more)])
 
     return words
 
@@ -348,9 +349,7 @@ def test_bad_samples_are_left_out_counted_and_named(embed, tmp_path, capsys, cap
         *map("{:04d}".format, range(20, 24)),
     ]
     too_many = error(capsys, *embed(tmp_path / "f", source=source), "--limit", "60")
-    assert (
-        "4 of the 10 samples of a shard cannot be used, more than data.max_skipped=0.1" in too_many
-    )
+    assert "4 of 10 samples of a shard cannot be used, more than data.max_skipped=0.1" in too_many
     assert (tmp_path / "f/shards/1.json").is_file()
     message = error(capsys, *embed(tmp_path / "g", "--on-error", "error", source=source))
     assert "0003.png: not an image" in message
@@ -359,8 +358,25 @@ def test_bad_samples_are_left_out_counted_and_named(embed, tmp_path, capsys, cap
 
 def test_a_source_of_bad_samples_alone_is_refused(embed, tmp_path, capsys):
     source = write_damaged(tmp_path / "d", {*range(60)})
-    words = [*embed(tmp_path / "e", source=source), "data.max_skipped=1"]
+    words = [*embed(tmp_path / "new" / "e", source=source), "data.max_skipped=1"]
     assert error(capsys, *words) == "data.source: holds no sample that can be used"
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "new" / "e").mkdir(parents=True)
+    assert "more than data.max_skipped" in error(capsys, *words[:-1])
+    assert [*(tmp_path / "new").rglob("*")] == [tmp_path / "new" / "e"]  # as it was
+
+
+def test_a_folder_in_which_another_call_writes_is_left_alone(embed, whole, tmp_path, capsys):
+    out = tmp_path / "e"
+    shutil.copytree(whole, out)
+    lock = os.open(out, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    for more in ([], ["--force"]):
+        said = error(capsys, *embed(out), *more)
+        assert said.startswith(f"--out {out}: another `unclip embed` is writing there; wait")
+    assert files(out) == files(whole)
+    os.close(lock)
+    assert main(embed(out)) == 0
 
 
 def test_embeddings_that_are_no_numbers_are_named(embed, tmp_path, capsys, monkeypatch):

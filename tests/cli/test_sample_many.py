@@ -19,10 +19,10 @@ import time
 import numpy as np
 import pytest
 import torch
+from options import last_of_each, main
 from PIL import Image
 
 import unclip
-from unclip.cli import main
 from unclip.common.errors import UserError
 from unclip.common.images import to_uint8
 from unclip.data.config import ReadingConfig
@@ -55,7 +55,7 @@ def sample(cascade, captions):
         given = ["sample", "--captions", captions, "--pipeline", cascade, "--out", out]
         sizes = ["--shard-size", SHARD, "--batch", 3, "--seed", SEED, "--device", "cpu"]
         steps = [] if any("decoder.steps=" in str(word) for word in more) else ["decoder.steps=2"]
-        return [str(word) for word in (*given, *sizes, *steps, *more)]
+        return last_of_each([str(word) for word in (*given, *sizes, *steps, *more)])
 
     return words
 
@@ -265,7 +265,7 @@ def test_two_processes_that_the_first_starts_write_the_same_bytes(sample, whole,
     words = [sys.executable, "-m", "unclip", *sample(tmp_path / "o", "--devices", "2")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path}/o: 10 images, shards: 3\n"
+    assert done.stdout == f"{tmp_path}/o: 10 images in 3 shards\n"
     assert files(tmp_path / "o") == files(whole / "png")
 
 
@@ -380,7 +380,7 @@ def test_a_full_or_read_only_disk_is_a_line(sample, whole, tmp_path, capsys, num
         (["--format", "jpg"], "--format jpg: must be one of png, tar"),
         (["--shard-size", "0"], "--shard-size: is 0, must be at least 1"),
         (["--devices", "1", "--seed", str(2**32 - 9)], "--seed: the last of 10 from 4294967287"),
-        (["--limit", "11"], "--limit 11: there are only 10 captions"),
+        (["--limit", "11"], "--limit 11: is more than 10 captions"),
         (["--devices", "1", "--batch", "0"], "batch=0: must be at least 1"),
         (["--devices", "1", "decoder.stpes=3"], "decoder.stpes: this decoder has no such setting"),
         (["--devices", "1", "--pipeline", "nowhere"], "pipeline=nowhere: no such folder"),

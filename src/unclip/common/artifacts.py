@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from unclip.common.errors import UserError, article
 from unclip.common.fields import as_dataclass
 from unclip.common.hashing import file_sha256
 from unclip.common.merging import merged
+from unclip.common.scratch import scratch_folder
 
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=torch.nn.Module)
@@ -247,8 +247,8 @@ def export(
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(f"{path}: not written: {name} has a NaN or infinite value")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as scratch:
-        folder = Path(scratch) / "artifact"
+    with scratch_folder(path.parent, ".export-") as scratch:
+        folder = scratch / "artifact"
         folder.mkdir()
         state = {k: _own(v.detach().cpu().contiguous()) for k, v in weights.items()}
         try:

@@ -6,16 +6,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
+import os
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 from unclip.common.atomic import SCRATCH_SUFFIX, atomic_write, remove_parts
-from unclip.common.errors import UserError
+from unclip.common.errors import Interrupted, UserError
 from unclip.common.fields import leaves
+from unclip.common.forks import not_inherited
 from unclip.common.hashing import file_sha256
 
 FORMAT_VERSION = 1
@@ -36,6 +42,7 @@ class ShardFolder(ABC):
 
     command: ClassVar[str]  # that writes it, for messages
     subject: ClassVar[str]  # what only this command's headers have
+    held: ClassVar[str]  # what a record counts that a shard is of use for
     before: ClassVar[dict[str, Any]] = {}  # values of the header that older folders do not have
 
     def __init__(self, out: Path, header: dict[str, Any], shards: int):
@@ -107,16 +114,68 @@ class ShardFolder(ABC):
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             if force:
-                for name in (MANIFEST, BEGUN):
-                    (self.out / name).unlink(missing_ok=True)
-                kinds = [RECORDS, *self.folders(), *self.made_later()]
-                for path in [path for kind in kinds for path in self.out.glob(kind)]:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                self._empty()
             for folder in (self.out, *(self.out / kind for kind in (RECORDS, *self.folders()))):
                 remove_parts(folder)
             write_json(self.out / BEGUN, self.header)
         except OSError as error:
             raise self._unwritable(error) from None
+
+    def _empty(self) -> None:
+        for name in (MANIFEST, BEGUN):
+            (self.out / name).unlink(missing_ok=True)
+        kinds = [RECORDS, *self.folders(), *self.made_later()]
+        for path in [path for kind in kinds for path in self.out.glob(kind)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other calls out of the folder; it goes if this one fails and it holds nothing yet.
+
+        What it was made in goes too. On a file system without locks nobody is kept out.
+
+        Raises:
+            UserError: Another call is at work there, or it cannot be made.
+        """
+        made = [path for path in (self.out, *self.out.parents) if not path.exists()]
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.out, os.O_RDONLY)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        try:
+            self._lock(descriptor)
+            with not_inherited(descriptor):
+                try:
+                    yield
+                except Interrupted:
+                    raise
+                except UserError:
+                    if not any(map(self._count, range(self.shards))):
+                        with contextlib.suppress(OSError):  # somebody else's files are in it
+                            self._empty()
+                            for path in made:
+                                path.rmdir()
+                    raise
+        finally:
+            os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"--out {self.out}: another `{self.command}` is writing there; wait for it, stop "
+                "it, or name another folder"
+            ) from None
+        except OSError:  # the file system has no locks
+            return
+
+    def _count(self, shard: int) -> int:
+        try:
+            return int(self._record(shard)[self.held])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
 
     def unfinished(self) -> list[int]:
         """Numbers of the shards that are yet to be written, or are not as they were written."""

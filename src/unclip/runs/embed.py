@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.data.config import EmbedConfig
 from unclip.data.embedding_store.writer import EmbeddingShard, Writer, concatenate_shards
@@ -188,8 +189,8 @@ class _Job:
         most = self.config.data.max_skipped
         if skipped > most * samples:
             raise UserError(
-                f"data.source: {skipped} of the {samples} samples of a shard cannot be used, more "
-                f"than data.max_skipped={most:g}; the last: {problems[-1]}"
+                f"data.source: {skipped} of {counted(samples, 'sample')} of a shard cannot be "
+                f"used, more than data.max_skipped={most:g}; the last: {problems[-1]}"
             )
 
     def _batches(self, shard: int) -> list[range]:

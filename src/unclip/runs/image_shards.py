@@ -42,6 +42,7 @@ class ImageShards(ShardFolder):
 
     command = "unclip sample --devices"
     subject = "cascade"
+    held = "images"
 
     def __init__(
         self, out: Path, header: dict[str, Any], shards: list[list[PlannedImage]], form: str

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
@@ -22,8 +22,10 @@ from torch import distributed
 from torch.distributed.distributed_c10d import _get_default_store
 from tqdm import tqdm
 
+from unclip.common.counted import counted
 from unclip.common.errors import Interrupted, UserError
 from unclip.common.progress import bar_interval
+from unclip.common.terminal import say
 from unclip.data.shard_folder import ShardFolder
 from unclip.training.checkpoint_callback import STOPPING
 from unclip.training.strategies import processes_started, world_of
@@ -94,7 +96,7 @@ def write_shards(
     """
     quiet()
     fabric = _launch(processes)
-    with _listening(fabric) as stop_if_told:
+    with ExitStack() as kept, _listening(fabric) as stop_if_told:
         try:
             job = prepare(fabric)
             job.folder.check(force=force)
@@ -103,8 +105,16 @@ def write_shards(
         _meet(stop_if_told)  # all have looked before one writes
         todo: list[int] = []
         if fabric.is_global_zero:
+            kept.enter_context(job.folder.alone())
             job.folder.prepare(force=force)
             todo = job.folder.unfinished()
+            if job.folder.shards < fabric.world_size:
+                say(
+                    f"unclip: {counted(fabric.world_size, 'process')} share "
+                    f"{counted(job.folder.shards, 'shard')}, so some have nothing to do; a smaller "
+                    "--shard-size makes more",
+                    error=True,
+                )
         todo = fabric.broadcast(todo)
         with _Bar(job, todo, fabric) as bar:
 
@@ -165,6 +175,7 @@ def _listening(fabric: Fabric) -> Iterator[Callable[[], None]]:
     except BaseException:
         for process in getattr(fabric.strategy.launcher, "procs", ()):
             process.kill()  # what it writes appears at once or not at all
+            process.wait()
         raise
     finally:
         for number, handler in before.items():

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 from unclip.common.errors import UserError
+from unclip.common.scratch import scratch_folder
 from unclip.config.cascades import find_cascade, meant
 from unclip.data.files import cache_folder
 from unclip.pipeline.folder import require_there
@@ -66,8 +66,8 @@ def _key(found: members.Members) -> str:
 
 def _unpack(found: members.Members, ready: Path) -> None:
     place = found.bundle
-    with tempfile.TemporaryDirectory(dir=ready.parent, prefix=".bundle-") as scratch:
-        folder = Path(scratch) / "bundle"
+    with scratch_folder(ready.parent, ".bundle-") as scratch:
+        folder = scratch / "bundle"
         folder.mkdir()
         manifest = members.take(found, folder)
         if not manifest.cascade:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import IO
@@ -13,6 +12,7 @@ from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 from unclip.common.hashing import file_sha256
 from unclip.common.replacing import put_in_place, require_only
+from unclip.common.scratch import scratch_folder
 from unclip.sharing.layout import CARD, MANIFEST, read_manifest
 
 Content = dict[str, bytes | Path]
@@ -69,10 +69,10 @@ def write_folder(content: Content, path: Path, *, force: bool) -> None:
         require_only(path, {MANIFEST, CARD, *files}, option="--to ")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".share-") as scratch:
-            whole = Path(scratch) / "bundle"
+        with scratch_folder(path.parent, ".share-") as scratch:
+            whole = scratch / "bundle"
             fill(content, whole)
-            before = Path(scratch) / "before"
+            before = scratch / "before"
             before.mkdir()
             put_in_place({path: whole}, before)
     except OSError as error:

@@ -19,24 +19,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unclip.common.errors import Interrupted, UserError
+from unclip.common.forks import not_inherited
 from unclip.tracking.files import EXPERIMENT
 
 FILE = "status.json"
 ENDED = ("finished", "interrupted", "failed")
 _TRIES = 5  # a listing locks the file for a moment when it looks
 _MOST = 2**16  # bytes
-
-_locked: set[int] = set()
-
-
-def _let_go() -> None:
-    """A forked worker must not keep the run locked when its process was killed."""
-    for descriptor in _locked:
-        os.close(descriptor)
-    _locked.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
 
 
 class Status(NamedTuple):
@@ -131,22 +120,21 @@ def run_lock(folder: Path) -> Iterator[RunLock]:
         UserError: another process trains there, or nothing can be written.
     """
     descriptor = _lock(folder)
-    _locked.add(descriptor)
     try:
-        run = RunLock(descriptor, folder)
-        try:
-            yield run
-        except BaseException as error:
-            if isinstance(error, OSError) and error.filename is None:
-                error.filename = str(folder)  # what is full is most likely where it writes
-            run.end(error)
-            raise
-        run.end(None)
+        with not_inherited(descriptor):
+            run = RunLock(descriptor, folder)
+            try:
+                yield run
+            except BaseException as error:
+                if isinstance(error, OSError) and error.filename is None:
+                    error.filename = str(folder)  # what is full is most likely where it writes
+                run.end(error)
+                raise
+            run.end(None)
     finally:
         with contextlib.suppress(OSError):
             if os.fstat(descriptor).st_size == 0 and _is(folder / FILE, descriptor):
                 (folder / FILE).unlink()
-        _locked.discard(descriptor)
         os.close(descriptor)
 
 

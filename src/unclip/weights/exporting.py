@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import unclip
 from unclip.common import json_text
 from unclip.common.errors import UserError
 from unclip.common.replacing import put_in_place, require_only
+from unclip.common.scratch import scratch_folder
 from unclip.embeddings.clip import fingerprint_of
 from unclip.stages import registry
 from unclip.stages.row import CLIP, PCA, PRIOR, UPSAMPLER
@@ -55,8 +55,8 @@ def export_diffusers(
     stages = read_stages(cascade)
     _check_out(out, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as scratch:
-        root = Path(scratch) / "pipeline"
+    with scratch_folder(out.parent, ".export-") as scratch:
+        root = scratch / "pipeline"
         root.mkdir()
         pipeline = pipeline_of(stages)
         made: dict[str, Component] = {}
@@ -77,7 +77,7 @@ def export_diffusers(
             (root / INDEX).write_text(as_text(pipeline.table(made)))
         (root / "README.md").write_text(_readme(stages))
         (root / PROVENANCE).write_text(as_text(_provenance(stages, root)))
-        before = Path(scratch) / "before"
+        before = scratch / "before"
         before.mkdir()
         put_in_place({out: root}, before)
     return [out / name for name in sorted(made)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.common.hashing import file_sha256
 from unclip.common.replacing import put_in_place, require_only
+from unclip.common.scratch import scratch_folder
 from unclip.common.terminal import say
 from unclip.embeddings.clip import fingerprint_of
 from unclip.stages import registry
@@ -93,8 +93,8 @@ def import_weights(
     choose_embeddings(out, [each for each, _ in found], set(targets.values()))
     fingerprint = fingerprint_there(out, found)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".import-") as scratch:
-        folder = Path(scratch) / "cascade"
+    with scratch_folder(out.parent, ".import-") as scratch:
+        folder = scratch / "cascade"
         folder.mkdir()
         for each, origin in found:  # the CLIP is first
             fingerprint = _write(
@@ -104,7 +104,7 @@ def import_weights(
         if not out.exists():
             folder.rename(out)  # at once
         else:
-            before = Path(scratch) / "before"
+            before = scratch / "before"
             before.mkdir()
             put_in_place({each: folder / each.name for each in targets.values()}, before)
     reads = any(each.sizes.embed_dim for each, _ in found)

@@ -48,6 +48,7 @@ class Writer(ShardFolder):
 
     command = "unclip embed"
     subject = "clip"
+    held = "rows"
     before = {"embeddings": UNIT}
 
     def folders(self) -> list[str]:
