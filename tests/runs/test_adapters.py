@@ -11,7 +11,7 @@ from torch import nn
 
 from unclip.cli import main
 from unclip.common import artifacts
-from unclip.common.adapters import AdapterConfig
+from unclip.common.adapters import A, AdapterConfig
 from unclip.common.errors import UserError
 from unclip.common.merging import merged
 from unclip.config.load import load_experiment
@@ -149,6 +149,12 @@ def test_merged_weights_are_those_of_the_two_maps_one_after_the_other(shape):
         ({"x.lora_A.weight": torch.ones(2, 4), "x.lora_B.weight": torch.ones(6, 3)}, "do not fit"),
         ({"y.lora_A.weight": torch.ones(2, 4), "y.lora_B.weight": torch.ones(6, 2)}, "in the base"),
         ({"x.weight": torch.ones(6, 4)}, "is no weight of an adapter"),
+        ({"x.lora_A.weight": torch.ones(0, 4), "x.lora_B.weight": torch.ones(6, 0)}, "do not fit"),
+        ({"x.lora_A.weight": torch.ones(2, 4), "x.lora_B.weight": torch.ones(6)}, "do not fit"),
+        (
+            {"x.lora_A.weight": torch.ones(2, 4), "x.lora_B.weight": torch.ones(6, 2).int()},
+            r"A \[2, 4\] of float32 and B \[6, 2\] of int32 do not fit",
+        ),
     ],
 )
 def test_a_damaged_adapter_is_refused_by_name(own, line):
@@ -216,6 +222,11 @@ def test_settings_that_cannot_be_are_refused(minute_experiment, overrides, line)
         load_experiment(str(minute_experiment("decoder")), overrides)
 
 
+def test_a_rank_beyond_every_layer_is_refused(resolved):
+    with pytest.raises(UserError, match=r"^adapter\.rank: must be at most \d+, of its widest"):
+        train(resolved("upsampler", LORA, "adapter.rank=5000"))
+
+
 def test_a_clip_has_no_adapter(minute_experiment):
     with pytest.raises(UserError, match="adapter"):
         load_experiment(str(minute_experiment("clip")), [LORA])
@@ -251,13 +262,34 @@ def test_several_adapters_add_up_by_their_weights(resolved, cascade, tmp_path):
         assert torch.allclose(tensor, wanted, atol=1e-5), name
 
 
+def changed(adapter, to, *, weights=lambda found: found, config=lambda found: found):
+    """A copy of an adapter with other weights and config, that is whole."""
+    found = artifacts.describe(adapter)
+    return artifacts.export(
+        to,
+        stage=found.stage,
+        weights=weights(found.weights()),
+        config=config(found.config),
+        provenance=found.provenance,
+        clip_fingerprint=found.clip_fingerprint,
+    ).path
+
+
 def test_what_cannot_be_merged_is_one_line(resolved, cascade, tmp_path, capsys):
     first = train(resolved("upsampler", LORA)).artifact
+    other = changed(
+        first,
+        tmp_path / "other",
+        weights=lambda found: {name: 2 * tensor for name, tensor in found.items()},
+        config=lambda found: {**found, "diffusion": {**found["diffusion"], "prediction": "x0"}},
+    )
     whole = train(resolved("upsampler", folder="whole")).artifact
     second = train(resolved("upsampler", LORA, base=whole, folder="second")).artifact
     for words, line in (
         ([whole], "has whole weights"),
         ([first, second], "merge adapters of one base"),
+        ([first, f"{first}:2"], f"{first}: is given twice; {first}:2 counts it twice"),
+        ([first, other], "merge adapters that were trained with the same"),
         ([f"{first}:half"], "is no number"),
         ([f"{first}:nan"], "must be a finite number"),
         ([tmp_path / "nowhere"], "no such artifact"),
@@ -275,6 +307,18 @@ def test_peft_itself_reads_an_export_and_computes_the_same(resolved, cascade, tm
     assert main(words) == 0
     assert main(words) == 2
     assert main([*words, "--force"]) == 0
+    half = changed(
+        finished.artifact,
+        tmp_path / "half",
+        weights=lambda found: {name: t for name, t in found.items() if name.endswith(A)},
+    )
+    capsys.readouterr()
+    assert main(["export", str(half), "--to", "peft", "--out", str(tmp_path / "no")]) == 2
+    assert "has no lora_B.weight" in capsys.readouterr().err
+    inside = str(finished.artifact / "peft")
+    assert main(["export", str(finished.artifact), "--to", "peft", "--out", inside]) == 2
+    assert "lies within an input" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
     wrapped = PeftModel.from_pretrained(
         loaded("upsampler", cascade / "upsampler", cascade), str(tmp_path / "peft")
     )

@@ -9,6 +9,31 @@ from torch import Tensor
 from unclip.common.adapters import A, B
 
 
+def pairs(adapter: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B of each layer that ``adapter`` changes.
+
+    Raises:
+        ValueError: a pair is not whole, or its halves do not fit each other.
+    """
+    layers = [name.removesuffix(A) for name in adapter if name.endswith(A)]
+    if odd := {*adapter} - {layer + end for layer in layers for end in (A, B)}:
+        raise ValueError(f"{min(odd)} is no weight of an adapter, or lacks its other half")
+    found = {}
+    for layer in layers:
+        a, b = adapter[layer + A], adapter.get(layer + B)
+        if b is None:
+            raise ValueError(f"{layer}: has no {B[1:]}")
+        fit = a.dim() == b.dim() >= 2 and 0 < len(a) == b.shape[1] and b.shape[2:].numel() == 1
+        if not fit or not (a.is_floating_point() and b.is_floating_point()):
+            raise ValueError(f"{layer}: A {_kind(a)} and B {_kind(b)} do not fit")
+        found[layer] = (a, b)
+    return found
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
+
+
 def merged(
     weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor], scale: float
 ) -> dict[str, Tensor]:
@@ -20,15 +45,11 @@ def merged(
         ValueError: a pair is not whole, or fits no weight.
     """
     found = dict(weights)
-    layers = [name.removesuffix(A) for name in adapter if name.endswith(A)]
-    if odd := {*adapter} - {layer + end for layer in layers for end in (A, B)}:
-        raise ValueError(f"{min(odd)} is no weight of an adapter, or lacks its other half")
-    for layer in layers:
-        a, b, name = adapter[layer + A], adapter.get(layer + B), f"{layer}.weight"
-        if b is None or name not in found:
-            raise ValueError(f"{layer}: has no {B[1:] if b is None else 'weight in the base'}")
+    for layer, (a, b) in pairs(adapter).items():
+        if (name := f"{layer}.weight") not in found:
+            raise ValueError(f"{layer}: has no weight in the base")
         w = found[name]
-        if a.shape[1:] != w.shape[1:] or b.shape[:2] != (len(w), len(a)) or b[0, 0].numel() != 1:
+        if a.shape[1:] != w.shape[1:] or len(b) != len(w):
             raise ValueError(
                 f"{layer}: A {list(a.shape)} and B {list(b.shape)} do not fit {list(w.shape)}"
             )

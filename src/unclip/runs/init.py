@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from unclip.common import artifacts
 from unclip.common.artifacts import Artifact
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
-from unclip.common.fields import leaves
+from unclip.common.meaning import SECTIONS, meaning
 from unclip.config.cascades import find_cascade, meant
 from unclip.config.load import FILE, ResolvedExperiment, load_experiment
 from unclip.runs.inputs import newest_artifact
@@ -26,16 +27,6 @@ from unclip.tracking.files import PROVENANCE, read_json
 from unclip.training.stage import Stage
 
 KEY = "init"
-_DECIDE = ("model", "diffusion")
-"""The sections that say what the weights of a network mean."""
-_HARMLESS = (
-    "*.dropout",
-    "model.merges",
-    "diffusion.timesteps",
-    "diffusion.logit_*",
-    "diffusion.vb_weight",
-)
-"""Fields of these that only training or the place of a file depend on."""
 _SHOWN = 4
 
 
@@ -54,7 +45,7 @@ class Begun(NamedTuple):
 
     def line(self) -> str:
         """What is said of it."""
-        parts = [f"{self.taken} weights of {self.source} ({self.sha256[:12]})"]
+        parts = [f"{counted(self.taken, 'weight')} of {self.source} ({self.sha256[:12]})"]
         parts += [f"new: {_listed(self.new)}"] if self.new else []
         parts += [f"not taken: {_listed(self.left)}"] if self.left else []
         return f"{KEY}: " + "; ".join(parts)
@@ -182,7 +173,7 @@ def _check_settings(
     Those that change no weight's name or shape must be named in ``init_skip``: nothing else shows
     that the same numbers would mean something else.
     """
-    here = {name: getattr(resolved.config, name, None) for name in _DECIDE}
+    here = {name: getattr(resolved.config, name, None) for name in SECTIONS}
     there = {
         name: artifact.section(name, type(section))
         for name, section in here.items()
@@ -190,7 +181,7 @@ def _check_settings(
     }
     now = _leaves({name: here[name] for name in there})
     then = _leaves(there)
-    different = [key for key in now if now[key] != then.get(key) and not _any(key, _HARMLESS)]
+    different = [key for key in now if now[key] != then.get(key)]
     for key in different:
         if _any(key, resolved.config.init_skip):
             continue
@@ -275,7 +266,7 @@ def _shapes(net: nn.Module) -> dict[str, torch.Size]:
 
 
 def _leaves(sections: dict[str, Any]) -> dict[str, Any]:
-    return dict(leaves({name: dataclasses.asdict(value) for name, value in sections.items()}))
+    return meaning({name: dataclasses.asdict(value) for name, value in sections.items()})
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from unclip.common.adapters import AdapterConfig
+from unclip.common.checks import require
 from unclip.common.errors import UserError
 from unclip.nn.blocks import blocks_of
 
@@ -45,11 +46,17 @@ def targets(net: nn.Module, patterns: list[str] | None) -> list[str]:
     return [name for name in layers if any(fnmatchcase(name, p) for p in patterns)]
 
 
+def _most(layer: nn.Module) -> int:
+    """The rank of a layer's weight: an adapter of more would be larger and no better."""
+    weight = layer.get_parameter("weight")
+    return min(len(weight), weight[0].numel())
+
+
 def inject(net: nn.Module, config: AdapterConfig) -> None:
     """Add the adapter to ``net`` in place, B zero; nothing else of ``net`` trains any more.
 
     Raises:
-        UserError: peft is not installed, or a pattern names no layer.
+        UserError: peft is not installed, a pattern names no layer, or the rank is beyond all.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model  # slow
@@ -58,6 +65,8 @@ def inject(net: nn.Module, config: AdapterConfig) -> None:
             "adapter.kind=lora: needs peft, which is not installed: pip install 'unclip[finetune]'"
         ) from None
     layers = targets(net, config.targets)
+    widest = max(_most(net.get_submodule(name)) for name in layers)
+    require(config.rank <= widest, "adapter.rank", f"must be at most {widest}, of its widest layer")
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.scale * config.rank,  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from unclip.common import artifacts
 from unclip.common.adapters import AdapterConfig
 from unclip.common.artifacts import Artifact
 from unclip.common.errors import UserError
+from unclip.common.meaning import meaning
 
 
 def read_adapter(word: str) -> tuple[Artifact, float]:
@@ -45,12 +46,21 @@ def merge(words: Sequence[str], out: Path) -> Artifact:
     """
     adapters = [read_adapter(word) for word in words]
     first, base = adapters[0][0], adapters[0][0].base
-    for each, _ in adapters[1:]:
+    for number, (each, _) in enumerate(adapters[1:], 1):
+        if each.sha256 in (other.sha256 for other, _ in adapters[:number]):
+            raise UserError(f"ADAPTER={each.path}: is given twice; {each.path}:2 counts it twice")
         if each.base.sha256 != base.sha256:
             raise UserError(
                 f"ADAPTER={each.path}: is of the weights {each.base.sha256[:12]}, "
                 f"{first.path} of {base.sha256[:12]}; merge adapters of one base"
             )
+        mine, others = meaning(each.config), meaning(first.config)
+        for key in sorted(mine.keys() | others.keys()):
+            if mine.get(key) != others.get(key):
+                raise UserError(
+                    f"ADAPTER={each.path}: {key} is {mine.get(key)}, of {first.path} "
+                    f"{others.get(key)}; merge adapters that were trained with the same"
+                )
     weights = base.weights()
     for each, weight in adapters:
         assert each.adapter is not None
