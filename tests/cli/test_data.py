@@ -132,7 +132,9 @@ def test_duplicates_are_those_of_the_library(faulty, capsys):
 
 def test_the_sheets(faulty, capsys):
     inspected(capsys, faulty)
-    out = faulty.parent / "runs" / "inspect"
+    assert list(faulty.parent.iterdir()) == [faulty]  # nothing was asked for
+    out = faulty.parent / "inspected"
+    inspected(capsys, faulty, "--out", out)
     with Image.open(out / "contact_sheet.png") as sheet:
         assert sheet.width == 8 * 134 + 6
         assert 2 * 134 < sheet.height < 2 * 134 + 200
@@ -157,7 +159,7 @@ def test_the_text_names_each_finding_and_steers_no_terminal(faulty, capsys):
         "captions cut at 77 tokens 1 (5.88 %)",
         "2 x [red] \\x1b[31mtwice",
         "near-blank images 2 blank-0, blank-1",
-        "look like an earlier image 2, in 1 groups",
+        "look like an earlier image 2, in 1 group",
         "good-0 = copy-0 = copy-1",
         "- 1 of 16 is more than twice as long as wide; the square crop loses over half",
         "- 5.88 % of captions are longer than 77 tokens: they are cut",
@@ -166,7 +168,7 @@ def test_the_text_names_each_finding_and_steers_no_terminal(faulty, capsys):
         assert line in lines
     assert len([line for line in lines if line.startswith("- ")]) == 7
     assert "\x1b" not in text
-    assert remarks.endswith("written to runs/inspect\n")
+    assert remarks.endswith("--out DIR writes contact_sheet.png, suspects.png and report.json\n")
 
 
 def test_workers_change_nothing(faulty, capsys):
@@ -184,11 +186,11 @@ def test_scenes_are_drawn_at_the_size_and_spread_evenly(capsys, tmp_path):
 
 
 def test_nothing_readable_is_reported_too_and_no_sheet_is_left(faulty, capsys):
-    inspected(capsys, faulty)
+    inspected(capsys, faulty, "--out", "runs/inspect")
     assert (faulty.parent / "runs" / "inspect" / "contact_sheet.png").exists()
     for name in FILES:
         (faulty / name).write_bytes(b"")
-    words = ["data", "inspect", str(faulty), "--workers", "0"]
+    words = ["data", "inspect", str(faulty), "--workers", "0", "--out", "runs/inspect"]
     assert main(words) == 0
     assert "- 100 % cannot be read" in capsys.readouterr().out
     assert (faulty.parent / "runs" / "inspect" / "contact_sheet.png").exists()

@@ -77,6 +77,25 @@ def test_a_second_call_leaves_the_first_ones_files(cascade, tmp_path, capsys):
     assert len(list(out.iterdir())) == 6
 
 
+def test_stages_given_by_themselves_need_no_cascade(cascade, tmp_path, monkeypatch, capsys):
+    """Nor is one looked at that happens to be in the default place."""
+    words = ["sample", "a", "decoder.steps=2"]
+    for stage in ("clip", "prior", "decoder"):
+        words += [f"--{stage}", str(cascade / stage)]
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--out", "one"]) == 0
+    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
+    (tmp_path / "runs" / "quickstart" / "upsampler").symlink_to(cascade / "upsampler")
+    assert main([*words, "--out", "two"]) == 0
+    images = [(tmp_path / out / "a_seed0.png").read_bytes() for out in ("one", "two")]
+    assert images[0] == images[1]
+    capsys.readouterr()
+    assert main([*words[:-2], "--out", "three"]) == 2  # the decoder is missing
+    assert "runs/quickstart/decoder: no such" in capsys.readouterr().err
+    assert main([*words, "--upsampler", str(cascade / "upsampler"), "--out", "four"]) == 0
+    assert (tmp_path / "four" / "a_seed0.png").read_bytes() != images[0]
+
+
 def test_an_input_is_never_replaced(cascade, tmp_path, capsys, image):
     words = ["vary", image, "--n", "1", "--iterations", "1", "--pipeline", str(cascade)]
     target = tmp_path / "vary.png"

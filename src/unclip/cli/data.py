@@ -13,6 +13,8 @@ from unclip.cli.sampling_options import add_force
 from unclip.common.terminal import say
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from unclip.data.config import DataConfig, OnError
     from unclip.data.readers.source import Source
 
@@ -55,8 +57,8 @@ def _add_inspect(verbs: argparse._SubParsersAction) -> None:
         help="read every sample; count what is good, damaged, blank or double",
         description="Reads every sample of a source and prints a table: sizes, captions and their "
         "tokens, unreadable samples, near-blank images (no channel deviates by 3 levels of 255) "
-        "and images that look alike (64-bit perceptual hashes). The folder gets "
-        "contact_sheet.png, report.json and, if anything was found, suspects.png.",
+        "and images that look alike (64-bit perceptual hashes). With --out a folder "
+        "gets contact_sheet.png, report.json and, if anything was found, suspects.png.",
         epilog=f"examples:\n{INSPECT}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -70,8 +72,7 @@ def _add_inspect(verbs: argparse._SubParsersAction) -> None:
         "--out",
         type=Path,
         metavar="DIR",
-        default=Path("runs/inspect"),
-        help="folder for the report (default runs/inspect)",
+        help="folder for the report and the sheets (default: none is written)",
     )
     p.add_argument("--json", action="store_true", help="print the report as JSON, nothing else")
     add_force(p)
@@ -160,13 +161,13 @@ def inspect(args: argparse.Namespace) -> None:
     _check(args)
     require(not (args.clip and args.context), "--clip, --context", "give one of them")
     require(args.context is None or args.context > 2, "--context", "must be at least 3")
-    out = numbered_folder(args.out, "report.json", force=args.force)
+    require(args.out is not None or not args.force, "--force", "has no effect without --out")
+    out = args.out and numbered_folder(args.out, "report.json", force=args.force)
     if args.force:
         require_apart(out, _inputs(args), option="--out ")
     context = _context_of(args.clip) if args.clip else args.context or 77
 
     config, source = _open(args, on_error="skip")
-    from unclip.common.atomic import atomic_write
     from unclip.data.inspect.inspect import inspect
     from unclip.data.inspect.table import show
     from unclip.data.sources import open_splits
@@ -180,16 +181,27 @@ def inspect(args: argparse.Namespace) -> None:
         workers=args.workers,
     )
     text = json.dumps(found.report, indent=2)
+    if out is not None:
+        _write(out, text, found.sheets)
+    say(text, lines=True) if args.json else show(found.report)
+    if out is not None:
+        say(f"written to {out}", error=True)
+    elif not args.json:
+        say("--out DIR writes contact_sheet.png, suspects.png and report.json", error=True)
+
+
+def _write(out: Path, report: str, sheets: dict[str, Image.Image | None]) -> None:
+    """The report and the sheets; one that is not needed goes, too."""
+    from unclip.common.atomic import atomic_write
+
     with writing(out):
         with atomic_write(out / "report.json") as scratch:
-            scratch.write_text(text + "\n", encoding="utf-8")
-        for name, sheet in found.sheets.items():
+            scratch.write_text(report + "\n", encoding="utf-8")
+        for name, sheet in sheets.items():
             (out / name).unlink(missing_ok=True)  # of another source, with --force
             if sheet is not None:
                 with atomic_write(out / name) as scratch:
                     sheet.save(scratch, "png")
-    say(text, lines=True) if args.json else show(found.report)
-    say(f"written to {out}", error=True)
 
 
 def _context_of(clip: str) -> int:

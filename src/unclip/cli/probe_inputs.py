@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unclip.cli import image_files
+from unclip.cli.sampling_options import named_pipeline
 from unclip.common.blank import is_blank
 from unclip.common.checks import require
 from unclip.common.errors import UserError
@@ -53,8 +54,9 @@ def _components(args: argparse.Namespace) -> int | None:
     """
     from unclip.common import artifacts
 
-    folder = Path(args.pipeline)
-    if not (folder / "clip").is_dir():
+    named = named_pipeline(args)
+    folder = Path(named or "")
+    if not named or not (folder / "clip").is_dir():
         return None
     if not (folder / "pca").is_dir():
         raise UserError(

@@ -33,7 +33,8 @@ Upsamplers: sampler, steps, eta, clip, clip_range, noise_level; no guidance.""",
 """The fields of each stage's `sampler` section."""
 PIPELINE = (
     "a cascade's folder, its bundle, a published cascade's name (karlo; `unclip experiments list "
-    "cascades/`) or hf://ORG/NAME[@REVISION] (default runs/quickstart)"
+    "cascades/`) or hf://ORG/NAME[@REVISION] (default runs/quickstart; beside --clip and --decoder "
+    "none)"
 )
 
 
@@ -74,7 +75,7 @@ def add_pipeline(p: argparse.ArgumentParser) -> None:
     """Where the trained stages are, the device and the precision."""
     add_device(p)
     where = p.add_argument_group("where the trained stages are")
-    where.add_argument("--pipeline", default="runs/quickstart", help=PIPELINE)
+    where.add_argument("--pipeline", help=PIPELINE)
     where.add_argument("--clip", help="artifact or open_clip:ARCH/TAG, instead of the folder's")
     where.add_argument(
         "--prior", type=Path, help="artifact, instead of the folder's (some decoders need none)"
@@ -155,15 +156,22 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return settings
 
 
+def named_pipeline(args: argparse.Namespace) -> str | None:
+    """What --pipeline says, or else its default; None where the stages alone were given."""
+    alone = args.pipeline is None and args.clip and args.decoder
+    return None if alone else args.pipeline or "runs/quickstart"
+
+
 def open_pipeline(args: argparse.Namespace) -> Pipeline:
     """The pipeline of `add_pipeline`'s options, and torch's deterministic algorithms.
 
     ``args.pipeline`` becomes the folder of the stages: of a bundle and of a published cascade it
-    is in the cache.
+    is in the cache. It is None where the stages alone were given.
     """
     own = (args.clip, args.prior, args.decoder, args.upsampler)
-    if not any(own) and find_cascade(args.pipeline) is None:
-        require_there(args.pipeline, meant(args.pipeline))  # before the slow imports
+    named = named_pipeline(args)
+    if named and not any(own) and find_cascade(named) is None:
+        require_there(named, meant(named))  # before the slow imports
     from unclip.common.devices import find_device
     from unclip.pipeline.pipeline import Pipeline
     from unclip.pipeline.precision import choose_offload, choose_precision
@@ -174,17 +182,18 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
     device = find_device(args.device)
     choose_precision(args.precision, device)  # before anything is fetched
     choose_offload(args.offload, device)
-    folder = args.pipeline = cascade_folder(args.pipeline)
-    if not any(own):
-        return Pipeline.load(folder, device, args.precision, args.offload)
-    upsamplers = args.upsampler
-    if upsamplers is None:
-        upsamplers = sorted(folder.glob("upsampler*"))
-    prior = args.prior or (folder / "prior" if (folder / "prior").is_dir() else None)
+    folder = args.pipeline = cascade_folder(named) if named else None
+    clip, prior, upsamplers = args.clip, args.prior, args.upsampler or []
+    if folder is not None:
+        if not any(own):
+            return Pipeline.load(folder, device, args.precision, args.offload)
+        clip = clip or (str(folder / "clip") if (folder / "clip").is_dir() else None)
+        prior = prior or (folder / "prior" if (folder / "prior").is_dir() else None)
+        upsamplers = args.upsampler or sorted(folder.glob("upsampler*"))
     pipeline = Pipeline.from_artifacts(
-        clip=args.clip or (str(folder / "clip") if (folder / "clip").is_dir() else None),
+        clip=clip,
         prior=prior,
-        decoder=args.decoder or folder / "decoder",
+        decoder=args.decoder or Path(f"{folder}/decoder"),
         upsamplers=upsamplers,
         device=device,
         precision=args.precision,

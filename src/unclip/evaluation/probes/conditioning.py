@@ -101,11 +101,12 @@ def _drawing(
     }
 
 
-def find_ar_prior(folder: Path, given: Path | None, pipeline: Pipeline) -> ArPriorPart | None:
+def find_ar_prior(
+    folder: Path | None, given: Path | None, pipeline: Pipeline
+) -> ArPriorPart | None:
     """The autoregressive prior at ``given``, or else in ``folder``'s ``ar_prior``, if any."""
-    inside = folder / NAME
-    path = given or (inside if inside.is_dir() else None)
-    if path is None:
+    path = given or (folder and folder / NAME)
+    if path is None or (given is None and not path.is_dir()):
         return None
     return load(path, pipeline.cascade.require_clip(), key=NAME)
 
