@@ -19,6 +19,8 @@ SAID = {
     ("embed", "scenes", "--clip", "", "--out", "x"): "--clip: must not be empty",
     ("train", "clip/tiny", "run.dir="): "run.dir: must name a folder",
     ("train", "clip/tiny", "run.root="): "run.root: must name a folder",
+    ("train", "prior/tiny", "init="): "init: must name weights, or be null",
+    ("train", "prior/tiny", "data.embeddings="): "data.embeddings: must name a folder",
     ("train", "clip/tiny", "model.text_heads=0"): "model.text_heads=0: must be at least 1",
     ("recipe", "nope"): "see `unclip recipe --list`",
     ("recipe", "quickstar"): "did you mean 'recipes/quickstart'?",

@@ -213,21 +213,22 @@ def test_too_few_samples_are_warned_of_with_the_figure_it_takes(sets, own, tmp_p
     status, out, _ = run(capsys, few, "--reference", sets / "real", "--features", own, "--json")
     assert status == 0
     (note,) = json.loads(out)["notes"]
-    assert "10 images do not determine a covariance of 16 features, which takes 17" in note
+    assert "10 images cannot determine a covariance of 16 features, which takes 17" in note
     assert "give 160" in note
 
 
 def test_losses_of_jpeg_are_named(sets, own, tmp_path, capsys):
     lossy = save_images(tmp_path / "lossy", 20, ending="jpg")
     found = evaluated(capsys, lossy, "--reference", sets / "real", "--features", own)
-    assert any("20 images are stored as JPEG" in note for note in found["notes"])
+    assert any("20 JPEG images, whose losses" in note for note in found["notes"])
 
 
 def test_a_folder_of_samples_is_read_without_its_grid(sets, own, tmp_path, capsys):
     folder = save_images(tmp_path / "samples", 20)
     Image.new("RGB", (640, 480)).save(folder / "grid.png")
-    rows = [{"file": f"{k:04}.png", "caption": f"a {k}", "seed": k} for k in range(20)]
-    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"file": f"{k:04}.png", "caption": f"ä\u2028{k}", "seed": k} for k in range(20)]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)  # as `sample` does
+    (folder / "samples.jsonl").write_text(lines, encoding="utf-8")
     found = evaluated(capsys, folder, "--reference", sets / "real", "--features", own)
     assert found["conditions"]["n"] == 20
     assert "CLIP score" in found["figures"]

@@ -176,6 +176,15 @@ def test_what_is_typed_is_read_by_the_type_of_its_field(tmp_path, override, read
     assert values[override.partition("=")[0]] == read
 
 
+def test_patterns_need_no_quotes_of_yaml():
+    assert from_text(list[str], "[*]", "") == ["*"]
+    assert from_text(list[str] | None, "[*.bias, a.*]", "") == ["*.bias", "a.*"]
+    assert from_text(list[str], "[]", "") == []
+    for hint, text in ((list[float], "[*]"), (list[str], "[*"), (list[str], "[*, 'a]")):
+        with pytest.raises(UserError, match=r"must be a list of .* \(not valid YAML"):
+            from_text(hint, text, "key")
+
+
 @given(st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"))))
 def test_a_text_is_what_was_typed_whatever_it_is(text):
     assert from_text(str, text, "") == text

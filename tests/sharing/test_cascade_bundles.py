@@ -83,6 +83,26 @@ def test_the_same_cascade_gives_the_same_bytes(shared, tmp_path):
     assert (tmp_path / "b.zip").read_bytes() == shared.read_bytes()
 
 
+def test_links_to_finished_runs_are_shared_and_artifacts_alone_are_not(shared, tmp_path, capsys):
+    moved, made = shared.parent / "moved", tmp_path / "moved"
+    made.mkdir()
+    for stage in moved.iterdir():
+        (made / stage.name).symlink_to(stage / "artifact")
+    words = ["share", str(made), "--weights", "--to", str(tmp_path / "b.zip")]
+    assert main(words) == 0
+    assert (tmp_path / "b.zip").read_bytes() == shared.read_bytes()
+    capsys.readouterr()
+    decoder, words[-1] = made / "decoder", str(tmp_path / "c.zip")
+    decoder.unlink()
+    shutil.copytree(moved / "decoder" / "artifact", decoder)
+    alone = f"{decoder} is an artifact alone, and a bundle repeats its run; "
+    assert f"{alone}put the whole folder of the finished run" in error(capsys, *words)
+    origin = json.loads((decoder / "provenance.json").read_text())
+    (decoder / "provenance.json").write_text(json.dumps({**origin, "merged": []}))
+    assert f"{alone}it was merged; share the runs of" in error(capsys, *words)
+    assert not (tmp_path / "c.zip").exists()
+
+
 def drawn(out: Path) -> list[bytes]:
     return [Image.open(path).tobytes() for path in sorted(out.glob("*.png"))]
 

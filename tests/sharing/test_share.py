@@ -139,7 +139,7 @@ def test_what_cannot_be_shared(marked, cascade, minute_experiment, tmp_path, cap
     assert "RUN=" in error(capsys, "share", tmp_path / "empty", *to)
     artifact = marked / "ar_prior" / "artifact"
     shutil.copytree(artifact, tmp_path / "alone" / "artifact")
-    assert "no summary.json" in error(capsys, "share", tmp_path / "alone", *to)
+    assert "which has a summary.json" in error(capsys, "share", tmp_path / "alone", *to)
     wrong = [*to, "--license", "My Own"]
     assert "--license My Own: must be" in error(capsys, "share", cascade / "clip", *wrong)
     assert "cannot be written" in error(

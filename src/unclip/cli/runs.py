@@ -100,7 +100,7 @@ def _add_root(v: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         default=Path("runs"),
-        help="folder of the runs (default runs)",
+        help="folder of the runs (default runs); those of a run.dir elsewhere are not in it",
     )
 
 
@@ -122,7 +122,7 @@ def list_(args: argparse.Namespace) -> None:
         return
     if not runs:
         what = f"no run there matches {args.filter!r}" if args.filter else "there is no run in it"
-        raise UserError(f"--root {args.root}: {what}")
+        raise UserError(f"--root {args.root}: {what}; {index.ELSEWHERE}")
     lines = [["run", "experiment", "status", "started", "steps", "loss", "monitor", "time", "size"]]
     for run in runs:
         name, value = run.monitor or ("", None)

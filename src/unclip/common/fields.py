@@ -29,6 +29,7 @@ from unclip.common.sizes import check_size
 
 Config = TypeVar("Config")
 
+_PLAIN_LIST = re.compile(r"""\[([^\[\]{}"'#\n]+)\]""")
 _NULL = ("", "~", "null", "Null", "NULL", "None")  # None is how W&B writes it
 _WORDS = {
     bool: "true or false",
@@ -127,7 +128,10 @@ def from_text(hint: Any, text: Any, setting: str) -> Any:
         try:
             text = yaml_text.read(text)
         except ValueError as error:
-            raise UserError(f"{setting}: must be {_expected(hint)} ({error})") from None
+            plain = _PLAIN_LIST.fullmatch(text) if list[str] in kinds else None
+            if plain is None:
+                raise UserError(f"{setting}: must be {_expected(hint)} ({error})") from None
+            text = [item.strip() for item in plain[1].split(",")]  # [*.bias], no alias of YAML's
     return as_type(hint, text, setting)
 
 

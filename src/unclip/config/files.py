@@ -9,6 +9,7 @@ from pathlib import Path
 import unclip
 from unclip.common.checks import closest, nearest
 from unclip.common.errors import UserError
+from unclip.common.home import expanded
 from unclip.stages.row import KINDS
 
 
@@ -35,7 +36,7 @@ def missing_roots() -> list[Path]:
 
 def _named() -> list[Path]:
     value = os.environ.get("UNCLIP_EXPERIMENTS", "")
-    return [Path(path).expanduser() for path in value.split(os.pathsep) if path]
+    return [expanded(path) for path in value.split(os.pathsep) if path]
 
 
 def yaml_files(folder: str) -> dict[str, list[Path]]:

@@ -27,6 +27,12 @@ from unclip.stages import registry
 from unclip.stages.row import Row
 
 OVERRIDE = "command line"
+_NAMED = {  # what is no null where it is empty, as of a variable of the shell that is not set
+    "run.dir": "must name a folder",
+    "run.root": "must name a folder",
+    "data.embeddings": "must name a folder, or be null",
+    "init": "must name weights, or be null",
+}
 FILE = (".yaml", ".yml")  # how a name ends that is a path
 
 
@@ -176,8 +182,8 @@ def _build(cls: type, values: dict[str, Any], origins: dict[str, str]) -> Any:
     kept = {k: at_home(v) for k, v in values.items() if not _is_removed(cls, k, origins[k])}
     for key, value in kept.items():
         items = value if isinstance(value, list) else [value]
-        if key in ("run.dir", "run.root") and value == "":  # which would be read as null
-            raise UserError(f"{origins[key]}: {key}: must name a folder")
+        if key in _NAMED and value == "":
+            raise UserError(f"{origins[key]}: {key}: {_NAMED[key]}")
         if any(isinstance(v, str) and "${" in v for v in items):
             raise UserError(f"{origins[key]}: {key}: interpolation (${{...}}) is not allowed")
     typed = [key for key in kept if origins[key] == OVERRIDE]

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from braceexpand import braceexpand
 
 from unclip.common.errors import UserError
+from unclip.common.home import expanded
 from unclip.data.remote import Unreadable, file_info, with_retries
 
 BLOCK = 4 * 2**20  # bytes a remote file is read by
@@ -99,7 +100,7 @@ def read(path: str) -> bytes:
 
 def cache_folder(kind: str) -> Path:
     """Where what was found out about data of a kind is kept: in `$UNCLIP_CACHE`."""
-    return Path(os.environ.get("UNCLIP_CACHE", "~/.cache/unclip")).expanduser() / kind
+    return expanded(os.environ.get("UNCLIP_CACHE", "~/.cache/unclip"), "UNCLIP_CACHE") / kind
 
 
 def is_url(path: str) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unclip.common.artifacts import MERGES
 from unclip.common.errors import UserError
+from unclip.common.home import expanded
 from unclip.embeddings.tokens import Tokenizer, token_mask
 
 LARGEST = 1 << 24  # bytes of a file of merges; GPT-2's has 456 kB
@@ -95,7 +96,7 @@ def _byte_pairs(merges: str, vocabulary: int) -> Any:
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import ByteLevel
 
-    path, key = Path(merges).expanduser(), f"model.merges={merges}"
+    path, key = expanded(merges), f"model.merges={merges}"
     if path.is_file() and path.stat().st_size > LARGEST:
         raise UserError(f"{key}: is larger than {LARGEST >> 20} MiB; give GPT-2's merges.txt")
     if not path.is_file():

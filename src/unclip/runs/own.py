@@ -10,10 +10,10 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from unclip.common.artifacts import Artifact
+from unclip.common.errors import UserError
 from unclip.common.fields import leaves
 from unclip.data.config import BUILT_IN
 from unclip.data.files import cache_folder
@@ -63,8 +63,8 @@ def _mark(key: bytes, config: Mapping[str, Any]) -> str:
 
 
 def _key(*, make: bool) -> bytes | None:
-    file = Path(cache_folder("account")) / "key"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UserError):  # an account may have no home
+        file = cache_folder("account") / "key"
         if make and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             scratch = file.with_name(f".{secrets.token_hex(8)}")

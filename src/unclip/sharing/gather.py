@@ -149,7 +149,7 @@ def _word(name: str) -> str:
 
 def _run_files(run: str, artifact: artifacts.Artifact, samples: int = MAX_SAMPLES) -> Content:
     """What a run leaves besides its artifact: summary, metrics and the last ``samples``."""
-    folder, content = artifact.path.parent, Content()
+    folder, content = artifact.path.resolve().parent, Content()
     if isinstance(imported := artifact.provenance.get("imported"), dict):
         raise UserError(
             f"RUN={run}: {artifact.path} was imported and has no run to repeat; name its source "
@@ -157,7 +157,7 @@ def _run_files(run: str, artifact: artifacts.Artifact, samples: int = MAX_SAMPLE
         )
     summary = _summary(folder)
     if registry.STAGES[artifact.stage].trains and summary is None:
-        raise UserError(f"RUN={run}: no {SUMMARY} in {folder}; share the folder of a finished run")
+        raise _without_run(run, artifact)
     if summary is not None:
         content[SUMMARY] = json_bytes(public_tree(finite(summary), names=True))
     if (folder / METRICS).is_file():
@@ -174,6 +174,17 @@ def _run_files(run: str, artifact: artifacts.Artifact, samples: int = MAX_SAMPLE
     for file in (*sheets, folder / SUMMARY, folder / METRICS):
         _refuse_links(file, folder)
     return content
+
+
+def _without_run(run: str, artifact: artifacts.Artifact) -> UserError:
+    """The refusal of an artifact of which the run is not there, or never was."""
+    if "merged" in artifact.provenance:
+        fix = "it was merged; share the runs of its adapters and their base"
+    else:
+        fix = f"put the whole folder of the finished run, which has a {SUMMARY}, in its place"
+    return UserError(
+        f"RUN={run}: {artifact.path} is an artifact alone, and a bundle repeats its run; {fix}"
+    )
 
 
 def _bytes(content: Content, name: str) -> bytes:

@@ -24,6 +24,7 @@ from unclip.tracking.files import (
     read_metrics,
 )
 
+ELSEWHERE = "name the folder that run.dir of a run is in: --root FOLDER"
 _TAIL = 2**16  # bytes of the metrics that a listing reads
 
 
@@ -54,7 +55,7 @@ def find(root: Path) -> list[RunRecord]:
         UserError: there is no such folder.
     """
     if not root.is_dir():
-        raise UserError(f"--root {root}: no such folder; nothing was trained here yet?")
+        raise UserError(f"--root {root}: no such folder; train something, or {ELSEWHERE}")
     found = []
     for folder, names, files in os.walk(root):
         if EXPERIMENT in files:
@@ -119,7 +120,7 @@ def choose(word: str, root: Path) -> RunRecord:
         raise UserError(f"{word}: {len(found)} runs match: {shown}{more}; name one of them")
     words = {*names.values(), *(run.folder.name for run in runs), *(run.experiment for run in runs)}
     close = closest(word, sorted(words))
-    hint = f"did you mean {close!r}?" if close else "see `unclip runs list`"
+    hint = f"did you mean {close!r}?" if close else f"see `unclip runs list`, or {ELSEWHERE}"
     raise UserError(f"{word}: no such run in {root}; {hint}")
 
 

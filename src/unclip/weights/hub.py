@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.common.errors import UserError
+from unclip.common.home import expanded
 from unclip.data.files import last_part
 from unclip.embeddings.hub import downloads
 from unclip.weights.download import download, require_reachable
@@ -35,7 +36,7 @@ def open_source(spec: str) -> Source:
             f"{spec}: must be https://HOST/FILE, hf://ORG/NAME[@REVISION] or a local path"
         )
     if not spec.startswith("hf://"):
-        return local(Path(spec).expanduser())
+        return local(expanded(spec))
     found = _URL.fullmatch(spec)
     if found is None:
         raise UserError(f"{spec}: must be of the form hf://ORG/NAME or hf://ORG/NAME@REVISION")

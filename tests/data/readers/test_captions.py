@@ -46,6 +46,13 @@ def test_lines_and_lists_of_texts_have_numbers_for_keys(tmp_path):
         assert read_captions(file) == [Caption(f"{n:02d}", text) for n, text in enumerate(texts)]
 
 
+def test_a_line_ends_where_an_editor_ends_it(tmp_path):
+    """Not at the separators that Unicode knows besides: numbers would no longer be lines."""
+    (tmp_path / "c.txt").write_bytes("a\u2028b\r\nc\x0cd\re\x85f\n".encode())
+    found = read_captions(tmp_path / "c.txt")
+    assert found == [Caption("0", "a\u2028b"), Caption("1", "c\x0cd"), Caption("2", "e\x85f")]
+
+
 def test_of_coco_each_annotation_is_a_caption_with_its_id(tmp_path):
     rows = [{"image_id": 9, "id": n, "caption": f"a {n}. \n"} for n in (7, 5, 6)]
     (tmp_path / "c.json").write_text(json.dumps({"images": [{"id": 9}], "annotations": rows}))
@@ -101,3 +108,13 @@ def test_what_cannot_be_used_is_a_line_that_names_the_place(tmp_path, name, text
     assert line.startswith(f"--captions {file}")
     assert said in line
     assert "\n" not in line
+
+
+def test_names_fit_on_every_disk(tmp_path):
+    """Of 255 bytes; and no image takes the place of another where case does not count."""
+    keys = ["鳥" * 100, "鳥" * 99, "Bird", "bird", "한", "\u1112\u1161\u11ab", "x" * 100]
+    found = [c.key for c in read_captions(write(tmp_path, "jsonl", [(k, "a") for k in keys]))]
+    assert max(len(key.encode()) for key in found) <= 170
+    assert found[2:] == ["Bird", "bird-3", "한", "\u1112\u1161\u11ab-5", "x" * 100]
+    assert found[0] == "鳥" * 53
+    assert found[1] == "鳥" * 53 + "-1"

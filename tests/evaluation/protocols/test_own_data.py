@@ -10,6 +10,7 @@ from PIL import Image
 
 from unclip.data.config import ReadingConfig
 from unclip.evaluation.protocols.own_data import held_out_captions, report
+from unclip.evaluation.protocols.training import stage_table
 from unclip.tracking.report import Finished
 
 
@@ -42,3 +43,11 @@ def test_the_page_shows_them_and_claims_nothing(cascade, tmp_path, capsys):
         assert sheet.width > 3 * 32
     for made in ("index.html", "curves.png", "samples.png"):
         (cascade / made).unlink()
+
+
+def test_a_stage_whose_metrics_were_no_numbers_has_dashes(tmp_path):
+    summary = {"experiment": "prior/a", "parameters": 1234, "steps": 5, "seconds": 6.0}
+    summary |= {"loss": None, "quality": {"name": "val/cosine", "value": None}}
+    summary |= {"samples_per_second": 12.345, "peak_memory_gib": 1.0}
+    _, row = stage_table([Finished(tmp_path, tmp_path / "artifact", summary)])
+    assert row == ["prior/a", "1,234", "5", "-", "val/cosine -", "12.3", "6 s", "1.0 GiB"]

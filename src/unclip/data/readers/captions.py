@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from unclip.data.readers.parquet import DAMAGE
 
 MOST_BYTES = {"txt": 16 << 20}  # of a file of lines; of the others `_MOST_BYTES`
 _MOST_BYTES = 1 << 30
+_MOST_OF_A_NAME = 160  # bytes, of 255: more comes behind
 _CAPTIONS = ("caption", "text")
 _KEYS = ("key", "id", "file_name", "image_path", "image_id")  # the first that is there
 
@@ -81,17 +83,30 @@ def digest_captions(captions: list[Caption]) -> str:
 
 
 def _keys(given: list[Any]) -> list[str]:
-    """A file name for each of ``given``, all different; its number for None."""
+    """A file name for each of ``given``, its number for None.
+
+    All differ, also where upper case and ways to write an accent are the same to a disk.
+    """
     width = len(str(len(given) - 1))
     numbers = [f"{number:0{width}d}" for number in range(len(given))]
-    used: dict[str, None] = {}  # in their order
+    used: dict[str, str] = {}  # in their order
     for number, key in zip(numbers, given):
-        text = number if key is None else re.sub(r"[^\w-]+", "_", key_of(str(key)))[:100] or number
+        text = number if key is None else _short(re.sub(r"[^\w-]+", "_", key_of(str(key))))
+        text = text or number
         name = text
-        while name in used:
+        while _as_disks_see(name) in used:
             name = f"{text}-{number}" if name == text else f"{name}-"
-        used[name] = None
-    return list(used)
+        used[_as_disks_see(name)] = name
+    return list(used.values())
+
+
+def _short(name: str) -> str:
+    """As much of ``name`` as a file's name has room for, which is counted in bytes."""
+    return name[:100].encode()[:_MOST_OF_A_NAME].decode(errors="ignore")
+
+
+def _as_disks_see(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _text(path: Path, where: str, most: int) -> str:
@@ -110,7 +125,7 @@ def _text(path: Path, where: str, most: int) -> str:
 
 
 def _lines(text: str, where: str) -> Iterator[_Row]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
         if not is_blank(line):
             yield _Row(f"{where} line {number}", None, line)
 

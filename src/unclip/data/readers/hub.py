@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow.compute as pc
 
 from unclip.common.errors import UserError
+from unclip.common.home import expanded
 from unclip.data import files
 from unclip.data.decode import LIMITS, BadSample, Limits
 from unclip.data.readers.columns import find_columns, row_keys
@@ -77,9 +78,9 @@ def _load(spec: str) -> Any:
     name, _, split = spec.partition("@")
     name, _, config = name.partition(":")
     try:
-        if not any((Path(name).expanduser() / file).is_file() for file in SAVED):
+        if not any((expanded(name) / file).is_file() for file in SAVED):
             return datasets.load_dataset(name, config or None, split=split or "train")
-        saved = datasets.load_from_disk(str(Path(name).expanduser()))
+        saved = datasets.load_from_disk(str(expanded(name)))
     except Exception as error:  # of the network, the hub, the files, the split
         reason = " ".join(str(error).split())
         raise UserError(f"data.source: hf:{spec} cannot be loaded ({reason})") from None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from unclip.common.errors import UserError
+from unclip.common.home import expanded
 from unclip.data import files
 from unclip.data.config import ReadingConfig
 from unclip.data.decode import BadSample, decode_captions, decode_image
@@ -119,14 +119,15 @@ _Named = tuple[tuple[str, str | None], ...]  # files and their captions, where t
 
 def _loose_images(spec: str) -> _Named | None:
     """The images in a local folder that is not a data set; None for any other source."""
-    folder = Path(spec).expanduser()
+    folder = expanded(spec)
     if files.is_url(spec) or not folder.is_dir():
         return None
     if (folder / BEGUN).is_file() and not (folder / MANIFEST).is_file():
         raise UserError(f"{folder}: is not finished; run the same `unclip sample` again")
     if (folder / SAMPLES).is_file():
         try:
-            rows = [json.loads(line) for line in (folder / SAMPLES).read_text().splitlines()]
+            lines = (folder / SAMPLES).read_text(encoding="utf-8").split("\n")
+            rows = [json.loads(line) for line in lines if line]
             return tuple((str(row["file"]), str(row["caption"])) for row in rows)
         except (ValueError, KeyError, TypeError, OSError):
             raise UserError(f"{folder / SAMPLES}: damaged; remove it or sample again") from None
@@ -151,7 +152,7 @@ class _Loose:
 
     def __getitem__(self, index: int) -> _Stored:
         name, caption = self.names[index]
-        data = files.read(str(Path(self.folder).expanduser() / name))
+        data = files.read(str(expanded(self.folder) / name))
         image = decode_image(data, where=name)
         return _Stored(name, image, caption, data[:2] == b"\xff\xd8")
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from unclip.common.checks import nearest
 from unclip.common.errors import UserError
 from unclip.common.hashing import file_sha256
+from unclip.common.home import expanded
 from unclip.embeddings.clip import FrozenClip
 
 NAMES = {
@@ -103,7 +104,7 @@ def open_network(spec: str, *, device: torch.device, precision: str = "32") -> F
         return clips.open_clip_network(name, rest[1:], Weights(None, precision, device))
     if rest and not (rest[0] == "@" and len(rest) > 1):
         raise UserError(f"--features {spec!r}: write {NAMES[name]}")
-    file = Path(rest[1:]).expanduser() if rest else None
+    file = expanded(rest[1:]) if rest else None
     if file is not None and not file.is_file():
         raise UserError(f"--features {spec}: no such file {file}")
     build = {

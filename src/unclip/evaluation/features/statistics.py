@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
+from unclip.common.home import expanded
 from unclip.data.scan import scan
 from unclip.embeddings.moments import Moments, Reservoir
 from unclip.evaluation.features.images import EvaluatedImage, ImageSet
@@ -182,7 +183,7 @@ def read_statistics(spec: str, network: FeatureNetwork, *, option: str) -> Stati
         UserError: it cannot be read, or was made by another network or in another way.
     """
     try:
-        with np.load(Path(spec).expanduser(), allow_pickle=False) as file:
+        with np.load(expanded(spec), allow_pickle=False) as file:
             mean, covariance = (
                 torch.from_numpy(file[k].astype(np.float64)) for k in ("mu", "sigma")
             )

@@ -44,9 +44,9 @@ def stage_table(runs: Sequence[Finished]) -> list[list[str]]:
                 s["experiment"],
                 f"{s['parameters']:,}",
                 str(s["steps"]),
-                f"{s['loss']:.4f}",
-                f"{s['quality']['name']} {s['quality']['value']:.3f}",
-                f"{s['samples_per_second']:.0f}",
+                files.shown(s["loss"]),
+                f"{s['quality']['name']} {files.shown(s['quality']['value'], 3)}",
+                files.shown(s["samples_per_second"], 3),
                 f"{s['seconds']:.0f} s",
                 f"{s['peak_memory_gib']:.1f} GiB",
             ]
