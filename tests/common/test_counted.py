@@ -11,7 +11,7 @@ import unclip
 from unclip.common.counted import counted
 
 SOURCE = Path(unclip.__file__).parent
-OWN_PLURAL = re.compile(r"""["']e?s["'] (?:\*|if)|\{[^{}]*\} (?:processes|shards|trials)\b""")
+OWN_PLURAL = re.compile(r"""\{["']e?s["'] (?:\*|if)|\{[^{}]*\} (?:processes|shards|trials)\b""")
 
 
 @pytest.mark.parametrize(
