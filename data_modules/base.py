@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
@@ -24,6 +24,7 @@ from unclip.data.readers.source import Source, digest
 from unclip.data.skips import Skips
 from unclip.data.sources import Splits, open_splits
 from unclip.embeddings.clip import FrozenClip
+from unclip.training.encodings import CachedData, Encodings, Reads
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,9 @@ class StageData(LightningDataModule, Generic[Batch]):
         collate: Makes the stage's batch; picklable.
         seed: Chooses order, captions and crops of the training samples.
         accumulate: Loader batches per optimizer step.
+
+    Attributes:
+        cached: What `data.cache_embeddings` needs to know; None keeps nothing.
     """
 
     def __init__(
@@ -65,8 +69,22 @@ class StageData(LightningDataModule, Generic[Batch]):
         self._accumulate = accumulate
         self._splits: Splits | None = None
         self._counted = False
+        self.cached: CachedData | None = None
+        self._encodings: Encodings | None = None
         self._skips = Skips(config.max_skipped)
         self._held_out_skips = Skips(config.max_skipped)
+
+    def keep_encodings(self, clip: FrozenClip, reads: Reads) -> None:
+        """From now on give batches what ``clip``, on its device, says of them, as `cached` says."""
+        self._encodings = None if self.cached is None else self.cached.encodings(clip, reads)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Look up what the frozen CLIP has said of the batch before."""
+        return batch if self._encodings is None else self._encodings.look_up(batch)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Have the rest encoded, on the device."""
+        return batch if self._encodings is None else self._encodings.complete(batch)
 
     @property
     def skipped(self) -> int:

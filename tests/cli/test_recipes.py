@@ -24,7 +24,7 @@ def test_every_stage_comes_after_what_it_leans_on(tmp_path):
     apart = plan(Recipe(**given), ["trainer.seed=3"])
     assert names(apart) == [["clip"], ["prior"], ["decoder"], ["upsampler_128"]]
     beside = plan(Recipe(**given, together=True), [])
-    assert names(beside) == [["clip", "upsampler_128"], ["prior", "decoder"]]
+    assert names(beside) == [["clip"], ["decoder", "prior", "upsampler_128"]]
     last = plan(Recipe(**given, pca="pca/tiny"), ["trainer.seed=3", "optim.lr=1"])
     assert names(last)[-1] == ["pca"]
     assert last[-1][0].overrides[0] == "trainer.seed=3"  # there is no optimizer
@@ -54,6 +54,22 @@ def test_commands_that_run_together_have_their_lines_named(capfd):
         ["one", "I", "am", "one"],
         ["two", "I", "am", "two"],
     ]
+
+
+def test_no_more_run_at_once_than_are_to(tmp_path):
+    program = (
+        "import sys, time; from pathlib import Path\n"
+        "folder = Path(sys.argv[1]); (folder / sys.argv[2]).touch()\n"
+        "until = time.monotonic() + 60\n"
+        "while time.monotonic() < until and not (folder / sys.argv[3]).exists(): time.sleep(0.01)\n"
+        "time.sleep(0.3)\n"
+        "assert len([*folder.iterdir()]) <= int(sys.argv[4])\n"
+    )
+    told = [("a", "b", "2"), ("b", "c", "3"), ("c", "c", "3")]  # b ends when c began, after a
+    run_together(
+        {t[0]: [sys.executable, "-c", program, str(tmp_path), *t] for t in told}, at_once=2
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c"]
 
 
 def test_a_failing_stage_stops_the_others_and_is_named(capfd):

@@ -81,10 +81,10 @@ def test_a_recipe_says_what_is_left_of_it(said, cascade, tmp_path, minute_experi
     assert lines[0].startswith("q: 5 stages to train, in this order; those of a number run side")
     assert [line.split()[::2][:2] for line in lines[1:6]] == [
         ["1", "clip/quickstart"],
-        ["1", "upsampler/quickstart"],
-        ["2", "prior/quickstart"],
         ["2", "decoder/quickstart"],
-        ["3", "pca/quickstart"],
+        ["2", "prior/quickstart"],
+        ["2", "upsampler/quickstart"],
+        ["2", "pca/quickstart"],
     ]
 
 

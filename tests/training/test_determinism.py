@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.config.load import load_experiment, merge_overrides
 from unclip.runs.train import train
@@ -54,6 +55,33 @@ def test_runs_with_any_workers_killed_or_not_end_with_the_same_bits(
         for name in ("whole", "parts")
     ]
     assert found[0] == found[1]
+
+
+def test_kernels_lie_as_asked_and_train_the_same(load, tmp_path, monkeypatch):
+    lies = []
+    began = Throughput.on_train_batch_start
+
+    def watched(self, trainer, stage, *args):
+        lies.append(stage.net.unet.input.weight.is_contiguous(memory_format=torch.channels_last))
+        if trainer.global_step == 2 and len(lies) == 3:
+            raise MemoryError("killed")
+        began(self, trainer, stage, *args)
+
+    monkeypatch.setattr(Throughput, "on_train_batch_start", watched)
+    last = "trainer.memory_format=channels_last"
+    with pytest.raises(MemoryError):
+        train(load("decoder", tmp_path / "parts", last))
+    train(load("decoder", tmp_path / "parts", last), resume=True)
+    train(load("decoder", tmp_path / "whole", last))
+    assert all(lies)
+    train(load("decoder", tmp_path / "contiguous"))
+    assert not any(lies[-3:])
+    weights = [
+        artifacts.describe(tmp_path / name).weights() for name in ("whole", "parts", "contiguous")
+    ]
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name])
+        assert torch.allclose(tensor, weights[2][name], atol=1e-4)
 
 
 @pytest.fixture

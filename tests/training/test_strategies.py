@@ -251,3 +251,9 @@ def test_a_checkpoint_of_one_process_continues_on_two_and_back(alone, jobs, tmp_
         found = losses(tmp_path / tmp_path.name / kind)
         assert len(found) == 22
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-5), kind
+
+
+def test_what_cannot_be_asked_of_fsdp():
+    TrainerConfig(strategy="fsdp", memory_format="contiguous").validate()
+    with pytest.raises(UserError, match=r"^trainer\.memory_format: must be auto or contiguous"):
+        TrainerConfig(strategy="fsdp", memory_format="channels_last").validate()

@@ -16,6 +16,14 @@ class ClipBatch(NamedTuple):
     keys: list[str]
 
 
+class Encoded(NamedTuple):
+    """What the frozen CLIP has said of a batch already; None of what nobody reads."""
+
+    z_i: Tensor | None  # [B, D]
+    z_t: Tensor | None  # [B, D]
+    features: Tensor | None  # [B, L, W], of the captions
+
+
 class PriorBatch(NamedTuple):
     """What the prior's stage needs to have (z_i, z_t, caption) triples by the frozen CLIP."""
 
@@ -26,6 +34,7 @@ class PriorBatch(NamedTuple):
     keys: list[str]
     z_i: Tensor | None = None  # [B, D] as stored: float16 or float32, perhaps not normalised
     z_t: Tensor | None = None  # the same
+    encoded: Encoded | None = None
 
 
 class DecoderBatch(NamedTuple):
@@ -38,6 +47,7 @@ class DecoderBatch(NamedTuple):
     captions: list[str]
     keys: list[str]
     z_i: Tensor | None = None  # [B, D] as stored: float16 or float32, perhaps not normalised
+    encoded: Encoded | None = None
 
 
 class UpsamplerBatch(NamedTuple):

@@ -144,6 +144,9 @@ class EmbeddedDataConfig(DataConfig):
     """Data for a stage that depends on a CLIP, whose embeddings may come from disk."""
 
     embeddings: str | None = None  # a folder of `unclip embed` or clip-retrieval; null: on the fly
+    cache_embeddings: Literal["auto", "always", "never"] = (
+        "auto"  # keep what the CLIP says, in $UNCLIP_CACHE; auto: where it is needed twice
+    )
 
     def validate(self) -> None:
         """Refuse values out of range."""
@@ -153,6 +156,16 @@ class EmbeddedDataConfig(DataConfig):
             self.embeddings is None or self.crop == "center",
             "data.crop",
             "must be center with data.embeddings, which are those of the central square",
+        )
+        require(
+            self.cache_embeddings != "always" or self.embeddings is None,
+            "data.cache_embeddings",
+            "must be auto or never with data.embeddings, which are on disk already",
+        )
+        require(
+            self.cache_embeddings != "always" or not (self.crop == "random" or self.flip),
+            "data.cache_embeddings",
+            "must be auto or never where data.crop or data.flip draws other images each time",
         )
 
 

@@ -13,6 +13,7 @@ from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.common.processes import killed_worker
 from unclip.common.seeding import derive_seed
+from unclip.data.ahead import ahead
 from unclip.data.order import Draws, Order
 from unclip.data.skips import ReportingCollate, Skips
 
@@ -75,7 +76,7 @@ class Loader(DataLoader):
         batches: The draws of each batch.
         collate: Makes a batch of a list of examples.
         num_workers: Loader processes; never more than this process's share of the cores, as no
-            sample depends on their number.
+            sample depends on their number. Without any a thread makes the next batch meanwhile.
         processes: Of the machine, which share its cores.
         skips: Is told of the bad samples, for a dataset of `Example`s.
     """
@@ -104,7 +105,8 @@ class Loader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
-            for batch in super().__iter__():
+            batches = iter(super().__iter__())
+            for batch in batches if self.num_workers else ahead(batches):
                 yield batch if self._skips is None else self._skips.noted(batch)
         except UserError as error:
             error.__traceback__ = None  # its frames would keep the workers alive, and exit waiting

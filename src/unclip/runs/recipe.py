@@ -42,6 +42,10 @@ OURS = {
 """Fields that a recipe sets itself."""
 
 
+AT_ONCE = 2
+"""Stages that train side by side: more would not halve the time of the longest, the decoder."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The fields of a recipe file."""
@@ -54,7 +58,7 @@ class Recipe:
     upsamplers: list[str] = field(default_factory=list)
     pca: str = ""  # fitted to the CLIP's z_i at the end, for images of its components
     overrides: list[str] = field(default_factory=list)  # key=value for every stage
-    together: bool = False  # upsamplers beside the CLIP, prior beside decoder, sharing the cores
+    together: bool = False  # after the CLIP two stages at a time, with half of the cores each
     prompts: int = 64  # held-out single-object captions that are drawn and read by the oracle
 
 
@@ -92,7 +96,7 @@ def run_recipe(recipe: Recipe, overrides: list[str]) -> Path:
     new = [path for path in (root, *root.parents) if not path.exists()]
     try:
         for together in commands:
-            run_together(together)
+            run_together(together, at_once=AT_ONCE)
     finally:  # a stage that never began leaves what one beside it was in
         with contextlib.suppress(OSError):
             for path in new:
@@ -129,7 +133,7 @@ def _announce(
         if task.part in words
     ]
     if ahead:
-        also = "; those of a number run side by side" if recipe.together else ""
+        also = f"; those of a number run side by side, {AT_ONCE} at once" if recipe.together else ""
         say(f"{recipe.dir}: {counted(len(ahead), 'stage')} to train, in this order{also}:")
         experiments = [load_experiment(task.name, task.overrides) for _, task in ahead]
         print_table(experiments, [number for number, _ in ahead])
@@ -160,7 +164,8 @@ def plan(recipe: Recipe, overrides: Sequence[str]) -> list[list[Task]]:
     decoder = task("decoder", recipe.decoder, clip)
     last = [[task("pca", recipe.pca, clip)]] if recipe.pca else []
     if recipe.together:
-        return [[first, *upsamplers], [prior, decoder], *last]
+        rest = [stage for wave in last for stage in wave]
+        return [[first], [decoder, prior, *upsamplers, *rest]]  # the longest first
     return [[first], [prior], [decoder], *([t] for t in upsamplers), *last]
 
 
@@ -183,11 +188,15 @@ def _command(task: Task) -> list[str] | None:
 
 
 def run_together(
-    commands: dict[str, list[str]], variables: Mapping[str, str] | None = None
+    commands: dict[str, list[str]],
+    variables: Mapping[str, str] | None = None,
+    *,
+    at_once: int | None = None,
 ) -> None:
     """Run named commands at once; when one fails the others are stopped.
 
-    Their environment is this one's with ``variables`` besides.
+    Their environment is this one's with ``variables`` besides. With ``at_once`` so many run at a
+    time, and the next begins as one ends.
 
     Several share the cores of a CPU and have their lines prefixed with their names; one alone has
     the terminal to itself.
@@ -196,25 +205,32 @@ def run_together(
         UserError: a command failed (it has said why).
         Interrupted: SIGTERM or SIGHUP came; the commands were passed it, and have ended.
     """
-    env = environment(together=len(commands)) | dict(variables or {})
+    at_once = min(at_once or len(commands), len(commands))
+    env = environment(together=at_once) | dict(variables or {})
     many = len(commands) > 1
     pipe: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     running: dict[str, subprocess.Popen] = {}
     readers: list[threading.Thread] = []
+    waiting = list(commands.items())
+
+    def start(name: str, words: list[str]) -> None:
+        with starting() as prepare:
+            running[name] = process = subprocess.Popen(
+                words, env=env, preexec_fn=prepare, **(pipe if many else {})
+            )
+        if many:
+            readers.append(
+                threading.Thread(target=_prefix, args=(name, process.stdout), daemon=True)
+            )
+            readers[-1].start()
+
     with interruptible():
         try:
-            for name, words in commands.items():
-                with starting() as prepare:
-                    running[name] = process = subprocess.Popen(
-                        words, env=env, preexec_fn=prepare, **(pipe if many else {})
-                    )
-                if many:
-                    readers.append(
-                        threading.Thread(target=_prefix, args=(name, process.stdout), daemon=True)
-                    )
-                    readers[-1].start()
-            while any(process.poll() is None for process in running.values()):
+            while waiting or any(process.poll() is None for process in running.values()):
                 _refuse_failed(running)
+                alive = sum(process.poll() is None for process in running.values())
+                for _ in range(min(at_once - alive, len(waiting))):
+                    start(*waiting.pop(0))
                 time.sleep(0.1)
             _refuse_failed(running)
         finally:

@@ -50,6 +50,7 @@ RULES = (
     Rule("data.source", "harmless", _SAME_DATA),
     Rule("data.mixture.*.source", "harmless", _SAME_DATA),
     Rule("data.embeddings", "harmless", _SAME_DATA),
+    Rule("data.cache_embeddings", "harmless"),
     Rule("data.num_workers", "harmless"),
     Rule("trainer.devices", "harmless", f"{_WHERE}; refused with optim.sam_rho"),
     Rule("trainer.nodes", "harmless", f"{_WHERE}; refused with optim.sam_rho"),
@@ -58,6 +59,7 @@ RULES = (
     Rule("trainer.cpu_offload", "harmless", _WHERE),
     Rule("trainer.activation_checkpointing", "harmless", _WHERE),
     Rule("trainer.compile", "harmless", _WHERE),
+    Rule("trainer.memory_format", "harmless", _WHERE),
     Rule("trainer.attention", "harmless", _WHERE),
     Rule("trainer.threads", "harmless", f"{_WHERE}; refused with trainer.deterministic=strict"),
 )

@@ -18,6 +18,7 @@ from unclip.config.load import ResolvedExperiment
 from unclip.data.loader import local_batch_size
 from unclip.nn import attention
 from unclip.runs import init
+from unclip.runs.cached_data import cached_data
 from unclip.runs.finish import SamplesAtEnd, finish, restoring
 from unclip.runs.fit import fit
 from unclip.runs.folders import acquire_run, folder_to_resume, shared, shared_folder
@@ -98,6 +99,7 @@ def train(
         data, stage, begun = assemble(resolved, depends_on, resumed=checkpoint is not None)
         if checkpoint is not None:
             begun = init.recorded(folder)
+        data.cached = cached_data(resolved.config, data)
         origin = origin_of_run(resolved, depends_on, stage.clip, data, begun)
         if resumed is not None and checkpoint is not None:
             check_same(checkpoint, folder, resolved.config, origin)

@@ -72,6 +72,7 @@ Accelerator = Literal["auto", "cpu", "gpu"]
 Strategy = Literal["auto", "ddp", "fsdp"]
 Checkpointing = Literal["none", "selective", "full"]
 Compile = Literal["auto", "none", "blocks", "model"]
+MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 Attention = Literal["auto", "sdpa", "xformers", "math"]
 Determinism = Literal["fast", "strict"]
 
@@ -96,6 +97,7 @@ class TrainerConfig:
     cpu_offload: bool = False  # fsdp keeps weights and optimizer states in the machine's memory
     activation_checkpointing: Checkpointing = "none"  # selective: keep the products of each block
     compile: Compile = "auto"  # auto: blocks on a GPU, else none
+    memory_format: MemoryFormat = "auto"  # of kernels; auto: channels_last on a GPU
     attention: Attention = "auto"  # auto: sdpa
     keep_checkpoints: int = 2  # newest ones, besides the best
     deterministic: Determinism = "fast"  # strict: the same bits on a machine of the same kind
@@ -119,6 +121,11 @@ class TrainerConfig:
             not self.cpu_offload or self.strategy == "fsdp",
             "trainer.cpu_offload",
             "needs trainer.strategy=fsdp",
+        )
+        require(
+            self.strategy != "fsdp" or self.memory_format != "channels_last",
+            "trainer.memory_format",
+            "must be auto or contiguous with trainer.strategy=fsdp",
         )
         require(
             self.threads is None or self.threads >= 1,

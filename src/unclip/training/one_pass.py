@@ -11,9 +11,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unclip.common.progress import bar_interval
+from unclip.common.types import TextFeatures
 from unclip.data.batches import DecoderBatch, PriorBatch
 from unclip.embeddings.clip import Clip
 from unclip.embeddings.lengths import stored
+from unclip.embeddings.tokens import token_mask
 from unclip.training.world import rank_and_world
 
 
@@ -61,15 +63,28 @@ def embedded_batches(
 
 def z_i_of(clip: Clip, batch: PriorBatch | DecoderBatch) -> Tensor:
     """z_i ``[B, D]`` of a batch: what it has from disk, else what ``clip`` says of its images."""
+    if batch.encoded is not None and batch.encoded.z_i is not None:
+        return batch.encoded.z_i
     if batch.z_i is not None:
         return stored(batch.z_i, clip.embeddings)
     assert batch.clip_image is not None
     return clip.encode_image(batch.clip_image)
 
 
-def z_t_of(clip: Clip, batch: PriorBatch) -> Tensor:
+def z_t_of(clip: Clip, batch: PriorBatch | DecoderBatch) -> Tensor:
     """z_t ``[B, D]`` of a batch: what it has from disk, else what ``clip`` says of its captions."""
-    if batch.z_t is not None:
+    if batch.encoded is not None and batch.encoded.z_t is not None:
+        return batch.encoded.z_t
+    if isinstance(batch, PriorBatch) and batch.z_t is not None:
         return stored(batch.z_t, clip.embeddings)
     assert batch.clip_tokens is not None
     return clip.encode_text(batch.clip_tokens).z_t
+
+
+def text_of(clip: Clip, batch: PriorBatch | DecoderBatch) -> TextFeatures:
+    """All that ``clip`` says of a batch's captions."""
+    assert batch.clip_tokens is not None
+    known = batch.encoded
+    if known is None or known.features is None or known.z_t is None:
+        return clip.encode_text(batch.clip_tokens)
+    return TextFeatures(known.z_t, known.features, token_mask(batch.clip_tokens))

@@ -18,6 +18,7 @@ from unclip.embeddings.clip import FrozenClip
 from unclip.training import adapters, strategies
 from unclip.training.blocks import checkpoint_blocks, compile_blocks, missing_for_compilation
 from unclip.training.config import OptimConfig
+from unclip.training.encodings import Reads
 from unclip.training.means import Mean, Means, combined, mean_of_processes, means_of
 from unclip.training.optim import build_optimizer, lr_factor
 from unclip.training.random import StepRandom
@@ -116,7 +117,7 @@ class Stage(L.LightningModule):
         for net in (self.net,) if self.ema is None else (self.net, self.ema):
             if self._shards:
                 strategies.shard(net, trainer, self.device_mesh)  # type: ignore[arg-type]
-            elif gpu:  # FSDP2 takes contiguous weights alone
+            elif self._channels_last(gpu=gpu):  # FSDP2 takes contiguous weights alone
                 net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self._shards and self.trainer.world_size > 1:
             device = self.trainer.strategy.root_device
@@ -129,6 +130,11 @@ class Stage(L.LightningModule):
     def _shards(self) -> bool:
         """Whether processes have a share of the weights each."""
         return bool(self.experiment.trainer.strategy == "fsdp")
+
+    def _channels_last(self, *, gpu: bool) -> bool:
+        """What `trainer.memory_format` comes to here."""
+        how: str = self.experiment.trainer.memory_format
+        return gpu if how == "auto" else how == "channels_last"
 
     def restart_average(self) -> None:
         """Let the average begin from the network's weights as they are now."""
@@ -154,6 +160,14 @@ class Stage(L.LightningModule):
         """Bring the frozen CLIP to the device."""
         if self.clip is not None:
             self.clip.model.to(self.device)
+            data: Any = getattr(self.trainer, "datamodule", None)
+            if data is not None:
+                data.keep_encodings(self.clip, self.reads)
+
+    @property
+    def reads(self) -> Reads:
+        """What the stage reads of the frozen CLIP, as far as it may come from disk."""
+        return Reads()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout draws from torch's global generator, which no checkpoint holds: seed it again."""

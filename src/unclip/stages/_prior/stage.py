@@ -18,7 +18,8 @@ from unclip.embeddings.lengths import directions, dots, stored
 from unclip.embeddings.metrics import prior_metrics
 from unclip.embeddings.tokens import Tokenizer, token_mask
 from unclip.stages._prior.null_text import NullText, null_text
-from unclip.training.one_pass import z_i_of, z_t_of
+from unclip.training.encodings import Reads
+from unclip.training.one_pass import text_of, z_i_of, z_t_of
 from unclip.training.random import StepRandom
 from unclip.training.stage import Monitor, Preview, Score, Stage, own_nearest
 
@@ -39,8 +40,7 @@ def encode(clip: Clip, batch: PriorBatch, *, features: bool) -> Pair:
         assert batch.tokens is not None
         caption = Caption(batch.tokens, None, token_mask(batch.tokens))
         return Pair(z_i, z_t_of(clip, batch), caption)
-    assert batch.clip_tokens is not None
-    text = clip.encode_text(batch.clip_tokens)
+    text = text_of(clip, batch)
     z_t = text.z_t if batch.z_t is None else stored(batch.z_t, clip.embeddings)
     return Pair(z_i, z_t, Caption(None, text.tokens, text.mask))
 
@@ -84,6 +84,11 @@ class PriorStage(Stage):
     def redraw(self, pair: Pair, noise: SampleNoise) -> Tensor:
         """`draw`, given all that training gives beside z_i itself."""
         return self.draw(pair, noise)
+
+    @property
+    def reads(self) -> Reads:
+        """See `Stage.reads`."""
+        return Reads(image=True, text=True, features=self.experiment.model.caption == "clip")
 
     @cached_property
     def null(self) -> NullText | None:

@@ -20,17 +20,18 @@ from unclip.common.images import CaptionedImage, to_uint8
 from unclip.common.seeding import SampleNoise
 from unclip.data.batches import DecoderBatch
 from unclip.embeddings.clip import Clip, FrozenClip
-from unclip.embeddings.gpt2 import Gpt2Tokenizer, ready, tokenizer_of
+from unclip.embeddings.gpt2 import Gpt2Tokenizer, mask_of, ready, tokenizer_of
 from unclip.embeddings.lengths import directions, with_lengths
 from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._diffusion.stage import DiffusionStage
 from unclip.stages.decoder.config import DecoderExperiment
 from unclip.stages.decoder.network import Decoder, build_network
 from unclip.stages.decoder.sampling import DecoderPart
-from unclip.stages.decoder.words import Words, null_words, told, words
+from unclip.stages.decoder.words import Words, null_words, told
 from unclip.stages.interface import LoadedParents
 from unclip.training import strategies
-from unclip.training.one_pass import z_i_of
+from unclip.training.encodings import Reads
+from unclip.training.one_pass import text_of, z_i_of, z_t_of
 from unclip.training.random import StepRandom
 from unclip.training.stage import Monitor, Preview, Score, own_nearest
 
@@ -53,13 +54,20 @@ class DecoderStage(DiffusionStage):
         model = self.experiment.model
         return model.use_z_i or model.caption == "clip"
 
+    @property
+    def reads(self) -> Reads:
+        """See `Stage.reads`."""
+        model, features = self.experiment.model, self.experiment.model.caption == "clip"
+        text = model.use_z_i and self.experiment.embedding == "text"
+        return Reads(image=model.use_z_i and not text, text=text or features, features=features)
+
     @torch.no_grad()
     def encode(self, batch: DecoderBatch) -> Tensor | None:
         """What the decoder gets of the CLIP ``[B, D]``: z_i, or z_t in its place, or nothing."""
         if not self.experiment.model.use_z_i:
             return None
         if self.experiment.embedding == "text":
-            return self.frozen_clip.model.encode_text(batch.clip_tokens).z_t
+            return z_t_of(self.frozen_clip.model, batch)
         return z_i_of(self.frozen_clip.model, batch)
 
     def loss(
@@ -85,7 +93,8 @@ class DecoderStage(DiffusionStage):
     @torch.no_grad()
     def read(self, batch: DecoderBatch) -> Words:
         """The captions as the network reads them."""
-        return words(self.experiment.model, batch.tokens, batch.clip_tokens, self._clip_model)
+        text = None if self._clip_model is None else text_of(self._clip_model, batch)
+        return Words(batch.tokens, mask_of(self.experiment.model, batch.tokens), text)
 
     @cached_property
     def null(self) -> Words | None:
@@ -128,7 +137,8 @@ class DecoderStage(DiffusionStage):
 
     def preview(self, batch: DecoderBatch) -> Preview:
         """Images decoded from what real ones were given as; how close CLIP finds the two."""
-        parts = (None if part is None else part[:PREVIEW] for part in batch)
+        whole = batch._replace(encoded=None)
+        parts = (None if part is None else part[:PREVIEW] for part in whole)
         few = DecoderBatch(*parts)  # type: ignore[arg-type]  # mixed
         images = self.decode(few)
         clip = self.frozen_clip.model
