@@ -47,9 +47,9 @@ def targets(net: nn.Module, patterns: list[str] | None) -> list[str]:
 
 
 def _most(layer: nn.Module) -> int:
-    """The rank of a layer's weight: an adapter of more would be larger and no better."""
+    """The longer side of a layer's weight: an adapter of more is larger and no better."""
     weight = layer.get_parameter("weight")
-    return min(len(weight), weight[0].numel())
+    return max(len(weight), weight[0].numel())
 
 
 def inject(net: nn.Module, config: AdapterConfig) -> None:
