@@ -38,13 +38,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unclip.config.load import load_experiment
+from unclip.nn.compilation import compile_blocks
 from unclip.planning import trace as planned
 from unclip.planning.devices import GPUS
 from unclip.runs import train as run_train
 from unclip.runs.parents import parents
 from unclip.runs.train import assemble
 from unclip.tracking.report import Finished
-from unclip.training.blocks import compile_blocks
 from unclip.training.callbacks import Throughput
 from unclip.training.optim import build_optimizer
 from unclip.training.random import StepRandom

@@ -136,7 +136,7 @@ def test_the_option_reaches_the_cascade(cascade, monkeypatch, tmp_path):
         return made[-1]
 
     monkeypatch.setattr("unclip.pipeline.cascade.choose_offload", choose)
-    monkeypatch.setattr("unclip.pipeline.precision.choose_offload", choose)
+    monkeypatch.setattr("unclip.pipeline.execution.choose_offload", choose)
     words = ["sample", "a", "--pipeline", str(cascade), "--batch", "1", "--offload", "blocks"]
     words += ["prior.steps=2", "decoder.steps=2", "upsampler.steps=2"]
     assert main([*words, "--out", str(tmp_path / "few")]) == 0

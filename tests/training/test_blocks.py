@@ -13,17 +13,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unclip.config.load import load_experiment
+from unclip.nn.blocks import blocks_of
+from unclip.nn.compilation import compile_blocks, missing_for_compilation
 from unclip.nn.transformer import Transformer
 from unclip.nn.unet import UNet
 from unclip.runs.train import train
 from unclip.stages.clip.config import ClipConfig
 from unclip.stages.clip.network import build_clip
-from unclip.training.blocks import (
-    blocks_of,
-    checkpoint_blocks,
-    compile_blocks,
-    missing_for_compilation,
-)
+from unclip.training.blocks import checkpoint_blocks
 from unclip.training.config import TrainerConfig
 from unclip.training.stage import Stage
 

@@ -32,6 +32,6 @@ def _smaller(args: argparse.Namespace | None) -> list[str]:
     batch = getattr(args, "batch", 1)
     if batch > 1:
         steps.append(f"--batch {batch // 2}")
-    pipeline = getattr(args, "pipeline", "CASCADE")
+    pipeline = getattr(args, "pipeline", None) or "CASCADE"
     asked = f"ask `unclip plan sample {pipeline} --memory SIZE` what fits"
     return [*steps, asked]

@@ -97,7 +97,10 @@ def _sample_many(args: argparse.Namespace, captions: list[Caption], many: dict[s
     from unclip.runs.sample_captions import sample_captions
     from unclip.runs.sample_plan import SampleConfig
 
-    own = {name: getattr(args, name) for name in ("n", "seed", "device", "precision", "offload")}
+    own = {
+        name: getattr(args, name)
+        for name in ("n", "seed", "device", "precision", "offload", "compile")
+    }
     config = SampleConfig(**many, **own)
 
     def opened(device: str) -> Pipeline:

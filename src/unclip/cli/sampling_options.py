@@ -49,7 +49,7 @@ def help_of(stages: Sequence[str], note: str) -> str:
 
 
 def add_device(p: argparse.ArgumentParser) -> None:
-    """Where the networks run, in which precision, and which of them are there at a time."""
+    """Where the networks run, in which precision, which of them are there, and compiled or not."""
     p.add_argument("--device", default="auto", help="auto (default) | cpu | cuda | cuda:1 | mps")
     add_precision(p)
     p.add_argument(
@@ -58,6 +58,12 @@ def add_device(p: argparse.ArgumentParser) -> None:
         help="none (default) | stages: one network at a time on the GPU, the others wait in the "
         "machine's memory | blocks: and of that one block at a time; same images "
         "(`unclip plan sample` says what fits)",
+    )
+    p.add_argument(
+        "--compile",
+        default="none",
+        help="none (default) | blocks: the networks' blocks, compiled in the first steps and kept "
+        "in the cache | graphs: also CUDA graphs for small batches",
     )
 
 
@@ -173,8 +179,9 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
     if named and not any(own) and find_cascade(named) is None:
         require_there(named, meant(named))  # before the slow imports
     from unclip.common.devices import find_device
+    from unclip.pipeline.execution import choose_compilation, choose_offload
     from unclip.pipeline.pipeline import Pipeline
-    from unclip.pipeline.precision import choose_offload, choose_precision
+    from unclip.pipeline.precision import choose_precision
     from unclip.sharing.cache import cascade_folder
     from unclip.training.determinism import sample_deterministically
 
@@ -182,11 +189,12 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
     device = find_device(args.device)
     choose_precision(args.precision, device)  # before anything is fetched
     choose_offload(args.offload, device)
+    choose_compilation(args.compile, device, args.offload)
     folder = args.pipeline = cascade_folder(named) if named else None
     clip, prior, upsamplers = args.clip, args.prior, args.upsampler or []
     if folder is not None:
         if not any(own):
-            return Pipeline.load(folder, device, args.precision, args.offload)
+            return Pipeline.load(folder, device, args.precision, args.offload, args.compile)
         clip = clip or (str(folder / "clip") if (folder / "clip").is_dir() else None)
         prior = prior or (folder / "prior" if (folder / "prior").is_dir() else None)
         upsamplers = args.upsampler or sorted(folder.glob("upsampler*"))
@@ -198,6 +206,7 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
         device=device,
         precision=args.precision,
         offload=args.offload,
+        compile=args.compile,
     )
     if args.prior is not None and pipeline.cascade.prior is None:
         raise UserError(

@@ -9,6 +9,13 @@ from unclip.common.errors import UserError
 
 NAMES = "auto, cpu, cuda, cuda:N or mps"
 
+_AMPERE = (8, 0)  # compute capability
+
+
+def is_ampere(device: torch.device | str) -> bool:
+    """Whether a CUDA device is of that generation or a newer one: TF32, and units for bfloat16."""
+    return torch.cuda.get_device_capability(device) >= _AMPERE
+
 
 def find_device(name: str, key: str = "--device") -> torch.device:
     """``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.

@@ -9,7 +9,14 @@ from typing import Any
 from unclip.common.checks import require, require_choices
 from unclip.common.seeds import require_seed
 from unclip.config.load import build_config, parse_overrides
-from unclip.pipeline.settings import STAGES, Offloading, Precision, Settings, check_changes
+from unclip.pipeline.settings import (
+    STAGES,
+    Compiling,
+    Offloading,
+    Precision,
+    Settings,
+    check_changes,
+)
 from unclip.tracking.config import TrackingConfig
 from unclip.training.config import RunConfig
 
@@ -24,6 +31,7 @@ class CascadeEvaluation:
     seed: int = 0  # of the captions; image k has the noise of seed k
     precision: Precision = "auto"  # of the networks; auto is 32 on a CPU
     offload: Offloading = "none"  # stages or blocks: by turns on the GPU
+    compile: Compiling = "none"  # blocks of the networks, or also as CUDA graphs
     run: RunConfig = field(default_factory=RunConfig)  # dir: where results are written
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 

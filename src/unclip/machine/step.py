@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 from unclip.config.load import ResolvedExperiment, load_experiment
 from unclip.machine.check import Machine
 from unclip.nn import attention
+from unclip.nn.compilation import compile_blocks
 from unclip.planning import devices
 from unclip.planning.devices import Device
 from unclip.planning.memory import Layout, Memory, need
@@ -25,7 +26,7 @@ from unclip.runs.parents import build_net, frozen_clip, named_sizes
 from unclip.stages.interface import Given, Share
 from unclip.stages.row import CLIP
 from unclip.training import ema
-from unclip.training.blocks import checkpoint_blocks, compile_blocks
+from unclip.training.blocks import checkpoint_blocks
 from unclip.training.optim import build_optimizer
 
 BF16 = "bf16-mixed"

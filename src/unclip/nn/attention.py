@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ALIGNED = 8  # channels of a head: 16 bytes of a half, which kernels of CUDA load at once
 SHORT = 256  # queries; from here on bfloat16 is no slower than float32 on a CPU
 
 
@@ -84,7 +85,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) 
     if mask is not None and mask.is_floating_point():
         mask = mask.to(q.dtype)
     if _selected == "sdpa":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return _torch_attention(q, k, v, mask, causal)
     if _selected == "xformers":
         from unclip.nn import xformers_attention
 
@@ -96,6 +97,23 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) 
         added = mask.is_floating_point()
         scores = scores + mask if added else scores.masked_fill(~mask, float("-inf"))
     return scores.float().softmax(dim=-1).to(v.dtype) @ v
+
+
+def _torch_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """By the kernel that torch chooses: on CUDA flash attention, else the memory-efficient one.
+
+    Flash attention takes half precision without a mask, from Ampere on. The other runs on every GPU
+    and in float32, but takes heads of whole `ALIGNED` channels alone, for want of which torch would
+    hold the whole matrix of scores: zeros beside the channels change nothing of it.
+    """
+    channels, more = q.shape[-1], -q.shape[-1] % ALIGNED
+    if not more or q.device.type != "cuda":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    q, k, v = (F.pad(x, (0, more)) for x in (q, k, v))
+    found = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, scale=channels**-0.5
+    )
+    return found[..., :channels]
 
 
 def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.common.devices import is_ampere
 from unclip.common.errors import UserError
 from unclip.common.local_rank import local_rank
 
@@ -29,7 +30,8 @@ def check() -> None:
     if not torch.cuda.is_available():
         raise UserError(f"trainer.attention=xformers: needs a GPU, none found; {INSTEAD}")
     device = torch.device("cuda", local_rank())  # not 0 of them all: a context costs half a GB
-    q = torch.randn(1, 1, 16, 32, device=device, dtype=torch.bfloat16, requires_grad=True)
+    half = torch.bfloat16 if is_ampere(device) else torch.float16
+    q = torch.randn(1, 1, 16, 32, device=device, dtype=half, requires_grad=True)
     try:
         attend(q, q, q, None, False).sum().backward()
     except Exception as error:  # its dispatcher lists every operator's reasons, over many lines

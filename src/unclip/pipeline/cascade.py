@@ -19,10 +19,12 @@ from unclip.embeddings.codec import Codec
 from unclip.embeddings.config import Embeddings
 from unclip.embeddings.gpt2 import Gpt2Tokenizer
 from unclip.embeddings.tokens import Tokenizer
+from unclip.nn.compilation import Compilation
 from unclip.nn.offload import Offload
+from unclip.pipeline.execution import choose_compilation, choose_offload
 from unclip.pipeline.folder import require_there
 from unclip.pipeline.inference import inference
-from unclip.pipeline.precision import cast_parameters, choose_offload, choose_precision
+from unclip.pipeline.precision import cast_parameters, choose_precision
 from unclip.pipeline.settings import Settings
 from unclip.stages import registry
 from unclip.stages._prior.part import PriorPart
@@ -48,6 +50,7 @@ class Cascade:
         dtype: Of the parameters of prior, decoder and upsamplers, None for what they have; CLIP
             and PCA stay in float32.
         offload: What moves the networks to the device by turns; None: all are there.
+        compilation: What compiles the blocks of prior, decoder and upsamplers; None: nothing does.
 
     Raises:
         UserError: a prior for a decoder that takes no image embeddings, or stages without the CLIP
@@ -62,6 +65,7 @@ class Cascade:
     device: torch.device = CPU
     dtype: torch.dtype | None = None
     offload: Offload | None = None
+    compilation: Compilation | None = None
 
     def __post_init__(self) -> None:
         if self.prior is not None and self.decoder.takes != "image":
@@ -70,6 +74,8 @@ class Cascade:
             )
         for part in (*([self.prior] if self.prior else []), self.decoder, *self.upsamplers):
             _settle(part.net, self.device, self.dtype, self.offload)
+            if self.compilation is not None:
+                self.compilation.add(part.net)
         if self.clip is not None:
             _place(self.clip.model, self.device, self.offload)
         elif self.decoder.takes != "none":
@@ -156,12 +162,13 @@ def load_cascade(
     device: torch.device | str = "cpu",
     precision: str = "32",
     offload: str = "none",
+    compile: str = "none",
 ) -> Cascade:
     """From separate artifacts; those of different CLIPs refuse each other.
 
     ``clip`` is None for a decoder that reads none. ``prior`` is not read where the decoder takes
-    no image embeddings. Upsamplers are applied in the order of their sizes. ``precision`` and
-    ``offload`` are of `unclip.pipeline.settings`.
+    no image embeddings. Upsamplers are applied in the order of their sizes. ``precision``,
+    ``offload`` and ``compile`` are of `unclip.pipeline.settings`.
     """
     if isinstance(upsamplers, (str, Path)):
         upsamplers = [upsamplers]
@@ -177,6 +184,7 @@ def load_cascade(
     place = find_device(str(device), key="device")
     dtype = choose_precision(precision, place, key="precision")
     turns = choose_offload(offload, place, key="offload")
+    compilation = choose_compilation(compile, place, offload, key="compile")
     frozen = None if clip is None else registry.STAGES[CLIP].load(clip)
 
     def loaded(kind: str, path: Path | str) -> Any:
@@ -197,6 +205,7 @@ def load_cascade(
         device=place,
         dtype=dtype,
         offload=turns,
+        compilation=compilation,
     )
 
 
@@ -205,6 +214,7 @@ def open_folder(
     device: torch.device | str = "cpu",
     precision: str = "32",
     offload: str = "none",
+    compile: str = "none",
 ) -> Cascade:
     """From a folder with ``decoder``, any ``upsampler*``, ``clip``, ``prior`` and ``pca``.
 
@@ -226,6 +236,7 @@ def open_folder(
         device=device,
         precision=precision,
         offload=offload,
+        compile=compile,
         **given,
     )
 

@@ -43,9 +43,10 @@ class Pipeline:
         device: torch.device | str = "cpu",
         precision: str = "32",
         offload: str = "none",
+        compile: str = "none",
     ) -> Pipeline:
         """From a cascade's folder (see `unclip.pipeline.cascade.open_folder`)."""
-        return cls(open_folder(folder, device, precision, offload))
+        return cls(open_folder(folder, device, precision, offload, compile))
 
     @classmethod
     def from_artifacts(
@@ -59,6 +60,7 @@ class Pipeline:
         device: torch.device | str = "cpu",
         precision: str = "32",
         offload: str = "none",
+        compile: str = "none",
     ) -> Pipeline:
         """From separate artifacts (see `unclip.pipeline.cascade.load_cascade`)."""
         return cls(
@@ -71,6 +73,7 @@ class Pipeline:
                 device=device,
                 precision=precision,
                 offload=offload,
+                compile=compile,
             )
         )
 

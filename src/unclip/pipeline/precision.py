@@ -1,16 +1,15 @@
-"""The precision that a user names for sampling, and what takes turns on the device."""
+"""The precision that a user names for sampling."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from unclip.common.devices import is_ampere
 from unclip.common.errors import UserError
-from unclip.nn.offload import Offload
-from unclip.pipeline.settings import OFFLOADINGS, PRECISIONS
+from unclip.pipeline.settings import PRECISIONS
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_FIRST_WITH_TF32 = (8, 0)  # compute capability (Ampere); tensor cores take bfloat16 from there too
 
 
 def choose_precision(
@@ -28,7 +27,7 @@ def choose_precision(
     device = torch.device(device)
     if name not in PRECISIONS:
         raise UserError(f"{key} {name}: must be one of {', '.join(PRECISIONS)}")
-    ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _FIRST_WITH_TF32
+    ampere = device.type == "cuda" and is_ampere(device)
     if name == "auto":
         name = "32" if device.type == "cpu" else "bf16" if ampere else "fp16"
     if name == "tf32" and not ampere:
@@ -37,26 +36,6 @@ def choose_precision(
         raise UserError(f"{key} bf16: this GPU is too old for it; use fp16")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
     return _DTYPES.get(name, torch.float32)
-
-
-def choose_offload(name: str, device: torch.device | str, key: str = "--offload") -> Offload | None:
-    """What moves networks to ``device`` one after another, or their blocks; None: all are there.
-
-    Raises:
-        UserError: no such way, or the device has no memory of its own; the line begins with
-            ``key``.
-    """
-    device = torch.device(device)
-    if name not in OFFLOADINGS:
-        raise UserError(f"{key} {name}: must be one of {', '.join(OFFLOADINGS)}")
-    if name == "none":
-        return None
-    if device.type != "cuda":
-        raise UserError(
-            f"{key} {name}: {device.type} computes in the machine's own memory, so nothing is "
-            f"saved; use none"
-        )
-    return Offload(device, blocks=name == "blocks")
 
 
 def cast_parameters(net: nn.Module, dtype: torch.dtype) -> None:

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from unclip.common.errors import UserError
 from unclip.common.seeding import SampleNoise, derive_seed
+from unclip.common.terminal import say
 from unclip.common.types import Progress
 from unclip.pipeline.cascade import Cascade, check_stages
+from unclip.pipeline.execution import compiled_folder
 from unclip.pipeline.inference import inference
 from unclip.pipeline.settings import Settings
 from unclip.stages._diffusion.known import Known
@@ -157,7 +159,10 @@ class Sampling:
                 progress=self._tick,
             ),
         )
-        return Generated(self._enlarged(small, seeds, captions, known), z_i, small)
+        image = self._enlarged(small, seeds, captions, known)
+        if self.cascade.compilation and (line := self.cascade.compilation.report()):
+            say(f"unclip: {line}; kept in {compiled_folder()}", error=True)
+        return Generated(image, z_i, small)
 
     def _enlarged(
         self,

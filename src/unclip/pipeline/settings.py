@@ -19,7 +19,10 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 """In which networks sample: `unclip.pipeline.precision.choose_precision`."""
 Offloading = Literal["none", "stages", "blocks"]
 OFFLOADINGS: tuple[str, ...] = get_args(Offloading)
-"""What takes turns on the device: `unclip.pipeline.precision.choose_offload`."""
+"""What takes turns on the device: `unclip.pipeline.execution.choose_offload`."""
+Compiling = Literal["none", "blocks", "graphs"]
+COMPILINGS: tuple[str, ...] = get_args(Compiling)
+"""What is compiled: `unclip.pipeline.execution.choose_compilation`."""
 USED_WITH = {
     "eta": ("sampler", ("ddim", "analytic_ddim")),
     "clip_range": ("clip", ("static",)),

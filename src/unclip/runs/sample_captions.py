@@ -80,7 +80,7 @@ def sample_captions(
         opened = (
             pipeline(device)
             if callable(pipeline)
-            else Pipeline.load(pipeline, device, config.precision, config.offload)
+            else Pipeline.load(pipeline, device, config.precision, config.offload, config.compile)
         )
         own = Pipeline(with_settings(opened.cascade, settings))
         if fabric.is_global_zero:
@@ -147,6 +147,7 @@ def _settings(
         "batch": settings.batch,
         "precision": precision,
         "device": device,
+        **({} if config.compile == "none" else {"compile": config.compile}),
         "prior": asdict(cascade.prior.sampler) if cascade.prior else None,
         "decoder": asdict(cascade.decoder.sampler),
         "upsamplers": [asdict(part.sampler) for part in cascade.upsamplers],

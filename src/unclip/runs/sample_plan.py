@@ -29,6 +29,7 @@ class SampleConfig:
     device: str = "auto"  # auto, cpu, cuda or mps
     precision: str = "auto"  # of `unclip.pipeline.settings.PRECISIONS`
     offload: str = "none"  # of `unclip.pipeline.settings.OFFLOADINGS`; the images are the same
+    compile: str = "none"  # of `unclip.pipeline.settings.COMPILINGS`
     devices: int | None = None  # processes per machine; None: 1, or as torchrun started
     nodes: int | None = None  # machines; None likewise
 

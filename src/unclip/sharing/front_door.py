@@ -8,7 +8,8 @@ import torch
 
 from unclip.common.devices import find_device
 from unclip.pipeline import pipeline
-from unclip.pipeline.precision import choose_offload, choose_precision
+from unclip.pipeline.execution import choose_compilation, choose_offload
+from unclip.pipeline.precision import choose_precision
 from unclip.sharing.cache import cascade_folder
 
 
@@ -22,6 +23,7 @@ class Pipeline(pipeline.Pipeline):
         device: torch.device | str = "cpu",
         precision: str = "32",
         offload: str = "none",
+        compile: str = "none",
     ) -> Pipeline:
         """From a cascade's folder, its bundle, a name (``karlo``) or ``hf://ORG/NAME[@REVISION]``.
 
@@ -35,5 +37,6 @@ class Pipeline(pipeline.Pipeline):
             place = find_device(str(device), key="device")
             choose_precision(precision, place, key="precision")
             choose_offload(offload, place, key="offload")
+            choose_compilation(compile, place, offload, key="compile")
             folder = cascade_folder(folder)
-        return cls(pipeline.open_folder(folder, device, precision, offload))
+        return cls(pipeline.open_folder(folder, device, precision, offload, compile))

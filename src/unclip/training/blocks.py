@@ -1,6 +1,6 @@
-"""What is done to a network block by block: activation checkpointing and compilation.
+"""Activation checkpointing of a network's blocks (`unclip.nn.blocks`).
 
-Both replace nothing: the names in a state dict stay as they are. Blocks: `unclip.nn.blocks`.
+It replaces nothing: the names in a state dict stay as they are.
 """
 
 from __future__ import annotations
@@ -56,38 +56,3 @@ def _recomputing(forward: Callable[..., Any], **how: Any) -> Callable[..., Any]:
         return checkpoint(forward, *args, use_reentrant=False, **how, **kwargs)
 
     return recomputed
-
-
-def compile_blocks(net: nn.Module, how: str) -> None:
-    """Compile ``net`` (`model`), its blocks one by one (`blocks`), or nothing (`none`).
-
-    Blocks of one shape share their code, so compiling them takes a fraction of the whole
-    network's time.
-    """
-    if how == "model":
-        net.compile()
-    if how == "blocks":
-        blocks = blocks_of(net)
-        # All blocks of a kind share one function, and dynamo gives up on one with too many shapes.
-        limit = torch._dynamo.config.recompile_limit
-        torch._dynamo.config.recompile_limit = max(limit, len(blocks) + 8)
-        torch._dynamo.config.optimize_ddp = False  # it would cut blocks where DDP's buckets end
-        for block in blocks:
-            # Blocks share their code, so from the second shape on sizes would turn symbolic;
-            # training batches are always full.
-            block.compile(dynamic=False)
-
-
-def missing_for_compilation(device: torch.device) -> str | None:
-    """Why nothing can be compiled on ``device``, in a line; None where a tiny function can.
-
-    Slim images have no C compiler or no Python headers, which Triton needs for its launchers.
-    """
-    try:
-        x = torch.ones(8, device=device, requires_grad=True)
-        torch.compile(lambda y: (y * 2).sin().sum(), dynamic=False)(x).backward()
-    except Exception as error:  # of dynamo, Inductor, Triton or the compiler
-        return next(
-            (line for line in str(error).splitlines() if line.strip()), type(error).__name__
-        )
-    return None

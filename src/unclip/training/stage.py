@@ -15,8 +15,9 @@ from unclip.common.images import CaptionedImage
 from unclip.common.seeding import derive_seed
 from unclip.common.terminal import say
 from unclip.embeddings.clip import FrozenClip
+from unclip.nn.compilation import compile_blocks, missing_for_compilation
 from unclip.training import adapters, strategies
-from unclip.training.blocks import checkpoint_blocks, compile_blocks, missing_for_compilation
+from unclip.training.blocks import checkpoint_blocks
 from unclip.training.config import OptimConfig
 from unclip.training.encodings import Reads
 from unclip.training.means import Mean, Means, combined, mean_of_processes, means_of

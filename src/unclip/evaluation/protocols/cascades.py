@@ -53,7 +53,7 @@ def evaluate_cascade(
         wanted.n, wanted.seed, trained_on.scenes.shapes
     )
     settings = settings or Settings(batch=wanted.batch)
-    pipeline = Pipeline.load(root, "auto", wanted.precision, wanted.offload)
+    pipeline = Pipeline.load(root, "auto", wanted.precision, wanted.offload, wanted.compile)
     began = time.perf_counter()
     drawn = draw(pipeline, prompts, batch=wanted.batch, settings=settings)
     seconds = time.perf_counter() - began

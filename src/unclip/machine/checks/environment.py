@@ -12,7 +12,7 @@ import torch
 
 from unclip.common.devices import find_device
 from unclip.machine.check import Check, Machine, Row
-from unclip.training.blocks import missing_for_compilation
+from unclip.nn.compilation import missing_for_compilation
 
 OVERRIDES = ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "NVIDIA_TF32_OVERRIDE")
 SPOKEN = ("CUBLAS", "NCCL", "TF32", "CUDA_VISIBLE", "PYTORCH", "OMP_NUM")

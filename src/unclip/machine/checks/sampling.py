@@ -17,8 +17,9 @@ from unclip.machine.checks.utilisation import MIDDLE
 from unclip.machine.stages import REFERENCE
 from unclip.machine.step import synchronize
 from unclip.pipeline.cascade import Cascade, load_part
+from unclip.pipeline.execution import choose_offload
 from unclip.pipeline.pipeline import Pipeline
-from unclip.pipeline.precision import choose_offload, choose_precision
+from unclip.pipeline.precision import choose_precision
 from unclip.pipeline.sampling import Sampling
 from unclip.pipeline.settings import Settings
 from unclip.runs.parents import build_net, named_sizes

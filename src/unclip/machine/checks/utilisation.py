@@ -20,7 +20,7 @@ from unclip.machine.step import (
     seconds_of,
     synchronize,
 )
-from unclip.training.blocks import blocks_of
+from unclip.nn.blocks import blocks_of
 
 LARGE = {
     "prior": Job("prior/diffusion_l", (), 512),
