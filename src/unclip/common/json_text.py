@@ -25,7 +25,7 @@ def read(data: bytes, *, finite: bool = True) -> Any:
             parse_constant=_no_constant if finite else float,
             parse_int=_integer,
             parse_float=_float,
-            object_pairs_hook=_once,
+            object_pairs_hook=once,
         )
     except RecursionError:
         raise ValueError(f"is nested deeper than {bounded.DEPTH}") from None
@@ -61,7 +61,8 @@ def _float(digits: str) -> float:
     return float(digits)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of its ``pairs``; ValueError for a key that is given twice."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:

@@ -193,11 +193,13 @@ def _trace(parts: Sequence[StagePart], batch: int, *, gpu: bool, half: bool) -> 
         if part.row.kind != CLIP:
             rows = batch * _rows(part)
             with kernels(gpu=gpu, recomputing=False):
-                watch = _watch(part, sizes, rows, torch.bfloat16 if half else torch.float32)
+                dtype = torch.bfloat16 if half else torch.float32
+                watch, read = _watch(part, sizes, rows, dtype)
             cost = cost._replace(
                 evaluations=_evaluations(part.experiment.sampler),
                 rows=rows,
-                flops=watch.flops,
+                flops=watch.flops - read,
+                once=read,
                 activations=max(live.activations for live in watch.live),
             )
         costs.append(cost)
@@ -217,11 +219,12 @@ def _evaluations(sampler: Any) -> int:
     return sum(section_counts(sampler.steps)) * (2 if sampler.sampler == "heun" else 1)
 
 
-def _watch(part: StagePart, sizes: ParentSizes, rows: int, dtype: torch.dtype) -> Watch:
-    """One evaluation of ``rows`` samples, on tensors that take no memory."""
+def _watch(part: StagePart, sizes: ParentSizes, rows: int, dtype: torch.dtype) -> tuple[Watch, int]:
+    """One evaluation of ``rows`` samples, on tensors that take no memory.
+
+    Also the operations of what comes before the first evaluation.
+    """
     once = deepcopy(part.experiment)
-    if hasattr(once.data, "crop_fraction"):
-        once.data.crop_fraction = 1.0  # sampling has whole images
     if getattr(once.model, "last_step", False):
         once.model.last_step = False  # either of its networks, which are of one shape
     with torch.device("meta"):
@@ -236,5 +239,7 @@ def _watch(part: StagePart, sizes: ParentSizes, rows: int, dtype: torch.dtype) -
             given = Given(z, TextFeatures(z, words, all_kept(*words.shape[:2])))
         watch = Watch([*net.parameters(), *net.buffers()])
         with watch:
-            part.row.dry_step(net, once, given, Share(rows, 1))
-    return watch
+            step = part.row.dry_sampling(net, once, given, Share(rows, 1))
+            read = watch.flops
+            step()
+    return watch, read

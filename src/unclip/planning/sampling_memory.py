@@ -39,7 +39,13 @@ class StageCost(NamedTuple):
     evaluations: int = 0  # of its network for one batch; 0 of the CLIP, which counts for nothing
     rows: int = 0  # samples of one evaluation: with guidance twice the images
     flops: int = 0  # of one evaluation
+    once: int = 0  # the same of what is computed once for a batch: captions, conditions
     activations: int = 0  # bytes of one evaluation, at most
+
+    @property
+    def all_flops(self) -> int:
+        """Of a batch."""
+        return self.evaluations * self.flops + self.once
 
     def width(self, precision: str) -> int:
         """Bytes of a parameter; the CLIP stays in float32."""
@@ -136,7 +142,7 @@ def cost_of(
     else:
         host = max(host, PROCESS + peaks["none"])
         peaks = {"none": host}
-    flops = scale * sum(stage.evaluations * stage.flops for stage in stages)
+    flops = scale * sum(stage.all_flops for stage in stages)
     speed = device.float32 if precision == "32" else device.bfloat16 or device.float32
     return DeviceCost(
         device, wanted, stages, weights, activations, peaks, host, flops / (speed * mfu)

@@ -9,7 +9,7 @@ from typing import Any
 
 from unclip.common.counted import counted
 from unclip.planning.sampling import CascadePlan
-from unclip.planning.sampling_memory import HEADROOM, DeviceCost, StageCost, Suggestion
+from unclip.planning.sampling_memory import HEADROOM, DeviceCost, Suggestion
 
 _GIB, _TERA = 2**30, 1e12
 
@@ -21,7 +21,7 @@ def text(plan: CascadePlan) -> str:
     stages = [["stage", "parameters", "float32", "half", "evaluations", "samples", "TFLOP"]]
     for stage in plan.stages:
         sizes = [_gib(stage.weights("32")), _gib(stage.weights("bf16"))]
-        network = [f"{stage.evaluations:,}", f"{stage.rows:,}", f"{_flops(stage) / _TERA:,.2f}"]
+        network = [f"{stage.evaluations:,}", f"{stage.rows:,}", f"{stage.all_flops / _TERA:,.2f}"]
         none = ["-"] * len(network)  # the CLIP reads a caption once
         stages.append(
             [stage.label, f"{stage.parameters:,}", *sizes, *(network if stage.rows else none)]
@@ -111,10 +111,6 @@ def _gib(size: int) -> str:
     return f"{size / _GIB:,.2f}"
 
 
-def _flops(stage: StageCost) -> int:
-    return stage.evaluations * stage.flops
-
-
 def as_json(plan: CascadePlan) -> dict[str, Any]:
     """Everything, in bytes, seconds and operations."""
     return {
@@ -131,7 +127,7 @@ def as_json(plan: CascadePlan) -> dict[str, Any]:
                 "file_bytes": stage.file,
                 "evaluations": stage.evaluations,
                 "samples": stage.rows,
-                "flops": _flops(stage),
+                "flops": stage.all_flops,
             }
             for stage in plan.stages
         ],

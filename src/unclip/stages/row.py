@@ -22,7 +22,7 @@ _CONFIG = ("EXPERIMENT", "SAMPLER", "fill", "filled_fields")
 OFFERS: dict[str, tuple[str, ...]] = {
     "config": _CONFIG,
     "network": ("build_network", "needs", "dry_step"),
-    "sampling": (),
+    "sampling": ("dry_sampling",),
     "stage": ("build_stage", *_DATA),
     "part": ("load",),
 }
@@ -94,6 +94,12 @@ class Row:
     def dry_step(self, net: Any, experiment: Any, given: Any, share: Any) -> Any:
         """The network's output for a micro-batch of nothing: what a step costs can be traced."""
         return self._file("network").dry_step(net, experiment, given, share)
+
+    # sampling.py
+
+    def dry_sampling(self, net: Any, experiment: Any, given: Any, share: Any) -> Any:
+        """Computes what sampling computes once, of nothing; returns one step, to be called."""
+        return self._file("sampling").dry_sampling(net, experiment, given, share)
 
     # stage.py, or fit.py
 

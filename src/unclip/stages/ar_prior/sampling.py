@@ -5,6 +5,9 @@ Shapes: B batch, D embedding, K codes, N buckets.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -12,8 +15,16 @@ from unclip.common.seeding import SampleNoise
 from unclip.common.types import Caption, Progress
 from unclip.stages._prior.null_text import NullText, told
 from unclip.stages._prior.sampling import best_of, repeat_batch, repeat_each
-from unclip.stages.ar_prior.config import ArSamplerConfig
-from unclip.stages.ar_prior.network import ArPrior
+from unclip.stages.ar_prior.config import ArPriorExperiment, ArSamplerConfig
+from unclip.stages.ar_prior.network import ArPrior, dry_step
+from unclip.stages.interface import Given, Share
+
+
+def dry_sampling(
+    net: ArPrior, experiment: ArPriorExperiment, given: Given, share: Share
+) -> Callable[[], Tensor]:
+    """See `unclip.stages.row.Row`: all codes at once."""
+    return partial(dry_step, net, experiment, given, share)
 
 
 @torch.no_grad()

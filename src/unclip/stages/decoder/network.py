@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -235,17 +235,24 @@ def needs(experiment: DecoderExperiment) -> Needs:
     return Needs(image=model.use_z_i and not z_t, text=z_t or model.caption == "clip")
 
 
+def some_conditions(experiment: DecoderExperiment, given: Given, share: Share) -> dict[str, Any]:
+    """What `Decoder.condition` is given in a simulated step."""
+    length = experiment.model.text.context
+    return {
+        "z_i": given.text.z_t if given.z_i is None and given.text is not None else given.z_i,
+        "tokens": some_tokens(share.batch, length),
+        "mask": all_kept(share.batch, length),
+        "text": given.text,
+    }
+
+
 def dry_step(net: Decoder, experiment: DecoderExperiment, given: Given, share: Share) -> Tensor:
     """One prediction of a whole image."""
-    model = experiment.model
-    length = model.text.context
+    side = experiment.model.image_size
     return net(
-        torch.zeros(share.batch, 3, model.image_size, model.image_size),
+        torch.zeros(share.batch, 3, side, side),
         some_timesteps(share.batch),
-        z_i=given.text.z_t if given.z_i is None and given.text is not None else given.z_i,
-        tokens=some_tokens(share.batch, length),
-        mask=all_kept(share.batch, length),
-        text=given.text,
+        **some_conditions(experiment, given, share),
         keep_z_i=all_kept(share.batch),
         keep_text=all_kept(share.batch),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -22,9 +22,11 @@ from unclip.embeddings.gpt2 import Gpt2Tokenizer
 from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._diffusion.known import Known, known_channels
 from unclip.stages._part import Part
-from unclip.stages.decoder.network import Decoder
+from unclip.stages.decoder.config import DecoderExperiment
+from unclip.stages.decoder.network import Decoder, some_conditions
 from unclip.stages.decoder.words import Words, null_words, read, told
 from unclip.stages.experiment import require_steps_fit
+from unclip.stages.interface import Given, Share, some_timesteps
 
 Takes = Literal["image", "text", "none"]
 """What a decoder takes besides the caption: z_i, z_t in its place, or nothing (GLIDE)."""
@@ -146,6 +148,16 @@ def _count(z: Tensor | None, captions: Sequence[str] | None) -> int:
     if z is None and captions is None:
         raise ValueError("a decoder needs embeddings or captions")
     return len(captions if z is None else z)  # type: ignore[arg-type]
+
+
+def dry_sampling(
+    net: Decoder, experiment: DecoderExperiment, given: Given, share: Share
+) -> Callable[[], Tensor]:
+    """See `unclip.stages.row.Row`: caption and z_i are read once."""
+    side = experiment.model.image_size
+    x_t, t = torch.zeros(share.batch, 3, side, side), some_timesteps(share.batch)
+    conditions = net.project(net.condition(**some_conditions(experiment, given, share)))
+    return lambda: net.denoise(x_t, t, conditions)
 
 
 def decoder_denoiser(

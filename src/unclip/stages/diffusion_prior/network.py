@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -209,17 +210,21 @@ def needs(experiment: DiffusionPriorExperiment) -> Needs:
     return Needs(image=True, text=True)
 
 
+def some_text(experiment: DiffusionPriorExperiment, given: Given, share: Share) -> dict[str, Any]:
+    """What `DiffusionPrior.condition` is given in a simulated step."""
+    assert given.text is not None
+    model = experiment.model
+    return {
+        "z_t": given.text.z_t,
+        "caption": some_caption(model.caption, model.context, given, share),
+        "keep": all_kept(share.batch),
+    }
+
+
 def dry_step(
     net: DiffusionPrior, experiment: DiffusionPriorExperiment, given: Given, share: Share
 ) -> Tensor:
     """One prediction of x_0."""
     assert given.z_i is not None
-    assert given.text is not None
-    model = experiment.model
-    return net(
-        torch.zeros_like(given.z_i),
-        some_timesteps(share.batch),
-        z_t=given.text.z_t,
-        caption=some_caption(model.caption, model.context, given, share),
-        keep=all_kept(share.batch),
-    )
+    text = some_text(experiment, given, share)
+    return net(torch.zeros_like(given.z_i), some_timesteps(share.batch), **text)

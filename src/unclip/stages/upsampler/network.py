@@ -157,13 +157,18 @@ def dry_step(net: Upsampler, experiment: UpsamplerExperiment, given: Given, shar
     model = experiment.model
     side = round(model.image_size * experiment.data.crop_fraction)
     low = side * model.low_size // model.image_size
-    length = model.text.context
     return net(
         torch.zeros(share.batch, 3, side, side),
         some_timesteps(share.batch),
         torch.zeros(share.batch, 3, low, low),
         some_timesteps(share.batch) if model.noise_levels else None,
-        net.read(some_tokens(share.batch, length), all_kept(share.batch, length))
-        if model.use_caption
-        else None,
+        some_words(net, share),
     )
+
+
+def some_words(net: Upsampler, share: Share) -> Tensor | None:
+    """Captions as `Upsampler.read` gives them, for a simulated step."""
+    if not net.config.use_caption:
+        return None
+    length = net.config.text.context
+    return net.read(some_tokens(share.batch, length), all_kept(share.batch, length))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,8 +19,13 @@ from unclip.embeddings.gpt2 import Gpt2Tokenizer, mask_of
 from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._diffusion.known import Known, known_channels
 from unclip.stages._part import Part
-from unclip.stages.upsampler.config import UpsamplerSamplerConfig, check_sampler
-from unclip.stages.upsampler.network import Upsampler, as_8_bit
+from unclip.stages.interface import Given, Share, some_timesteps
+from unclip.stages.upsampler.config import (
+    UpsamplerExperiment,
+    UpsamplerSamplerConfig,
+    check_sampler,
+)
+from unclip.stages.upsampler.network import Upsampler, as_8_bit, some_words
 
 
 @dataclass(frozen=True)
@@ -99,3 +104,15 @@ class UpsamplerPart(Part):
         tokens = self.tokenize(list(captions or [""] * count)).to(self.device)
         keep = torch.full((count,), captions is not None, device=self.device)
         return self.net.read(tokens, mask_of(self.net.config, tokens), keep)
+
+
+def dry_sampling(
+    net: Upsampler, experiment: UpsamplerExperiment, given: Given, share: Share
+) -> Callable[[], Tensor]:
+    """See `unclip.stages.row.Row`: captions are read and the small image is enlarged once."""
+    side, small = net.config.image_size, net.config.low_size
+    x_t, t = torch.zeros(share.batch, 3, side, side), some_timesteps(share.batch)
+    level = some_timesteps(share.batch) if net.config.noise_levels else None
+    words = some_words(net, share)
+    low = net.enlarged(torch.zeros(share.batch, 3, small, small), (side, side))
+    return lambda: net(x_t, t, low, level, words)

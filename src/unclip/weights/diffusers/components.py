@@ -64,7 +64,7 @@ class Components:
         for folder, entry in self.index.items():
             cls = entry[-1] if isinstance(entry, list) and entry else None
             where = self.source.where("model_index.json")
-            if cls is None or cls in _BESIDE or cls in CLIPS:
+            if cls is None or cls in (*_BESIDE, *CLIPS):
                 continue
             if cls == SCHEDULER:
                 file = f"{folder}/scheduler_config.json"
@@ -122,4 +122,4 @@ def class_of(config: dict[str, Any]) -> str | None:
         "clip": "CLIPModel",
         "clip_vision_model": "CLIPVisionModelWithProjection",
     }
-    return named or by_type.get(config.get("model_type", ""))
+    return named or by_type.get(str(config.get("model_type")))

@@ -88,7 +88,10 @@ class Source:
         files = [name for name in self.inside(folder) if _is_weights(name)]
         if not files:
             raise UserError(f"{self.where(folder)}: its weights are missing; fetch them again")
-        first = min(files, key=lambda n: (not _is_safe(n), (".fp16." in n) != half, len(n), n))
+        first = min(
+            files,
+            key=lambda n: (not _is_safe(n), not _is_model(n), (".fp16." in n) != half, len(n), n),
+        )
         if _INDEX in first:
             return self._sharded(folder, first)
         return self.state_in(first)
@@ -104,14 +107,17 @@ class Source:
             raise UserError(
                 f"{self.where(index)}: weight_map: is not a table of names; fetch it again"
             )
-        found: dict[str, Tensor] = {}
+        names: dict[str, str] = {}  # of the source's files, by those of the table
         for shard in dict.fromkeys(placed.values()):
             if PurePosixPath(shard).name != shard or "\\" in shard:
                 raise UserError(
                     f"{self.where(index)}: weight_map: {shard[:80]} leads out of the folder; "
                     "fetch it again"
                 )
-            name = f"{folder}/{shard}" if folder else shard
+            names[shard] = f"{folder}/{shard}" if folder else shard
+            self.path(names[shard])  # all are there before any is read
+        found: dict[str, Tensor] = {}
+        for shard, name in names.items():
             state = self.state_in(name)
             for key in state:
                 if placed.get(key) != shard:
@@ -215,6 +221,11 @@ def _folder(name: str) -> str:
 
 def _is_safe(name: str) -> bool:
     return any(part in name for part in SAFE)
+
+
+def _is_model(name: str) -> bool:
+    """Named as a model's weights, not as an optimizer's or whatever else is beside them."""
+    return name.rpartition("/")[2].startswith(("diffusion_pytorch_model", "model", "pytorch_model"))
 
 
 def _is_weights(name: str) -> bool:

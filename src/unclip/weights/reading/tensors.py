@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from unclip.common import json_text
 from unclip.common.errors import UserError
 from unclip.weights.reading.shells import shells_of
 from unclip.weights.reading.torchscript import is_torchscript, read_torchscript
@@ -19,6 +21,7 @@ from unclip.weights.reading.torchscript import is_torchscript, read_torchscript
 SAFE = (".safetensors",)
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".th")
 ENDINGS = SAFE + PICKLED
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MOST_BYTES = 64 << 30  # of a file
 MOST_TENSORS = 100_000
 _LEGACY_BYTES = 4 << 30  # of a file from before torch 1.6, which is read whole
@@ -41,7 +44,11 @@ def read_file(file: Path, where: str) -> Any:
         raise UserError(f"{where}: has {size:,} bytes; the most is {MOST_BYTES:,}")
     if file.suffix in SAFE:
         try:
-            return _counted(load_file(file), where)
+            found = load_file(file)
+            with file.open("rb") as opened:  # safetensors takes the last of a name that is twice
+                size = int.from_bytes(opened.read(8), "little")
+                json.loads(opened.read(size), object_pairs_hook=json_text.once)
+            return _counted(found, where)
         except (SafetensorError, ValueError) as error:
             raise UserError(
                 f"{where}: not a whole safetensors file ({_line(error)}); fetch it again"
@@ -85,9 +92,13 @@ def checked(tensor: Tensor, name: str, where: str) -> Tensor:
     Raises:
         UserError: it names the tensor.
     """
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
-        raise UserError(f"{where}: {name} is sparse, quantized or complex; give plain numbers")
-    if tensor.is_floating_point() and not tensor.isfinite().all():
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.dtype not in FLOATS:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise UserError(
+            f"{where}: {name} is sparse, quantized or {kind}; give plain numbers of float16, "
+            "bfloat16, float32 or float64"
+        )
+    if not tensor.isfinite().all():
         raise UserError(f"{where}: {name} has a NaN or infinite value; fetch the file again")
     return tensor
 
@@ -124,6 +135,8 @@ def _read_pickled(file: Path, size: int, where: str) -> Any:
 def _check_zip(file: Path, where: str) -> None:
     """Torch stores without compression, so nothing in its files unpacks to more than it is."""
     with zipfile.ZipFile(file) as archive:
+        if len(set(archive.namelist())) < len(archive.namelist()):
+            raise UserError(f"{where}: has two entries of one name; save it by torch")
         for entry in archive.infolist():
             small = entry.filename.endswith((".py", ".debug_pkl"))  # TorchScript's own code
             if entry.compress_type != zipfile.ZIP_STORED and not small:
