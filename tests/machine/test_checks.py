@@ -12,7 +12,7 @@ import torch
 from unclip.cli import main
 from unclip.common.tables import markdown
 from unclip.machine import engine, report, step
-from unclip.machine.check import Machine, Row
+from unclip.machine.check import Machine, Row, Unavailable
 from unclip.machine.checks import degradations, environment, sampling, utilisation
 from unclip.machine.engine import FAILED, LEFT_OUT, OK, SKIPPED, Progress, Result
 from unclip.machine.registry import CHECKS, chosen
@@ -84,7 +84,9 @@ def test_the_share_of_the_peak_is_work_over_time(machine, monkeypatch):
     assert utilisation.measure("prior", machine)[0].ok is False
 
 
-@pytest.mark.parametrize(("memory", "batch"), [(1000, 64), (500, 32), (180, 8), (90, 1), (1, 1)])
+@pytest.mark.parametrize(
+    ("memory", "batch"), [(1000, 64), (500, 32), (180, 8), (90, 1), (70, None)]
+)
 def test_the_batch_is_the_largest_power_of_two_that_the_plan_says_fits(
     machine, monkeypatch, memory, batch
 ):
@@ -102,7 +104,11 @@ def test_the_batch_is_the_largest_power_of_two_that_the_plan_says_fits(
     monkeypatch.setattr(step, "_costs", lambda job, batch, machine: Planned(batch))
     monkeypatch.setattr(step, "memory_of", lambda machine: memory)
     job = step.Job("decoder/tiny", (f"{memory}",), 64)
-    assert step.costs_of(job, machine).batch == batch
+    if batch is None:
+        with pytest.raises(Unavailable, match="the plan says 0 GiB for 8 samples"):
+            step.costs_of(job, machine)
+    else:
+        assert step.costs_of(job, machine).batch == batch
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from unclip.config.load import ResolvedExperiment, load_experiment
-from unclip.machine.check import Machine
+from unclip.machine.check import Machine, Unavailable
 from unclip.nn import attention
 from unclip.nn.compilation import compile_blocks
 from unclip.planning import devices
@@ -68,11 +68,20 @@ class Costs(NamedTuple):
 
 @cache
 def costs_of(job: Job, machine: Machine) -> Costs:
-    """For as many samples as the plan says fit: the largest power of two, at most ``job.most``."""
+    """For as many samples as the plan says fit: the largest power of two, at most ``job.most``.
+
+    Raises:
+        Unavailable: not one fits.
+    """
     few = _costs(job, min(job.most, FEW), machine)
     grows = few.planned("none").activations
     room = FULL * memory_of(machine) - (few.total("none") - grows)
-    fitting = max(1, int(room / grows * few.batch))
+    fitting = int(room / grows * few.batch)
+    if fitting < 1:
+        needed = few.total("none") / 2**30
+        raise Unavailable(
+            f"{job.experiment}: the plan says {needed:.0f} GiB for {few.batch} samples"
+        )
     batch = min(job.most, 1 << (fitting.bit_length() - 1))
     return few if batch == few.batch else _costs(job, batch, machine)
 
