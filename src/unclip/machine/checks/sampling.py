@@ -17,7 +17,7 @@ from unclip.machine.checks.utilisation import MIDDLE
 from unclip.machine.stages import REFERENCE
 from unclip.machine.step import synchronize
 from unclip.pipeline.cascade import Cascade, load_part
-from unclip.pipeline.execution import choose_offload
+from unclip.pipeline.execution import choose_compilation, choose_offload
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.precision import choose_precision
 from unclip.pipeline.sampling import Sampling
@@ -37,6 +37,7 @@ class Way(NamedTuple):
     precision: str
     close: float  # dB to the CPU's float32, at least
     offload: str = "none"
+    compile: str = "none"
 
 
 WAYS = {
@@ -46,6 +47,8 @@ WAYS = {
     "fp16": Way("fp16", 50.0),
     "32, networks by turns": Way("32", 60.0, "stages"),
     "32, blocks by turns": Way("32", 60.0, "blocks"),
+    "bf16, compiled": Way("bf16", 40.0, compile="blocks"),
+    "bf16, CUDA graphs": Way("bf16", 40.0, compile="graphs"),
 }
 RATE = "images/s"
 DETERMINISTIC = "deterministic"
@@ -57,9 +60,13 @@ def measure(item: str, machine: Machine) -> list[Row]:
     if item == DETERMINISTIC:
         return _deterministic(machine)
     name = item.removeprefix(f"{RATE}: ")
+    way = WAYS[name]
+    if way.compile != "none" and not machine.gpu:
+        raise Unavailable("a CPU would compile for minutes")
     try:
-        choose_precision(WAYS[name].precision, machine.device)
-        choose_offload(WAYS[name].offload, machine.device)
+        choose_precision(way.precision, machine.device)
+        choose_offload(way.offload, machine.device)
+        choose_compilation(way.compile, machine.device, way.offload)
     except UserError as error:
         raise Unavailable(str(error)) from None
     return _rate(name, machine) if name != item else _close(name, machine)
@@ -69,7 +76,7 @@ def _close(name: str, machine: Machine) -> list[Row]:
     """A cascade's images on the device against the CPU's."""
     folder = machine.folder / REFERENCE
     way = WAYS[name]
-    found = Pipeline.load(folder, machine.device, way.precision, way.offload)
+    found = Pipeline.load(folder, machine.device, way.precision, way.offload, way.compile)
     images = found.generate(CAPTIONS, SEEDS).image.cpu()
     exact = Pipeline.load(folder, "cpu", "32").generate(CAPTIONS, SEEDS).image
     decibels = _psnr(images, exact)
@@ -116,13 +123,16 @@ def _decoder(name: str, machine: Machine) -> tuple[Callable[[], None], int, str]
     resolved.stage.fill(resolved.config, sizes)
     way, device = WAYS[name], torch.device(machine.device)
     dtype, turns = choose_precision(way.precision, device), choose_offload(way.offload, device)
+    compilation = choose_compilation(way.compile, device, way.offload)
     frozen = load_part(CLIP, clip)
     with device if turns is None else torch.device("cpu"):
         net: Any = build_net(resolved, sizes)
     own = resolved.config
     reads = frozen.model if own.model.caption == "clip" else None
     part = DecoderPart(net, own.sampler, own.diffusion, tokenizer_of(own.model), "image", reads)
-    cascade = Cascade(frozen, None, part, device=device, dtype=dtype, offload=turns)
+    cascade = Cascade(
+        frozen, None, part, device=device, dtype=dtype, offload=turns, compilation=compilation
+    )
     batch = 16 if machine.gpu else 2
     steps = STEPS if machine.gpu else 2
     settings = Settings({"decoder": {"steps": steps}}, batch=batch)
