@@ -2,6 +2,9 @@
 
     python benchmarks/karlo_size.py                   # 14 GB of disk, 16 GiB of memory, minutes
     python benchmarks/karlo_size.py --keep runs/size  # leaves the files for a second call
+    python benchmarks/karlo_size.py --only prior      # makes and imports one stage: 2 to 3 GiB
+    python benchmarks/karlo_size.py --only import --keep runs/size
+    python benchmarks/karlo_size.py --only sample --keep runs/size --precision bf16 --most 13
 
 The files have the names, shapes and type (float16) of diffusers' folders and random numbers. Each
 command is a process of its own; its memory is the kernel's peak, pages of mapped files included.
@@ -22,6 +25,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+STAGES = {
+    "clip": ("text_encoder",),
+    "prior": ("prior", "prior_scheduler"),
+    "decoder": ("decoder", "text_proj", "decoder_scheduler"),
+    "upsampler": ("super_res_first", "super_res_last", "super_res_scheduler"),
+}
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens"
 FILE = "diffusion_pytorch_model.fp16.safetensors"
 GIB = 2**30
@@ -74,10 +83,19 @@ def fill(root: Path) -> None:
             print(f"{folder:<16}{count:>15,} parameters", flush=True)
 
 
-def measured(*words: str) -> tuple[float, float]:
-    """Seconds and peak memory in GiB of an unclip command."""
+def keep_only(root: Path, stage: str) -> None:
+    """Leave the folders of one stage alone."""
+    (root / "model_index.json").unlink()
+    for folder in root.iterdir():
+        if folder.name not in STAGES[stage]:
+            shutil.rmtree(folder)
+
+
+def measured(*words: str, most: float | None = None) -> tuple[float, float]:
+    """Seconds and peak memory in GiB of an unclip command, which fails if it asks for ``most``."""
+    limit = [] if most is None else ["prlimit", f"--data={int(most * GIB)}"]
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "unclip", *words])
+    process = subprocess.Popen([*limit, sys.executable, "-m", "unclip", *words])
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"unclip {words[0]} failed")
@@ -105,23 +123,37 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--keep", type=Path, help="folder for the files, which stay there")
     p.add_argument("--precision", nargs="+", default=["32", "bf16"])
+    p.add_argument(
+        "--only", choices=("import", "sample", *STAGES), help="one part; sample needs --keep"
+    )
+    p.add_argument("--steps", type=int, default=2, help="of each stage (default 2)")
+    p.add_argument("--most", type=float, metavar="GIB", help="sampling that needs more is not run")
     args = p.parse_args()
+    if args.only == "sample" and not (args.keep and (args.keep / "cascade").exists()):
+        p.error(
+            "--only sample: no cascade in --keep; make it by --only import with the same --keep"
+        )
     root = args.keep or Path(tempfile.mkdtemp(prefix="karlo-size-"))
     source, out = root / "source", root / "cascade"
-    steps = ["prior.steps=2", "decoder.steps=2", "upsampler.steps=2"]
+    steps = [f"{stage}.steps={args.steps}" for stage in ("prior", "decoder", "upsampler")]
     try:
         if not out.exists():
             source.mkdir(parents=True)
             configure(source)
+            if args.only in STAGES:
+                keep_only(source, args.only)
             fill(source)
             seconds, peak = measured("import", str(source), "--out", str(out), "--half")
             show("import --half", seconds, peak, planned(out)[0])
             shutil.rmtree(source)
-        for precision in args.precision:
+        for precision in args.precision if args.only in (None, "sample") else ():
             how = ["--precision", precision, *steps]
             expected = planned(out, *how)[1]
             drawn = ["sample", "a corgi", "--pipeline", str(out), "--out", str(root / "samples")]
-            seconds, peak = measured(*drawn, *how)
+            if args.most is not None and expected > args.most:
+                print(f"sample --precision {precision}: planned {expected:.2f} GiB, left out")
+                continue
+            seconds, peak = measured(*drawn, *how, most=args.most)
             show(f"sample --precision {precision}", seconds, peak, expected)
     finally:
         if args.keep is None:
