@@ -37,6 +37,7 @@ ROWS = [  # label, sampler, variance of ddpm
     ("analytic_ddim", "analytic_ddim", "fixed_small"),
     ("dpmpp_2m", "dpmpp_2m", "fixed_small"),
     ("heun (2N - 1 evaluations)", "heun", "fixed_small"),
+    ("ab2", "ab2", "fixed_small"),
 ]
 
 

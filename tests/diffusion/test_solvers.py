@@ -39,11 +39,31 @@ def relative_error(kind: str, sampler: str, steps: int) -> float:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("sampler", "order"), [("ddim", 1), ("dpmpp_2m", 2), ("heun", 2)])
+@pytest.mark.parametrize(
+    ("sampler", "order"), [("ddim", 1), ("dpmpp_2m", 2), ("heun", 2), ("ab2", 2)]
+)
 def test_error_shrinks_with_the_order_of_the_solver(kind, sampler, order):
     errors = [relative_error(kind, sampler, steps) for steps in (50, 100, 200, 400)]
     for coarse, fine in pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.2), errors
+
+
+def test_ab2_is_exact_where_v_is_linear_in_the_angle():
+    """But for its first step and its last; the steps are of several lengths."""
+    diffusion = DiffusionConfig(prediction="v")
+    chain = sampling_schedule(diffusion, "6,3,2,2")
+    theta, trail = chain.alpha_bar.sqrt().acos(), []
+
+    def linear(x_t, t):
+        trail.append(x_t.item())
+        return (2 - 3 * theta[chain.timesteps == t]).reshape(1, 1)
+
+    x_T = torch.ones(1, 1, dtype=torch.float64)
+    predictor = Predictor(linear, chain, diffusion)
+    sample(predictor, x_T, SamplerConfig(sampler="ab2"), noise=no_noise)
+    found = torch.tensor(trail[1:], dtype=torch.float64).diff()
+    integral = (2 * theta - 1.5 * theta**2).flip(0)[1:].diff()
+    torch.testing.assert_close(found, integral, rtol=0, atol=1e-12)
 
 
 def test_exponential_step_with_the_networks_own_x0_is_ddim():

@@ -6,12 +6,18 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unclip.cli.command_parser import CommandParser, seed
 from unclip.cli.evaluate_images import compare_parser, images_parser
 from unclip.cli.outputs import check_file, check_folder, writing
-from unclip.cli.sampling_options import add_allow_source, add_force, check_count, check_data
+from unclip.cli.sampling_options import (
+    add_allow_source,
+    add_fast,
+    add_force,
+    check_count,
+    check_data,
+)
 from unclip.common.checks import require
 from unclip.common.terminal import say
 
@@ -71,6 +77,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--image", type=Path, help="upsamplers: also write some images side by side, as PNG"
     )
+    add_fast(p)
     p.add_argument("--json", action="store_true", help="print JSON instead of a table")
     p.add_argument("--out", type=Path, help="also write the table as Markdown")
     p.add_argument("--picture", dest="former_image", type=Path, help=argparse.SUPPRESS)
@@ -106,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("evaluate: name a stage or a cascade to evaluate")
     stages = _stages_of(args.stage)
     kind = f"{registry.STAGES[stages[0]].kind}s"
-    settings = _settings(given, args.stage, stages)
+    settings = _settings(given, args.stage, stages, fast=args.fast)
     for option in PRIORS_ONLY if kind == "upsamplers" else UPSAMPLERS_ONLY:
         if getattr(args, option) is not None:
             raise UserError(f"--{option}: does not apply to {kind}")
@@ -149,7 +156,9 @@ def _stages_of(names: Sequence[str]) -> list[str]:
     return stages
 
 
-def _settings(words: Sequence[str], names: Sequence[str], stages: Sequence[str]) -> list[Settings]:
+def _settings(
+    words: Sequence[str], names: Sequence[str], stages: Sequence[str], *, fast: bool
+) -> list[Settings]:
     """Sampler settings for each of ``names``: those that its ``stages``' sampler has.
 
     Raises:
@@ -172,9 +181,25 @@ def _settings(words: Sequence[str], names: Sequence[str], stages: Sequence[str])
             )
     samplers = [registry.STAGES[stage].sampler() for stage in stages]  # type: ignore[misc]
     settings = for_each(Settings(read_changes(words)), kind, samplers)
+    if fast:
+        settings = [_fast(*each) for each in zip(names, stages, settings)]
     for name, own in zip(names, settings):
         (priors if kind == PRIOR else upsamplers).check_settings(trained(name), own)
     return settings
+
+
+def _fast(name: str, stage: str, given: Settings) -> Settings:
+    """``given`` with what `--fast` adds for the trained stage ``name``, which it says."""
+    from unclip.common import artifacts
+    from unclip.pipeline.fast import fast_changes, say_fast, with_changes
+    from unclip.runs.folders import trained
+    from unclip.stages import registry
+
+    row = registry.STAGES[stage]
+    stored: Any = artifacts.describe(trained(name), key="evaluate").stored(row.experiment)
+    changes = fast_changes({row.kind: [stored.sampler]}, given)
+    say_fast(changes, of=name)
+    return with_changes(given, changes)
 
 
 def _cascade(args: argparse.Namespace, given: list[str]) -> None:
@@ -202,7 +227,7 @@ def _cascade(args: argparse.Namespace, given: list[str]) -> None:
     from unclip.sharing.cache import cascade_folder
 
     folder = cascade_folder(args.stage[0])
-    metrics = evaluate_cascade(str(folder), wanted, settings).metrics
+    metrics = evaluate_cascade(str(folder), wanted, settings, fast=args.fast).metrics
     lines = [["", args.stage[0]], *([name, f"{value:.4g}"] for name, value in metrics.items())]
     say(json.dumps(metrics, indent=2), lines=True) if args.json else tables.show(lines)
     if args.out:

@@ -64,7 +64,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--batch", type=int, default=16, help="images at a time (default 16)")
     add_device(p)
     add_force(p)
-    add_sampling(p)
+    add_sampling(p, keep_sampler=("decoder",))
     p.set_defaults(run=run, clip=None, prior=None, decoder=None, upsampler=None)
 
 

@@ -52,7 +52,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     add_output(p)
     add_pipeline(p)
-    add_sampling(p)
+    add_sampling(p, keep_sampler=("decoder",))
     p.set_defaults(run=run)
 
 

@@ -128,7 +128,7 @@ def _verb(
     add_force(v)
     v.add_argument("--batch", type=int, default=16, help="images at a time (default 16)")
     add_pipeline(v)
-    add_sampling(v, stages=stages)
+    add_sampling(v, stages=stages, keep_sampler=("decoder",) if stages == WITHOUT_PRIOR else ())
     v.add_argument("--json", action="store_true", help="print the table as JSON, nothing else")
     v.set_defaults(run=run, probe=name, draw=draw)
     return v

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 HELP = {
     "prior": """\
-Diffusion prior: sampler (ddpm | ddim | dpmpp_2m | heun | analytic | analytic_ddim), steps, eta,
-guidance, clip, clip_range, candidates. Autoregressive prior: temperature, top_k, top_p, guidance,
-dot_percentile, candidates.""",
+Diffusion prior: sampler (ddpm | ddim | dpmpp_2m | heun | ab2 | analytic | analytic_ddim), steps,
+eta, guidance, clip, clip_range, candidates. Autoregressive prior: temperature, top_k, top_p,
+guidance, dot_percentile, candidates.""",
     "decoder": """\
-Decoder: sampler (ddpm | ddim | dpmpp_2m | heun), steps, eta, guidance, clip, clip_range.""",
+Decoder: sampler (ddpm | ddim | dpmpp_2m | heun | ab2), steps, eta, guidance, clip, clip_range.""",
     "upsampler": """\
 Upsamplers: sampler, steps, eta, clip, clip_range, noise_level; no guidance.""",
 }
@@ -90,10 +90,30 @@ def add_pipeline(p: argparse.ArgumentParser) -> None:
     where.add_argument("--upsampler", type=Path, action="append", help="artifact; repeatable")
 
 
-def add_sampling(p: CommandParser, note: str = "", stages: Sequence[str] = STAGES) -> None:
-    """Settings of the samplers of ``stages``, as words of the command line."""
-    p.add_argument_group("sampling: stage.setting=value", help_of(stages, note))
+def add_sampling(
+    p: CommandParser,
+    note: str = "",
+    stages: Sequence[str] = STAGES,
+    keep_sampler: Sequence[str] = (),
+) -> None:
+    """Settings of the samplers of ``stages``, as words of the command line, and `--fast`.
+
+    ``keep_sampler`` has the stages whose sampler the command itself decides.
+    """
+    group = p.add_argument_group("sampling: stage.setting=value", help_of(stages, note))
+    add_fast(group)
     p.sampled = tuple(stages)
+    p.set_defaults(fast_for=tuple(stages), keep_sampler=tuple(keep_sampler))
+
+
+def add_fast(p: argparse._ActionsContainer) -> None:
+    """A quarter of the evaluations."""
+    p.add_argument(
+        "--fast",
+        action="store_true",
+        help="a quarter of each stage's own evaluations, by samplers that need few; says which "
+        "settings these are. Settings that are given win",
+    )
 
 
 def add_manipulation(
@@ -109,6 +129,7 @@ def add_manipulation(
         "The decoder samples with DDIM; its steps and guidance are those of the inversion too\n"
         f"(guidance: default {guidance}).",
         stages,
+        keep_sampler=("decoder",),
     )
     how = p.add_argument_group("inversion")
     how.add_argument(
@@ -172,8 +193,29 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
     """The pipeline of `add_pipeline`'s options, and torch's deterministic algorithms.
 
     ``args.pipeline`` becomes the folder of the stages: of a bundle and of a published cascade it
-    is in the cache. It is None where the stages alone were given.
+    is in the cache. It is None where the stages alone were given. With `--fast` the stages have
+    those settings, which are said, and are added to ``args.sampler_words``.
     """
+    pipeline = _open(args)
+    if not args.fast:
+        return pipeline
+    from unclip.pipeline.cascade import with_settings
+    from unclip.pipeline.fast import fast_changes, samplers_of, say_fast, words_of
+    from unclip.pipeline.pipeline import Pipeline
+    from unclip.pipeline.settings import Settings
+
+    there = samplers_of(pipeline.cascade)
+    changes = fast_changes(
+        {stage: there[stage] for stage in args.fast_for},
+        settings_of(args),
+        keep_sampler=args.keep_sampler,
+    )
+    say_fast(changes)
+    args.sampler_words = [*words_of(changes), *args.sampler_words]
+    return Pipeline(with_settings(pipeline.cascade, Settings(changes)))
+
+
+def _open(args: argparse.Namespace) -> Pipeline:
     own = (args.clip, args.prior, args.decoder, args.upsampler)
     named = named_pipeline(args)
     if named and not any(own) and find_cascade(named) is None:

@@ -13,8 +13,8 @@ PredictionKind = Literal["x0", "eps", "v"]
 FixedVariance = Literal["fixed_small", "fixed_large"]
 VarianceKind = Literal["fixed_small", "fixed_large", "learned_range"]
 TimestepKind = Literal["uniform", "logit_normal", "importance"]
-SamplerName = Literal["ddpm", "ddim", "dpmpp_2m", "heun"]
-PriorSamplerName = Literal["ddpm", "ddim", "analytic", "analytic_ddim", "dpmpp_2m", "heun"]
+SamplerName = Literal["ddpm", "ddim", "dpmpp_2m", "heun", "ab2"]
+PriorSamplerName = Literal["ddpm", "ddim", "analytic", "analytic_ddim", "dpmpp_2m", "heun", "ab2"]
 Clip = Literal["none", "static", "dynamic"]
 
 MOST_GUIDANCE = 1000.0  # beyond it float32 overflows long before an image gets better

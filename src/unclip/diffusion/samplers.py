@@ -65,6 +65,7 @@ def sample(
         "analytic_ddim": partial(analytic, x0_errors=x0_errors, eta=sampler.eta, noise=noise),
         "dpmpp_2m": dpmpp_2m,
         "heun": heun,
+        "ab2": ab2,
     }
     return samplers[sampler.sampler](predictor, x_T, progress=progress)
 
@@ -181,6 +182,30 @@ def heun(predictor: Predictor, x_T: Tensor, *, progress: Progress | None = None)
             turn = alpha_bar_s.sqrt().acos() - alpha_bar_r.sqrt().acos()  # θ_s - θ_r
             x_s = x + 0.5 * expand(turn, x) * slopes
         x = x_s
+    return x
+
+
+@torch.no_grad()
+def ab2(predictor: Predictor, x_T: Tensor, *, progress: Progress | None = None) -> Tensor:
+    """The ODE of `heun` by Adams and Bashforth's method of order 2: one evaluation a step.
+
+    A step takes v on the line through its last two values over θ. The first step has no earlier v,
+    and the last, to ᾱ = 1, ends at x̂_0: these are `exponential_step`.
+    """
+    chain = predictor.schedule
+    x = at_least_float32(x_T)
+    theta = chain.alpha_bar.sqrt().acos()
+    earlier: Tensor | None = None
+    for row in with_progress(range(len(chain))[::-1], progress):
+        index = predictor.index(x, row)
+        x0 = predictor(x, row).x0
+        v = v_from_x0(x, x0, chain.alpha_bar[index])
+        if earlier is None or row == 0:
+            x = exponential_step(x, x0, index, schedule=chain)
+        else:
+            turn, before = theta[row - 1] - theta[row], theta[row] - theta[row + 1]
+            x = x + turn.to(x) * (v + (0.5 * turn / before).to(x) * (v - earlier))
+        earlier = v
     return x
 
 

@@ -15,6 +15,7 @@ from unclip.common.images import save
 from unclip.data.scenes.dataset import single_object_prompts, two_object_prompts
 from unclip.evaluation.config import CascadeEvaluation
 from unclip.evaluation.protocols.scenes import OracleReading, draw, share, sheet
+from unclip.pipeline.fast import fast_changes, samplers_of, say_fast, with_changes
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 from unclip.stages.decoder.config import DecoderExperiment
@@ -32,12 +33,16 @@ class EvaluatedCascade:
 
 
 def evaluate_cascade(
-    folder: str, wanted: CascadeEvaluation, settings: Settings | None = None
+    folder: str,
+    wanted: CascadeEvaluation,
+    settings: Settings | None = None,
+    *,
+    fast: bool = False,
 ) -> EvaluatedCascade:
     """Draw and judge; with ``wanted.run.dir`` also write the figures and the images there.
 
-    That folder gets ``metrics.jsonl`` and ``summary.json``, as one of a training has them, and
-    ``images.png``.
+    ``fast`` is `--fast`. That folder gets ``metrics.jsonl`` and ``summary.json``, as one of a
+    training has them, and ``images.png``.
 
     Raises:
         UserError: the cascade was not trained on scenes, or cannot be sampled so.
@@ -54,6 +59,10 @@ def evaluate_cascade(
     )
     settings = settings or Settings(batch=wanted.batch)
     pipeline = Pipeline.load(root, "auto", wanted.precision, wanted.offload, wanted.compile)
+    if fast:
+        changes = fast_changes(samplers_of(pipeline.cascade), settings)
+        say_fast(changes)
+        settings = with_changes(settings, changes)
     began = time.perf_counter()
     drawn = draw(pipeline, prompts, batch=wanted.batch, settings=settings)
     seconds = time.perf_counter() - began
