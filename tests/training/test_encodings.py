@@ -19,7 +19,7 @@ from unclip.runs.train import train
 from unclip.stages.clip import part
 from unclip.training import encodings
 from unclip.training.callbacks import Throughput
-from unclip.training.encodings import Encodings, Needed, Reads
+from unclip.training.encodings import CachedData, Encodings, Needed, Reads
 
 KINDS = ("prior", "ar_prior", "decoder", "text_decoder")
 MORE = {"text_decoder": ["embedding=text", "model.caption=clip", "model.context_mask=true"]}
@@ -68,10 +68,10 @@ def test_training_with_kept_encodings_has_the_same_bits(load, tmp_path, encoded,
     train(load(kind, "never", "data.cache_embeddings=never"))
     assert "are kept in" not in capsys.readouterr().err
     live = encoded.images + encoded.captions
-    train(load(kind, "first"))
-    assert "encodings by" in capsys.readouterr().err
+    train(load(kind, "first", "data.cache_embeddings=always"))
+    assert "encodings" in capsys.readouterr().err
     encoded.images = encoded.captions = 0
-    train(load(kind, "second"))
+    train(load(kind, "second", "data.cache_embeddings=always"))
     assert weights(tmp_path / "never") == weights(tmp_path / "first")
     assert weights(tmp_path / "never") == weights(tmp_path / "second")
     assert encoded.images + encoded.captions < live / 2  # the trial, previews and null text
@@ -135,6 +135,22 @@ def test_encodings_of_another_clip_data_or_machine_are_others(clip, tmp_path):
         torch.set_num_threads(threads)
 
 
+def test_captions_are_kept_where_each_is_drawn_twice(clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("UNCLIP_CACHE", str(tmp_path))
+
+    def kept(draws, images=8, captions=24):
+        needed = NEEDED._replace(images=images, captions=captions)
+        found = CachedData("auto", needed, draws, False).encodings(clip, READS)
+        return found and sorted(p.stem for p in found.folder.iterdir())
+
+    assert kept(8) is None
+    assert kept(47) == ["z_i"]
+    assert "encodings of images by" in capsys.readouterr().err
+    assert kept(48) == ["z_i", "z_t"]
+    assert kept(10**12, captions=10**9) == ["z_i"]
+    assert "do not fit" in capsys.readouterr().err
+
+
 def test_batches_of_other_sizes_are_left_alone(clip, tmp_path):
     found = Encodings(clip, READS, NEEDED, home=tmp_path, exact=True)
     few = batch_of(clip, ["a", "b"])
@@ -191,10 +207,12 @@ def test_what_was_used_longest_ago_makes_room(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "new"]
     with pytest.raises(UserError, match="do not fit"):
         encodings.make_room(tmp_path, 4 * 4096, keep=tmp_path / "mine")
-    usage = SimpleNamespace(free=4096)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match=r"half of the 0\.0 GiB that are free"):
-        encodings.make_room(tmp_path, 4097, keep=tmp_path / "mine")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=4096))
+    with pytest.raises(UserError, match="half of the"):  # of these, of mine and of new
+        encodings.make_room(tmp_path, 6145, keep=tmp_path / "mine")
+    assert (tmp_path / "new").exists()
+    encodings.make_room(tmp_path, 4097, keep=tmp_path / "mine")
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_table_gives_what_it_was_given_and_nothing_that_is_torn(tmp_path):

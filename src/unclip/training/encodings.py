@@ -87,6 +87,11 @@ class Encodings:
         self._pending: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._full = False
 
+    @property
+    def kept(self) -> str:
+        """In words."""
+        return "encodings of images" if [*self._tables] == ["z_i"] else "encodings"
+
     def look_up(self, batch: Any) -> Any:
         """A batch on the host, with what is kept of it; `complete` adds the rest."""
         self._pending.clear()
@@ -255,17 +260,17 @@ def make_room(home: Path, size: int, *, keep: Path) -> None:
     )
     used = {path: _used(path) for path in others}
     total = sum(used.values())
-    for path in others:
-        if total + size <= MOST:
-            break
-        shutil.rmtree(path, ignore_errors=True)
-        total -= used[path]
     free = shutil.disk_usage(home).free + (_used(keep) if keep.is_dir() else 0)
-    if size > min(MOST, free // 2):
+    if size > min(MOST, (free + total) // 2):
         raise UserError(
             f"{KEY}: {size / GIBI:.1f} GiB of encodings do not fit: {home} may hold "
-            f"{MOST / GIBI:.0f} GiB and half of the {free / GIBI:.1f} GiB that are free"
+            f"{MOST / GIBI:.0f} GiB and half of the {(free + total) / GIBI:.1f} GiB that are there"
         )
+    for path in others:
+        if total + size <= MOST and size <= free // 2:
+            break
+        shutil.rmtree(path, ignore_errors=True)
+        total, free = total - used[path], free + used[path]
 
 
 def _used(folder: Path) -> int:
@@ -288,21 +293,32 @@ class CachedData(NamedTuple):
         """
         if self.how == "never" or not any(reads):
             return None
-        if self.how == "auto" and (self.augmented or self.draws <= self.needed.images):
-            return None
-        try:
-            exact = self.how == "auto"
-            home = cache_folder("encodings")
-            found = Encodings(clip, reads, self.needed, home=home, exact=exact)
-        except (UserError, OSError) as error:
-            line = f"{error}" if isinstance(error, UserError) else f"{KEY}: {error}"
-            if self.how == "always":
-                raise UserError(line) from None
-            say(f"{line}; every epoch encodes again", error=True)
+        images = Reads(image=reads.image)
+        if self.how == "auto":
+            if self.augmented or self.draws <= self.needed.images:
+                return None
+            if self.draws < 2 * self.needed.captions:
+                reads = images
+        found, problems = None, []
+        for some in dict.fromkeys((reads, images)):  # captions may be too large, or round otherwise
+            if found is None and any(some):
+                try:
+                    found = self._open(clip, some)
+                except (UserError, OSError) as error:
+                    problems.append(str(error).removeprefix(f"{KEY}: "))
+        if problems and self.how == "always":
+            raise UserError(f"{KEY}: {problems[0]}")
+        if problems:
+            say(f"{KEY}: {problems[0]}; every epoch encodes again", error=True)
+        if found is None:
             return None
         say(
-            f"encodings by {clip.source} are kept in {found.folder}, at most "
+            f"{found.kept} by {clip.source} are kept in {found.folder}, at most "
             f"{found.bytes / 2**20:,.0f} MiB ({KEY}={self.how})",
             error=True,
         )
         return found
+
+    def _open(self, clip: FrozenClip, reads: Reads) -> Encodings:
+        home, exact = cache_folder("encodings"), self.how == "auto"
+        return Encodings(clip, reads, self.needed, home=home, exact=exact)
