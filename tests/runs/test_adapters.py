@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from unclip.cli import main
@@ -170,6 +171,36 @@ def test_a_resumed_adapter_has_the_same_bits(resolved, tmp_path):
     one, two = (artifacts.describe(f.artifact).weights() for f in (whole, parts))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_checkpoints_hold_the_adapter_alone_and_refuse_another_base(resolved, cascade, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(cascade / "upsampler", base)
+    given = [LORA, "optim.lr=0.05"]
+    train(resolved("upsampler", *given, "trainer.max_steps=2", folder="runs/parts", base=base))
+    (file,) = (tmp_path / "runs/parts/checkpoints/step_0000002").glob("*.safetensors")
+    names = [name for name in load_file(file) if name.startswith("net.")]
+    assert names
+    assert all(own_name(name) for name in names)
+    away = tmp_path / "away"
+    base.rename(away)
+    longer = resolved("upsampler", LORA, "trainer.max_steps=4", folder="runs/parts", base=base)
+    shutil.copytree(cascade / "decoder", tmp_path / "runs/init")
+    with pytest.raises(UserError, match=r"^--resume: .* of the weights \w+, which are neither in"):
+        train(longer, resume=True)
+    shutil.rmtree(tmp_path / "runs/init")
+    shutil.copytree(away / "artifact", tmp_path / "runs/init")  # found beside the run as well
+    parts = train(longer, resume=True)
+    whole = train(resolved("upsampler", *given, "trainer.max_steps=4", folder="whole"))
+    one, two = (artifacts.describe(f.artifact).weights() for f in (whole, parts))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_network_and_average_share_what_does_not_train(adapted):
+    stage = adapted("decoder")
+    ours, average = dict(stage.net.named_parameters()), dict(stage.ema.named_parameters())
+    for name, parameter in ours.items():
+        assert (average[name] is parameter) is (own_name(name) is None), name
 
 
 def test_an_adapter_finds_its_base_beside_it_and_refuses_another(resolved, cascade, tmp_path):

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from functorch.compile import aot_module_simplified, nop
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from unclip.common.errors import UserError
 from unclip.config.load import load_experiment
 from unclip.nn.blocks import blocks_of
 from unclip.nn.compilation import compile_blocks, missing_for_compilation
@@ -20,7 +22,7 @@ from unclip.nn.unet import UNet
 from unclip.runs.train import train
 from unclip.stages.clip.config import ClipConfig
 from unclip.stages.clip.network import build_clip
-from unclip.training.blocks import checkpoint_blocks
+from unclip.training.blocks import checkpoint_blocks, offload_blocks
 from unclip.training.config import TrainerConfig
 from unclip.training.stage import Stage
 
@@ -201,3 +203,39 @@ def test_a_clip_is_recomputed_on_a_cpu_in_bfloat16(minute_experiment, tmp_path, 
     given = [*more, f"run.dir={tmp_path}", "trainer.max_steps=1"]
     assert train(load_experiment(str(minute_experiment("clip")), given)).summary["loss"] > 0
     assert torch.backends.cuda.flash_sdp_enabled()
+
+
+@pytest.mark.parametrize("how", ["none", "full"])
+@pytest.mark.parametrize("make", [transformer, unet])
+def test_what_waits_elsewhere_comes_back_and_is_not_the_weights(make, how):
+    torch.manual_seed(0)
+    net, inputs = make()
+    plain = copy.deepcopy(net)
+    for each in (net, plain):
+        checkpoint_blocks(each, how)
+    kept = []
+    offload_blocks(net, lambda x: kept.append(x) or x.clone(), lambda x: x)
+    found, expected = (gradients_of(each, inputs) for each in (net, plain))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    blocks = blocks_of(net)
+    own = {p.untyped_storage().data_ptr() for block in blocks for p in block.parameters()}
+    assert len(kept) >= len(blocks)
+    assert not own & {x.untyped_storage().data_ptr() for x in kept}
+
+
+def gradients_of(net, inputs):
+    torch.manual_seed(1)
+    net(*inputs).square().mean().backward()
+    return [p.grad for p in net.parameters() if p.grad is not None]
+
+
+def test_a_run_that_offloads_activations_has_the_same_bits(cascade, minute_experiment, tmp_path):
+    def run(name, *more):
+        given = [f"run.dir={tmp_path / name}", "trainer.accumulate=2", "trainer.max_steps=2"]
+        finished = train(load_experiment(str(minute_experiment("upsampler")), [*given, *more]))
+        return load_file(finished.artifact / "weights.safetensors")
+
+    plain, offloaded = run("plain"), run("offloaded", "trainer.activation_offload=true")
+    assert all(torch.equal(plain[name], offloaded[name]) for name in plain)
+    with pytest.raises(UserError, match=r"trainer\.compile='blocks': must be none with"):
+        run("no", "trainer.activation_offload=true", "trainer.compile=blocks")

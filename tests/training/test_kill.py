@@ -15,7 +15,7 @@ import pytest
 from unclip.tracking.files import read_metrics
 
 
-def command(experiment, folder, clip, steps):
+def command(experiment, folder, clip, steps, precision):
     words = ["unclip", "train", str(experiment), f"run.dir={folder}", f"clip={clip}"]
     fields = {
         "trainer.max_steps": steps,
@@ -24,7 +24,7 @@ def command(experiment, folder, clip, steps):
         "data.num_workers": 2,
         "data.batch_size": 8,
         "trainer.accumulate": 2,
-        "trainer.precision": "bf16-mixed",
+        "trainer.precision": precision,
     }
     return [sys.executable, "-m", *words, *(f"{k}={v}" for k, v in fields.items()), "--continue"]
 
@@ -57,16 +57,21 @@ def kill_somewhere(words, folder, dice):
 
 
 @pytest.mark.parametrize(
-    ("kind", "kills", "steps"),
+    ("kind", "kills", "steps", "precision"),
     [
-        ("prior", 2, 30),
-        pytest.param("prior", 20, 160, marks=pytest.mark.slow),
-        pytest.param("decoder", 20, 160, marks=pytest.mark.slow),
+        ("prior", 2, 30, "bf16-mixed"),
+        pytest.param("prior", 20, 160, "bf16-mixed", marks=pytest.mark.slow),
+        pytest.param("prior", 8, 80, "16-mixed", marks=pytest.mark.slow),  # skips at first
+        pytest.param("prior", 8, 80, "bf16-true", marks=pytest.mark.slow),
+        pytest.param("decoder", 20, 160, "bf16-mixed", marks=pytest.mark.slow),
     ],
 )
-def test_killed_at_random_moments(cascade, minute_experiment, tmp_path, kind, kills, steps):
+def test_killed_at_random_moments(
+    cascade, minute_experiment, tmp_path, kind, kills, steps, precision
+):
     def words(name):
-        return command(minute_experiment(kind), tmp_path / name, cascade / "clip", steps)
+        experiment = minute_experiment(kind)
+        return command(experiment, tmp_path / name, cascade / "clip", steps, precision)
 
     undisturbed = started(words("whole"))
     out = undisturbed.communicate()[0].decode()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from unclip.common.errors import UserError
+from unclip.training import checkpoints
 from unclip.training.config import OptimConfig
 from unclip.training.muon import Muon, orthogonal
 from unclip.training.optim import MuonAdamW, adamw, build_optimizer, lr_factor
@@ -129,3 +132,42 @@ def test_muon_resumes_to_the_same_bits():
     for a, b, c in zip(whole[0].parameters(), half[0].parameters(), again[0].parameters()):
         assert torch.equal(a, b)
         assert torch.equal(a, c)
+
+
+def stepped(net, optimizer, steps):
+    for step in range(steps):
+        x = torch.randn(16, 96, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        (net(x) - x.sin()).square().mean().backward()
+        optimizer.step()
+    return net
+
+
+def test_8_bit_adam_keeps_small_moments_trains_and_resumes_with_the_same_bits(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    config = OptimConfig(name="adamw8bit", lr=1e-2, weight_decay=0.1)
+    first = nn.Linear(96, 96)
+    nets = [copy.deepcopy(first) for _ in range(4)]
+    optimizer = build_optimizer(nets[0], config)
+    whole = stepped(stepped(nets[0], optimizer, 5), optimizer, 5)
+    moments = optimizer.state[whole.weight]
+    assert {moments[name].dtype for name in ("state1", "state2")} == {torch.uint8}
+    optimizer = build_optimizer(nets[1], config)
+    stepped(nets[1], optimizer, 5)
+    checkpoints.write(tmp_path / "step_5", nets[1], optimizer, {})
+    optimizer = build_optimizer(nets[2], config)
+    checkpoints.read(tmp_path / "step_5", nets[2], optimizer)
+    assert torch.equal(stepped(nets[2], optimizer, 5).weight, whole.weight)
+    exact = stepped(nets[3], build_optimizer(nets[3], OptimConfig(lr=1e-2, weight_decay=0.1)), 5)
+    moved = (nets[1].weight - first.weight).norm()
+    assert (nets[1].weight - exact.weight).norm() < 0.2 * moved
+
+
+def test_8_bit_adam_without_its_library_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(
+        UserError, match=r"^optim\.name=adamw8bit: .*unclip\[bnb\]"
+    ):
+        build_optimizer(nn.Linear(2, 2), OptimConfig(name="adamw8bit"))

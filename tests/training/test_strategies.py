@@ -142,10 +142,12 @@ def test_one_process_of_a_machine_holds_the_network_whole_and_the_first_alone_ex
     assert second["exported"] == 0
 
 
+def trained(folder):
+    return [row for row in read_metrics(folder / "metrics.jsonl") if "train/loss" in row]
+
+
 def losses(folder):
-    return [
-        row["train/loss"] for row in read_metrics(folder / "metrics.jsonl") if "train/loss" in row
-    ]
+    return [row["train/loss"] for row in trained(folder)]
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +193,23 @@ def test_two_processes_have_the_curve_of_one(alone, jobs, tmp_path, strategy, ac
         expected, found = losses(alone / kind), losses(tmp_path / kind)
         assert len(expected) == STEPS
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-5), kind
+
+
+@pytest.mark.slow
+def test_two_processes_skip_in_float16_the_same_steps(jobs, tmp_path):
+    """One process may skip one more or less: its sums in float16 are over other micro-batches."""
+    float16 = ["trainer.precision=16-mixed", f"trainer.loss_scale={2**22}", "trainer.accumulate=2"]
+    start([jobs("prior", tmp_path / "one", *float16)], tmp_path, 1)
+    several = {s: [*float16, f"trainer.strategy={s}", "trainer.devices=2"] for s in ("ddp", "fsdp")}
+    start([jobs("prior", tmp_path / s, *more) for s, more in several.items()], tmp_path, 2)
+    one, ddp, fsdp = (
+        [row["train/skipped_steps"] for row in trained(tmp_path / name)]
+        for name in ("one", "ddp", "fsdp")
+    )
+    assert ddp == fsdp
+    assert 2 <= one[-1] < STEPS
+    assert abs(one[-1] - ddp[-1]) <= 1
+    assert losses(tmp_path / "ddp") == pytest.approx(losses(tmp_path / "fsdp"), rel=1e-2)
 
 
 @pytest.mark.slow

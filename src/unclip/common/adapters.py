@@ -7,7 +7,7 @@ rank r; W itself does not train.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from unclip.common.checks import require, require_choices
 
@@ -48,3 +48,9 @@ class AdapterConfig:
         require(
             bool(named), "adapter.targets", "has no pattern or an empty one; give layers or null"
         )
+
+
+def adapts(experiment: Any) -> bool:
+    """Whether ``experiment`` trains an adapter; a CLIP's cannot."""
+    config = getattr(experiment, "adapter", None)
+    return config is not None and config.kind != "none"

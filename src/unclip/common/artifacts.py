@@ -96,11 +96,8 @@ class Artifact:
         home = self.path.resolve()
         run = home.parent if home.name == "artifact" else home
         beside = run.parent / "init"
-        places = [place for place in (Path(source), beside) if source and place.is_dir()]
-        for place in places:
-            found = describe(place, key="init")
-            if found.sha256 == wanted and found.adapter is None:
-                return found
+        if found := find_base(source, wanted, beside):
+            return found
         raise UserError(
             f"{self.path}: is an adapter of the weights {wanted[:12]}, which are neither in "
             f"{source[:200]} nor in {beside}; put them into one of these, or merge the two where "
@@ -331,6 +328,16 @@ def _check_header(header: dict[str, Any], config: dict[str, Any]) -> None:
     size = model.get("embed_dim") if isinstance(model, dict) else None
     if None not in (dim, size) and dim != size:
         raise ValueError(f"artifact.json has embed_dim {dim}, config.yaml {str(size)[:50]}")
+
+
+def find_base(source: str, sha256: str, beside: Path) -> Artifact | None:
+    """The whole weights of a checksum, in ``source`` or else in ``beside``; None if in neither."""
+    for place in (Path(source), beside):
+        if source and place.is_dir():
+            found = describe(place, key="init")
+            if found.sha256 == sha256 and found.adapter is None:
+                return found
+    return None
 
 
 def expect(artifact: Artifact, stages: tuple[str, ...], *, key: str) -> Artifact:

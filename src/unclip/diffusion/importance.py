@@ -49,7 +49,7 @@ class LossHistory(nn.Module):
         # Of more than a row holds the first go to a column of waste: no data-dependent shapes.
         slot = torch.where(after - place <= KEPT, slot, KEPT)
         wide = F.pad(self.losses, (0, 1))
-        wide[t, slot] = loss
+        wide[t, slot] = torch.where(loss.isfinite(), loss, wide[t, slot])
         self.losses.copy_(wide[:, :KEPT])
         self.counts.index_add_(0, t, torch.ones_like(t))
 

@@ -60,6 +60,24 @@ def recorded(folder: Path) -> Begun | None:
     return Begun(**found)
 
 
+def base_of(folder: Path) -> str:
+    """The weights that the run in ``folder`` trains an adapter of: its checkpoints lack them.
+
+    Raises:
+        UserError: they are neither where the run had them nor in ``init`` beside it.
+    """
+    begun, beside = recorded(folder), folder.resolve().parent / "init"
+    if begun is None:
+        raise UserError(f"--resume: {folder / PROVENANCE}: does not say which weights are adapted")
+    found = artifacts.find_base(begun.source, begun.sha256, beside)
+    if found is None:
+        raise UserError(
+            f"--resume: {folder}: trains an adapter of the weights {begun.sha256[:12]}, which are "
+            f"neither in {begun.source} nor in {beside}; put them into one of these"
+        )
+    return str(found.path)
+
+
 def find(resolved: ResolvedExperiment, *, make: Make | None = None) -> str | None:
     """The artifact that ``init`` names: its folder, a run's, an experiment's newest, a cascade's.
 

@@ -58,6 +58,7 @@ RULES = (
     Rule("trainer.strategy", "harmless", _WHERE),
     Rule("trainer.cpu_offload", "harmless", _WHERE),
     Rule("trainer.activation_checkpointing", "harmless", _WHERE),
+    Rule("trainer.activation_offload", "harmless", _WHERE),
     Rule("trainer.compile", "harmless", _WHERE),
     Rule("trainer.memory_format", "harmless", _WHERE),
     Rule("trainer.attention", "harmless", _WHERE),

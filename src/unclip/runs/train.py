@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import lightning as L
 
 from data_modules.base import StageData
+from unclip.common.adapters import adapts
 from unclip.common.errors import UserError
 from unclip.common.processes import die_with_parent, interruptible
 from unclip.common.terminal import say
@@ -88,6 +89,8 @@ def train(
         depends_on = parents(resolved, make=make)
         if resumed is None:
             depends_on = depends_on._replace(init=init.find(resolved, make=make))
+        elif old is not None and adapts(resolved.config):
+            depends_on = depends_on._replace(init=init.base_of(old))
         determinism.pin_threads(trainer)
         folder = along or own.folder  # type: ignore[union-attr]
         stack.enter_context(shared(folder))  # Lightning's further processes run the same command
@@ -136,7 +139,7 @@ def assemble(
 ) -> Assembled:
     """Data and stage of an experiment; sizes that its parents decide are filled in.
 
-    ``resumed`` says that the stage will load a checkpoint.
+    ``resumed`` says that the stage will load a checkpoint, which lacks an adapter's base.
     """
     experiment = resolved.config
     quiet()
@@ -146,13 +149,10 @@ def assemble(
     data = resolved.stage.data_module(experiment, loaded.clip)
     data.setup()
     stage = resolved.stage.build_stage(experiment, loaded)
-    if resumed:
-        stage.adapt()
-        return Assembled(data, stage, None)
     begun = None
     if depends_on.init is not None:
         begun = init.begin(resolved, stage, depends_on.init, loaded)
-    if begun is None or {*stage.fitted} & {*begun.new}:
+    if not resumed and (begun is None or {*stage.fitted} & {*begun.new}):
         stage.prepare(data, device_of(experiment.trainer.accelerator))
     stage.adapt()
     return Assembled(data, stage, begun)

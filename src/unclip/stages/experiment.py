@@ -118,6 +118,16 @@ class Experiment(BaseExperiment):
     def validate(self) -> None:
         """Refuse what the sections cannot see by themselves."""
         super().validate()
+        require(
+            self.optim.name != "adamw8bit" or self.trainer.strategy != "fsdp",
+            "optim.name",
+            "must be adamw or muon with trainer.strategy=fsdp: 8-bit moments are of whole tensors",
+        )
+        require(
+            self.optim.name == "adamw" or self.trainer.precision != "bf16-true",
+            "optim.name",
+            "must be adamw with trainer.precision=bf16-true: it alone rounds stochastically",
+        )
         require(self.init != "", "init", "must name weights, or be null")
         require(
             not self.init_skip or self.init is not None, "init_skip", "has no effect without init"

@@ -52,6 +52,14 @@ def _most(layer: nn.Module) -> int:
     return max(len(weight), weight[0].numel())
 
 
+def share(average: nn.Module, net: nn.Module) -> None:
+    """Let ``average`` have the very weights of ``net`` that do not train, instead of a copy."""
+    for name, parameter in net.named_parameters():
+        if not parameter.requires_grad:
+            layer, _, own = name.rpartition(".")
+            setattr(average.get_submodule(layer), own, parameter)
+
+
 def inject(net: nn.Module, config: AdapterConfig) -> None:
     """Add the adapter to ``net`` in place, B zero; nothing else of ``net`` trains any more.
 

@@ -159,6 +159,8 @@ class CheckpointCallback(L.Callback):
     def _note(self, loss: Tensor, norm: Tensor | None, batch: Any, step: int) -> None:
         assert self._bad is not None
         self._recent.append((step, list(getattr(batch, "keys", []))))
+        if self.config.precision == "16-mixed":  # its overflows are skipped: `LossScaling`
+            return
         fine = torch.isfinite(loss.detach())
         if norm is not None:
             fine = fine & torch.isfinite(norm)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,22 @@ from unclip.training.checkpoint_rows import Rows, Stored, local
 from unclip.training.world import World
 
 NOT_FINITE = "a NaN or infinite value"
+Holds = Callable[[str], bool]
+"""Whether a checkpoint has the weight of a name."""
+
+
+def everything(name: str) -> bool:
+    """All weights are held."""
+    return True
 
 
 def write(
-    path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, rest: dict[str, Any]
+    path: Path,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rest: dict[str, Any],
+    *,
+    holds: Holds = everything,
 ) -> None:
     """Write ``path``, a checkpoint's folder; it appears when it is complete. On every process.
 
@@ -48,7 +60,7 @@ def write(
     """
     world, part = World.here(), path.with_suffix(".part")
     described = {"kind": type(optimizer).__name__, "groups": _named_groups(net, optimizer)}
-    tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    tensors = {f"net.{name}": t for name, t in net.state_dict().items() if holds(name)}
     for name, parameter in _trained(net, optimizer):
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value)
@@ -100,14 +112,17 @@ def _durably(file: Path, text: str) -> None:
 
 def _write_own(tensors: dict[str, Tensor], folder: Path, world: World) -> None:
     """The rows that this process has; tensors that all have whole are shared out among them."""
-    own, places = {}, {}
+    own, places, seen = {}, {}, set[int]()
     for k, (name, tensor) in enumerate(sorted(tensors.items())):
         rows = Rows.of(tensor)
         if rows.many and (rows.sharded or k % world.size == world.rank):
             held = local(tensor).detach()
             if held.is_floating_point() and not held.isfinite().all():
                 raise RuntimeError(f"{NOT_FINITE} in {name}; start a new run with a lower optim.lr")
-            own[name] = held.cpu().contiguous()  # on the CPU first: no copy on a GPU that is full
+            held = held.cpu().contiguous()  # on the CPU first: no copy on a GPU that is full
+            shared = held.untyped_storage().data_ptr() in seen  # a table of several moments
+            seen.add(held.untyped_storage().data_ptr())
+            own[name] = held.clone() if shared else held
             places[name] = str(rows.first)
     file = folder / rank_file(world.rank)
     save_file(own, file, metadata=places)
@@ -116,7 +131,13 @@ def _write_own(tensors: dict[str, Tensor], folder: Path, world: World) -> None:
 
 
 @torch.no_grad()
-def read(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+def read(
+    path: Path,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    *,
+    holds: Holds = everything,
+) -> dict[str, Any]:
     """Load a checkpoint into ``net`` and ``optimizer``, each process its own rows; the rest of it.
 
     Raises:
@@ -125,8 +146,9 @@ def read(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer | None) ->
     rest = read_rest(path)
     described = rest.pop("optimizer")
     with Stored(path) as stored:
-        targets = net.state_dict()
-        _same_names(path, "weight", stored.names("net."), targets)
+        targets = {name: t for name, t in net.state_dict().items() if holds(name)}
+        found = [name for name in stored.names("net.") if holds(name)]
+        _same_names(path, "weight", found, targets)
         for name, target in targets.items():
             if stored.shape(f"net.{name}") != list(target.shape):
                 raise UserError(
@@ -172,7 +194,7 @@ def _like(stored: Stored, name: str, parameter: Tensor) -> Tensor:
     """An optimizer's tensor, laid out and placed as its ``parameter`` is when it has its shape."""
     shape = stored.shape(name)
     if shape != list(parameter.shape):
-        if shape not in ([], [1]):  # a count of steps
+        if len(shape) > 1:  # neither a count of steps nor a table of 8-bit moments
             raise UserError(
                 f"{stored.folder}: {name} is {shape}, the weight is {list(parameter.shape)}; "
                 "continue with the model it was started with"

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from unclip.common.checks import require, require_choices
 from unclip.common.seeds import require_seed
 
-OptimizerName = Literal["adamw", "muon"]
+OptimizerName = Literal["adamw", "adamw8bit", "muon"]
 LrSchedule = Literal["constant", "cosine"]
 
 
@@ -19,7 +19,7 @@ class OptimConfig:
     GONE: ClassVar[dict[str, str]] = {"sam_rho": "only the stage clip is trained with SAM"}
     sam_rho: ClassVar[float] = 0.0
 
-    name: OptimizerName = "adamw"  # muon: Muon for weights, AdamW for biases and tables
+    name: OptimizerName = "adamw"  # adamw8bit: moments of 8 bits; muon: for weights
     lr: float = 1.2e-4  # peak learning rate
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
@@ -67,7 +67,7 @@ class EmaConfig:
         require(0 <= self.decay < 1, "ema.decay", "must be in [0, 1)")
 
 
-Precision = Literal["bf16-mixed", "32"]
+Precision = Literal["bf16-mixed", "16-mixed", "bf16-true", "32"]
 Accelerator = Literal["auto", "cpu", "gpu"]
 Strategy = Literal["auto", "ddp", "fsdp"]
 Checkpointing = Literal["none", "selective", "full"]
@@ -87,7 +87,8 @@ class TrainerConfig:
     sample_every: int = 500  # steps between sample images; 0 = only at the end
     log_every: int = 20  # steps
     seed: int = 0
-    precision: Precision = "bf16-mixed"  # 32: float32 throughout
+    precision: Precision = "bf16-mixed"  # of products; bf16-true: of weights too; 32: float32
+    loss_scale: float = 65536.0  # 16-mixed: what multiplies the loss at first
     accumulate: int = 1  # micro-batches per optimizer step
     grad_clip: float = 1.0  # norm; 0 = off
     accelerator: Accelerator = "auto"  # auto: a GPU if there is one
@@ -96,6 +97,7 @@ class TrainerConfig:
     strategy: Strategy = "auto"  # auto: ddp where there are several processes; fsdp: FSDP2
     cpu_offload: bool = False  # fsdp keeps weights and optimizer states in the machine's memory
     activation_checkpointing: Checkpointing = "none"  # selective: keep the products of each block
+    activation_offload: bool = False  # what autograd keeps goes to the machine's memory
     compile: Compile = "auto"  # auto: blocks on a GPU, else none
     memory_format: MemoryFormat = "auto"  # of kernels; auto: channels_last on a GPU
     attention: Attention = "auto"  # auto: sdpa
@@ -117,6 +119,28 @@ class TrainerConfig:
         for name in ("val_every", "sample_every", "grad_clip"):
             require(getattr(self, name) >= 0, f"trainer.{name}", "must not be negative")
         require_seed(self.seed, "trainer.seed")
+        require(
+            not self.activation_offload or self.compile in ("auto", "none"),
+            "trainer.compile",
+            "must be none with trainer.activation_offload, which cannot be compiled",
+        )
+        require(
+            not self.activation_offload or self.activation_checkpointing != "selective",
+            "trainer.activation_checkpointing",
+            "must be none or full with trainer.activation_offload: what selective keeps would stay",
+        )
+        require(self.loss_scale >= 1, "trainer.loss_scale", "must be at least 1")
+        require(
+            self.precision == "16-mixed" or self.loss_scale == TrainerConfig.loss_scale,
+            "trainer.loss_scale",
+            "has no effect without trainer.precision=16-mixed",
+        )
+        require(
+            self.precision != "bf16-true" or self.strategy != "fsdp",
+            "trainer.precision",
+            "bf16-true does not work with trainer.strategy=fsdp, which shards weights of one type "
+            "alone; use bf16-mixed",
+        )
         require(
             not self.cpu_offload or self.strategy == "fsdp",
             "trainer.cpu_offload",

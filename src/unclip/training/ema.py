@@ -22,11 +22,19 @@ def decay_at(step: int, config: EmaConfig) -> float:
 
 @torch.no_grad()
 def update(ema: nn.Module, net: nn.Module, decay: float) -> None:
-    """Ema <- decay * ema + (1 - decay) * net, parameter by parameter in order; buffers copied."""
+    """Ema <- decay * ema + (1 - decay) * net, parameter by parameter in order; buffers copied.
+
+    Weights that do not train are the average's own already.
+    """
     reshard(ema)
     reshard(net)
-    averaged = [local(p) for p in ema.parameters()]
-    current = [local(p).to(a.dtype) for p, a in zip(net.parameters(), averaged, strict=True)]
+    pairs = [
+        (local(a), local(p))
+        for a, p in zip(ema.parameters(), net.parameters(), strict=True)
+        if p.requires_grad
+    ]
+    averaged = [a for a, _ in pairs]
+    current = [p.to(a.dtype) for a, p in pairs]
     torch._foreach_lerp_(averaged, current, 1 - decay)
     for buffer, value in zip(ema.buffers(), net.buffers(), strict=True):
         buffer.copy_(value)
@@ -50,8 +58,10 @@ class EmaCallback(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Average only when the batch ended in an optimizer step."""
+        """Average only when the batch ended in an optimizer step that changed the weights."""
         if trainer.global_step > self._seen:
             self._seen = trainer.global_step
+            if getattr(trainer.precision_plugin, "skips", False):
+                return
             stage: Any = pl_module
             update(stage.ema, stage.net, decay_at(self._seen, self.config))

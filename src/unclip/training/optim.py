@@ -9,18 +9,31 @@ from typing import Any
 import torch
 from torch import nn
 
+from unclip.training import adam8bit
 from unclip.training.config import OptimConfig
 from unclip.training.muon import Muon, layers
+from unclip.training.rounded_adamw import RoundedAdamW
 
 
-def build_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """What ``config.name`` says, over the parameters of ``net`` that train."""
-    return adamw(net, config) if config.name == "adamw" else MuonAdamW(net, config)
+def build_optimizer(
+    net: nn.Module, config: OptimConfig, *, rounding: int | None = None
+) -> torch.optim.Optimizer:
+    """What ``config.name`` says, over the parameters of ``net`` that train.
+
+    ``rounding`` is the seed where weights in bfloat16 are rounded stochastically.
+    """
+    if config.name == "muon":
+        return MuonAdamW(net, config)
+    return adamw(net, config, rounding=rounding)
 
 
 def adamw(
-    net: nn.Module, config: OptimConfig, *, without: frozenset[nn.Parameter] = frozenset()
-) -> torch.optim.AdamW:
+    net: nn.Module,
+    config: OptimConfig,
+    *,
+    without: frozenset[nn.Parameter] = frozenset(),
+    rounding: int | None = None,
+) -> torch.optim.Optimizer:
     """AdamW over the parameters that train, but for some; only matrices and kernels are decayed.
 
     Biases, gains and other vectors are not (the habit of CLIP and GPT; the paper is silent).
@@ -33,13 +46,13 @@ def adamw(
         },
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]],
-        lr=config.lr,
-        betas=(config.betas[0], config.betas[1]),
-        eps=config.eps,
-        fused=True,
-    )
+    groups = [group for group in groups if group["params"]]
+    betas = (config.betas[0], config.betas[1])
+    if config.name == "adamw8bit":
+        return adam8bit.build(groups, lr=config.lr, betas=betas, eps=config.eps)
+    if rounding is not None:
+        return RoundedAdamW(groups, rounding, lr=config.lr, betas=betas, eps=config.eps)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
 
 
 class MuonAdamW(torch.optim.Optimizer):

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from unclip.common.adapters import adapts
 from unclip.common.images import CaptionedImage
 from unclip.common.seeding import derive_seed
 from unclip.common.terminal import say
 from unclip.embeddings.clip import FrozenClip
 from unclip.nn.compilation import compile_blocks, missing_for_compilation
-from unclip.training import adapters, strategies
-from unclip.training.blocks import checkpoint_blocks
+from unclip.training import adapters, precision, strategies
+from unclip.training.blocks import checkpoint_blocks, offload_blocks
 from unclip.training.config import OptimConfig
 from unclip.training.encodings import Reads
 from unclip.training.means import Mean, Means, combined, mean_of_processes, means_of
@@ -87,12 +88,18 @@ class Stage(L.LightningModule):
             adapters.inject(self.ema, self.experiment.adapter)
             self.ema.requires_grad_(False).eval()
             self.restart_average()
+            if not self._shards:
+                adapters.share(self.ema, self.net)
 
     @property
     def is_adapted(self) -> bool:
         """Whether an adapter trains, and is exported alone."""
-        adapter = getattr(self.experiment, "adapter", None)
-        return adapter is not None and adapter.kind != "none"
+        return adapts(self.experiment)
+
+    def holds(self, name: str) -> bool:
+        """Whether checkpoints have what the state dict calls ``name``; not an adapter's base."""
+        of_network = name.startswith(("net.", "ema."))
+        return not self.is_adapted or not of_network or adapters.own_name(name) is not None
 
     @property
     def sampling_net(self) -> Any:
@@ -112,7 +119,11 @@ class Stage(L.LightningModule):
             return
         self._configured = True
         trainer, gpu = self.experiment.trainer, self.trainer.strategy.root_device.type == "cuda"
+        if trainer.precision == "bf16-true":
+            precision.to_bfloat16(self.net)
         checkpoint_blocks(self.net, trainer.activation_checkpointing)
+        if trainer.activation_offload:
+            offload_blocks(self.net)
         compile_blocks(self.net, self._compilation(gpu=gpu))
         whole = dict([*self.net.named_parameters(), *self.net.named_buffers()])
         for net in (self.net,) if self.ema is None else (self.net, self.ema):
@@ -147,7 +158,7 @@ class Stage(L.LightningModule):
         how: str = self.experiment.trainer.compile
         if how != "auto":
             return how
-        if not gpu:
+        if not gpu or self.experiment.trainer.activation_offload:
             return "none"
         reason = missing_for_compilation(self.trainer.strategy.root_device)
         if reason is None:
@@ -187,6 +198,10 @@ class Stage(L.LightningModule):
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Note the time; Lightning calls this after the same hook of all callbacks."""
+        scaling = self.trainer.precision_plugin
+        if isinstance(scaling, precision.LossScaling) and self._was_written:
+            self.log("train/loss_scale", scaling.scale)
+            self.log("train/skipped_steps", float(scaling.skipped))
         self.waiting_since = time.perf_counter()
 
     def on_validation_epoch_start(self) -> None:
@@ -237,8 +252,11 @@ class Stage(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer and its warm-up, stepped per optimizer step."""
         config: OptimConfig = self.experiment.optim
-        optimizer = build_optimizer(self.net, config)
-        max_steps = self.experiment.trainer.max_steps
+        trainer = self.experiment.trainer
+        optimizer = build_optimizer(
+            self.net, config, rounding=trainer.seed if trainer.precision == "bf16-true" else None
+        )
+        max_steps = trainer.max_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: lr_factor(step, config, max_steps)
         )
@@ -264,6 +282,11 @@ class Stage(L.LightningModule):
     def _written(self) -> bool:
         """Whether the loggers write down what this step logs."""
         return (self.global_step + 1) % self.experiment.trainer.log_every == 0
+
+    @property
+    def _was_written(self) -> bool:
+        """Likewise of the step that this micro-batch ended."""
+        return self.completes_step and self.global_step % self.experiment.trainer.log_every == 0
 
     def log_loss(self, split: str, values: dict[str, Any], batch: int) -> None:
         """Log means as ``split/name``; ``loss`` is shown in the progress bar.
@@ -327,7 +350,7 @@ class Stage(L.LightningModule):
                 if self.global_rank > 0:
                     continue
                 tensor = tensor.cpu()
-            found[name] = tensor
+            found[name] = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
         return found
 
     @property

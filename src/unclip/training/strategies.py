@@ -36,7 +36,7 @@ from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.common.local_rank import local_rank
 from unclip.nn.blocks import blocks_of
-from unclip.training import checkpoints
+from unclip.training import checkpoints, precision
 from unclip.training.checkpoint_rows import local
 from unclip.training.config import TrainerConfig
 
@@ -67,19 +67,19 @@ class _OwnCheckpoints(Strategy):
     ) -> None:
         """Every process writes its part of the folder ``filepath``."""
         rest = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
-        assert self.lightning_module is not None
+        stage: Any = self.lightning_module
         path = Path(self.broadcast(filepath))
-        reshard(self.lightning_module)
-        checkpoints.write(path, self.lightning_module, self.optimizers[0], rest)
+        reshard(stage)
+        checkpoints.write(path, stage, self.optimizers[0], rest, holds=stage.holds)
 
     def load_checkpoint(
         self, checkpoint_path: Any, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Every process reads its part; the first one's choice of checkpoint holds for all."""
-        assert self.lightning_module is not None
+        stage: Any = self.lightning_module
         path = Path(self.broadcast(checkpoint_path))
         optimizer = self.optimizers[0] if self.optimizers else None
-        rest = checkpoints.read(path, self.lightning_module, optimizer)
+        rest = checkpoints.read(path, stage, optimizer, holds=stage.holds)
         return {**rest, "state_dict": {}, "optimizer_states": []}
 
     def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
@@ -122,10 +122,12 @@ def build(config: TrainerConfig) -> Strategy:
     """What ``trainer.strategy`` says; `auto` is DDP where there are several processes.
 
     Raises:
-        UserError: As `world_of`, or there is no GPU to offload from.
+        UserError: As `world_of`, the device lacks the precision, or there is no GPU to offload
+            from.
     """
     world = world_of(config.devices, config.nodes, config.accelerator)
     gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    precision.require_supported(config, torch.device("cuda" if gpu else "cpu"))
     if config.cpu_offload and not gpu:
         raise UserError("trainer.cpu_offload: needs a GPU to offload from, none found")
     if config.strategy == "fsdp":
@@ -189,13 +191,13 @@ def rank_started() -> int:
 def shard(net: nn.Module, config: TrainerConfig, mesh: DeviceMesh) -> None:
     """Shard ``net`` over the processes of ``mesh``: each block by itself, then what is left.
 
-    Weights, gradients and their sum are float32; with bf16-mixed on GPUs the blocks are gathered in
-    bfloat16, which halves what is sent (on a CPU layer norms refuse weights of another type). What
-    is outside them is gathered in float32, as DDP has it: tables and positions begin a residual
-    stream, and CLIP's temperature would be rounded by up to 3 %.
+    Weights, gradients and their sum are float32; with mixed precision on GPUs the blocks are
+    gathered in its 16 bits, which halves what is sent (on a CPU layer norms refuse weights of
+    another type). What is outside them is gathered in float32, as DDP has it: tables and positions
+    begin a residual stream, and CLIP's temperature would be rounded by up to 3 %.
     """
-    smaller = config.precision == "bf16-mixed" and mesh.device_type == "cuda"
-    half = torch.bfloat16 if smaller else None
+    types = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    half = types.get(config.precision) if mesh.device_type == "cuda" else None
     offload = CPUOffloadPolicy() if config.cpu_offload else OffloadPolicy()
     for part, width in [*((block, half) for block in blocks_of(net)), (net, None)]:
         policy = MixedPrecisionPolicy(

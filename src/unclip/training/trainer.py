@@ -11,9 +11,10 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 
-from unclip.training import strategies
+from unclip.training import precision, strategies
 from unclip.training.callbacks import ProgressLines
 from unclip.training.config import TrainerConfig
+from unclip.training.world import device_of
 
 QUIET = (
     ".*does not have many workers.*",
@@ -61,7 +62,7 @@ def build(
         enable_checkpointing=False,
         max_steps=config.max_steps,
         max_epochs=-1,
-        precision=config.precision,  # type: ignore[arg-type]
+        plugins=[precision.build(config, device_of(config.accelerator))],
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.grad_clip or None,
         log_every_n_steps=config.log_every,

@@ -79,6 +79,12 @@ class ClipExperiment(Experiment):
             self.data.batch_size >= 2, "data.batch_size", "must be at least 2: samples contrast"
         )
         trainer = self.trainer
+        require(
+            self.optim.sam_rho == 0 or trainer.precision in ("32", "bf16-mixed"),
+            "optim.sam_rho",
+            f"needs trainer.precision=bf16-mixed or 32: the climb's gradients would be lost in "
+            f"{trainer.precision}",
+        )
         split = f"{counted(trainer.processes, 'process')} x trainer.accumulate={trainer.accumulate}"
         require(
             self.model.vision != "resnet"
