@@ -167,7 +167,5 @@ def test_8_bit_adam_keeps_small_moments_trains_and_resumes_with_the_same_bits(tm
 def test_8_bit_adam_without_its_library_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
-    with pytest.raises(
-        UserError, match=r"^optim\.name=adamw8bit: .*unclip\[bnb\]"
-    ):
+    with pytest.raises(UserError, match=r"^optim\.name=adamw8bit: .*unclip\[bnb\]"):
         build_optimizer(nn.Linear(2, 2), OptimConfig(name="adamw8bit"))

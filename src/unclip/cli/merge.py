@@ -35,10 +35,11 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Merge, and say where."""
     from unclip.cli.outputs import check_folder, writing
+    from unclip.common.added import read_adapter
     from unclip.common.errors import UserError
     from unclip.common.inputs import require_apart
     from unclip.common.terminal import say
-    from unclip.weights.merging import merge, read_adapter
+    from unclip.weights.merging import merge
 
     read = [read_adapter(word)[0] for word in args.adapter]
     require_apart(

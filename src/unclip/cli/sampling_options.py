@@ -88,6 +88,14 @@ def add_pipeline(p: argparse.ArgumentParser) -> None:
     )
     where.add_argument("--decoder", type=Path, help="artifact, instead of the folder's")
     where.add_argument("--upsampler", type=Path, action="append", help="artifact; repeatable")
+    where.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="PATH[:WEIGHT]",
+        help="run with adapter.kind=lora, added to the stage that it was trained on, WEIGHT times "
+        "(default 1); repeatable",
+    )
 
 
 def add_sampling(
@@ -236,7 +244,8 @@ def _open(args: argparse.Namespace) -> Pipeline:
     clip, prior, upsamplers = args.clip, args.prior, args.upsampler or []
     if folder is not None:
         if not any(own):
-            return Pipeline.load(folder, device, args.precision, args.offload, args.compile)
+            how = (args.precision, args.offload, args.compile, args.adapter)
+            return Pipeline.load(folder, device, *how)
         clip = clip or (str(folder / "clip") if (folder / "clip").is_dir() else None)
         prior = prior or (folder / "prior" if (folder / "prior").is_dir() else None)
         upsamplers = args.upsampler or sorted(folder.glob("upsampler*"))
@@ -249,6 +258,7 @@ def _open(args: argparse.Namespace) -> Pipeline:
         precision=args.precision,
         offload=args.offload,
         compile=args.compile,
+        adapters=args.adapter,
     )
     if args.prior is not None and pipeline.cascade.prior is None:
         raise UserError(

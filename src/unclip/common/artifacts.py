@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -42,6 +42,13 @@ MORE = (X0_ERRORS, MERGES)
 """Files that only some artifacts have."""
 
 
+class Merging(NamedTuple):
+    """Weights, and the adapters that are added to them, each so often."""
+
+    base: Artifact
+    adapters: tuple[tuple[Artifact, float], ...]
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A loaded description; the weights are read by `weights`."""
@@ -53,6 +60,7 @@ class Artifact:
     sha256: str  # of the weights file
     config: dict[str, Any]
     provenance: dict[str, Any]
+    merging: Merging | None = None  # what its weights are, where not those of its file
 
     @property
     def embeddings(self) -> str | None:
@@ -175,6 +183,12 @@ class Artifact:
             UserError: one is not; ``network`` may be on "meta".
         """
         file = self.path / "weights.safetensors"
+        if self.merging is not None:
+            weights = self.merging.base.weights_for(network)
+            for each, count in self.merging.adapters:
+                assert each.adapter is not None
+                weights = each.merge(weights, count * each.adapter.scale)
+            return weights
         if self.adapter is not None:
             return self.merge(self.base.weights_for(network), self.adapter.scale)
         wanted = network.state_dict()
@@ -276,11 +290,13 @@ def _own(tensor: Tensor) -> Tensor:
     return tensor if whole else tensor.clone()
 
 
-def describe(path: Path | str, *, key: str = "artifact") -> Artifact:
+def describe(path: Path | str | Artifact, *, key: str = "artifact") -> Artifact:
     """Read an artifact's description; a run's folder stands for its ``artifact`` inside.
 
     ``key`` names the config field or option in errors.
     """
+    if isinstance(path, Artifact):
+        return path
     folder = Path(path)
     if (folder / "artifact" / "artifact.json").is_file():
         folder = folder / "artifact"

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from unclip.common import artifacts
+from unclip.common.added import with_adapters
+from unclip.common.artifacts import Artifact
 from unclip.common.devices import find_device
 from unclip.common.errors import UserError
 from unclip.embeddings.clip import FrozenClip, fingerprint_of
@@ -141,7 +143,7 @@ def _place(net: nn.Module, device: torch.device, offload: Offload | None) -> Non
         offload.add(net)
 
 
-def load_part(kind: str, path: Path | str, clip: FrozenClip | None = None) -> Any:
+def load_part(kind: str, path: Path | str | Artifact, clip: FrozenClip | None = None) -> Any:
     """A trained stage of ``kind`` from its artifact, whichever stage of that kind it is.
 
     Raises:
@@ -149,7 +151,7 @@ def load_part(kind: str, path: Path | str, clip: FrozenClip | None = None) -> An
     """
     artifact = artifacts.describe(path, key=kind)
     artifacts.expect(artifact, registry.of_kind(kind), key=kind)
-    return registry.STAGES[artifact.stage].load(path, clip)
+    return registry.STAGES[artifact.stage].load(artifact, clip)
 
 
 def load_cascade(
@@ -163,12 +165,14 @@ def load_cascade(
     precision: str = "32",
     offload: str = "none",
     compile: str = "none",
+    adapters: Sequence[str] = (),
 ) -> Cascade:
     """From separate artifacts; those of different CLIPs refuse each other.
 
     ``clip`` is None for a decoder that reads none. ``prior`` is not read where the decoder takes
     no image embeddings. Upsamplers are applied in the order of their sizes. ``precision``,
     ``offload`` and ``compile`` are of `unclip.pipeline.settings`.
+    ``adapters`` are ``PATH`` or ``PATH:WEIGHT``, each added to the stage that it was trained on.
     """
     if isinstance(upsamplers, (str, Path)):
         upsamplers = [upsamplers]
@@ -181,6 +185,8 @@ def load_cascade(
     for key, path in given:
         if not isinstance(path, (str, Path)):
             raise UserError(f"{key}={path!r}: must be the path of an artifact")
+    paths = [path for key, path in given if key in (DECODER, UPSAMPLER, PRIOR)]
+    merged: dict[Any, Any] = dict(zip(paths, with_adapters(paths, adapters), strict=True))
     place = find_device(str(device), key="device")
     dtype = choose_precision(precision, place, key="precision")
     turns = choose_offload(offload, place, key="offload")
@@ -188,7 +194,7 @@ def load_cascade(
     frozen = None if clip is None else registry.STAGES[CLIP].load(clip)
 
     def loaded(kind: str, path: Path | str) -> Any:
-        part = load_part(kind, path, frozen)
+        part = load_part(kind, merged[path], frozen)
         _settle(part.net, place, dtype, turns)  # before the next is loaded, in float32 as well
         return part
 
@@ -215,6 +221,7 @@ def open_folder(
     precision: str = "32",
     offload: str = "none",
     compile: str = "none",
+    adapters: Sequence[str] = (),
 ) -> Cascade:
     """From a folder with ``decoder``, any ``upsampler*``, ``clip``, ``prior`` and ``pca``.
 
@@ -237,6 +244,7 @@ def open_folder(
         precision=precision,
         offload=offload,
         compile=compile,
+        adapters=adapters,
         **given,
     )
 

@@ -44,9 +44,10 @@ class Pipeline:
         precision: str = "32",
         offload: str = "none",
         compile: str = "none",
+        adapters: Sequence[str] = (),
     ) -> Pipeline:
         """From a cascade's folder (see `unclip.pipeline.cascade.open_folder`)."""
-        return cls(open_folder(folder, device, precision, offload, compile))
+        return cls(open_folder(folder, device, precision, offload, compile, adapters))
 
     @classmethod
     def from_artifacts(
@@ -61,6 +62,7 @@ class Pipeline:
         precision: str = "32",
         offload: str = "none",
         compile: str = "none",
+        adapters: Sequence[str] = (),
     ) -> Pipeline:
         """From separate artifacts (see `unclip.pipeline.cascade.load_cascade`)."""
         return cls(
@@ -74,6 +76,7 @@ class Pipeline:
                 precision=precision,
                 offload=offload,
                 compile=compile,
+                adapters=adapters,
             )
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,11 +25,13 @@ class Pipeline(pipeline.Pipeline):
         precision: str = "32",
         offload: str = "none",
         compile: str = "none",
+        adapters: Sequence[str] = (),
     ) -> Pipeline:
         """From a cascade's folder, its bundle, a name (``karlo``) or ``hf://ORG/NAME[@REVISION]``.
 
         Bundles are unpacked, published cascades downloaded and imported into the cache by the first
-        call (`unclip.sharing.cache.cascade_folder`).
+        call (`unclip.sharing.cache.cascade_folder`). ``adapters`` (``PATH`` or ``PATH:WEIGHT``)
+        are added to the stages that they were trained on.
 
         Raises:
             UserError: there is no such cascade, or it is refused.
@@ -39,4 +42,4 @@ class Pipeline(pipeline.Pipeline):
             choose_offload(offload, place, key="offload")
             choose_compilation(compile, place, offload, key="compile")
             folder = cascade_folder(folder)
-        return cls(pipeline.open_folder(folder, device, precision, offload, compile))
+        return cls(pipeline.open_folder(folder, device, precision, offload, compile, adapters))

@@ -8,30 +8,9 @@ from pathlib import Path
 
 from unclip.common import artifacts
 from unclip.common.adapters import AdapterConfig
+from unclip.common.added import read_adapter, require_alike
 from unclip.common.artifacts import Artifact
 from unclip.common.errors import UserError
-from unclip.common.meaning import meaning
-
-
-def read_adapter(word: str) -> tuple[Artifact, float]:
-    """``PATH`` or ``PATH:WEIGHT``: an adapter, and how often it counts (once).
-
-    Raises:
-        UserError: it is no adapter.
-    """
-    path, weight = word, 1.0
-    head, colon, tail = word.rpartition(":")
-    if colon and not Path(word).exists():
-        try:
-            path, weight = head, float(tail)
-        except ValueError:
-            raise UserError(f"ADAPTER={word}: {tail!r} is no number; give PATH:WEIGHT") from None
-    if not abs(weight) < 1e6:  # nan too
-        raise UserError(f"ADAPTER={word}: the weight must be a finite number")
-    found = artifacts.describe(path, key="ADAPTER")
-    if found.adapter is None:
-        raise UserError(f"ADAPTER={path}: has whole weights; give a run with adapter.kind=lora")
-    return found, weight
 
 
 def merge(words: Sequence[str], out: Path) -> Artifact:
@@ -46,21 +25,13 @@ def merge(words: Sequence[str], out: Path) -> Artifact:
     """
     adapters = [read_adapter(word) for word in words]
     first, base = adapters[0][0], adapters[0][0].base
-    for number, (each, _) in enumerate(adapters[1:], 1):
-        if each.sha256 in (other.sha256 for other, _ in adapters[:number]):
-            raise UserError(f"ADAPTER={each.path}: is given twice; {each.path}:2 counts it twice")
+    for each, _ in adapters[1:]:
         if each.base.sha256 != base.sha256:
             raise UserError(
                 f"ADAPTER={each.path}: is of the weights {each.base.sha256[:12]}, "
                 f"{first.path} of {base.sha256[:12]}; merge adapters of one base"
             )
-        mine, others = meaning(each.config), meaning(first.config)
-        for key in sorted(mine.keys() | others.keys()):
-            if mine.get(key) != others.get(key):
-                raise UserError(
-                    f"ADAPTER={each.path}: {key} is {mine.get(key)}, of {first.path} "
-                    f"{others.get(key)}; merge adapters that were trained with the same"
-                )
+    require_alike([each for each, _ in adapters])
     weights = base.weights()
     for each, weight in adapters:
         assert each.adapter is not None
