@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
 from unclip.nn.transformer import Transformer
@@ -13,7 +14,11 @@ from unclip.training.config import OptimConfig
 # 1000 weights: blocks of 300, 200 and 100, and 400 outside; a CLIP of 70 weights and 2 buffers.
 SIZES = Sizes(
     trained=1000,
-    moments=2000,
+    frozen=0,
+    weights=4000,
+    gradients=4000,
+    moments=8000,
+    average=4000,
     averaged=True,
     climbs=False,
     blocks=[300, 100, 200],
@@ -44,7 +49,7 @@ def test_alone():
         weights=4012, gradients=4000, optimizer=8000, ema=4012, activations=5000, other=288 + 600
     )
     assert found.memory.total == 4012 + 4000 + 8000 + 4012 + 5000 + 888
-    assert found.other == {"frozen CLIP": 288, "weights in bfloat16": 600}
+    assert found.other == {"frozen CLIP": 288, "weights in 16 bits": 600}
     assert found.host == 2 * 4012 + 288  # as built: network, average and CLIP
 
 
@@ -108,7 +113,11 @@ def test_sizes_by_hand():
     found = sizes_of(net, None, Experiment)
     assert found == Sizes(
         trained=3 * each + 40,
-        moments=2 * (3 * each + 40),
+        frozen=0,
+        weights=4 * (3 * each + 40),
+        gradients=4 * (3 * each + 40),
+        moments=8 * (3 * each + 40),
+        average=0,
         averaged=False,
         climbs=False,
         blocks=[each] * 3,
@@ -119,4 +128,14 @@ def test_sizes_by_hand():
     assert found.root == 40
     Experiment.optim = OptimConfig(name="muon")
     linear = 3 * 12 * width**2 + 40
-    assert sizes_of(net, None, Experiment).moments == found.moments - linear
+    assert sizes_of(net, None, Experiment).moments == found.moments - 4 * linear
+    Experiment.optim = OptimConfig(name="adamw8bit")  # all of these are small but one
+    net["out"] = nn.Linear(64, 100)
+    found = sizes_of(net, None, Experiment)
+    assert found.moments == 8 * (3 * each + 100) + 2 * (6400 + 4 * 25)
+    net["out"].requires_grad_(False)
+    net["body"].to(torch.bfloat16)
+    found = sizes_of(net, None, Experiment)
+    assert (found.trained, found.frozen) == (3 * each, 6500)
+    assert found.gradients == 2 * 3 * each
+    assert found.weights == 2 * 3 * each + 4 * 6500

@@ -24,11 +24,11 @@ def planned(minute_experiment):
     """`planned("upsampler", 4, "h200", *overrides)`; equal steps are gone through once."""
     seen = {}
 
-    def once(resolved, share, *, gpu):
+    def once(resolved, share, *, gpu, hows):
         changed = [k for k in resolved.origins if k.startswith(("model", "optim", "trainer.acc"))]
-        key = (resolved.name, share, gpu, *changed)
+        key = (resolved.name, share, gpu, *hows, *changed)
         if key not in seen:
-            seen[key] = measure(resolved, share, gpu=gpu)
+            seen[key] = measure(resolved, share, gpu=gpu, hows=hows)
         return seen[key]
 
     def call(kind, gpus, device, *overrides, mfu=0.4):

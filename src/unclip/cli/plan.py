@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unclip.common.errors import UserError
 
 if TYPE_CHECKING:
+    from unclip.config.load import ResolvedExperiment
     from unclip.planning.sampling import StagePart
 
 from unclip.common.terminal import say
@@ -22,6 +25,8 @@ examples:
   unclip plan decoder/l --gpus 8 --device a100 --mfu 0.35 trainer.accumulate=4
   unclip plan prior/diffusion_paper --gpus 32 --device h100 --json
   unclip plan decoder/tiny --gpus 1 --device cpu
+  unclip plan karlo/decoder --gpus 1 --device t4 trainer.precision=16-mixed
+  unclip plan prior/diffusion_l --gpus 1 --device rtx4090 --memory 16GB
   unclip plan karlo
   unclip plan sample karlo --memory 8GB --precision fp16 --offload stages
   unclip plan sample decoder/paper prior/diffusion_paper upsampler/256_paper --device rtx4090
@@ -43,8 +48,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument(
         "experiment",
-        help="kind/name (see `unclip experiments list`), a YAML file, or a cascade; or the word "
-        "sample, and then a cascade, or the experiments of one that is not trained yet",
+        help="kind/name (see `unclip experiments list`), a YAML file, a cascade, or a stage of a "
+        "published one that is to be fine-tuned, as karlo/decoder; or the word sample, and then a "
+        "cascade, or the experiments of one that is not trained yet",
     )
     p.add_argument(
         "overrides",
@@ -73,7 +79,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--offload", help="cascades: none (default), stages or blocks take turns")
     p.add_argument(
         "--memory",
-        help="cascades: of the device, as 8GB or 7.5GiB, in place of its own; alone: of some GPU",
+        help="of the device, as 8GB or 7.5GiB, in place of its own; of cascades alone: of some GPU",
     )
     p.add_argument("--json", action="store_true", help="machine-readable")
     p.set_defaults(run=run)
@@ -93,25 +99,47 @@ def run(args: argparse.Namespace) -> None:
         "batch": "data.batch_size",
         "precision": "trainer.precision",
         "offload": "trainer.cpu_offload",
-        "memory": "--device",
     }
     for option, key in said.items():
         if getattr(args, option) is not None:
             raise UserError(f"--{option}: is for cascades; an experiment says it itself ({key})")
-    training = _is_yaml(args.experiment)
-    if not training:
+    from unclip.config.cascades import find_cascade
+
+    path, training = Path(args.experiment), _is_yaml(args.experiment)
+    of_cascade = None if training else find_cascade(str(path.parent))
+    if not training and of_cascade is None:
         _require_known(args.experiment)
     for option in ("gpus", "device"):
         if getattr(args, option) is None:
             raise UserError(f"--{option}: is needed to plan a training; see `unclip plan --help`")
     from unclip.config.load import load_experiment
 
-    resolved = load_experiment(args.experiment, args.overrides)  # before the slow imports
+    with tempfile.TemporaryDirectory() as scratch:
+        if of_cascade is not None:
+            from unclip.planning.cascades import imported_words, training_of
+
+            folder = Path(scratch)
+            resolved = training_of(of_cascade, path.name, args.overrides, folder)
+            words = imported_words(of_cascade, path.name)
+        else:
+            resolved = load_experiment(args.experiment, args.overrides)  # before slow imports
+            words = [args.experiment]
+        _training(args, resolved, shlex.join(["unclip", "train", *words, *args.overrides]))
+
+
+def _training(args: argparse.Namespace, resolved: ResolvedExperiment, command: str) -> None:
+    from unclip.planning.changes import smallest_change
+    from unclip.planning.devices import read_memory
     from unclip.planning.plan import plan
     from unclip.planning.table import as_json, text
 
-    found = plan(resolved, gpus=args.gpus, device=args.device, mfu=args.mfu)
-    say(json.dumps(as_json(found), indent=2) if args.json else text(found), lines=True)
+    memory = None if args.memory is None else read_memory(args.memory)
+    found = plan(resolved, gpus=args.gpus, device=args.device, mfu=args.mfu, memory=memory)
+    chosen = found.chosen
+    change = smallest_change(found) if chosen.layout.cpu_offload or not chosen.fits else None
+    if args.json:
+        return say(json.dumps(as_json(found, change), indent=2), lines=True)
+    say(text(found, change, command=command), lines=True)
 
 
 def _require_known(word: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from unclip.common import artifacts
+from unclip.common import artifacts, yaml_text
 from unclip.common.errors import UserError
 from unclip.config.cascades import NamedCascade
-from unclip.config.load import load_experiment
+from unclip.config.load import ResolvedExperiment, load_experiment
 from unclip.pipeline.folder import require_there
 from unclip.planning.sampling import StagePart
 from unclip.runs.parents import named_sizes
@@ -85,3 +87,44 @@ def parts_of_experiments(names: Sequence[str]) -> list[StagePart]:
         each.stage.fill(each.config, named_sizes(each))
         parts.append(StagePart(each.name, each.stage.name, each.config))
     return parts
+
+
+def training_of(
+    cascade: NamedCascade, kind: str, overrides: list[str], folder: Path
+) -> ResolvedExperiment:
+    """Fine-tuning a stage of a published cascade, by what its file says; nothing is fetched.
+
+    Args:
+        cascade: Whose stage it is.
+        kind: Of the stage, as ``decoder``.
+        overrides: Of the experiment.
+        folder: An empty one, for the experiment's files.
+
+    Raises:
+        UserError: it has no such stage, or its file says nothing of it.
+    """
+    stages = {registry.STAGES[name].kind: (name, each) for name, each in cascade.stages.items()}
+    if kind not in stages or kind == CLIP:
+        there = [each for each in stages if each != CLIP]
+        known = f"it has {', '.join(there)}" if there else "import it, and name its config.yaml"
+        raise UserError(f"{cascade.name}/{kind}: the cascade's file tells of no {kind}; {known}")
+    files: dict[str, dict[str, Any]] = {}
+    for each, (name, experiment) in stages.items():
+        sections = {s: getattr(experiment, s, None) for s in ("model", "diffusion")}
+        content = {s: dataclasses.asdict(value) for s, value in sections.items() if value}
+        files[each] = {"stage": name, **content}
+    own = files[kind] | {"init": cascade.name}
+    if CLIP in registry.STAGES[own["stage"]].parents:
+        own["clip"] = str(folder / "clip.yaml")
+        (folder / "clip.yaml").write_text(yaml_text.document(files[CLIP]))
+    (folder / f"{kind}.yaml").write_text(yaml_text.document(own))
+    found = load_experiment(folder / f"{kind}.yaml", overrides)
+    return dataclasses.replace(found, name=f"{cascade.name}/{kind}")
+
+
+def imported_words(cascade: NamedCascade, kind: str) -> list[str]:
+    """The experiment and its parents as `unclip train` takes them, once it is imported."""
+    there = imported_folder(cascade)
+    root = there if there.is_dir() else Path(cascade.name)
+    words = [str(root / kind / "config.yaml"), f"init={root}"]
+    return words if kind == UPSAMPLER else [*words, f"clip={root / CLIP}"]

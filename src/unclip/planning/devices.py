@@ -23,6 +23,7 @@ class Device(NamedTuple):
     memory: int  # bytes
     bfloat16: float | None  # dense peak, floating-point operations per second; None: it has none
     float32: float
+    float16: float | None = None  # None: as bfloat16
 
     @property
     def gpu(self) -> bool:
@@ -37,9 +38,11 @@ class Device(NamedTuple):
         """
         if precision == "32":
             return self.float32
+        if precision == "16-mixed":
+            return self.float16 or self.bfloat16 or self.float32
         if self.bfloat16 is None:
             raise UserError(
-                f"--device {self.name}: has no bfloat16 units; add trainer.precision=32"
+                f"--device {self.name}: has no bfloat16 units; add trainer.precision=16-mixed"
             )
         return self.bfloat16
 
@@ -52,10 +55,10 @@ GPUS = (
     Device("h200", 143_771 * MIB, 989.4e12, 66.9e12),
     Device("h100", 81_559 * MIB, 989.4e12, 66.9e12),
     Device("a100", 81_920 * MIB, 312e12, 19.5e12),
-    Device("v100", 16_160 * MIB, None, 15.7e12),
+    Device("v100", 16_160 * MIB, None, 15.7e12, 125e12),
     Device("a10g", 23_028 * MIB, 70e12, 31.5e12),
     Device("l4", 23_034 * MIB, 121e12, 30.3e12),
-    Device("t4", 15_360 * MIB, None, 8.1e12),
+    Device("t4", 15_360 * MIB, None, 8.1e12, 65e12),
     Device("rtx5090", 32_607 * MIB, 209.5e12, 104.8e12),
     Device("rtx4090", 24_564 * MIB, 165.2e12, 82.6e12),
     Device("rtx3090", 24_576 * MIB, 71e12, 35.6e12),

@@ -12,8 +12,10 @@ from unclip.nn.blocks import blocks_of
 from unclip.planning.trace import Trace
 from unclip.training.muon import layers
 
-FLOAT = 4  # bytes; master weights, gradients, moments and averages are all float32
+FLOAT = 4  # bytes
 HALF = 2
+_SMALL = 4096  # numbers, of which 8-bit Adam keeps float32 moments
+_BLOCK = 256  # 8-bit numbers with a scale of their own
 
 
 class Layout(NamedTuple):
@@ -28,7 +30,11 @@ class Sizes(NamedTuple):
     """What a stage has, however the processes share it."""
 
     trained: int  # parameters
-    moments: int  # numbers that the optimizer keeps
+    frozen: int  # parameters that an adapter leaves as they are
+    weights: int  # bytes of both
+    gradients: int  # bytes
+    moments: int  # bytes that the optimizer keeps
+    average: int  # bytes of the EMA, but for what it shares with the network
     averaged: bool  # whether there is an EMA
     climbs: bool  # SAM's: FSDP gathers all weights at once
     blocks: list[int]  # parameters of each block that FSDP gathers by itself
@@ -39,7 +45,7 @@ class Sizes(NamedTuple):
     @property
     def root(self) -> int:
         """Parameters outside all blocks, which FSDP gathers for the whole step."""
-        return self.trained - sum(self.blocks)
+        return self.trained + self.frozen - sum(self.blocks)
 
 
 class Memory(NamedTuple):
@@ -67,14 +73,17 @@ class MemoryNeed(NamedTuple):
 
 
 def sizes_of(net: nn.Module, clip: Clip | None, experiment: Any) -> Sizes:
-    """Counted on the networks."""
-    moments = 2 * _count(net.parameters())
-    if experiment.optim.name == "muon":  # one moment where AdamW has two
-        moments -= _count(layers(net))
+    """Counted on the networks, ``net`` as it trains: with its adapter, in its types."""
+    trained = [p for p in net.parameters() if p.requires_grad]
+    base = [p for p in net.parameters() if not p.requires_grad]
     frozen = [] if clip is None else [*clip.parameters(), *clip.buffers()]
     return Sizes(
-        trained=_count(net.parameters()),
-        moments=moments,
+        trained=_count(trained),
+        frozen=_count(base),
+        weights=_bytes([*trained, *base]),
+        gradients=_bytes(trained),
+        moments=_moments(experiment.optim.name, net, trained),
+        average=FLOAT * _count(trained) * experiment.averages,
         averaged=experiment.averages,
         climbs=experiment.optim.sam_rho > 0,
         blocks=[_count(block.parameters()) for block in blocks_of(net)],
@@ -82,6 +91,16 @@ def sizes_of(net: nn.Module, clip: Clip | None, experiment: Any) -> Sizes:
         clip=0 if clip is None else _count(clip.parameters()),
         clip_bytes=_bytes(frozen),
     )
+
+
+def _moments(name: str, net: nn.Module, trained: list[nn.Parameter]) -> int:
+    """Bytes that the optimizer ``name`` keeps of ``trained``."""
+    if name == "adamw8bit":
+        small = sum(p.numel() for p in trained if p.numel() < _SMALL)
+        large = [p.numel() for p in trained if p.numel() >= _SMALL]
+        return 2 * (FLOAT * small + sum(n + FLOAT * -(-n // _BLOCK) for n in large))
+    one = [p for p in layers(net) if p.requires_grad] if name == "muon" else []
+    return 2 * _bytes(trained) - _bytes(one)  # Muon has one where AdamW has two
 
 
 def _count(tensors: Iterable[Tensor]) -> int:
@@ -96,35 +115,35 @@ def need(layout: Layout, sizes: Sizes, trace: Trace, *, world: int, precision: s
     """What one of ``world`` processes needs, at the worst moment of the step ``trace``."""
     if layout.strategy == "fsdp":
         return _sharded(layout, sizes, trace, world, HALF if precision != "32" else FLOAT)
-    whole = FLOAT * sizes.trained
     peak = max(trace.live, key=sum)
     # In the backward pass gradients grow while activations shrink: the two together count.
-    activations = sum(peak) - peak.copies - whole
+    activations = sum(peak) - peak.copies - sizes.gradients
     if world > 1:  # DDP's buckets, of which gradients are views, are there all the time
         peak = max(trace.live, key=lambda live: live.activations + live.copies)
         activations = peak.activations
-    other = {"frozen CLIP": sizes.clip_bytes, "weights in bfloat16": peak.copies}
+    other = {"frozen CLIP": sizes.clip_bytes, "weights in 16 bits": peak.copies}
     memory = Memory(
-        weights=whole + sizes.buffers,
-        gradients=whole,
-        optimizer=FLOAT * sizes.moments,
-        ema=(whole + sizes.buffers) * sizes.averaged,
+        weights=sizes.weights + sizes.buffers,
+        gradients=sizes.gradients,
+        optimizer=sizes.moments,
+        ema=sizes.average + sizes.buffers * sizes.averaged,
         activations=activations,
         other=sum(other.values()),
     )
-    return MemoryNeed(memory, _present(other), built(sizes))
+    return MemoryNeed(memory, _present(other), max(built(sizes), trace.offloaded))
 
 
 def _sharded(layout: Layout, sizes: Sizes, trace: Trace, world: int, width: int) -> MemoryNeed:
     """FSDP2: a share of the states; the root and two blocks at a time are gathered.
 
-    Autograd keeps no bfloat16 copies: a block is gathered once more for its backward pass.
+    Autograd keeps no 16-bit copies: a block is gathered once more for its backward pass.
     """
-    share = FLOAT * -(-sizes.trained // world)
-    moments = FLOAT * -(-sizes.moments // world)
-    states = Memory(share, share, moments, share * sizes.averaged, 0, 0)
+    whole = (sizes.weights, sizes.gradients, sizes.moments)
+    weights, gradients, moments = (-(-size // world) for size in whole)
+    states = Memory(weights, gradients, moments, weights * sizes.averaged, 0, 0)
     alone = sizes._replace(averaged=False)  # the average is made of the shards
-    host = max(states.total if layout.cpu_offload else 0, built(alone))
+    kept = (states.total if layout.cpu_offload else 0) + trace.offloaded
+    host = max(kept, built(alone))
     if layout.cpu_offload:
         states = Memory(0, 0, 0, 0, 0, 0)
     first, second = sorted([*sizes.blocks, 0, 0], reverse=True)[:2]
@@ -145,7 +164,8 @@ def _sharded(layout: Layout, sizes: Sizes, trace: Trace, world: int, width: int)
 
 def built(sizes: Sizes) -> int:
     """Bytes of what each process builds in the machine's memory before it moves to the GPU."""
-    networks = (FLOAT * sizes.trained + sizes.buffers) * (1 + sizes.averaged)
+    parameters = sizes.trained + sizes.frozen
+    networks = (FLOAT * parameters + sizes.buffers) * (1 + sizes.averaged)
     return networks + sizes.clip_bytes
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from unclip.common.adapters import adapts
 from unclip.common.errors import UserError
 from unclip.config.load import ResolvedExperiment
 from unclip.data.loader import local_batch_size
@@ -16,12 +20,14 @@ from unclip.nn import attention
 from unclip.planning import devices
 from unclip.planning.devices import Device
 from unclip.planning.kernels import kernels
-from unclip.planning.memory import FLOAT, Layout, MemoryNeed, Sizes, need, sizes_of
-from unclip.planning.trace import ClipStep, Trace, ask, trace
+from unclip.planning.memory import Layout, MemoryNeed, Sizes, need, sizes_of
+from unclip.planning.trace import Absent, ClipStep, Trace, ask, trace
 from unclip.runs.parents import build_net, frozen_clip, named_sizes, refuse_fitted
+from unclip.stages.experiment import ParentSizes
 from unclip.stages.interface import Given, Share
 from unclip.stages.row import CLIP
-from unclip.training.blocks import checkpoint_blocks
+from unclip.training import adapters, precision
+from unclip.training.blocks import checkpoint_blocks, offload_blocks
 
 HEADROOM = 0.08  # of a device: its context, library workspaces, fragmentation
 MACHINE = 8  # GPUs, at most
@@ -82,7 +88,15 @@ class Plan(NamedTuple):
         return [f"trainer.{k}={str(v).lower()}" for k, v in changed.items()]
 
 
-def plan(resolved: ResolvedExperiment, *, gpus: int, device: str, mfu: float) -> Plan:
+def plan(
+    resolved: ResolvedExperiment,
+    *,
+    gpus: int,
+    device: str,
+    mfu: float,
+    memory: int | None = None,
+    hows: Sequence[str] = CHECKPOINTING,
+) -> Plan:
     """Work it out.
 
     Args:
@@ -90,6 +104,8 @@ def plan(resolved: ResolvedExperiment, *, gpus: int, device: str, mfu: float) ->
         gpus: devices, each with a process of its own.
         device: a name of `devices`.
         mfu: share of the device's peak at which it computes, in (0, 1].
+        memory: bytes of each device, where it has another size than the card of its name.
+        hows: what activation checkpointing is tried; what the experiment asks for is too.
 
     Raises:
         UserError: something of this cannot be.
@@ -100,6 +116,7 @@ def plan(resolved: ResolvedExperiment, *, gpus: int, device: str, mfu: float) ->
     if not 0 < mfu <= 1:
         raise UserError(f"--mfu={mfu:g}: must be above 0 and at most 1")
     found = devices.find(device, gpus)
+    found = found if memory is None else found._replace(memory=memory)
     found.peak(resolved.config.trainer.precision)  # which it may not have
     resolved = replace(resolved, config=deepcopy(resolved.config))  # its CLIP's sizes go into it
     experiment, accumulate = resolved.config, resolved.config.trainer.accumulate
@@ -107,10 +124,14 @@ def plan(resolved: ResolvedExperiment, *, gpus: int, device: str, mfu: float) ->
     on_all = deepcopy(experiment)
     on_all.trainer.devices, on_all.trainer.nodes = gpus, 1
     on_all.validate()
-    sizes, clip_flops, traces = measure(resolved, Share(batch, gpus), gpu=found.gpu)
-    asked, said = _asked(resolved, gpus), any(key in resolved.origins for key in KEYS)
+    asked = _asked(resolved, gpus)
+    if experiment.trainer.activation_offload:  # what selective keeps would stay on the device
+        hows = [how for how in hows if how != "selective"]
+    hows = tuple(dict.fromkeys([*hows, asked.activation_checkpointing]))
+    sizes, clip_flops, traces = measure(resolved, Share(batch, gpus), gpu=found.gpu, hows=hows)
+    said = any(key in resolved.origins for key in KEYS)
     rows = []
-    for layout in _layouts(asked, gpus, offload=found.gpu):
+    for layout in _layouts(asked, gpus, hows, offload=found.gpu):
         seen = traces[layout.activation_checkpointing]
         needed = need(layout, sizes, seen, world=gpus, precision=experiment.trainer.precision)
         flops = gpus * accumulate * (clip_flops + seen.flops)
@@ -122,7 +143,7 @@ def plan(resolved: ResolvedExperiment, *, gpus: int, device: str, mfu: float) ->
         rows.append(
             PlannedLayout(layout, needed, flops, seconds, days, fits, said and layout == asked)
         )
-    all_flops, all_clip = (gpus * accumulate * n for n in (traces["none"].flops, clip_flops))
+    all_flops, all_clip = (gpus * accumulate * n for n in (traces[hows[0]].flops, clip_flops))
     return Plan(resolved, found, gpus, mfu, batch, sizes, all_flops, all_clip, rows)
 
 
@@ -137,16 +158,18 @@ def _asked(resolved: ResolvedExperiment, gpus: int) -> Layout:
     )
 
 
-def _layouts(asked: Layout, gpus: int, *, offload: bool) -> list[Layout]:
+def _layouts(asked: Layout, gpus: int, hows: Sequence[str], *, offload: bool) -> list[Layout]:
     """What is tried, simplest first, and what the experiment asks for."""
     strategies = [("ddp", False), ("fsdp", False)] if gpus > 1 else [("auto", False)]
     strategies += [("fsdp", True)] * offload
-    layouts = [Layout(s, how, off) for s, off in strategies for how in CHECKPOINTING]
+    layouts = [Layout(s, how, off) for s, off in strategies for how in hows]
     return layouts if asked in layouts else [*layouts, asked]
 
 
-def measure(resolved: ResolvedExperiment, share: Share, *, gpu: bool) -> StepCost:
-    """A step with each kind of checkpointing, on networks of fake tensors.
+def measure(
+    resolved: ResolvedExperiment, share: Share, *, gpu: bool, hows: Sequence[str] = CHECKPOINTING
+) -> StepCost:
+    """A step with each kind of checkpointing (``hows``), on networks of fake tensors.
 
     The sizes that the CLIP decides are filled in in ``resolved``.
     """
@@ -155,8 +178,8 @@ def measure(resolved: ResolvedExperiment, share: Share, *, gpu: bool) -> StepCos
         if CLIP in resolved.stage.parents:
             clip = frozen_clip(resolved.config.clip)
         resolved.stage.fill(resolved.config, sizes)
-        nets = {how: build_net(resolved, sizes) for how in CHECKPOINTING}
-    counted = sizes_of(nets["none"], clip, resolved.config)
+        nets = {how: _as_it_trains(resolved, sizes) for how in hows}
+    counted = sizes_of(nets[hows[0]], clip, resolved.config)
     asked = ClipStep(Given(), Trace([], 0))
     traces = {}
     # Of the backends `math` alone keeps the whole matrix of attention.
@@ -165,10 +188,41 @@ def measure(resolved: ResolvedExperiment, share: Share, *, gpu: bool) -> StepCos
         if clip is not None:
             with kernels(gpu=gpu, recomputing=False):
                 asked = ask(clip.to_empty(device="cpu"), resolved, share)
-        before = [live._replace(gradients=FLOAT * counted.trained) for live in asked.trace.live]
+        before = [live._replace(gradients=counted.gradients) for live in asked.trace.live]
         for how, net in nets.items():
             checkpoint_blocks(net.to_empty(device="cpu"), how)
+            away: list[Absent] = []
+            if gpu and resolved.config.trainer.activation_offload:
+                offload_blocks(net, partial(_away, away), Absent.get)
             with kernels(gpu=gpu, recomputing=how != "none"):
                 seen = trace(net, asked.given, resolved, share)
-            traces[how] = seen._replace(live=before + seen.live)
+            offloaded = sum(each.size for each in away)
+            traces[how] = seen._replace(live=before + seen.live, offloaded=offloaded)
     return StepCost(counted, asked.trace.flops, traces)
+
+
+def states_of(resolved: ResolvedExperiment) -> int:
+    """Bytes that one process holds all the time, without sharding: a bound below of what it needs.
+
+    The sizes that the CLIP decides are filled in in ``resolved``.
+    """
+    sizes = named_sizes(resolved)
+    with torch.device("meta"):
+        resolved.stage.fill(resolved.config, sizes)
+        found = sizes_of(_as_it_trains(resolved, sizes), None, resolved.config)
+    return found.weights + found.gradients + found.moments + found.average
+
+
+def _as_it_trains(resolved: ResolvedExperiment, sizes: ParentSizes) -> nn.Module:
+    """The network with its adapter, in the types that its weights have in training."""
+    net = build_net(resolved, sizes)
+    if adapts(resolved.config):
+        adapters.inject(net, resolved.config.adapter)
+    if resolved.config.trainer.precision == "bf16-true":
+        precision.to_bfloat16(net)
+    return net
+
+
+def _away(away: list[Absent], tensor: Tensor) -> Absent:
+    away.append(Absent.put(tensor))
+    return away[-1]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from unclip.common.counted import counted
+from unclip.planning.changes import Change
 from unclip.planning.memory import Memory
 from unclip.planning.plan import HEADROOM, Plan, PlannedLayout
 
@@ -47,14 +48,21 @@ def shown(count: int) -> str:
     return f"{count / 100:,.2f}"
 
 
-def text(plan: Plan) -> str:
-    """What is printed."""
+def text(plan: Plan, change: Change | None = None, *, command: str = "") -> str:
+    """What is printed.
+
+    Args:
+        plan: The experiment's.
+        change: With which it fits, where no strategy alone does.
+        command: Which trains the experiment as it is.
+    """
     experiment, device = plan.experiment.config, plan.device
     trainer = experiment.trainer
     memory = unit(max(row.need.memory.total for row in plan.rows), BYTES, 1024)
     flops = unit(plan.flops + plan.clip_flops, FLOPS, 1000)
     network, clip = hundredths([plan.flops, plan.clip_flops], flops)
     frozen = f", {plan.sizes.clip:,} frozen ({experiment.clip})" if plan.sizes.clip else ""
+    base = f" of {plan.sizes.trained + plan.sizes.frozen:,}" * bool(plan.sizes.frozen)
     of = f" = {shown(network)} forward and backward + {shown(clip)} frozen CLIP"
     peak = device.peak(trainer.precision) / 1e12
     room, whole = ((1 - HEADROOM) * device.memory / 2**30, device.memory / 2**30)
@@ -62,7 +70,7 @@ def text(plan: Plan) -> str:
         f"{plan.experiment.name} on {plan.gpus} x {device.name}, {trainer.precision}",
         f"samples     {experiment.data.batch_size:,} a step = {counted(plan.gpus, 'process')} x "
         f"{trainer.accumulate} x {plan.micro_batch}",
-        f"parameters  {plan.sizes.trained:,} trained{frozen}",
+        f"parameters  {plan.sizes.trained:,} trained{base}{frozen}",
         f"arithmetic  {shown(network + clip)} {flops.name} a step{of if frozen else ''}; "
         "recomputation comes on top",
         f"speed       {plan.mfu:g} of {peak:,.5g} TFLOP/s a process; "
@@ -72,6 +80,7 @@ def text(plan: Plan) -> str:
         *_table(plan, memory, flops),
         "",
         *_choice(plan, memory),
+        *([] if change is None else _change(change, command)),
     ]
     return "\n".join(lines)
 
@@ -124,7 +133,17 @@ def _choice(plan: Plan, memory: Unit) -> list[str]:
     return [*lines, f"first that fits: {', '.join(words)}", f"run with: {wanted}"]
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
+def _change(change: Change, command: str) -> list[str]:
+    """The smallest change with which it fits, and what it then takes."""
+    row = change.plan.chosen
+    gib = row.need.memory.total / 2**30
+    return [
+        f"smallest change that fits on the device: {' '.join(change.overrides)} ({gib:,.1f} GiB)",
+        f"run with: {command} {' '.join(change.overrides)}",
+    ]
+
+
+def as_json(plan: Plan, change: Change | None = None) -> dict[str, Any]:
     """Everything, in bytes, seconds and operations; what has no row of its own is the chosen's."""
     trainer = plan.experiment.config.trainer
     return {
@@ -136,12 +155,14 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "micro_batch": plan.micro_batch,
         "max_steps": trainer.max_steps,
         "parameters": plan.sizes.trained,
+        "frozen_parameters": plan.sizes.frozen,
         "clip_parameters": plan.sizes.clip,
         "flops_per_step": plan.flops,
         "clip_flops_per_step": plan.clip_flops,
         "device_memory_bytes": plan.device.memory,
         **_row(plan, plan.chosen),
         "overrides": plan.overrides,
+        "change": None if change is None else change.overrides,
         "rows": [_row(plan, row) for row in plan.rows],
     }
 

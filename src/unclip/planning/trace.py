@@ -38,7 +38,7 @@ class Live(NamedTuple):
     """Bytes of all tensors at a moment, without the weights."""
 
     activations: int  # and the batch, and temporaries
-    copies: int  # of weights in bfloat16
+    copies: int  # of weights in 16 bits
     gradients: int  # of the weights, once they are theirs
 
 
@@ -47,6 +47,30 @@ class Trace(NamedTuple):
 
     live: list[Live]  # one after another
     flops: int  # floating-point operations, recomputation included
+    offloaded: int = 0  # bytes of activations in the machine's memory
+
+
+class Absent(NamedTuple):
+    """What autograd keeps in the machine's memory, which takes none here."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def put(cls, tensor: Tensor) -> Absent:
+        """Forget it."""
+        return cls(tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.shape.numel() * self.dtype.itemsize
+
+    def get(self) -> Tensor:
+        """As it was, but for its values."""
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
 
 
 class Watch(TorchDispatchMode):
@@ -142,8 +166,8 @@ def trace(net: nn.Module, given: Given, resolved: ResolvedExperiment, share: Sha
         resolved: the experiment.
         share: how much of the batch this process has.
     """
-    parameters = list(net.parameters())
-    watch = Watch([*parameters, *net.buffers()])
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    watch = Watch([*net.parameters(), *net.buffers()])
     micro_batches, image = 1, (3, 0, 0)
     if resolved.stage.name == CLIP:  # whose micro-batches are held until the step is done
         side, micro_batches = resolved.config.model.image_size, resolved.config.trainer.accumulate

@@ -49,7 +49,8 @@ def checkpoint_blocks(net: nn.Module, how: str) -> None:
         )
 
 
-Pack, Unpack = Callable[[Tensor], Any], Callable[[Any], Tensor]
+Pack = Callable[[Tensor], Any]
+Unpack = Callable[[Any], Tensor]
 
 
 class OnHost(NamedTuple):
