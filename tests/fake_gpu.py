@@ -27,6 +27,10 @@ GPU = torch.device("cuda", 0)
 COPIES = (ATEN.copy_.default, ATEN.copy.default, ATEN._foreach_copy_.default)
 
 
+class TooWide(AssertionError):
+    """An operator made float64 on a device that has none, as Apple's MPS."""
+
+
 class LeftOnTheCpu(AssertionError):
     """An operator got tensors of both devices."""
 
@@ -86,6 +90,8 @@ class _Calls(TorchFunctionMode):
 class FakeGpu(TorchDispatchMode):
     """While it lasts, `GPU` is there."""
 
+    narrow = False  # whether it lacks float64
+
     def __init__(self):
         super().__init__()
         self.reads = 0  # of values, by the host
@@ -131,6 +137,9 @@ class FakeGpu(TorchDispatchMode):
         self._refuse_mixed(func, given)
         with self._fake:
             found = func(*args, **kwargs)
+        made = [x for x in tree_leaves(found) if isinstance(x, Tensor) and x.is_cuda]
+        if self.narrow and any(x.dtype == torch.float64 for x in made):
+            raise TooWide(f"{func}: {[list(x.shape) for x in made]}")
         return tree_map_only(FakeTensor, self._read, found)
 
     def _none_of(self, mask: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from fake_gpu import GPU, FakeGpu
 
+from unclip.common import devices
 from unclip.common.errors import UserError
 from unclip.config.load import load_experiment
 from unclip.degradations.bsr import bsr
@@ -25,6 +26,14 @@ from unclip.stages.interface import LoadedParents
 
 IMAGE = np.zeros((20, 24, 3), dtype=np.uint8)
 MASK = np.zeros((20, 24), dtype=bool)
+
+
+@pytest.fixture(autouse=True, params=[False, pytest.param(True, marks=pytest.mark.slow)])
+def narrow(request, monkeypatch):
+    """The same on a device without float64, as a Mac's."""
+    if request.param:
+        monkeypatch.setattr(FakeGpu, "narrow", True)
+        monkeypatch.setattr(devices, "NARROW", ("mps", "cuda"))
 
 
 @pytest.fixture(params=["diffusion", "ar"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from fake_gpu import GPU, FakeGpu, bf16_autocast
 
+from unclip.common import devices
 from unclip.config.load import load_experiment
 from unclip.runs.parents import parents
 from unclip.runs.train import assemble
@@ -67,6 +68,14 @@ def params() -> list:
 def test_every_stage_that_trains_has_a_tiny_experiment():
     """So that a new one is covered."""
     assert {row.name for row in registry.STAGES.values() if row.trains} == {s for s, _ in TINY}
+
+
+@pytest.fixture(autouse=True, params=[False, pytest.param(True, marks=pytest.mark.slow)])
+def narrow(request, monkeypatch):
+    """The same on a device without float64, as a Mac's."""
+    if request.param:
+        monkeypatch.setattr(FakeGpu, "narrow", True)
+        monkeypatch.setattr(devices, "NARROW", ("mps", "cuda"))
 
 
 @pytest.fixture

@@ -7,6 +7,20 @@ import torch
 from unclip.common.counted import counted
 from unclip.common.errors import UserError
 
+NARROW = ("mps",)
+"""Kinds of devices without float64."""
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Float64, or float32 on a device that has no wider numbers."""
+    return torch.float32 if device.type in NARROW else torch.float64
+
+
+def widened(x: torch.Tensor) -> torch.Tensor:
+    """``x`` in the widest numbers of its device."""
+    return x.to(widest(x.device))
+
+
 NAMES = "auto, cpu, cuda, cuda:N or mps"
 
 _AMPERE = (8, 0)  # compute capability

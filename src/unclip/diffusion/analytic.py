@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unclip.common.devices import widened
 from unclip.diffusion.predictor import Predictor
 from unclip.diffusion.process import q_sample
 from unclip.diffusion.schedules import Schedule
@@ -49,6 +50,6 @@ def x0_error(predictor: Predictor, x0: Tensor, noise: Tensor) -> Tensor:
     mean_squares = []
     for row in range(len(predictor.schedule)):
         x_t = q_sample(x0, noise, predictor.index(x0, row), schedule=predictor.schedule)
-        residual = predictor(x_t, row).x0.double() - x0.double()
+        residual = widened(predictor(x_t, row).x0) - widened(x0)
         mean_squares.append(residual.square().mean())
     return torch.stack(mean_squares)

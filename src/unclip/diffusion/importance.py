@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip.common.devices import widened
+
 KEPT = 10  # losses of each timestep, the newest (the paper's number)
 EVEN = 0.001  # share of draws that is even, so that no timestep is forgotten
 
@@ -56,7 +58,7 @@ class LossHistory(nn.Module):
     def probabilities(self) -> Tensor:
         """p_t ``[T]``, float64, multiples of 2^-40: their sums are exact in any order of adding."""
         steps = len(self.counts)
-        moment = self.losses.double().square().mean(dim=1).sqrt()
+        moment = widened(self.losses).square().mean(dim=1).sqrt()
         p = (1 - EVEN) * moment / moment.sum().clamp(min=1e-300) + EVEN / steps
         p = torch.where((self.counts >= KEPT).all() & moment.any(), p, 1 / steps)
         return (p * 2**40).round() / 2**40
@@ -69,5 +71,5 @@ class LossHistory(nn.Module):
     def draw(self, u: Tensor) -> Timesteps:
         """Timesteps from uniform draws ``u`` ``[B]`` in [0, 1), by the inverse distribution."""
         p = self.probabilities()
-        t = torch.searchsorted(p.cumsum(0), u.double(), right=True).clamp(max=len(p) - 1)
+        t = torch.searchsorted(p.cumsum(0), u.to(p), right=True).clamp(max=len(p) - 1)
         return Timesteps(t, (1 / (len(p) * p[t])).float())

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unclip.common.devices import widest
 from unclip.common.errors import UserError
 from unclip.diffusion.config import FAST27, INNER, DiffusionConfig, section_counts
 
@@ -44,7 +45,12 @@ class Schedule:
         if torch.device(device) == self.device:
             return self
         tables = vars(self).items()
-        moved: dict[str, Any] = {k: v.to(device) for k, v in tables if isinstance(v, Tensor)}
+        wide = widest(torch.device(device))
+        moved: dict[str, Any] = {
+            k: v.to(device, wide if v.is_floating_point() else v.dtype)
+            for k, v in tables
+            if isinstance(v, Tensor)
+        }
         return dataclasses.replace(self, **moved)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unclip.common.devices import widened
 from unclip.diffusion.config import DiffusionConfig
 
 
@@ -19,5 +20,5 @@ def timesteps_of(u: Tensor, config: DiffusionConfig) -> Tensor:
     if config.timesteps == "importance":
         raise ValueError("importance draws timesteps from a LossHistory")
     if config.timesteps == "logit_normal":
-        u = torch.sigmoid(config.logit_mean + config.logit_std * torch.special.ndtri(u.double()))
+        u = torch.sigmoid(config.logit_mean + config.logit_std * torch.special.ndtri(widened(u)))
     return (u * config.steps).long().clamp(max=config.steps - 1)

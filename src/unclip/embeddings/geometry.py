@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.common.devices import widened, widest
+
 _ANTIPARALLEL = 1e-8  # |û + v̂| under which no shortest way can be told
 
 
@@ -26,7 +28,7 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
         ValueError: a vector is zero or not finite.
     """
     u, v = _direction(a), _direction(b)
-    t = torch.as_tensor(t, dtype=torch.float64, device=a.device)[..., None]
+    t = torch.as_tensor(t, dtype=widest(a.device), device=a.device)[..., None]
     # The angle from half the sum and difference: acos of the dot product is blind near 0 and π.
     angle = 2 * torch.atan2(_norm(u - v), _norm(u + v))
     same = angle.sin() == 0
@@ -36,8 +38,8 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
     around = (torch.pi * t).cos() * u + (torch.pi * t).sin() * _perpendicular(u)
     found = torch.where(_norm(u + v) < _ANTIPARALLEL, around, of_a * u + of_b * v)
 
-    found = found * (_norm(a.double()) * (1 - t) + _norm(b.double()) * t)
-    found = torch.where(t == 0, a.double(), torch.where(t == 1, b.double(), found))
+    found = found * (_norm(widened(a)) * (1 - t) + _norm(widened(b)) * t)
+    found = torch.where(t == 0, widened(a), torch.where(t == 1, widened(b), found))
     return found.to(torch.promote_types(a.dtype, b.dtype))
 
 
@@ -49,12 +51,12 @@ def text_direction(z_t: Tensor, z_t0: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: the two are the same.
     """
-    return _direction(z_t if z_t0 is None else z_t.double() - z_t0.double()).to(z_t.dtype)
+    return _direction(z_t if z_t0 is None else widened(z_t) - widened(z_t0)).to(z_t.dtype)
 
 
 def _direction(x: Tensor) -> Tensor:
     """``x`` at unit length, float64."""
-    x = x.double()
+    x = widened(x)
     length = _norm(x)
     if not ((length > 0) & length.isfinite()).all():
         raise ValueError("a vector is zero or not finite, so it has no direction")

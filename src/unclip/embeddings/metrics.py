@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.common.devices import widened
+
 CHUNK = 512  # rows of the N x N similarities that are held at once
 TIE = 1e-6  # similarities closer than this, float32's precision, are equal
 
@@ -51,7 +53,7 @@ def prior_metrics(sampled: Tensor, z_i: Tensor, z_t: Tensor) -> PriorMetrics:
         cosine_z_t=_mean_dot(z, text),
         true_cosine_z_t=_mean_dot(image, text),
         retrieval_rank=rank.mean().item(),
-        retrieval_top1=(rank == 1).double().mean().item(),
+        retrieval_top1=widened(rank == 1).mean().item(),
         frechet=frechet_distance(sampled, z_i),
         variance_kept=(_total_variance(sampled) / _total_variance(z_i)).item(),
         n=len(sampled),
@@ -75,7 +77,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     _require_samples(a=a, b=b)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"a has {a.shape[1]} dimensions, b {b.shape[1]}")
-    a, b = a.double(), b.double()
+    a, b = widened(a), widened(b)
     between = (a.mean(0) - b.mean(0)).square().sum()
     r_a, r_b = _root_of_covariance(a), _root_of_covariance(b)
     shared = torch.linalg.svdvals(r_a @ r_b.T).sum()
@@ -89,11 +91,11 @@ def _root_of_covariance(x: Tensor) -> Tensor:
 
 
 def _total_variance(x: Tensor) -> Tensor:
-    return x.double().var(dim=0).sum()
+    return widened(x).var(dim=0).sum()
 
 
 def _mean_dot(a: Tensor, b: Tensor) -> float:
-    return (a * b).sum(1).double().mean().item()
+    return widened((a * b).sum(1)).mean().item()
 
 
 def _ranks(z: Tensor, image: Tensor) -> Tensor:
@@ -105,7 +107,7 @@ def _ranks(z: Tensor, image: Tensor) -> Tensor:
         nearer = (similarity > own + TIE).sum(1)
         tied = ((similarity - own).abs() <= TIE).sum(1) - 1  # but itself
         ranks.append(1 + nearer + 0.5 * tied)
-    return torch.cat(ranks).double()
+    return widened(torch.cat(ranks))
 
 
 def _require_samples(**sets: Tensor) -> None:

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from unclip.common.devices import widened
+
 EMPTY = torch.iinfo(torch.int64).max  # the priority of an empty slot: later than any row's
 
 
@@ -34,7 +36,7 @@ class Moments:
             raise ValueError(f"embeddings of shape {tuple(z.shape)}, expected [B, {self.dim}]")
         if not z.isfinite().all():
             raise ValueError("embeddings contain NaN or inf")
-        z = z.detach().to(torch.float64)
+        z = widened(z.detach())
         self.count += len(z)
         self.sum += z.sum(dim=0).cpu()
         self.second += (z.T @ z).cpu()

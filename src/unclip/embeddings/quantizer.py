@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unclip.common.devices import widest
+
 
 @dataclass(frozen=True)
 class Quantizer:
@@ -38,7 +40,8 @@ class Quantizer:
             table = values.T.contiguous().sort(dim=1).values  # torch.quantile stops at 16M elements
         else:
             raise ValueError(f"edges {edges!r} is none of uniform, quantile")
-        halves = torch.arange(1, 2 * buckets, dtype=torch.float64, device=values.device)
+        wide = widest(values.device)
+        halves = torch.arange(1, 2 * buckets, dtype=wide, device=values.device)
         points = interpolate(table, halves / (2 * buckets))  # center, edge, center, ... center
         return cls(points[:, 1::2].contiguous(), points[:, ::2].contiguous())
 

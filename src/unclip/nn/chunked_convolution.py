@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip.common.devices import widened, widest
+
 ELEMENTS = 1 << 25  # numbers per chunk and sample where memory is the machine's: 128 MiB
 SHARE = 32  # of a GPU's memory, that one chunk of the whole batch may take in float32
 
@@ -78,11 +80,11 @@ def normaliser(norm: nn.GroupNorm, parts: Sequence[Tensor]) -> Callable[[Tensor]
     batch, _, total, width = parts[0].shape
     channels = sum(part.shape[1] for part in parts)
     step, rows = chunk_height(parts[0], channels, width), rows_of(parts)
-    count, mean, square = 0, torch.zeros((), dtype=torch.float64), torch.zeros(())
+    count, mean, square = 0, torch.zeros((), dtype=widest(parts[0].device)), torch.zeros(())
     for a in range(0, total, step):
         chunk = rows(a, min(a + step, total)).float().reshape(batch, norm.num_groups, -1)
         n = chunk.shape[2]
-        var, own = (x.double() for x in torch.var_mean(chunk, dim=2, correction=0))
+        var, own = (widened(x) for x in torch.var_mean(chunk, dim=2, correction=0))
         if count == 0:
             mean, square = own, var * n
         else:
@@ -91,8 +93,8 @@ def normaliser(norm: nn.GroupNorm, parts: Sequence[Tensor]) -> Callable[[Tensor]
         count += n
     each = channels // norm.num_groups
     rstd = (square / count + norm.eps).rsqrt().repeat_interleave(each, dim=1)
-    scale = rstd * norm.weight.double()
-    shift = norm.bias.double() - mean.repeat_interleave(each, dim=1) * scale
+    scale = rstd * widened(norm.weight)
+    shift = widened(norm.bias) - mean.repeat_interleave(each, dim=1) * scale
     scale, shift = (x.float()[:, :, None, None] for x in (scale, shift))
 
     def normalise(x: Tensor) -> Tensor:

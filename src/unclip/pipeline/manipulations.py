@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.common.counted import counted
+from unclip.common.devices import widest
 from unclip.common.errors import UserError
 from unclip.embeddings.geometry import slerp, text_direction
 from unclip.embeddings.lengths import as_embeddings, directions, with_lengths
@@ -109,7 +110,8 @@ def interpolate(sampling: Sampling, a: Given, b: Given, n: int, noise: str, seed
         raise UserError(f"n={n}: an interpolation has two ends, give at least 2")
     if noise not in NOISES:
         raise UserError(f"noise={noise}: must be one of {', '.join(NOISES)}")
-    way = torch.linspace(0, 1, n, dtype=torch.float64, device=sampling.cascade.device)
+    device = sampling.cascade.device
+    way = torch.linspace(0, 1, n, dtype=widest(device), device=device)
     sampling.expect(decodings=count * n)
     x_T = None
     if noise == "slerp":
@@ -160,7 +162,7 @@ def text_diff(
     z_i, x_T = _latents(sampling, given)
     if direction == "prior":
         aim = _moved(sampling, z_i, captions, seed)[:, None]
-    thetas = torch.linspace(0, theta_max, n, dtype=torch.float64, device=z_i.device)
+    thetas = torch.linspace(0, theta_max, n, dtype=widest(z_i.device), device=z_i.device)
     turned = slerp(z_i[:, None], with_lengths(aim, z_i[:, None], kind), thetas).flatten(0, 1)
     x_T = x_T.repeat_interleave(n, dim=0)
     return sampling.decode(turned, [seed] * len(turned), x_T=x_T).grouped(n)

@@ -68,7 +68,7 @@ class EmaConfig:
 
 
 Precision = Literal["bf16-mixed", "16-mixed", "bf16-true", "32"]
-Accelerator = Literal["auto", "cpu", "gpu"]
+Accelerator = Literal["auto", "cpu", "gpu", "mps"]
 Strategy = Literal["auto", "ddp", "fsdp"]
 Checkpointing = Literal["none", "selective", "full"]
 Compile = Literal["auto", "none", "blocks", "model"]

@@ -198,7 +198,7 @@ class Stage(L.LightningModule):
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Note the time; Lightning calls this after the same hook of all callbacks."""
-        scaling = self.trainer.precision_plugin
+        scaling = getattr(self.trainer, "precision_plugin", None)
         if isinstance(scaling, precision.LossScaling) and self._was_written:
             self.log("train/loss_scale", scaling.scale)
             self.log("train/skipped_steps", float(scaling.skipped))

@@ -126,15 +126,21 @@ def build(config: TrainerConfig) -> Strategy:
             from.
     """
     world = world_of(config.devices, config.nodes, config.accelerator)
-    gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    gpu = config.accelerator in ("auto", "gpu") and torch.cuda.is_available()
     precision.require_supported(config, torch.device("cuda" if gpu else "cpu"))
+    if config.accelerator == "mps" and (world > 1 or config.strategy != "auto"):
+        raise UserError(
+            "trainer.accelerator=mps: is for one process; use trainer.devices=1 "
+            "trainer.strategy=auto"
+        )
     if config.cpu_offload and not gpu:
         raise UserError("trainer.cpu_offload: needs a GPU to offload from, none found")
     if config.strategy == "fsdp":
         return ShardedStrategy(world, offload=config.cpu_offload)
     if world > 1:
         return ReplicatedStrategy(gradient_as_bucket_view=True)  # else it holds gradients twice
-    return Single(device=torch.device("cuda", 0) if gpu else torch.device("cpu"))
+    kind = "mps" if config.accelerator == "mps" else "cpu"
+    return Single(device=torch.device("cuda", 0) if gpu else torch.device(kind))
 
 
 def world_of(devices: int, nodes: int, accelerator: str, *, prefix: str = "trainer.") -> int:
@@ -153,7 +159,8 @@ def world_of(devices: int, nodes: int, accelerator: str, *, prefix: str = "train
     if nodes > 1 and started is None:
         raise UserError(f"{prefix}nodes: several machines need torchrun or srun")
     require_gpu(accelerator, prefix=prefix)
-    gpus = torch.cuda.device_count() if accelerator != "cpu" and torch.cuda.is_available() else 0
+    gpu = accelerator in ("auto", "gpu") and torch.cuda.is_available()
+    gpus = torch.cuda.device_count() if gpu else 0
     if gpus and devices > gpus:
         raise UserError(
             f"{prefix}devices={devices}: this machine has {counted(gpus, 'GPU')}; ask for as "
@@ -163,13 +170,15 @@ def world_of(devices: int, nodes: int, accelerator: str, *, prefix: str = "train
 
 
 def require_gpu(accelerator: str, *, prefix: str = "trainer.") -> None:
-    """Refuse ``accelerator=gpu`` where there is none; in the error it is called after ``prefix``.
+    """Refuse an ``accelerator`` that is not there; in the error it is called after ``prefix``.
 
     Raises:
         UserError: there is none.
     """
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError(f"{prefix}accelerator=gpu: no GPU found; use auto or cpu")
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"{prefix}accelerator=mps: this machine has no MPS device; use auto or cpu")
 
 
 def processes_started() -> int | None:

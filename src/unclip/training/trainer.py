@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 
 from unclip.training import precision, strategies
@@ -54,15 +55,16 @@ def build(
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
     terminal = sys.stderr.isatty()
+    device = device_of(config.accelerator)
     return L.Trainer(
-        accelerator=config.accelerator,
+        accelerator=_accelerator(device),  # Lightning's `auto` takes MPS
         devices=config.devices,
         num_nodes=config.nodes,
         strategy=strategies.build(config),
         enable_checkpointing=False,
         max_steps=config.max_steps,
         max_epochs=-1,
-        plugins=[precision.build(config, device_of(config.accelerator))],
+        plugins=[precision.build(config, device)],
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.grad_clip or None,
         log_every_n_steps=config.log_every,
@@ -82,3 +84,8 @@ def build(
         ],
         default_root_dir=folder,
     )
+
+
+def _accelerator(device: torch.device) -> str:
+    """Lightning's word for the kind of ``device``."""
+    return "gpu" if device.type == "cuda" else device.type

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from unclip.common.devices import widened
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Caption, Progress
 from unclip.stages._prior.null_text import NullText, told
@@ -120,7 +121,7 @@ def pick(logits: Tensor, u: Tensor, sampler: ArSamplerConfig) -> Tensor:
     if sampler.top_p < 1:
         p = p / p.sum(dim=1, keepdim=True)
         p = torch.where(p.cumsum(dim=1) - p < sampler.top_p, p, 0)
-    cumulative = p.double().cumsum(dim=1)
-    threshold = u.double()[:, None] * cumulative[:, -1:]
+    cumulative = widened(p).cumsum(dim=1)
+    threshold = u.to(cumulative)[:, None] * cumulative[:, -1:]
     chosen = torch.searchsorted(cumulative, threshold, right=True).clamp(max=p.shape[1] - 1)
     return order.indices.gather(1, chosen)[:, 0]

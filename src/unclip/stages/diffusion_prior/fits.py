@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data_modules.prior import PriorData
+from unclip.common.devices import widest
 from unclip.common.seeding import generator
 from unclip.diffusion.analytic import x0_error
 from unclip.diffusion.config import DiffusionConfig, SamplerConfig
@@ -60,7 +61,7 @@ def fit_x0_errors(
     sampler = replace(sampler, steps=steps)
     net = net.to(device)
     count = len(sampling_timesteps(steps, diffusion.steps))
-    total = torch.zeros(count, dtype=torch.float64, device=device)
+    total = torch.zeros(count, dtype=widest(device), device=device)
     moments = Moments(clip.model.embed_dim)
     for k, part in enumerate(
         embedded_batches(clip.model, data, device=device, limit=samples, title="fitting errors")
