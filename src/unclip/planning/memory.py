@@ -139,7 +139,7 @@ def _sharded(layout: Layout, sizes: Sizes, trace: Trace, world: int, width: int)
     Autograd keeps no 16-bit copies: a block is gathered once more for its backward pass.
     """
     whole = (sizes.weights, sizes.gradients, sizes.moments)
-    weights, gradients, moments = (-(-size // world) for size in whole)
+    weights, gradients, moments = (FLOAT * -(-size // (FLOAT * world)) for size in whole)
     states = Memory(weights, gradients, moments, weights * sizes.averaged, 0, 0)
     alone = sizes._replace(averaged=False)  # the average is made of the shards
     kept = (states.total if layout.cpu_offload else 0) + trace.offloaded
