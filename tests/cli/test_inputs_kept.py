@@ -48,6 +48,8 @@ REFUSED = {
     "inspect: into the data": "data inspect D/photos --out D/photos --force",
     "share: over the run": "share D/shared/run --to D/shared --force",
     "reproduce: over the bundle": "reproduce D/again/bundle --dir D/again",
+    "finetune: the images": "finetune D/run/photos --from {cascade} --out D/run",
+    "finetune: the cascade": "finetune D/photos --from {cascade} --out {cascade}",
     "recipe: data in a stage": "recipe D/recipe.yaml --dir D/r data.source=D/r/clip/photos",
 }
 ONLY_FILES = {  # that are numbered, or replaced one by one; images that are read are kept
@@ -103,6 +105,7 @@ def files(tmp_path, monkeypatch, cascade, minute_experiment):
     return words | {
         "clip_file": minute_experiment("clip"),
         "clip": cascade / "clip",
+        "cascade": cascade,
         "mixture": mixture,
     }
 

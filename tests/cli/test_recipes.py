@@ -156,7 +156,7 @@ def test_the_oracle_judges_scenes_and_nothing_else(source, tmp_path, monkeypatch
 
         return write
 
-    monkeypatch.setattr("unclip.runs.recipe._command", lambda task: None)  # all is trained
+    monkeypatch.setattr("unclip.runs.recipe.command_of", lambda task: None)  # all is trained
     monkeypatch.setattr("unclip.runs.recipe.Finished.load", lambda folder: folder)
     monkeypatch.setattr("unclip.evaluation.protocols.scenes.report", report("scenes"))
     monkeypatch.setattr("unclip.evaluation.protocols.own_data.report", report("own data"))

@@ -22,6 +22,7 @@ from unclip.cli import (
     experiments,
     export_weights,
     figures,
+    finetune,
     fit_pca,
     fit_probe,
     fit_variance,
@@ -49,6 +50,7 @@ from unclip.common.terminal import say
 
 COMMANDS = (
     train,
+    finetune,
     overfit,
     embed,
     fit_pca,

@@ -91,7 +91,7 @@ def run_recipe(recipe: Recipe, overrides: list[str]) -> Path:
     began = time.perf_counter()
     root = Path(recipe.dir)
     waves = plan(recipe, overrides)
-    commands = [{t.part: words for t in tasks if (words := _command(t))} for tasks in waves]
+    commands = [{t.part: words for t in tasks if (words := command_of(t))} for tasks in waves]
     _announce(recipe, waves, commands)
     new = [path for path in (root, *root.parents) if not path.exists()]
     try:
@@ -169,7 +169,7 @@ def plan(recipe: Recipe, overrides: Sequence[str]) -> list[list[Task]]:
     return [[first], [prior], [decoder], *([t] for t in upsamplers), *last]
 
 
-def _command(task: Task) -> list[str] | None:
+def command_of(task: Task) -> list[str] | None:
     """What trains the task, or None: a finished run of the same experiment is kept."""
     verb = load_experiment(task.name).stage.verb
     words = [sys.executable, "-m", "unclip", verb, task.name, *task.overrides]

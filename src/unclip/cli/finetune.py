@@ -1,0 +1,128 @@
+"""`unclip finetune`: a cascade, from somebody's images to a page of before and after."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from unclip.cli.outputs import check_folder
+from unclip.common.blank import is_blank
+from unclip.common.checks import require
+from unclip.common.inputs import require_apart
+from unclip.common.terminal import say
+
+EXAMPLES = """\
+examples:
+  unclip finetune photos/ --from karlo --token "sks dog" --out mine
+  unclip finetune pets/ --from karlo --caption "a photo of a {folder}" --out pets
+  unclip finetune photos/ --from runs/quickstart --stages decoder --steps 200 --out mine
+  unclip sample "sks dog in the snow" --pipeline mine
+"""
+EACH = 4  # images of a caption on the page
+MOST = 4  # held-out captions on the page
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    p = commands.add_parser(
+        "finetune",
+        help="train a cascade further on your images",
+        description="Trains the decoder and the prior of a cascade further on your images, and "
+        "writes a cascade that `--pipeline` takes, with a page of the same captions before and "
+        "after. Precision, batch, memory and adapters are chosen by this machine and the size of "
+        "the weights; every choice is printed as the commands that it stands for, and key=value "
+        "overrides it. Run the same command again to resume.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("photos", help="images: a folder, tars, or anything that data.source takes")
+    p.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="fields of every stage"
+    )
+    p.add_argument(
+        "--from",
+        dest="base",
+        required=True,
+        metavar="CASCADE",
+        help="a cascade's folder, its bundle, a published cascade's name (karlo) or hf://ORG/NAME",
+    )
+    p.add_argument("--out", required=True, help="folder of the new cascade")
+    said = p.add_mutually_exclusive_group()
+    said.add_argument(
+        "--token", metavar="TEXT", help='what the images show, as "sks dog": a photo of TEXT'
+    )
+    said.add_argument(
+        "--caption", metavar="TEXT", help="of images that have none; {folder} is that of the image"
+    )
+    p.add_argument("--stages", nargs="+", default=[], help="of the cascade (default decoder prior)")
+    p.add_argument(
+        "--adapter",
+        choices=["auto", "lora", "none"],
+        default="auto",
+        help="lora: train an adapter, none: all weights (default auto: lora for large networks)",
+    )
+    p.add_argument("--steps", type=int, help="of each stage (default 1000, of a prior 500)")
+    p.add_argument("--prompt", action="append", help="caption on the page; repeatable")
+    p.add_argument("--device", choices=["auto", "cpu"], default="auto", help="default auto")
+    p.add_argument("--dry-run", action="store_true", help="print what would be done, and end")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Decide, say it, train, draw."""
+    require(args.steps is None or args.steps >= 1, "--steps", "must be at least 1")
+    for option in ("token", "caption", "out"):
+        value = getattr(args, option)
+        require(value is None or not is_blank(value), f"--{option}", "must be a text")
+    for prompt in args.prompt or []:
+        require(not is_blank(prompt), "--prompt", "must be a text")
+    check_folder(Path(args.out))
+    from unclip.runs.finetune import Request, announce, finetune, prepare
+    from unclip.sharing.cache import cascade_folder
+
+    base = cascade_folder(args.base)
+    require_apart(Path(args.out), [str(base), args.photos], option="--out ")
+    request = Request(
+        source=args.photos,
+        base=str(base),
+        out=args.out,
+        caption=f"a photo of {args.token}" if args.token else args.caption,
+        stages=tuple(args.stages),
+        adapter=args.adapter,
+        steps=args.steps,
+        device=args.device,
+        overrides=tuple(args.overrides),
+    )
+    tasks = prepare(request)
+    announce(request, tasks)
+    if args.dry_run:
+        return
+    seconds = finetune(request, tasks)
+    from unclip.config.load import load_experiment
+    from unclip.evaluation.protocols import finetuned, own_data
+    from unclip.tracking.report import Finished
+
+    data = load_experiment(tasks[0].name, tasks[0].overrides).config.data
+    page = finetuned.report(
+        base,
+        Path(args.out),
+        [Finished.load(task.folder) for task in tasks],
+        captions=args.prompt or _prompts(args.token, own_data.held_out_captions(data, 64)),
+        each=EACH,
+        data=data,
+        commands=[f"unclip train {shlex.join([t.name, *t.overrides])}" for t in tasks],
+        device=args.device,
+    )
+    say(f"trained in {seconds:.0f} s; sample with --pipeline {args.out}", error=True)
+    say(page)
+
+
+def _prompts(token: str | None, held_out: list[str]) -> list[str]:
+    """What the page draws: the token in places that no image shows it in, or held-out captions."""
+    if token:
+        kind = token.split()[-1]
+        return [f"a photo of {token}", f"{token} in the snow", f"a painting of {token}"] + (
+            [f"a photo of a {kind}"] if kind != token else []
+        )
+    return list(dict.fromkeys(held_out))[:MOST] or ["a photo"]

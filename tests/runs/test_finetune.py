@@ -1,0 +1,181 @@
+"""`unclip finetune`: what it chooses, what it refuses, and the cascade that comes of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import types
+
+import pytest
+import torch
+from PIL import Image
+
+from unclip.cli import main
+from unclip.common import artifacts
+from unclip.common.errors import UserError
+from unclip.config.load import load_experiment, parse_overrides
+from unclip.pipeline.pipeline import Pipeline
+from unclip.planning import plan
+from unclip.runs import finetune
+from unclip.runs.finetune import Request, prepare
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for n in range(30):
+        Image.new("RGB", (20, 16), (8 * n, 255 - 8 * n, 40)).save(folder / f"{n}.png")
+        (folder / f"{n}.txt").write_text(f"colour {n}")
+    return folder
+
+
+@pytest.fixture
+def request_of(cascade, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune, "_memory", lambda *_: [])
+
+    def request(**changes):
+        plain = {"source": str(photos), "base": str(cascade), "out": str(tmp_path / "mine")}
+        return Request(**plain | changes)
+
+    return request
+
+
+def settings(task):
+    return load_experiment(task.name, task.overrides).config
+
+
+def test_decoder_and_prior_begin_from_the_cascade_on_the_images(request_of, cascade, photos):
+    tasks = prepare(request_of(steps=40))
+    assert [task.part for task in tasks] == ["decoder", "prior"]
+    for task in tasks:
+        before = load_experiment(task.name).config
+        now = settings(task)
+        assert (now.init, now.clip) == (str(cascade / task.part), str(cascade / "clip"))
+        assert (now.data.source, now.data.held_out) == (str(photos), 0.1)  # a small set
+        assert now.optim.lr == pytest.approx(before.optim.lr / 10)
+        assert (now.trainer.max_steps, now.trainer.val_every, now.optim.warmup_steps) == (40, 10, 2)
+        assert now.trainer.precision == "32"
+        assert now.model == before.model
+        assert now.adapter.kind == "none"
+        words = parse_overrides(task.overrides)
+        assert "trainer.devices" not in words  # as it is already
+
+
+def test_no_batch_is_larger_than_the_set(request_of, photos):
+    for n in range(8, 30):
+        (photos / f"{n}.png").unlink()
+    (prior,) = prepare(request_of(stages=("prior",)))
+    assert settings(prior).data.batch_size < 9
+
+
+def test_large_weights_train_by_an_adapter(request_of, monkeypatch):
+    assert settings(prepare(request_of(adapter="lora"))[0]).adapter.kind == "lora"
+    monkeypatch.setattr(finetune, "LARGE", 1)
+    for task in prepare(request_of()):
+        before, now = load_experiment(task.name).config, settings(task)
+        assert (now.adapter.kind, now.adapter.rank, now.optim.lr) == ("lora", 16, before.optim.lr)
+    assert settings(prepare(request_of(adapter="none"))[0]).adapter.kind == "none"
+
+
+def test_the_average_ends_where_the_training_does(request_of):
+    """Of a short run the average forgets what it began from: its decay^steps is small."""
+    for steps in (40, 1000):
+        decay = settings(prepare(request_of(steps=steps))[0]).ema.decay
+        assert decay**steps < 1e-3
+
+
+def test_batches_are_split_until_they_fit(cascade, photos, tmp_path, monkeypatch):
+    asked = []
+
+    def planned(resolved, **_):
+        asked.append(resolved.config.trainer.accumulate)
+        total = types.SimpleNamespace(memory=types.SimpleNamespace(total=2**31))
+        chosen = types.SimpleNamespace(fits=asked[-1] >= fits, need=total)
+        return types.SimpleNamespace(chosen=chosen, overrides=["trainer.cpu_offload=true"])
+
+    monkeypatch.setattr(plan, "plan", planned)
+    request = Request(source=str(photos), base=str(cascade), out=str(tmp_path / "m"))
+    fits = 3
+    words = parse_overrides(prepare(request)[0].overrides)
+    assert asked[:3] == [1, 2, 4]  # what divides a batch of 16
+    assert (words["trainer.accumulate"], words["trainer.cpu_offload"]) == ("4", "true")
+    fits = 1000
+    with pytest.raises(UserError, match=r"needs 2\.0 GiB even with one sample at a time"):
+        prepare(request)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"stages": ("upsampler_9",)}, "--stages upsampler_9: must be one of decoder"),
+        ({"overrides": ("data.source=x",)}, "data.source: is decided by"),
+        ({"overrides": ("init=x",)}, "init: is decided by"),
+        ({"overrides": ("optim.lrr=1",)}, "optim.lrr: "),
+        ({"source": "nowhere"}, "nowhere does not exist"),
+        ({"caption": " "}, "data.caption"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_writes_nothing(request_of, tmp_path, changes, said):
+    with pytest.raises(UserError, match=said):
+        prepare(request_of(**changes))
+    assert not (tmp_path / "mine").exists()
+
+
+def test_images_without_captions_need_a_word(request_of, photos):
+    for path in photos.glob("*.txt"):
+        path.unlink()
+    with pytest.raises(UserError, match="--token"):
+        prepare(request_of())
+    assert settings(prepare(request_of(caption="a photo of sks dog"))[0]).data.caption
+
+
+def test_a_folder_without_a_decoder_is_no_cascade(request_of, cascade, tmp_path):
+    shutil.copytree(cascade / "clip", tmp_path / "c" / "clip")
+    with pytest.raises(UserError, match="is no cascade: decoder missing"):
+        prepare(request_of(base=str(tmp_path / "c")))
+
+
+def test_from_images_to_a_page_and_again(cascade, photos, tmp_path, monkeypatch, capfd):
+    ran = []
+
+    def here(commands):
+        for words in commands.values():
+            ran.append(words[3:])
+            assert main(words[3:]) == 0
+
+    monkeypatch.setattr(finetune, "run_together", here)
+    monkeypatch.setattr(finetune, "_memory", lambda *_: [])
+    out = tmp_path / "mine"
+    words = ["finetune", str(photos), "--from", str(cascade), "--out", str(out), "--steps", "2"]
+    words += ["--prompt", "colour 3", "data.batch_size=4", "--device", "cpu"]
+    assert main([*words, "--dry-run"]) == 0
+    assert not ran
+    assert not out.exists()
+    assert main(words) == 0
+    told = capfd.readouterr().out
+    assert all(f"unclip train {run[1]}" in told for run in ran)
+    assert len(ran) == 2
+    for part in ("decoder", "prior"):
+        old, new = (artifacts.describe(folder / part).weights() for folder in (cascade, out))
+        assert any(not torch.equal(old[name], new[name]) for name in old)
+    clip, theirs = (artifacts.describe(folder / "clip") for folder in (out, cascade))
+    assert clip.sha256 == theirs.sha256
+    assert not (out / "clip" / "checkpoints").exists()  # the artifact alone
+    Pipeline.load(out).generate(["colour 3"], [0])
+    page = (out / "index.html").read_text()
+    assert "Before and after" in page
+    assert "unclip train" in page
+    assert (out / "before_and_after.png").is_file()
+    monkeypatch.setattr(finetune, "LARGE", 1)  # another choice now, which does not count
+    assert main(words) == 0
+    assert len(ran) == 2  # finished, kept
+    capfd.readouterr()
+    assert main([*words, "trainer.seed=1"]) == 2
+    assert "was begun with --overrides" in capfd.readouterr().err
+    content = json.loads((out / finetune.FILE).read_text())
+    (out / finetune.FILE).write_text(json.dumps(content)[:-9])
+    assert main(words) == 2
+    assert "is damaged" in capfd.readouterr().err
+    assert main([*words[:5], str(cascade), *words[6:]]) == 2
+    assert "an input" in capfd.readouterr().err
