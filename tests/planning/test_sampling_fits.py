@@ -21,8 +21,22 @@ from unclip.planning.sampling_memory import HEADROOM, StageCost, Wanted, cost_of
 
 MB = 10**6
 STAGES = [
-    StageCost("clip", "clip", MB, 0, 0, 0, 0, 0, 4 * MB),
-    StageCost("decoder", "decoder", 8 * MB, 2 * MB, 6 * MB, 0, 0, 0, 32 * MB, 1, 1, 10, 4 * MB),
+    StageCost("clip", "clip", MB, block=0, blocks=0, resting=0, pinned=0, buffers=0, file=4 * MB),
+    StageCost(
+        "decoder",
+        "decoder",
+        8 * MB,
+        block=2 * MB,
+        blocks=6 * MB,
+        resting=0,
+        pinned=0,
+        buffers=0,
+        file=32 * MB,
+        evaluations=1,
+        rows=1,
+        flops=10,
+        activations=4 * MB,
+    ),
 ]
 
 
@@ -148,7 +162,10 @@ def test_experiments_are_a_cascade_that_is_not_trained(capsys):
         (["sample", "decoder/tiny", "decoder/tiny"], "a cascade has one decoder; 2 are named"),
         (["sample", "pca/tiny"], "pca/tiny: is no stage of a cascade"),
         (["decoder/tiny", "--offload", "stages"], "--offload: is for cascades"),
-        (["decoder/tiny", "--memory", "8GB"], "--memory: is for cascades"),
+        (
+            ["decoder/tiny", "--gpus", "1", "--device", "t4", "--memory", "8"],
+            "--memory 8: must be a size such as 8GB",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(capsys, words, said):

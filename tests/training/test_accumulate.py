@@ -80,7 +80,12 @@ def test_each_validation_sample_has_draws_of_its_own_however_many_are_held(held)
     config = SimpleNamespace(trainer=SimpleNamespace(seed=3), data=SimpleNamespace(batch_size=4))
 
     def draws(batches: list[int]) -> torch.Tensor:
-        stage = SimpleNamespace(experiment=config, device="cpu", _validation_batches=batches)
+        stage = SimpleNamespace(
+            experiment=config,
+            device="cpu",
+            step_random=Stage.step_random,
+            _validation_batches=batches,
+        )
         each = (Stage.validation_rng(stage, k).normal("t", (n,)) for k, n in enumerate(batches))
         return torch.cat(list(each))
 
