@@ -29,6 +29,7 @@ WORDS = {  # of each command that takes --device, but for the option itself
     "fit-probe": "aesthetics {table} --clip {cascade}/clip --out {out}",
     "plan": "{cascade}",
     "check-machine": "--out {out}",
+    "finetune": "{folder} --from {cascade} --out {out}",
 }
 
 

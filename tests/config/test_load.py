@@ -96,7 +96,11 @@ def test_a_cycle_is_named(tmp_path):
         ("", ["nonsense"], "must look like key=value"),
         ("", ["data.source=${oc.env:HOME}"], "interpolation"),
         ("", ["optim.betas=[0.1]"], "two numbers"),
-        ("", ["optim.name=sgd"], f"{OVERRIDE}: optim.name='sgd': must be one of adamw, muon"),
+        (
+            "",
+            ["optim.name=sgd"],
+            f"{OVERRIDE}: optim.name='sgd': must be one of adamw, adamw8bit, muon",
+        ),
         ("data: {crop: [a]}", [], "x.yaml: data.crop=['a']: must be one of center, random"),
         ("", ["trainer.compile=null"], "trainer.compile='null': must be one of auto, none, blocks"),
         ("", ["trainer.compile=true"], "trainer.compile='true': must be one of auto, none, blocks"),
@@ -126,7 +130,10 @@ def test_a_choice_that_yaml_reads_as_a_number_is_still_that_choice(tmp_path):
     ("config", "says"),
     [
         (OptimConfig(schedule="linear"), "optim.schedule='linear': must be one of constant, "),
-        (TrainerConfig(precision=32), "trainer.precision=32: must be one of bf16-mixed, 32"),
+        (
+            TrainerConfig(precision=32),
+            "trainer.precision=32: must be one of bf16-mixed, 16-mixed, bf16-true, 32",
+        ),
         (UpsamplerSamplerConfig(clip="hard"), "sampler.clip='hard': must be one of none, static"),
         (DecoderExperiment(embedding="both"), "embedding='both': must be one of image, text"),
     ],

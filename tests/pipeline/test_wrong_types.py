@@ -36,7 +36,7 @@ WRONG = {
     "dotted": (lambda p: p.generate(["a"], [0], settings=Settings({"decoder.steps": 3})), FORM),
     "flat": (lambda p: p.generate(["a"], [0], settings=Settings({"steps": 3})), FORM),
     "list": (lambda p: p.generate(["a"], [0], settings=Settings(["decoder.steps=3"])), FORM),
-    "clip": (lambda p: Pipeline.from_artifacts(clip=None, decoder="x"), "clip=None: must be the"),
+    "clip": (lambda p: Pipeline.from_artifacts(clip=3, decoder="x"), "clip=3: must be the"),
     "upsamplers": (
         lambda p: Pipeline.from_artifacts(clip="x", decoder="x", upsamplers=3),
         "upsamplers=3: must be a list of paths",

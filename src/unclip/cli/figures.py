@@ -12,6 +12,7 @@ from unclip.cli.command_parser import seed
 from unclip.cli.outputs import numbered_folder, writing
 from unclip.cli.sampling_options import (
     PIPELINE,
+    add_adapter,
     add_device,
     add_force,
     add_sampling,
@@ -63,6 +64,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--seed", type=seed, default=0, help="of scenes, captions and noise (default 0)")
     p.add_argument("--batch", type=int, default=16, help="images at a time (default 16)")
     add_device(p)
+    add_adapter(p)
     add_force(p)
     add_sampling(p, keep_sampler=("decoder",))
     p.set_defaults(run=run, clip=None, prior=None, decoder=None, upsampler=None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from unclip.cli.outputs import check_folder
 from unclip.common.blank import is_blank
 from unclip.common.checks import require
+from unclip.common.errors import UserError
 from unclip.common.inputs import require_apart
 from unclip.common.terminal import say
 
@@ -64,7 +65,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--steps", type=int, help="of each stage (default 1000, of a prior 500)")
     p.add_argument("--prompt", action="append", help="caption on the page; repeatable")
-    p.add_argument("--device", choices=["auto", "cpu"], default="auto", help="default auto")
+    p.add_argument("--device", default="auto", help="auto (default) | cpu | cuda | mps")
     p.add_argument("--dry-run", action="store_true", help="print what would be done, and end")
     p.set_defaults(run=run)
 
@@ -78,6 +79,13 @@ def run(args: argparse.Namespace) -> None:
     for prompt in args.prompt or []:
         require(not is_blank(prompt), "--prompt", "must be a text")
     check_folder(Path(args.out))
+    from unclip.common.devices import find_device
+
+    device = find_device(args.device)  # before anything is fetched
+    if device.index:
+        raise UserError(
+            f"--device {args.device}: give cuda, and CUDA_VISIBLE_DEVICES={device.index}"
+        )
     from unclip.runs.finetune import Request, announce, finetune, prepare
     from unclip.sharing.cache import cascade_folder
 
@@ -91,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
         stages=tuple(args.stages),
         adapter=args.adapter,
         steps=args.steps,
-        device=args.device,
+        device=device.type,
         overrides=tuple(args.overrides),
     )
     tasks = prepare(request)
@@ -112,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
         each=EACH,
         data=data,
         commands=[f"unclip train {shlex.join([t.name, *t.overrides])}" for t in tasks],
-        device=args.device,
+        device=device.type,
     )
     say(f"trained in {seconds:.0f} s; sample with --pipeline {args.out}", error=True)
     say(page)

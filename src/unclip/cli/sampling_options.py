@@ -88,7 +88,12 @@ def add_pipeline(p: argparse.ArgumentParser) -> None:
     )
     where.add_argument("--decoder", type=Path, help="artifact, instead of the folder's")
     where.add_argument("--upsampler", type=Path, action="append", help="artifact; repeatable")
-    where.add_argument(
+    add_adapter(where)
+
+
+def add_adapter(p: argparse._ActionsContainer) -> None:
+    """Adapters of the stages."""
+    p.add_argument(
         "--adapter",
         action="append",
         default=[],

@@ -42,7 +42,7 @@ STAGES: dict[str, tuple[str, dict[str, str]]] = {
         | {"model.vision_layers": "2", "model.text_layers": "1"},
     ),
     "prior": ("prior/diffusion_tiny", {"model.layers": "2", "sampler.candidates": "1"} | FEW),
-    "ar_prior": ("prior/ar_tiny", {"model.layers": "2"}),
+    "prior_ar": ("prior/ar_tiny", {"model.layers": "2"}),
     "decoder": ("decoder/tiny", SMALL_UNET | FEW),
     "upsampler": ("upsampler/tiny", {"model.image_size": "64", "model.low_size": "16"} | FEW),
 }
@@ -79,10 +79,8 @@ def run_of(machine: Machine, kind: str, folder: Path, **changes: str) -> Any:
     """The experiment of a stage with its run in ``folder``; changes with __ for each dot."""
     name, own = STAGES[kind]
     where = {"run.dir": str(folder), "trainer.accelerator": "gpu" if machine.gpu else "cpu"}
-    if kind not in ("clip", "upsampler"):
-        where["clip"] = str(machine.folder / REFERENCE / "clip")
-    if kind == "ar_prior":
-        where["pca"] = str(machine.folder / REFERENCE / "pca")
+    for parent in load_experiment(name).stage.parents:
+        where[parent] = str(machine.folder / REFERENCE / parent)
     given = {key.replace("__", "."): value for key, value in changes.items()}
     settings = COMMON | own | where | given
     return load_experiment(name, [f"{key}={value}" for key, value in settings.items()])

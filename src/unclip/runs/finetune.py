@@ -30,6 +30,7 @@ LARGE = 200 * 2**20  # bytes of weights from which an adapter is trained instead
 SMALL_SET = 500  # samples below which more of them are held out
 BATCH = {DECODER: 16, PRIOR: 64, UPSAMPLER: 8}
 STEPS = {DECODER: 1000, PRIOR: 500, UPSAMPLER: 1000}
+ACCELERATORS = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 OURS = ("run.", "init", "clip", "pca", "data.source", "data.caption", "adapter.kind")
 """Fields that are decided here, or by options."""
 
@@ -45,7 +46,7 @@ class Request:
     stages: tuple[str, ...] = ()  # folders in the cascade; none: its decoder and its prior
     adapter: str = "auto"  # auto | lora | none
     steps: int | None = None  # of each stage
-    device: str = "auto"
+    device: str = "cpu"  # cpu | cuda | mps
     overrides: tuple[str, ...] = ()  # key=value for every stage
 
 
@@ -147,7 +148,7 @@ def _task(request: Request, part: str, count: tuple[int, float]) -> Task:
         "trainer.sample_every": 0,
         "trainer.checkpoint_every": max(1, steps // 4),
         "trainer.precision": _precision(request.device),
-        "trainer.accelerator": "cpu" if request.device == "cpu" else "auto",
+        "trainer.accelerator": ACCELERATORS[request.device],
         "trainer.strategy": "auto",
         "trainer.devices": 1,
         "trainer.nodes": 1,
@@ -187,7 +188,7 @@ def _precision(device: str) -> str:
     """The fastest that training is sound in on this machine."""
     import torch
 
-    if device == "cpu" or not torch.cuda.is_available():
+    if device != "cuda":
         return "32"
     return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
 
@@ -200,8 +201,8 @@ def _memory(resolved: ResolvedExperiment, device: str) -> list[str]:
     from unclip.planning.plan import plan
 
     name = "cpu"
-    if device != "cpu" and torch.cuda.is_available():
-        card = devices.of_card(torch.cuda.get_device_name())
+    if device != "cpu":
+        card = devices.of_card(torch.cuda.get_device_name()) if device == "cuda" else None
         if card is None:
             return []
         name = card.name

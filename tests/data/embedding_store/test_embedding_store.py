@@ -233,7 +233,7 @@ DAMAGES = {  # what is done to the folder: what is said
     ),
     "a missing number": (
         lambda f: (f / "img_emb/img_emb_0.npy").unlink(),
-        r"img_emb has 1 shards, but none of number 0; copy it again",
+        r"img_emb has 1 shard, but none of number 0; copy it again",
     ),
     "a number twice": (
         lambda f: put(f / "img_emb/img_emb_00.npy", FLOAT16),
@@ -241,7 +241,7 @@ DAMAGES = {  # what is done to the folder: what is said
     ),
     "fewer texts": (
         lambda f: (f / "text_emb/text_emb_1.npy").unlink(),
-        r"text_emb has 1 shards, img_emb has 2; copy the others too",
+        r"text_emb has 1 shard, img_emb has 2; copy the others too",
     ),
     "shorter texts": (
         lambda f: put(f / "text_emb/text_emb_1.npy", FLOAT16[:2]),
@@ -256,7 +256,7 @@ DAMAGES = {  # what is done to the folder: what is said
     ),
     "shorter metadata": (
         lambda f: pq.write_table(pa.table({"caption": ["a"]}), f / "metadata/metadata_1.parquet"),
-        r"metadata_1\.parquet has 1 rows, its shard of img_emb has 3",
+        r"metadata_1\.parquet has 1 row, its shard of img_emb has 3",
     ),
     "metadata that are no parquet": (
         lambda f: (f / "metadata/metadata_1.parquet").write_text("key,caption"),
