@@ -63,7 +63,9 @@ def weights(folder):
     return (folder / "artifact/weights.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["prior", "ar_prior", *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS[2:])]
+)
 def test_training_with_kept_encodings_has_the_same_bits(load, tmp_path, encoded, kind, capsys):
     train(load(kind, "never", "data.cache_embeddings=never"))
     assert "are kept in" not in capsys.readouterr().err
