@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(
             f"--device {args.device}: give cuda, and CUDA_VISIBLE_DEVICES={device.index}"
         )
-    from unclip.runs.finetune import Request, announce, finetune, prepare
+    from unclip.finetuning.finetune import Request, announce, finetune, prepare
     from unclip.sharing.cache import cascade_folder
 
     base = cascade_folder(args.base)

@@ -16,12 +16,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unclip.common import artifacts, atomic, json_text
 from unclip.common.errors import UserError
 from unclip.common.terminal import say
 from unclip.config.load import ResolvedExperiment, load_experiment, merge_overrides, parse_overrides
 from unclip.data.config import ReadingConfig
 from unclip.data.sources import open_splits
+from unclip.planning import devices
+from unclip.planning.plan import plan
+from unclip.runs.ahead import print_table
 from unclip.runs.recipe import Task, command_of, run_together
 from unclip.stages.row import CLIP, DECODER, PCA, PRIOR, UPSAMPLER
 
@@ -186,8 +191,6 @@ def _get(config: Any, key: str) -> Any:
 
 def _precision(device: str) -> str:
     """The fastest that training is sound in on this machine."""
-    import torch
-
     if device != "cuda":
         return "32"
     return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
@@ -195,11 +198,6 @@ def _precision(device: str) -> str:
 
 def _memory(resolved: ResolvedExperiment, device: str) -> list[str]:
     """What makes the step fit into this machine's memory; nothing on a GPU that is not known."""
-    import torch
-
-    from unclip.planning import devices
-    from unclip.planning.plan import plan
-
     name = "cpu"
     if device != "cpu":
         card = devices.of_card(torch.cuda.get_device_name()) if device == "cuda" else None
@@ -224,8 +222,6 @@ def _memory(resolved: ResolvedExperiment, device: str) -> list[str]:
 
 def announce(request: Request, tasks: Sequence[Task]) -> None:
     """Say what will be done, and each command that it stands for."""
-    from unclip.runs.ahead import print_table
-
     say(f"{request.out}: {len(tasks)} stages of {request.base} train on {request.source}:")
     print_table([load_experiment(task.name, task.overrides) for task in tasks])
     say("by these commands:")

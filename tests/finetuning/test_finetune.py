@@ -14,10 +14,9 @@ from unclip.cli import main
 from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.config.load import load_experiment, parse_overrides
+from unclip.finetuning import finetune
+from unclip.finetuning.finetune import Request, prepare
 from unclip.pipeline.pipeline import Pipeline
-from unclip.planning import plan
-from unclip.runs import finetune
-from unclip.runs.finetune import Request, prepare
 
 
 @pytest.fixture
@@ -94,7 +93,7 @@ def test_batches_are_split_until_they_fit(cascade, photos, tmp_path, monkeypatch
         chosen = types.SimpleNamespace(fits=asked[-1] >= fits, need=total)
         return types.SimpleNamespace(chosen=chosen, overrides=["trainer.cpu_offload=true"])
 
-    monkeypatch.setattr(plan, "plan", planned)
+    monkeypatch.setattr(finetune, "plan", planned)
     request = Request(source=str(photos), base=str(cascade), out=str(tmp_path / "m"))
     fits = 3
     words = parse_overrides(prepare(request)[0].overrides)

@@ -1,0 +1,1 @@
+"""A cascade trained further on somebody's images."""
