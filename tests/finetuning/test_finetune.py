@@ -173,8 +173,14 @@ def test_from_images_to_a_page_and_again(cascade, photos, tmp_path, monkeypatch,
     assert main([*words, "trainer.seed=1"]) == 2
     assert "was begun with --overrides" in capfd.readouterr().err
     content = json.loads((out / finetune.FILE).read_text())
-    (out / finetune.FILE).write_text(json.dumps(content)[:-9])
-    assert main(words) == 2
-    assert "is damaged" in capfd.readouterr().err
+    whole = json.dumps(content)
+    for damaged in (
+        whole[:-9],
+        json.dumps(content | {"tasks": [3]}),
+        '{"request": 3, "tasks": []}',
+    ):
+        (out / finetune.FILE).write_text(damaged)
+        assert main(words) == 2
+        assert "is damaged" in capfd.readouterr().err
     assert main([*words[:5], str(cascade), *words[6:]]) == 2
     assert "an input" in capfd.readouterr().err

@@ -78,8 +78,9 @@ def _kept(request: Request) -> list[list[Any]] | None:
         return None
     try:
         content = json_text.read_object(path)
-        then, tasks = content["request"], content["tasks"]
-    except (OSError, ValueError, KeyError) as error:
+        then = dict(content["request"])
+        tasks = [[str(part), str(name), list(words)] for part, name, words in content["tasks"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is damaged ({error}); give another --out") from None
     for key, now in json.loads(json.dumps(asdict(request))).items():
         if then.get(key) != now:
