@@ -13,8 +13,8 @@ from unclip.common.errors import UserError
 from unclip.common.images import table, to_uint8
 from unclip.common.types import Progress
 from unclip.data.scenes.render import Scene
-from unclip.evaluation.metrics.scores import score
 from unclip.evaluation.probes.probe import Probe, count_right
+from unclip.evaluation.statistics.shares import score
 from unclip.pipeline.cascade import Cascade, check_stages
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.sampling import Generated, Sampling

@@ -14,8 +14,8 @@ from unclip.common.images import Array, grid, table, to_uint8
 from unclip.common.types import Progress
 from unclip.data.scenes.render import Scene
 from unclip.diffusion.config import MOST_GUIDANCE
-from unclip.evaluation.metrics.scores import score
 from unclip.evaluation.probes.probe import Probe, count_right
+from unclip.evaluation.statistics.shares import score
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 

@@ -10,10 +10,10 @@ from unclip.common.images import Array, grid, to_uint8
 from unclip.common.types import Progress
 from unclip.data.scenes.dataset import Prompt
 from unclip.data.scenes.render import COLOURS
-from unclip.evaluation.metrics.scores import score
 from unclip.evaluation.oracle.oracle import judge, read
 from unclip.evaluation.probes.probe import Probe
 from unclip.evaluation.probes.prompts import RELATIONS, exchanged
+from unclip.evaluation.statistics.shares import score
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 

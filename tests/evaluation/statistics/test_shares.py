@@ -3,7 +3,7 @@
 import pytest
 from scipy.stats import binomtest
 
-from unclip.evaluation.metrics.scores import score, wilson
+from unclip.evaluation.statistics.shares import score, wilson
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 1), (0, 32), (1, 32), (17, 32), (32, 32), (500, 999)])

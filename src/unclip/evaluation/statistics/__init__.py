@@ -1,0 +1,1 @@
+"""How sure a number is: intervals, tests, and how many samples they need. Float64, seeded."""
