@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from unclip.cli import main
-from unclip.demo.serve import _is_loopback
+from unclip.common.listening import is_loopback
 
 
 def refusal(capsys, *words: str) -> str:
@@ -48,9 +48,9 @@ def test_a_missing_folder_is_named(capsys, tmp_path):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_loopback(host):
-    assert _is_loopback(host)
+    assert is_loopback(host)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.2", "example.org", ""])
 def test_elsewhere(host):
-    assert not _is_loopback(host)
+    assert not is_loopback(host)

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from unclip.cli.sampling_options import add_pipeline, add_sampling, open_pipeline, settings_of
 from unclip.common.errors import UserError
+from unclip.common.listening import check_address
 
 EXAMPLES = """\
 examples:
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     """Serve until interrupted."""
     if find_spec("gradio") is None:
         raise UserError("gradio is missing; `pip install 'unclip[demo]'` brings it")
-    from unclip.demo.serve import check_address, serve
+    from unclip.demo.serve import serve
 
     check_address(args.host, args.port)
     args.batch = 1  # a visitor's image is drawn by itself

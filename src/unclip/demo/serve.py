@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from unclip.common.errors import UserError
+from unclip.common.listening import is_loopback
 from unclip.common.terminal import VisibleStream, say
 from unclip.pipeline.pipeline import Pipeline
-
-
-def check_address(host: str, port: int) -> None:
-    """Raise `UserError` if nobody can listen there: known before the models are loaded."""
-    try:
-        if not 0 < port < 2**16:
-            raise OSError("the port must be from 1 to 65535")
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.create_server(address[:2], family=family):
-            pass
-    except OSError as error:
-        raise UserError(f"--host {host} --port {port}: {error.strerror or error}") from None
 
 
 def serve(pipeline: Pipeline, *, host: str, port: int, names: Sequence[str] = ()) -> None:
@@ -52,7 +38,7 @@ def serve(pipeline: Pipeline, *, host: str, port: int, names: Sequence[str] = ()
 
         images = _examples(Path(folder))
         server = build_server(Studio(pipeline), Path(folder), host, port, names, images)
-        if not _is_loopback(host):
+        if not is_loopback(host):
             say(
                 f"unclip: warning: --host {host} lets in whoever reaches this machine; "
                 "the page has no password",
@@ -62,15 +48,6 @@ def serve(pipeline: Pipeline, *, host: str, port: int, names: Sequence[str] = ()
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             server.run()
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _examples(folder: Path) -> list[str]:

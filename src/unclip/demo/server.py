@@ -16,6 +16,7 @@ import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
 
+from unclip.common.listening import address_of
 from unclip.common.terminal import say
 from unclip.demo.desk import Desk
 from unclip.demo.guard import Guard
@@ -106,8 +107,7 @@ class Server(uvicorn.Server):
         """Listen."""
         await super().startup(sockets)
         self._watch = asyncio.create_task(self._end_unwanted())
-        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-        say(f"http://{host}:{self.config.port}")
+        say(address_of(self.config.host, self.config.port))
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Stop all jobs, and take leave of those who listen."""
