@@ -17,7 +17,7 @@ from unclip.data.config import ReadingConfig
 from unclip.data.decode import BadSample, decode_captions, decode_image
 from unclip.data.readers.listings import METADATA
 from unclip.data.readers.names import ending_of, is_hidden, is_image
-from unclip.data.readers.source import Source, raw_of
+from unclip.data.readers.source import RawSample, Source, raw_of
 from unclip.data.shard_folder import BEGUN, MANIFEST
 from unclip.data.sources import open_source
 from unclip.data.transforms import Square
@@ -48,6 +48,8 @@ class _Reader(Protocol):
 
     def __getitem__(self, index: int) -> _Stored: ...
 
+    def caption(self, index: int) -> str | None: ...
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -66,6 +68,10 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.reader)
+
+    def caption(self, number: int) -> str | None:
+        """Of image ``number``, which is not decoded; None where it has none."""
+        return self.reader.caption(number)
 
     def __call__(self, number: int) -> EvaluatedImage:
         """Image ``number``.
@@ -156,6 +162,9 @@ class _Loose:
         image = decode_image(data, where=name)
         return _Stored(name, image, caption, data[:2] == b"\xff\xd8")
 
+    def caption(self, index: int) -> str | None:
+        return self.names[index][1]
+
 
 @dataclass(frozen=True)
 class _Samples:
@@ -170,8 +179,15 @@ class _Samples:
             sample = self.source[index]
             return _Stored(sample.key, sample.image, sample.captions[0], False)
         image = decode_image(raw.image, where=raw.where)
-        try:
-            caption = decode_captions(raw.captions, where=raw.where)[0]
-        except BadSample:
-            caption = None
-        return _Stored(raw.key, image, caption, (raw.image or b"")[:2] == b"\xff\xd8")
+        return _Stored(raw.key, image, _caption(raw), (raw.image or b"")[:2] == b"\xff\xd8")
+
+    def caption(self, index: int) -> str | None:
+        raw = raw_of(self.source, index)
+        return self.source[index].captions[0] if raw is None else _caption(raw)
+
+
+def _caption(raw: RawSample) -> str | None:
+    try:
+        return decode_captions(raw.captions, where=raw.where)[0]
+    except BadSample:
+        return None
