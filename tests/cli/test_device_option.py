@@ -25,6 +25,7 @@ WORDS = {  # of each command that takes --device, but for the option itself
     "probe relations": "--out {out}",
     "figures": "{cascade} --out {out}",
     "demo": "",
+    "study new": "--a {cascade} --b {cascade} --captions {table} --n 1 --out {out}",
     "evaluate images": "{folder} --features clip:{cascade}/clip",
     "fit-probe": "aesthetics {table} --clip {cascade}/clip --out {out}",
     "plan": "{cascade}",

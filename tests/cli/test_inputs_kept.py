@@ -50,6 +50,8 @@ REFUSED = {
     "reproduce: over the bundle": "reproduce D/again/bundle --dir D/again",
     "finetune: the images": "finetune D/run/photos --from {cascade} --out D/run",
     "finetune: the cascade": "finetune D/photos --from {cascade} --out {cascade}",
+    "study: its images": "study new --a D/run --b D/photos --out D/photos --force",
+    "study: images around it": "study new --a D --b D/run --out D/photos --force",
     "recipe: data in a stage": "recipe D/recipe.yaml --dir D/r data.source=D/r/clip/photos",
 }
 ONLY_FILES = {  # that are numbered, or replaced one by one; images that are read are kept

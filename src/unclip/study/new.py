@@ -1,0 +1,256 @@
+"""`unclip study new`: pairs of images of the same captions, from two cascades or folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from unclip.common.atomic import atomic_write
+from unclip.common.checks import require
+from unclip.common.counted import counted
+from unclip.common.errors import UserError
+from unclip.common.hashing import file_sha256
+from unclip.common.images import save
+from unclip.common.progress import bar_interval
+from unclip.common.seeding import derive_seed
+from unclip.common.seeds import require_seed
+from unclip.data.readers.captions import Caption, digest_captions
+from unclip.data.shard_folder import ShardFolder
+from unclip.runs.sample_plan import choose_captions
+from unclip.study.arms import Arm, open_arm, shared_captions
+from unclip.study.catches import mosaic, ruined
+from unclip.study.questions import ARMS, QUESTIONS
+from unclip.study.study import COMMAND, PAIRS, SHOWN, VOTES, Pair, name_of
+from unclip.study.votes import Votes
+
+SHARD = 20  # captions whose images are written together
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """What decides the pairs, besides captions and images."""
+
+    questions: list[str]  # of `QUESTIONS`
+    n: int  # pairs per question
+    catch: int | None = None  # pairs per question whose answer is known; None: 1 in 20
+    seed: int = 0  # of sides, orders, catch pairs, and of the first image that is sampled
+    size: int | None = None  # pixels a side to which all images are brought; None: as they are
+
+    def __post_init__(self) -> None:
+        if self.catch is None:
+            object.__setattr__(self, "catch", min(self.n, max(3, self.n // 20)))
+
+    @property
+    def images(self) -> int:
+        """Per caption and side."""
+        return max(QUESTIONS[name].images for name in self.questions)
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        require(self.questions != [], "--questions", "name at least one")
+        for name in self.questions:
+            known = ", ".join(QUESTIONS)
+            require(name in QUESTIONS, f"--questions {name}", f"must be of {known}")
+        require(
+            len(set(self.questions)) == len(self.questions), "--questions", "has one of them twice"
+        )
+        require(1 <= self.n <= 1_000_000, "--n", f"is {self.n}, must be from 1 to 1,000,000")
+        assert self.catch is not None
+        require(0 <= self.catch <= self.n, "--catch", f"is {self.catch}, must be from 0 to --n")
+        require(self.size is None or 8 <= self.size <= 4096, "--size", "must be in [8, 4096]")
+        require_seed(self.seed, "--seed")
+
+
+@dataclass(frozen=True)
+class ArmSource:
+    """Where the images of a side come from."""
+
+    option: str  # --a or --b
+    source: str  # as it was given
+    sample: Callable[[list[Caption], Path, int, int], None] | None = None
+    """Samples images of captions into a folder: so many of each, from a first seed on; None where
+    the source is a folder of images."""
+
+
+def make_study(
+    sources: dict[str, ArmSource],
+    captions: list[Caption] | None,
+    out: Path,
+    config: StudyConfig,
+    *,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write the study's folder, or what is still missing there; its manifest.
+
+    Args:
+        sources: Of the arms ``a`` and ``b``.
+        captions: Those to choose from; None for all that the folders of images have.
+        out: The folder.
+        config: What else decides the pairs.
+        force: Replace another study that nobody has voted in.
+
+    Raises:
+        UserError: captions, images or folder are not as they should be.
+        Interrupted: A signal said so while images were sampled, which are kept.
+    """
+    config.validate()
+    if force:
+        require_no_votes(out)
+    count = config.images
+    ready = {
+        arm: open_arm(each.source, option=each.option, size=config.size)
+        for arm, each in sources.items()
+        if each.sample is None
+    }
+    found = shared_captions(captions, {sources[arm].option: ready[arm] for arm in ready}, count)
+    if len(found) < config.n:
+        raise UserError(
+            f"--n {config.n:,}: is more than the {counted(len(found), 'different caption')} that "
+            f"can be used; --n {len(found)}"
+        )
+    chosen = choose_captions(found, config.n)
+    header = {
+        "study": asdict(config),
+        "captions": {"fingerprint": digest_captions(chosen), "count": len(chosen)},
+        "arms": {
+            arm: {
+                "source": each.source,
+                "images": ready[arm].digest(chosen, count) if arm in ready else "sampled",
+            }
+            for arm, each in sources.items()
+        },
+    }
+    folder = StudyFolder(out, header, config, chosen)
+    folder.check(force=force)
+    with folder.alone():
+        folder.prepare(force=force)
+        for arm, each in sources.items():
+            if each.sample is not None:
+                place = out / arm
+                each.sample(chosen, place, count, config.seed)
+                ready[arm] = open_arm(str(place), option=each.option, size=config.size)
+        _check_alike(ready, chosen)
+        todo = folder.unfinished()
+        for number in tqdm(
+            todo, "pairs", unit="shard", disable=not todo, mininterval=bar_interval(), delay=1
+        ):
+            folder.write(number, ready)
+        return folder.finish()
+
+
+def _check_alike(arms: dict[str, Arm], captions: list[Caption]) -> None:
+    """Refuse arms that raters could tell apart at a glance, or not at all."""
+    first = {
+        arm: [each.first(one.text, 1)[0] for one in captions[:SHARD]] for arm, each in arms.items()
+    }
+    a, b = (len(first[arm][0]) for arm in ARMS)
+    require(
+        a == b,
+        "--size",
+        f"images of --a have {a} pixels a side, of --b {b}; --size {max(a, b)} brings both to one",
+    )
+    same = all(np.array_equal(x, y) for x, y in zip(first["a"], first["b"]))
+    require(not same, "--b", "has the same images as --a; there is nothing to compare")
+
+
+def require_no_votes(out: Path) -> None:
+    """Refuse to replace a study in which people have voted: nothing brings that back."""
+    if not (out / VOTES).exists():
+        return
+    opened = Votes(out / VOTES, read_only=True)
+    votes = len(opened.all())
+    opened.close()
+    if votes:
+        raise UserError(
+            f"--out {out}: holds {counted(votes, 'vote')}, which --force does not replace; name "
+            "another folder"
+        )
+
+
+class StudyFolder(ShardFolder):
+    """The folder while it is made: a shard has the images of some captions."""
+
+    command = COMMAND
+    subject = "study"
+    held = "pairs"
+
+    def __init__(
+        self, out: Path, header: dict[str, Any], config: StudyConfig, captions: list[Caption]
+    ):
+        super().__init__(out, header, -(-len(captions) // SHARD))
+        self._config, self._captions = config, captions
+        dice = Random(derive_seed("catch", config.seed))
+        self._pairs = [
+            pair
+            for question in config.questions
+            for pair in self._pairs_of(question, set(dice.sample(captions, config.catch or 0)))
+        ]
+
+    def _pairs_of(self, question: str, caught: set[Caption]) -> Iterator[Pair]:
+        form, seed = QUESTIONS[question].images, self._config.seed
+        for catch, captions in ((False, self._captions), (True, self._captions)):
+            for one in captions:
+                if catch and one not in caught:
+                    continue
+                a = name_of("image", seed, "a", form, one.key)
+                b = name_of("image", seed, "catch" if catch else "b", form, one.key)
+                found = name_of("pair", seed, question, one.key, str(catch))
+                yield Pair(found, question, one.key, one.text, a, b, catch)
+
+    def folders(self) -> list[str]:
+        """Of the images."""
+        return [SHOWN]
+
+    def made_later(self) -> list[str]:
+        """The list of pairs. Votes are never removed."""
+        return [PAIRS]
+
+    def _shard(self, number: int) -> list[Pair]:
+        keys = {one.key for one in self._captions[number * SHARD : (number + 1) * SHARD]}
+        return [pair for pair in self._pairs if pair.key in keys]
+
+    def names(self, number: int) -> list[str]:
+        """Two images of each pair; those of a caption are shared by questions."""
+        images = [image for pair in self._shard(number) for image in (pair.a, pair.b)]
+        return [f"{SHOWN}/{image}.png" for image in dict.fromkeys(images)]
+
+    def intact(self, path: Path, recorded: dict[str, Any]) -> bool:
+        """By checksum."""
+        return super().intact(path, recorded) and file_sha256(path) == recorded["sha256"]
+
+    def write_files(self, number: int, content: dict[str, Arm]) -> dict[str, Any]:
+        """Write the images of some captions, from the arms ``content``."""
+        written: set[str] = set()
+        for pair in self._shard(number):
+            form = QUESTIONS[pair.question].images
+            for arm in ARMS:
+                name = pair.image(arm)
+                if name in written:
+                    continue
+                written.add(name)
+                source = "a" if pair.catch else arm
+                images = content[source].first(pair.caption, form)
+                if pair.catch and arm == "b":
+                    images = self._caught(images, pair)
+                save(mosaic(images), self.out / SHOWN / f"{name}.png")
+        return {"pairs": len(self._shard(number))}
+
+    def _caught(self, images: list[np.ndarray], pair: Pair) -> list[np.ndarray]:
+        """What nobody who looks would choose: one image over and over, or a ruined one."""
+        if len(images) > 1:
+            return [images[0]] * len(images)
+        return [ruined(images[0], derive_seed("ruin", self._config.seed, pair.key))]
+
+    def complete(self, manifest: dict[str, Any]) -> None:
+        """List the pairs."""
+        with atomic_write(self.out / PAIRS) as part, part.open("w", encoding="utf-8") as file:
+            for pair in self._pairs:
+                file.write(json.dumps(pair._asdict(), ensure_ascii=False) + "\n")
+        manifest["pairs_sha256"] = file_sha256(self.out / PAIRS)
