@@ -156,19 +156,31 @@ def test_two_cascades_are_sampled_and_the_power_is_said_first(cascade, tmp_path,
     assert main(words) == 2  # the copy draws the same
     assert "--b: has the same images as --a" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "s")
-    shutil.rmtree(other / "prior")
-    shutil.copytree(cascade / "ar_prior", other / "prior")
+    shutil.rmtree(other / "upsampler")
+    assert main(words) == 2
+    assert "--a have 32 pixels a side, of --b 16" in capsys.readouterr().err
+    words += ["--size", "16", "--force"]
+    sampled = {
+        name: (tmp_path / "s" / name).stat().st_mtime_ns for name in ("a/images", "b/images")
+    }
     assert main(words) == 0
+    for name, then in sampled.items():  # nothing was sampled again
+        assert (tmp_path / "s" / name).stat().st_mtime_ns == then
     found = load_study(tmp_path / "s")
     assert [found.title(arm) for arm in "ab"] == [str(cascade), str(other)]
-    rows = [json.loads(x) for x in (tmp_path / "s/a/samples.jsonl").read_text().splitlines()]
+    recorded = found.manifest["sampled"]["a"]
+    assert recorded["cascade"]["source"] == str(cascade)
+    assert recorded["settings"]["decoder"]["steps"] == 2
+    rows = [json.loads(x) for x in (tmp_path / "s/b/samples.jsonl").read_text().splitlines()]
     assert [row["seed"] for row in rows] == [0, 1]
     for pair in found.of("caption", catch=False):
         [row] = [row for row in rows if row["caption"] == pair.caption]
         assert np.array_equal(
-            pixels(found, pair.a), np.asarray(Image.open(tmp_path / "s/a" / row["file"]))
+            pixels(found, pair.b), np.asarray(Image.open(tmp_path / "s/b" / row["file"]))
         )
-    assert main(words) == 0
+    before = files(tmp_path / "s")
+    assert main(words[:-1]) == 0
+    assert files(tmp_path / "s") == before
 
 
 def test_bad_words_are_one_line_before_any_work(arms, cascade, tmp_path, capsys):

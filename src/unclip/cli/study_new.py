@@ -104,14 +104,14 @@ def run(args: argparse.Namespace) -> None:
     settings_of(args)
     check_folder(args.out)
     sources = {arm: _source(args, arm) for arm in ("a", "b")}
-    local = [each.source for each in sources.values()]
-    require_apart(args.out, [*local, *([args.captions] if args.captions else [])], option="--out ")
-    captions = None if args.captions is None else read_captions(args.captions)
-    if captions is None and all(each.sample is not None for each in sources.values()):
-        raise UserError("--captions FILE: is needed, to sample from")
     sampled = [each.source for each in sources.values() if each.sample is not None]
     if sampled:
         _check_execution(args)
+    local = [each.source for each in sources.values()]
+    require_apart(args.out, [*local, *([args.captions] if args.captions else [])], option="--out ")
+    captions = None if args.captions is None else read_captions(args.captions)
+    if captions is None and len(sampled) == len(sources):
+        raise UserError("--captions FILE: is needed, to sample from")
     for line in power_lines(args.n, args.difference):
         say(line)
     if sampled:
@@ -152,6 +152,7 @@ def _source(args: argparse.Namespace, arm: str) -> ArmSource:
     folder = cascade_folder(word)
 
     def sample(captions: list[Caption], place: Path, count: int, first: int) -> None:
+        from unclip.data.shard_folder import OtherRun
         from unclip.runs.sample_captions import sample_captions
         from unclip.runs.sample_plan import SampleConfig
 
@@ -163,7 +164,13 @@ def _source(args: argparse.Namespace, arm: str) -> ArmSource:
             return open_pipeline(own)
 
         plan = SampleConfig(n=count, seed=first, devices=1, shard_size=64, **how)
-        sample_captions(opened, captions, place, plan, settings=settings_of(args), force=args.force)
+        given = (opened, captions, place, plan)
+        try:
+            sample_captions(*given, settings=settings_of(args))
+        except OtherRun:
+            if not args.force:
+                raise
+            sample_captions(*given, settings=settings_of(args), force=True)
 
     return ArmSource(option, word, sample)
 

@@ -30,6 +30,10 @@ BEGUN = "begun.json"
 RECORDS = "shards"
 
 
+class OtherRun(UserError):
+    """A folder was begun with other settings than these."""
+
+
 class ShardFolder(ABC):
     """The folder of one run of a command, and of the runs that resume it.
 
@@ -93,7 +97,7 @@ class ShardFolder(ABC):
                 if name.endswith("source"):  # the same data and networks may have moved
                     continue
                 if (other := then.get(name)) != value:
-                    raise UserError(
+                    raise OtherRun(
                         f"--out {self.out}: was started with {name} {other}, this is {value}; "
                         "name another folder, or replace it with --force"
                     )
@@ -151,7 +155,7 @@ class ShardFolder(ABC):
                 except Interrupted:
                     raise
                 except UserError:
-                    if not any(map(self._count, range(self.shards))):
+                    if not self.worth_keeping():
                         with contextlib.suppress(OSError):  # somebody else's files are in it
                             self._empty()
                             for path in made:
@@ -159,6 +163,10 @@ class ShardFolder(ABC):
                     raise
         finally:
             os.close(descriptor)
+
+    def worth_keeping(self) -> bool:
+        """Whether the folder holds any work, so that a run that fails leaves it there."""
+        return any(map(self._count, range(self.shards)))
 
     def _lock(self, descriptor: int) -> None:
         try:

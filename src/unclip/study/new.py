@@ -22,7 +22,7 @@ from unclip.common.progress import bar_interval
 from unclip.common.seeding import derive_seed
 from unclip.common.seeds import require_seed
 from unclip.data.readers.captions import Caption, digest_captions
-from unclip.data.shard_folder import ShardFolder
+from unclip.data.shard_folder import BEGUN, MANIFEST, ShardFolder, read_json
 from unclip.runs.sample_plan import choose_captions
 from unclip.study.arms import Arm, open_arm, shared_captions
 from unclip.study.catches import mosaic, ruined
@@ -212,6 +212,10 @@ class StudyFolder(ShardFolder):
         """The list of pairs. Votes are never removed."""
         return [PAIRS]
 
+    def worth_keeping(self) -> bool:
+        """Sampled images are work too."""
+        return super().worth_keeping() or any((self.out / arm / BEGUN).exists() for arm in ARMS)
+
     def _shard(self, number: int) -> list[Pair]:
         keys = {one.key for one in self._captions[number * SHARD : (number + 1) * SHARD]}
         return [pair for pair in self._pairs if pair.key in keys]
@@ -253,4 +257,10 @@ class StudyFolder(ShardFolder):
         with atomic_write(self.out / PAIRS) as part, part.open("w", encoding="utf-8") as file:
             for pair in self._pairs:
                 file.write(json.dumps(pair._asdict(), ensure_ascii=False) + "\n")
+        sampled = {arm: read_json(self.out / arm / MANIFEST, COMMAND) for arm in ARMS}
+        manifest["sampled"] = {
+            arm: {name: found[name] for name in ("cascade", "settings")}
+            for arm, found in sampled.items()
+            if found is not None
+        }
         manifest["pairs_sha256"] = file_sha256(self.out / PAIRS)

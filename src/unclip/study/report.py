@@ -19,9 +19,10 @@ NOTES = (
     "Bootstrap over captions: answers to one caption are not independent.",
     "Sign test: over captions, each for what most of its raters chose; then Holm's correction for "
     "the number of questions.",
+    "Tell from 50 %: the least difference that so many captions tell, with 80 % power.",
+    "Paper: unCLIP against GLIDE (arXiv 2204.06125, table 1), of other images and raters.",
     "Told apart: where the bootstrap's interval holds no 50 % and the corrected p is below 0.05.",
 )
-PAPER = "unCLIP against GLIDE (arXiv 2204.06125, table 1): other images and raters"
 
 
 def show(found: Results) -> None:
@@ -58,13 +59,13 @@ def page(found: Results) -> str:
         notes=notes(found),
         paper=[
             {
-                "label": f"paper: {question}, {name}",
+                "label": f"paper: {each.question}, {name}",
                 "share": share,
                 "low": share - m,
                 "high": share + m,
             }
-            for question in _asked(found)
-            for name, (share, m) in QUESTIONS[question].paper.items()
+            for each in found.results
+            for name, (share, m) in QUESTIONS[each.question].paper.items()
         ],
     )
 
@@ -75,8 +76,6 @@ def sections(found: Results) -> dict[str, Lines]:
         return {"Raters": _raters(found.raters)}
     return {
         "Preference for A": _preferences(found.results),
-        PAPER: _paper(found),
-        "Agreement of raters": _agreement(found.results),
         "Raters": _raters(found.raters),
     }
 
@@ -97,62 +96,43 @@ def _heading(found: Results) -> list[str]:
     return [f"{arm.upper()}: {found.title[arm]}" for arm in ("a", "b")]
 
 
-def _asked(found: Results) -> list[str]:
-    return [each.question for each in found.results]
-
-
 def _preferences(results: list[Result]) -> Lines:
+    """A column per question, as in the paper."""
     lines = [
-        [
-            *(
-                "question",
-                "ties as half",
-                "ties left out",
-                "bootstrap 95 %",
-                "sign test p",
-                "Holm p",
-            ),
-            *("A / B / not sure", "captions", "tells", "verdict"),
-        ]
+        ["", *(each.question for each in results)],
+        ["ties as half", *(_percent(each.half) for each in results)],
+        ["ties left out", *(_percent(each.decided) for each in results)],
+        ["bootstrap 95 %", *(_interval(each) for each in results)],
+        ["verdict", *(_verdict(each) for each in results)],
+        ["sign test p", *(_p(each.sign_p) for each in results)],
+        ["Holm's p", *(_p(each.holm_p) for each in results)],
+        ["A / B / not sure", *(f"{each.a} / {each.b} / {each.unsure}" for each in results)],
+        ["captions", *(f"{each.captions:,}" for each in results)],
+        ["tell from 50 %", *(_tells(each) for each in results)],
+        ["pairs with 2 votes or more", *(f"{each.agreement.units:,}" for each in results)],
+        ["same answer there", *(_same(each) for each in results)],
+        ["Krippendorff's alpha", *(_alpha(each) for each in results)],
     ]
-    for each in results:
-        interval = _interval(each)
-        verdict = each.verdict if each.verdict not in ("a", "b") else each.verdict.upper()
-        tells = "-" if each.resolves is None else f"± {100 * each.resolves:.1f}"
-        lines.append(
-            [
-                each.question,
-                _percent(each.half),
-                _percent(each.decided),
-                interval,
-                _p(each.sign_p),
-                _p(each.holm_p),
-                f"{each.a} / {each.b} / {each.unsure}",
-                f"{each.captions:,}",
-                tells,
-                verdict,
-            ]
-        )
+    for name in QUESTIONS[results[0].question].paper:
+        cells = (QUESTIONS[each.question].paper[name] for each in results)
+        lines.append([f"paper, {name}", *(f"{p:.1f} ± {margin:.1f} %" for p, margin in cells)])
     return lines
 
 
-def _paper(found: Results) -> Lines:
-    asked = _asked(found)
-    lines = [["", *asked]]
-    for name in QUESTIONS[asked[0]].paper:
-        cells = (QUESTIONS[question].paper[name] for question in asked)
-        lines.append([name, *(f"{share:.1f} ± {margin:.1f} %" for share, margin in cells)])
-    return lines
+def _verdict(each: Result) -> str:
+    return f"{each.verdict.upper()} is preferred" if each.verdict in ("a", "b") else each.verdict
 
 
-def _agreement(results: list[Result]) -> Lines:
-    lines = [["question", "pairs with two votes or more", "same answer", "Krippendorff's alpha"]]
-    for each in results:
-        found = each.agreement
-        same = "-" if found.same is None else f"{100 * found.same:.0f} %"
-        alpha = "-" if found.alpha is None else f"{found.alpha:.2f}"
-        lines.append([each.question, f"{found.units:,}", same, alpha])
-    return lines
+def _tells(each: Result) -> str:
+    return "-" if each.resolves is None else f"± {100 * each.resolves:.1f} points"
+
+
+def _same(each: Result) -> str:
+    return "-" if each.agreement.same is None else f"{100 * each.agreement.same:.0f} %"
+
+
+def _alpha(each: Result) -> str:
+    return "-" if each.agreement.alpha is None else f"{each.agreement.alpha:.2f}"
 
 
 def _raters(raters: list[Rater]) -> Lines:
