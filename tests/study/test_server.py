@@ -135,6 +135,7 @@ def test_nobody_votes_in_the_name_of_another(client, votes):
     assert other.post("/api/leave", json={}).json()["rater"] is None
     assert other.get("/api/state").json()["rater"] is None
     assert ada.get("/api/state").json()["rater"] == "Ada"
+    assert ada.get("/api/state").json()["code"] == code
 
 
 @pytest.mark.parametrize("name", [None, 3, "", " ", "x" * 61, "a\u202eb", ["Ada"]])

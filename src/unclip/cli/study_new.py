@@ -114,8 +114,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--captions FILE: is needed, to sample from")
     for line in power_lines(args.n, args.difference):
         say(line)
-    if sampled:
-        say(f"to sample: {counted(args.n * config.images, 'image')} from {' and '.join(sampled)}")
+    for source in sampled:
+        say(f"to sample: {counted(args.n * config.images, 'image')} from {source}")
     if args.dry_run:
         return
     manifest = make_study(sources, captions, args.out, config, force=args.force)

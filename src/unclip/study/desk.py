@@ -60,7 +60,7 @@ class Desk:
                 409,
                 "That name has been taken. If it is yours, enter your code; else choose another.",
             )
-        return new, self.state(new) | {"code": new}
+        return new, self.state(new)
 
     def state(self, code: str | None) -> dict[str, Any]:
         """What the page shows: the rater, the next pairs, and how far this is."""
@@ -73,6 +73,7 @@ class Desk:
         last = votes[-1] if votes else None
         return {
             "rater": name,
+            "code": code,
             "done": len(voted),
             "total": len(voted) + order.left(voted, counts),
             "pairs": [self._shown(name, pair) for pair in order.upcoming(voted, counts)],

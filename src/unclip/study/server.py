@@ -182,7 +182,8 @@ class _Guard:
             except ValueError:
                 host = None
             if host not in self._hosts:
-                raise Refused(421, "This page is served under another name.")
+                line = "This page has no such name; see `unclip study serve --allow-host`."
+                raise Refused(421, line)
             return
         given = request.query_params.get("token") if request.url.path == "/" else None
         given = given or request.cookies.get(self._cookie, "")
@@ -250,5 +251,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         """Listen."""
         await super().startup(sockets)
+        host = self.config.host
+        if host in ("0.0.0.0", "::"):  # every address: no browser can go there
+            host = socket.gethostname()
         query = f"/?token={self._token}" if self._token else ""
-        say(address_of(self.config.host, self.config.port) + query)
+        say(address_of(host, self.config.port) + query)

@@ -6,7 +6,8 @@ const $ = (id) => document.getElementById(id);
 const KEPT = "unclip-unsent";
 const SMALL = 200; // pixels: smaller images are enlarged without smoothing
 let state = null;
-let seen = []; // pairs judged on this page, for Back
+let seen = []; // pairs judged on this page, for Back,
+let at = 0; // which leads to seen[at - 1]
 let shown = null;
 let since = 0;
 let busy = false;
@@ -72,11 +73,9 @@ function render(found) {
     show("enter");
     return;
   }
-  if (state.code) {
-    const code = document.createElement("code");
-    code.textContent = state.code;
-    $("own-code").replaceChildren("To continue with another browser, note your code: ", code);
-  }
+  const code = document.createElement("code");
+  code.textContent = state.code;
+  $("own-code").replaceChildren("To continue with another browser, note your code: ", code);
   $("who").textContent = state.rater;
   $("count").textContent = `${state.done} of ${state.total}`;
   $("progress").max = Math.max(1, state.total);
@@ -124,7 +123,9 @@ async function showPair(pair) {
     if (shown !== pair) return;
     $("problem").textContent = "An image could not be loaded. Trying again …";
     await pause(2000);
-    if (shown === pair) { for (const s of ["left", "right"]) $(`${s}-image`).removeAttribute("src"); showPair(pair); }
+    if (shown !== pair) return;
+    for (const side of ["left", "right"]) $(`${side}-image`).removeAttribute("src");
+    showPair(pair);
     return;
   }
   if (shown !== pair) return;
@@ -140,20 +141,17 @@ async function answer(given) {
   const pair = shown;
   for (const id of ["left", "right", "unsure"]) $(id).classList.toggle("chosen", id === given);
   const seconds = (performance.now() - since) / 1000;
-  const next = state.pairs.find((each) => each.id !== pair.id);
   try {
     const found = await send({ pair: pair.id, rater: state.rater, answer: given, seconds });
     seen = [...seen.filter((each) => each.id !== pair.id), { ...pair, answer: given }];
     at = seen.length;
-    render({ ...found, code: state.code });
+    render(found);
   } catch (error) {
     $("problem").textContent = error.message;
     busy = false;
     if (error.status === 401) start();
   }
 }
-
-let at = 0; // seen[at - 1] is what Back leads to
 
 function previous() {
   if (at > 0) return seen[at - 1];
@@ -194,7 +192,6 @@ $("form").addEventListener("submit", async (event) => {
     const found = await call("/api/rater", { name: $("name").value, ...(code && { code }) });
     keep(null);
     seen = []; at = 0;
-    $("own-code").textContent = "";
     $("form").reset();
     render(found);
     $("ask").focus();
@@ -212,7 +209,6 @@ $("leave").addEventListener("click", async () => {
   if (busy) return;
   try {
     seen = []; at = 0;
-    $("own-code").textContent = "";
     render(await call("/api/leave", {}));
     $("name").focus();
   } catch { /* stays */ }
