@@ -148,6 +148,7 @@ def test_statistics_are_written_and_read_as_pytorch_fid_does(sets, own, tmp_path
     assert str(bare) in error(capsys, sets / "made", "--features", own, "--reference", bare)
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_does(sets, own, tmp_path, capsys):
     """40 and 36 images are two batches of 32 and less: each process has one of either set."""
     words = [sets / "made", "--reference", sets / "real", "--features", own, "--device", "cpu"]

@@ -155,6 +155,7 @@ def test_figures_of_ones_own_images(folder, tmp_path, capsys):
 SETTINGS = ["prior.steps=2", "prior.temperature=0.5", "decoder.sampler=ddpm", "decoder.steps=2"]
 
 
+@pytest.mark.slow
 def test_figures_use_each_setting_where_it_applies(cascade, tmp_path, capsys):
     out = tmp_path / "out"
     words = ["figures", str(cascade), *SETTINGS, "decoder.guidance=2", "upsampler.steps=2"]

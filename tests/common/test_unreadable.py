@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import io
+import json
 import pickle
 import re
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 
@@ -50,14 +52,27 @@ FILES = {
     "nothing": lambda file: file.write_bytes(b""),
     "half": lambda file: file.write_bytes(file.read_bytes()[:200]),
 }
+SMALL = {
+    "embed_dim": 8,
+    "vision_cfg": {"image_size": 8, "layers": 1, "width": 16, "head_width": 8, "patch_size": 4},
+    "text_cfg": {"context_length": 4, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
+}
 READERS = {
-    "clip.pt": lambda file: load_open_clip(f"open_clip:ViT-S-32-alt@{file}"),
-    "clip.bin": lambda file: load_open_clip(f"open_clip:ViT-S-32-alt@{file}"),
-    "clip.safetensors": lambda file: load_open_clip(f"open_clip:ViT-S-32-alt@{file}"),
-    "clip.npz": lambda file: load_open_clip(f"open_clip:ViT-S-32-alt@{file}"),
+    "clip.pt": lambda file: load_open_clip(f"open_clip:small@{file}"),
+    "clip.bin": lambda file: load_open_clip(f"open_clip:small@{file}"),
+    "clip.safetensors": lambda file: load_open_clip(f"open_clip:small@{file}"),
+    "clip.npz": lambda file: load_open_clip(f"open_clip:small@{file}"),
     "rest.pt": lambda file: read_rest(file.parent),
     "img_emb_0.npy": lambda file: _open(file, ("float16",), "[n, D]"),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small(tmp_path_factory):
+    """An architecture that takes no time to build."""
+    file = tmp_path_factory.mktemp("small") / "small.json"
+    file.write_text(json.dumps(SMALL))
+    open_clip.add_model_config(file)
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's, of old formats
@@ -76,4 +91,4 @@ def test_no_message_advises_to_trust_a_file(tmp_path, name, content):
     assert not ADVICE.search(message)
     assert not ran
     del caught
-    gc.collect()  # numpy leaves a file open that it cannot map
+    gc.collect(1)  # numpy leaves a file open that it cannot map

@@ -184,6 +184,7 @@ def test_old_runs_are_compared(old, capsys):
     assert Path("page/compare.html").is_file()
 
 
+@pytest.mark.slow
 def test_an_old_bundle_is_reproduced(old, capsys):
     reproduced(capsys, "prior.zip")
     same_bits(weights_sha256(Path("again/run")), THEN["weights"]["prior"])

@@ -163,6 +163,7 @@ def test_a_damaged_adapter_is_refused_by_name(own, line):
         merged({"x.weight": torch.zeros(6, 4)}, own, 1.0)
 
 
+@pytest.mark.slow
 def test_a_resumed_adapter_has_the_same_bits(resolved, tmp_path):
     given = [LORA, "adapter.dropout=0.2", "optim.lr=0.05"]
     whole = train(resolved("decoder", *given, "trainer.max_steps=4", folder="whole"))

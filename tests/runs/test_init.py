@@ -96,6 +96,7 @@ def test_what_was_taken_is_printed_and_in_the_provenance(cascade, resolved, caps
     assert "new: z_i_to_time." in err
 
 
+@pytest.mark.slow
 def test_a_resume_needs_no_weights_to_begin_from_and_ends_in_the_same_bits(
     cascade, resolved, tmp_path
 ):

@@ -146,6 +146,7 @@ def test_it_samples_the_same_images_as_its_cascade(shared, cascade, tmp_path, el
     assert sorted(p.name for p in unpacked.iterdir() if p.is_dir()) == sorted(STAGES)
 
 
+@pytest.mark.slow
 def test_a_cascade_without_weights_is_trained_again_to_the_same_bits(
     cascade, tmp_path, elsewhere, capsys
 ):
@@ -277,6 +278,7 @@ def test_stages_of_different_clips_are_not_shared_together(
     assert "a cascade without clip; share its stages one by one" in message
 
 
+@pytest.mark.slow
 def test_the_ar_priors_own_pca_goes_with_it(cascade, minute_experiment, tmp_path, elsewhere):
     """A cascade whose PCA for figures is another than the AR prior's."""
     shutil.copytree(cascade, tmp_path / "mine")

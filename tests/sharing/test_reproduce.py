@@ -92,6 +92,7 @@ def test_it_goes_on_where_it_stopped(packed, tmp_path, elsewhere, capsys):
     assert [p.name for p in (tmp_path / "elsewhere" / "mine").iterdir()] == ["letter"]
 
 
+@pytest.mark.slow
 def test_an_extended_run_gives_the_same_bits(minute_experiment, tmp_path, elsewhere, capsys):
     """The cosine schedule fell to its end twice, and the run validated where it had ended."""
     words = ["train", str(minute_experiment("clip")), f"run.dir={tmp_path / 'run'}"]

@@ -163,7 +163,11 @@ def killed_half_way(file, folder, number):
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)],
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_half_way_the_same_command_goes_on_as_if_nothing_had_been(
     sweep_file, tmp_path, number

@@ -63,6 +63,7 @@ def test_every_value_of_a_choice_between_experiments_is_one():
         assert len(buckets) == len(parameter.choices)
 
 
+@pytest.mark.slow
 def test_the_words_are_those_of_wandbs_agent(sweep_file, tmp_path):
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 

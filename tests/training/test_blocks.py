@@ -155,6 +155,7 @@ def test_blocks_that_are_recomputed_are_compiled(how, monkeypatch):
     assert len(graphs_of(net, inputs, monkeypatch)) >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # dynamo's own
 def test_sizes_of_compiled_blocks_are_numbers(monkeypatch):
     """The blocks of a U-Net share their code and have many shapes."""

@@ -57,6 +57,7 @@ def test_runs_with_any_workers_killed_or_not_end_with_the_same_bits(
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_kernels_lie_as_asked_and_train_the_same(load, tmp_path, monkeypatch):
     lies = []
     began = Throughput.on_train_batch_start

@@ -182,6 +182,7 @@ def test_a_radius_of_zero_is_plain_training_and_a_tiny_one_nearly(
     assert paper != pytest.approx(plain, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_gives_the_same_bits(minute_experiment, tmp_path, monkeypatch):
     from unclip.training.callbacks import Throughput
 

@@ -102,6 +102,7 @@ def test_each_process_has_the_gpu_of_its_place(monkeypatch):
     assert device_of("cpu") == torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_images_can_be_drawn_before_the_first_validation_with_fsdp(jobs, tmp_path):
     """Sampling calls other methods than `forward`; a block must not take itself for a root."""
     every = ["trainer.strategy=fsdp", "trainer.val_every=2", "trainer.sample_every=2"]

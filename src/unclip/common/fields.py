@@ -7,6 +7,7 @@ A field is a bool, int, float, str or `Literal`, a list of one of these, one of 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import typing
@@ -212,4 +213,12 @@ def _made(cls: Any, tree: dict[str, Any]) -> Any:
     """The dataclass ``cls`` with what ``tree`` says, put together by OmegaConf."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), tree))
+    return OmegaConf.to_object(OmegaConf.merge(_defaults(cls), tree))
+
+
+@functools.cache
+def _defaults(cls: Any) -> Any:
+    """``cls`` as OmegaConf has it, which takes most of the time; a merge leaves it as it is."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.structured(cls)
