@@ -31,7 +31,7 @@ class SlowStudio(SimpleNamespace):
     def lacks(self, *, caption):
         return None
 
-    def generate(self, caption, n, seed, *, progress):
+    def generate(self, caption, *values, progress):
         self.begun.append(caption)
         try:
             while True:
@@ -325,16 +325,16 @@ def test_a_job_of_odd_values_fails_without_a_trace(site, http, capfd):
 
 @pytest.mark.parametrize("path", ["/etc/hostname", "http://127.0.0.1:{port}/config", "../a.png"])
 def test_an_upload_that_was_none_is_not_opened(site, http, path):
-    site.studio.vary = lambda path, n, seed, *, progress: site.studio.begun.append(path)
     config = http.get("/config").json()
     [image, *_] = [c["id"] for c in config["components"] if c["type"] == "image"]
     [vary, *_] = [d["id"] for d in config["dependencies"] if image in d["inputs"] and d["queue"]]
     given = {"path": path.format(port=site.port), "meta": {"_type": "gradio.FileData"}}
-    join(http, "ann", fn_index=vary, data=[given, 1, 1, 0])
-    with listening(site, "ann") as messages:
+    join(http, path, fn_index=vary, data=[given, 1, 1, 0])
+    with listening(site, path) as messages:
         done = next(each for each in messages if each["msg"] == "process_completed")
     assert not done["success"]
     assert site.studio.begun == []
+    assert not [file for file in site.folder.rglob("hostname")]
 
 
 @pytest.mark.slow

@@ -73,7 +73,8 @@ def build_server(
         ),
         css_paths=Path(__file__).with_name("page.css"),
     )
-    blocks.is_running = True  # what `launch` would do: `close` would do nothing else
+    # What `launch` would do: else `close` does nothing, and any path passes for an upload.
+    blocks.is_running = blocks.has_launched = True
     guard = Guard(
         app,
         folder,
