@@ -16,6 +16,7 @@ from unclip.common.added import with_adapters
 from unclip.common.artifacts import Artifact
 from unclip.common.devices import find_device
 from unclip.common.errors import UserError
+from unclip.common.undrawn import Undrawn
 from unclip.embeddings.clip import FrozenClip, fingerprint_of
 from unclip.embeddings.codec import Codec
 from unclip.embeddings.config import Embeddings
@@ -191,10 +192,12 @@ def load_cascade(
     dtype = choose_precision(precision, place, key="precision")
     turns = choose_offload(offload, place, key="offload")
     compilation = choose_compilation(compile, place, offload, key="compile")
-    frozen = None if clip is None else registry.STAGES[CLIP].load(clip)
+    with Undrawn():
+        frozen = None if clip is None else registry.STAGES[CLIP].load(clip)
 
     def loaded(kind: str, path: Path | str) -> Any:
-        part = load_part(kind, merged[path], frozen)
+        with Undrawn():
+            part = load_part(kind, merged[path], frozen)
         _settle(part.net, place, dtype, turns)  # before the next is loaded, in float32 as well
         return part
 
