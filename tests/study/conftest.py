@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unclip.study.new import ArmSource, StudyConfig, make_study
+from unclip.study.folder import StudyConfig
+from unclip.study.new import ArmSource, make_study
 from unclip.study.study import Study, load_study
 
 CAPTIONS = 20

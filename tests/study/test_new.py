@@ -63,6 +63,14 @@ def test_of_a_catch_pair_the_right_answer_is_a(study):
         assert np.abs(np.diff(b, axis=0)).mean() > 1.5 * np.abs(np.diff(a, axis=0)).mean()
 
 
+def test_a_catch_pair_does_not_tell_whose_an_image_of_another_pair_is(arms, tmp_path):
+    found = make(arms, tmp_path / "s", questions=["caption"], catch=20)
+    pairs, catches = (found.of("caption", catch=catch) for catch in (False, True))
+    assert not {n for p in pairs for n in (p.a, p.b)} & {n for p in catches for n in (p.a, p.b)}
+    dark = sum(pixels(found, pair.a).max() < 100 for pair in catches)
+    assert 3 <= dark <= 17  # 20 fair coins: all but once in 2,000
+
+
 def test_nothing_that_a_rater_is_sent_names_a_side(study):
     names = [text for pair in study.pairs.values() for text in (pair.id, pair.a, pair.b)]
     assert all(len(name) == 16 and int(name, 16) >= 0 for name in names)
@@ -183,7 +191,9 @@ def test_two_cascades_are_sampled_and_the_power_is_said_first(cascade, tmp_path,
     assert files(tmp_path / "s") == before
 
 
-def test_bad_words_are_one_line_before_any_work(arms, cascade, tmp_path, capsys):
+def test_bad_words_are_one_line_before_any_work(arms, tmp_path, capsys):
+    cascade = tmp_path / "cascade"
+    (cascade / "decoder").mkdir(parents=True)
     out, a, b = tmp_path / "s", arms / "a", arms / "b"
     base = ("study", "new", "--out", out)
 

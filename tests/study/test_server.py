@@ -11,9 +11,9 @@ from starlette.testclient import TestClient
 from study.conftest import MARKUP
 
 from unclip.study import votes as votes_module
+from unclip.study.app import build_app
 from unclip.study.desk import Desk
 from unclip.study.order import left_arm
-from unclip.study.server import build_app
 from unclip.study.study import load_study
 from unclip.study.votes import Votes
 

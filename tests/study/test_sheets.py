@@ -137,6 +137,7 @@ def test_bad_sheets_are_refused_with_their_line_and_nothing_is_recorded(
         "is not CSV": 'pair,left,right,answer,rater\n"1"x,2,3,4,5\n',
         "is not UTF-8": b"\xff\xfe",
         "cannot be read": None,
+        "no row has an answer": "pair,left,right,answer,rater\nx,y,z,,\n",
     }
     for message, text in texts.items():
         file = tmp_path / "text.csv"

@@ -94,7 +94,8 @@ def run(args: argparse.Namespace) -> None:
             "--n 16 --devices N` for each cascade first, and give the folders as --a and --b"
         )
     from unclip.data.readers.captions import read_captions
-    from unclip.study.new import StudyConfig, make_study
+    from unclip.study.folder import StudyConfig
+    from unclip.study.new import make_study
     from unclip.study.report import power_lines
 
     config = StudyConfig(

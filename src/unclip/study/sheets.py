@@ -134,6 +134,8 @@ def read_sheet(study: Study, file: Path, rater: str | None = None) -> list[Vote]
                 )
     except csv.Error as error:
         raise UserError(f"{file} line {rows.line_num}: is not CSV ({error})") from None
+    if not found:
+        raise UserError(f"{file}: no row has an answer; fill in left, right or unsure")
     return list(found.values())
 
 
