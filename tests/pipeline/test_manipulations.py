@@ -143,7 +143,7 @@ def test_an_edit_by_the_prior_moves_z_i_as_the_priors_mean_moves(pipeline, laten
     captions = ("a red circle", "a blue circle")
     found = pipeline.text_diff(latents, *captions, n=2, direction="prior", seed=3, settings=ALONE)
     assert torch.equal(found.small[:, 0], reconstructed.small)
-    short = replace(ALONE, changes={"decoder": {"steps": 1}})  # whose z_i are the same
+    short = replace(ALONE, changes={"decoder": {"steps": 2}})  # whose z_i are the same
     # The same noise for both captions, and the whole way where no theta is given.
     draws = [
         pipeline.generate([caption] * DRAWS, range(3, 3 + DRAWS), settings=short).z_i.mean(dim=0)
