@@ -12,7 +12,7 @@ TABLE = $(if $(filter scenes,$(ON)),,_$(ON))
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup quickstart test test-all gpu-check mutants check format clean \
-	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sweep sample figures demo
+	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sweep sample reproduce figures demo
 
 help:  ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ sweep: $(STAMP)  ## search for the best settings: make sweep SWEEP=prior_lr COUN
 
 sample: $(STAMP)  ## sample images: make sample CAPTION="a red circle above a blue square" ARGS="--n 8"
 	$(BIN)/unclip sample $(if $(CAPTION),"$(CAPTION)") $(ARGS)
+
+reproduce: $(STAMP)  ## test the paper's claims in miniature, as a page: make reproduce ARGS="--budget 0.2"
+	$(BIN)/unclip reproduce-paper $(ARGS)
 
 figures: $(STAMP)  ## the paper's figures from a cascade, as a page: make figures RUN=runs/quickstart
 	$(BIN)/unclip figures $(RUN) $(ARGS)

@@ -31,6 +31,7 @@ WORDS = {  # of each command that takes --device, but for the option itself
     "plan": "{cascade}",
     "check-machine": "--out {out}",
     "finetune": "{folder} --from {cascade} --out {out}",
+    "reproduce-paper": "--out {out}",
 }
 
 

@@ -56,7 +56,7 @@ REFUSED = {
 }
 ONLY_FILES = {  # that are numbered, or replaced one by one; images that are read are kept
     *("sample", "vary", "interpolate", "edit", "inpaint", "probe", "figures", "evaluate"),
-    *("degrade", "runs", "experiments", "check-machine"),
+    *("degrade", "runs", "experiments", "check-machine", "reproduce-paper"),
 }
 
 

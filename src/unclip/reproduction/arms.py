@@ -1,0 +1,160 @@
+"""Trains what arms are made of: ordinary runs, in a folder named after what they depend on.
+
+A run's folder ends in a hash of its experiment and of its parents' hashes, so changing an arm
+trains that arm anew, with what depends on it, and nothing else. `unclip.runs.recipe` says what is
+finished, what is resumed, and how runs share the cores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unclip.common import artifacts
+from unclip.common.checks import nearest
+from unclip.common.errors import UserError
+from unclip.common.fields import keys_of
+from unclip.config.files import find_experiment
+from unclip.config.load import load_experiment, merge_overrides, parse_overrides, read_head
+from unclip.reproduction.preset import Preset, Training
+from unclip.reproduction.sizes import FEWEST, Sizes
+from unclip.runs.recipe import Task, command_of, run_together
+from unclip.stages import registry
+from unclip.stages.row import PCA
+
+OURS = {
+    "run.dir": "each run has a folder of its own in --out",
+    "run.root": "each run has a folder of its own in --out",
+    "trainer.seed": "the preset has the seeds",
+    "trainer.max_steps": "--budget and the preset say how long",
+    "clip": "is trained here",
+    "pca": "is trained here",
+}
+"""Fields that are set here."""
+
+Key = tuple[str, int]
+"""A training and its seed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A network to train, or one that is there."""
+
+    key: Key
+    folder: Path
+    task: Task | None  # None: it was given
+
+    @property
+    def artifact(self) -> artifacts.Artifact:
+        """What came of it."""
+        return artifacts.describe(self.folder)
+
+
+def plan_runs(
+    preset: Preset,
+    keys: Sequence[Key],
+    sizes: Sizes,
+    root: Path,
+    *,
+    given: Mapping[str, Path],
+    overrides: Sequence[str] = (),
+) -> dict[Key, Run]:
+    """The runs of ``keys`` (parents first) in ``root``, every experiment validated.
+
+    ``given`` are folders of networks that are there already, for seed 0. ``overrides`` are for
+    every training that has the field.
+
+    Raises:
+        UserError: an experiment says what cannot be, or no training has the field of an override.
+    """
+    _check_overrides(preset, keys, overrides)
+    runs: dict[Key, Run] = {(name, 0): Run((name, 0), path, None) for name, path in given.items()}
+    for name, seed in keys:
+        training = preset.trainings[name]
+        parents = {kind: runs[parent, seed] for kind, parent in training.parents.items()}
+        words = _overrides(preset, training, sizes, seed, overrides)
+        words += [f"{kind}={run.folder}" for kind, run in parents.items()]
+        resolved = load_experiment(training.experiment, words)
+        folder = root / f"{name}-{seed}-{_hash(resolved.as_dict(), parents)}"
+        task = Task(f"{name}-{seed}", training.experiment, [*words, f"run.dir={folder}"], folder)
+        runs[name, seed] = Run((name, seed), folder, task)
+    return runs
+
+
+def is_finished(run: Run) -> bool:
+    """Whether its network is there."""
+    return run.task is None or (run.folder / "artifact" / "artifact.json").is_file()
+
+
+def train_all(
+    runs: Mapping[Key, Run], preset: Preset, *, after: Callable[[Sequence[Run]], None]
+) -> None:
+    """Train what is not finished, ``preset.at_once`` side by side; ``after`` each such group.
+
+    Raises:
+        UserError: a training failed; it has said why.
+    """
+    depth: dict[Key, int] = {}
+    for (name, seed), run in runs.items():
+        parents = preset.trainings[name].parents.values() if run.task else ()
+        depth[name, seed] = 1 + max((depth[parent, seed] for parent in parents), default=-1)
+    waiting = [run for run in runs.values() if not is_finished(run)]
+    waiting.sort(key=lambda run: (depth[run.key], -preset.trainings[run.key[0]].minutes))
+    while waiting:
+        level = depth[waiting[0].key]
+        group = [run for run in waiting[: preset.at_once] if depth[run.key] == level]
+        waiting = waiting[len(group) :]
+        commands = {run.task.part: command_of(run.task) for run in group if run.task}
+        run_together({part: words for part, words in commands.items() if words})
+        after(group)
+
+
+def _check_overrides(preset: Preset, keys: Sequence[Key], overrides: Sequence[str]) -> None:
+    names = {preset.trainings[name].experiment for name, _ in keys}
+    known = {key for name in names for key in _fields_of(name)}
+    for key in parse_overrides(overrides):
+        if key in OURS:
+            raise UserError(f"{key}: {OURS[key]}; leave it out")
+        if key not in known:
+            raise UserError(f"{key}: no training here has this field{nearest(key, known)}")
+
+
+def _fields_of(experiment: str) -> set[str]:
+    stage = read_head(find_experiment(experiment)).stage
+    return set(keys_of(registry.STAGES[stage].experiment))
+
+
+def _overrides(
+    preset: Preset, training: Training, sizes: Sizes, seed: int, more: Sequence[str]
+) -> list[str]:
+    known = _fields_of(training.experiment)
+    given = merge_overrides(preset.overrides, training.overrides, more)
+    given = [word for word in given if word.partition("=")[0] in known]
+    given = merge_overrides(given, [f"trainer.seed={seed}"])
+    if training.kind == PCA:
+        return given
+    config = load_experiment(training.experiment, given).config
+    steps = max(FEWEST, round(sizes.share * config.trainer.max_steps))
+    lengths = {"max_steps": steps, "val_every": steps, "sample_every": 0}
+    lengths["checkpoint_every"] = min(config.trainer.checkpoint_every, max(1, steps // 4))
+    shorter = [f"trainer.{name}={value}" for name, value in lengths.items()]
+    if config.optim.warmup_steps > steps // 4:
+        shorter.append(f"optim.warmup_steps={steps // 4}")
+    return merge_overrides(given, shorter)
+
+
+def _hash(content: dict[str, Any], parents: Mapping[str, Run]) -> str:
+    """Of all that decides the run's weights: every field, and its parents' names for paths."""
+    names = {kind: _name(run) for kind, run in parents.items()}
+    decides = {k: v for k, v in content.items() if k not in ("run", "tracking", *names)}
+    text = json.dumps([decides, names], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _name(run: Run) -> str:
+    """A parent's own hash, or the checksum of a network that was given."""
+    return run.folder.name if run.task else run.artifact.sha256

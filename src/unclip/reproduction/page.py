@@ -1,0 +1,198 @@
+"""The page of claims: one table, a section per claim, and what was not tested and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from unclip.common import json_text, tables
+from unclip.common.atomic import atomic_write
+from unclip.common.html import render
+from unclip.common.markdown import plain_markdown
+from unclip.reproduction.arms import Key, Run, is_finished
+from unclip.reproduction.evaluations import Kept
+from unclip.reproduction.preset import Claim, Preset
+from unclip.reproduction.results import NOT_YET, Result
+from unclip.reproduction.sizes import Sizes
+from unclip.reproduction.values import VALUES
+from unclip.tracking.files import SUMMARY
+
+NAME = "reproduction"
+UNTESTABLE = (
+    ("FID on MS-COCO (table 2)", "needs photographs and their captions, and weeks of training"),
+    ("what people prefer (table 1)", "needs people: `unclip study` asks them"),
+    ("aesthetic quality (figure 12)", "needs ratings by people: `unclip fit-probe` fits them"),
+    ("spelling (figure 16)", "needs a reader of words, which the oracle is not"),
+    (
+        "interpolations, rebuilding from (z_i, x_T) (figures 3, 4)",
+        "drawn by `unclip figures`, not judged",
+    ),
+    ("diversity on photographs (CIFAR-10)", "the oracle reads scenes alone"),
+    ("photographs, artistic styles, 1024 px", "scenes have none of these"),
+)
+"""What no preset here tests, and why."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the page says."""
+
+    command: str
+    state: str  # what is being done; empty when all is done
+    preset: Preset
+    claims: Mapping[str, Claim]
+    sizes: Sizes
+    runs: Mapping[Key, Run]
+    results: Sequence[Result]
+    kept: Mapping[str, Mapping[str, Sequence[Kept]]]
+
+
+class Section(NamedTuple):
+    """One claim on the page."""
+
+    key: str
+    claim: Claim
+    verdict: str
+    facts: list[list[str]]
+    notes: list[str]
+    sheets: list[tuple[str, Path]]
+    command: str
+    minutes: float  # that judging took
+
+
+def write_page(page: Page, out: Path) -> None:
+    """Write ``index.html`` and ``reproduction.md`` into ``out``."""
+    sections = [_section(page, result) for result in page.results]
+    untested = [s for s, r in zip(sections, page.results) if r.estimate is None]
+    tested = [s for s, r in zip(sections, page.results) if r.estimate is not None]
+    html = render(
+        Path(__file__).parent / "templates" / "reproduction.html",
+        page=page,
+        summary=summary(page),
+        sections=tested,
+        untested=[(s.claim.says, "; ".join(s.notes)) for s in untested] + list(UNTESTABLE),
+        runs=_runs(page),
+        trust=_trust(page),
+    )
+    for name, text in ("index.html", html), (f"{NAME}.md", _markdown(page, tested, untested)):
+        with atomic_write(out / name) as scratch:
+            scratch.write_text(text, encoding="utf-8")
+
+
+def summary(page: Page) -> list[list[str]]:
+    """The table at the top, titles first."""
+    lines = [["claim", "where", "effect", "95 % interval", "p (Holm)", "n", "verdict"]]
+    for result in page.results:
+        claim, found = page.claims[result.claim], result.estimate
+        if found is None:
+            lines.append([claim.says, claim.source, "-", "-", "-", "-", _verdict(page, result)])
+            continue
+        lines.append(
+            [
+                claim.says,
+                claim.source,
+                f"{found.effect:+.3g}",
+                f"{found.low:+.3g} to {found.high:+.3g}",
+                f"{result.p:.2g}",
+                str(found.n),
+                _verdict(page, result),
+            ]
+        )
+    return lines
+
+
+def _verdict(page: Page, result: Result) -> str:
+    if NOT_YET in result.notes:
+        return NOT_YET
+    return result.verdict or "not tested"
+
+
+def _trust(page: Page) -> str:
+    """What the page's numbers rest on, in a sentence or two."""
+    share, runs = 100 * page.sizes.share, page.sizes.seeds
+    about = f"{page.preset.about[0].upper()}{page.preset.about[1:]}"
+    size = "their whole length" if share == 100 else f"{share:.3g} % of their length"
+    several = "one run" if runs == 1 else f"{runs} runs"
+    text = f"{about}. Trainings had {size}; claims about methods rest on {several} an arm."
+    if all(run.task is None for run in page.runs.values()):
+        text = "A cascade that was there is tested; nothing was trained for this page."
+    if not page.state and all(r.verdict in (None, "not told apart") for r in page.results):
+        text += " Nothing can be told apart from this: it shows that the machinery works."
+    return text
+
+
+def _section(page: Page, result: Result) -> Section:
+    claim = page.claims[result.claim]
+    facts = [["arm", VALUES[claim.value].title, "runs", "weights (sha256)"]]
+    for name, value in result.arms.items():
+        weights = [
+            f"{part} {page.runs[part, 0].artifact.sha256[:12]}"
+            for part in claim.arms[name].parts
+            if (part, 0) in page.runs
+        ]
+        several = str(len(page.kept[result.claim][name]))
+        facts.append([name, f"{value:.4g}", several, ", ".join(weights)])
+    notes = [claim.note] if claim.note else []
+    notes += result.notes
+    if result.estimate is not None:
+        notes.insert(0, f"test: {result.estimate.method}")
+    kept = page.kept.get(result.claim, {})
+    sheets = [(name, some[0].sheet) for name, some in kept.items() if some and some[0].sheet]
+    command = f"{page.command} --only {result.claim}"
+    return Section(
+        result.claim,
+        claim,
+        _verdict(page, result),
+        facts,
+        notes,
+        [(name, path) for name, path in sheets if path],
+        command,
+        minutes_of(page, result.claim),
+    )
+
+
+def _runs(page: Page) -> list[list[str]]:
+    lines = [["run", "experiment", "steps", "took", "weights (sha256)"]]
+    for (name, seed), run in page.runs.items():
+        if not is_finished(run):
+            continue
+        what = page.preset.trainings[name].experiment if run.task else f"given: {run.folder}"
+        path = run.folder / SUMMARY
+        summary = json_text.read_object(path) if path.is_file() else {}
+        steps, seconds = summary.get("steps", "-"), summary.get("seconds")
+        took = "-" if seconds is None else f"{seconds / 60:.1f} minutes"
+        lines.append([f"{name} {seed}", what, str(steps), took, run.artifact.sha256[:12]])
+    return lines
+
+
+def minutes_of(page: Page, key: str) -> float:
+    """What it took to judge a claim."""
+    return sum(k.seconds for some in page.kept.get(key, {}).values() for k in some) / 60
+
+
+def _markdown(page: Page, tested: Sequence[Section], untested: Sequence[Section]) -> str:
+    text = ["# The paper's claims in miniature\n"]
+    if page.state:
+        text.append(f"In progress: {page.state}.\n")
+    text.append(f"{_trust(page)}\n")
+    text.append(
+        "An effect is the first arm's value less the second's, unless the test is of a trend or "
+        "of slopes. `holds` and `fails` need an interval on one side of 0 and a p below 0.05 after "
+        "Holm's correction over all claims that were tested.\n"
+    )
+    text.append(tables.markdown(summary(page)))
+    text.append(f"Every number by `{page.command}`.\n")
+    for section in tested:
+        text.append(f"## {section.key}: {section.verdict}\n")
+        text.append(f"{plain_markdown(section.claim.says)} ({section.claim.source}).\n")
+        text.append(tables.markdown(section.facts))
+        text.append("".join(f"- {plain_markdown(note)}\n" for note in section.notes))
+        text.append(f"`{section.command}`, {section.minutes:.1f} minutes to judge.\n")
+    text.append("## What was not tested, and why\n")
+    pairs = [(s.claim.says, "; ".join(s.notes)) for s in untested] + list(UNTESTABLE)
+    text.append("".join(f"- {plain_markdown(what)}: {why}\n" for what, why in pairs))
+    text.append("## Runs\n")
+    text.append(tables.markdown(_runs(page)))
+    return "\n".join(text)

@@ -1,0 +1,173 @@
+"""What is tested and with which networks: the files in ``experiments/reproduction``.
+
+``claims.yaml`` lists the claims; every other file there is a preset, which says what the arms that
+they name are trained from, and what that costs. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from unclip.common import yaml_text
+from unclip.common.checks import nearest
+from unclip.common.errors import UserError
+from unclip.common.fields import as_type, hints_of
+from unclip.config.files import yaml_files
+from unclip.evaluation.statistics.estimate import Expected
+from unclip.stages.row import KINDS
+
+FOLDER, CLAIMS = "reproduction", "claims"
+Statistic = Literal["difference", "trend", "slopes"]
+About = Literal["cascade", "method"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One network of a preset: an ordinary experiment, once for each seed."""
+
+    experiment: str
+    parents: dict[str, str] = field(default_factory=dict)  # its field to the training that it names
+    overrides: list[str] = field(default_factory=list)
+    minutes: float  # on one core (or the GPU), of the whole length
+
+    @property
+    def kind(self) -> str:
+        """Which part of a cascade it is."""
+        return self.experiment.split("/")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """The trainings that arms name, and what they cost on the machine that the preset is for."""
+
+    about: str
+    seeds: int  # trained runs of each arm of a claim about a method
+    at_once: int  # trainings side by side
+    seconds: dict[str, float]  # to judge one image, by judge
+    overrides: list[str]  # of every training that has the field
+    trainings: dict[str, Training]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One side of a comparison."""
+
+    parts: list[str]  # trainings that make it up
+    options: dict[str, Any] = field(default_factory=dict)  # of the judge
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One sentence of the paper and how it is tested."""
+
+    source: str  # section or figure
+    says: str  # the sentence, in our words
+    about: About  # one trained cascade, or a method: several trained runs
+    judge: str  # of `unclip.reproduction.judges`
+    options: dict[str, Any] = field(default_factory=dict)  # of the judge, for every arm
+    value: str  # of `unclip.reproduction.values`: what is made of a caption's records
+    n: int  # captions or images
+    arms: dict[str, Arm]
+    statistic: Statistic = "difference"  # first arm less the second; trend: over the arms in order
+    x: list[float] = field(default_factory=list)  # of slopes: the settings of each half of the arms
+    expected: Expected
+    margin: float = 0.0  # largest effect that counts as none (expected: equal)
+    note: str = ""  # what to know of the test
+
+
+Config = TypeVar("Config")
+
+
+def find_presets() -> dict[str, Path]:
+    """Names of presets to their files."""
+    found = {name.split("/")[1]: paths[0] for name, paths in yaml_files(FOLDER).items()}
+    return {name: path for name, path in found.items() if name != CLAIMS}
+
+
+def load_preset(name: str) -> Preset:
+    """A preset by name or file.
+
+    Raises:
+        UserError: there is none, or the file says what cannot be.
+    """
+    presets = find_presets()
+    path = Path(name) if name.endswith((".yaml", ".yml")) else presets.get(name)
+    if path is None:
+        raise UserError(f"--preset {name}: no such preset{nearest(name, presets)}")
+    content = yaml_text.read_file(path)
+    trainings = _table(content.pop("trainings", None), Training, f"{path}: trainings")
+    preset = _read(Preset, {**content, "trainings": trainings}, f"{path}: ")
+    for key, training in trainings.items():
+        where = f"{path}: trainings.{key}"
+        if training.kind not in KINDS:
+            raise UserError(f"{where}.experiment: {training.experiment}: must be KIND/NAME")
+        for kind, parent in training.parents.items():
+            if trainings.get(parent) is None or trainings[parent].kind != kind:
+                raise UserError(f"{where}.parents: {kind}: {parent} is no training of a {kind}")
+    if preset.seeds < 1 or preset.at_once < 1:
+        raise UserError(f"{path}: seeds and at_once must be at least 1")
+    return preset
+
+
+def load_claims(path: Path | None = None) -> dict[str, Claim]:
+    """The claims by id, in their order.
+
+    Raises:
+        UserError: the file says what cannot be.
+    """
+    path = path or yaml_files(FOLDER)[f"{FOLDER}/{CLAIMS}"][0]
+    claims = {}
+    for key, content in yaml_text.read_file(path).items():
+        where = f"{path}: {key}"
+        if not isinstance(content, Mapping):
+            raise UserError(f"{where}: must be a section")
+        arms = _table(content.get("arms"), Arm, f"{where}.arms")
+        claims[key] = claim = _read(Claim, {**content, "arms": arms}, f"{where}.")
+        least = {"difference": 2, "trend": 3, "slopes": 2 * len(claim.x)}[claim.statistic]
+        if len(arms) < least or (claim.statistic == "slopes" and len(claim.x) < 2):
+            raise UserError(f"{where}.arms: {claim.statistic} needs {least or 4} or more")
+        if claim.expected == "equal" and claim.margin <= 0:
+            raise UserError(f"{where}.margin: must be above 0 with expected: equal")
+    return claims
+
+
+def chosen_claims(claims: Mapping[str, Claim], only: list[str]) -> dict[str, Claim]:
+    """Those of ``only``, all if that is empty.
+
+    Raises:
+        UserError: there is no such claim.
+    """
+    for key in only:
+        if key not in claims:
+            raise UserError(f"--only {key}: no such claim{nearest(key, claims)}")
+    return {key: claim for key, claim in claims.items() if not only or key in only}
+
+
+def _table(content: Any, cls: type[Config], where: str) -> dict[str, Config]:
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"{where}: must be a section with names")
+    found = {}
+    for key, value in content.items():
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where}.{key}: must be a section")
+        found[str(key)] = _read(cls, value, f"{where}.{key}.")
+    return found
+
+
+def _read(cls: type[Config], content: Mapping[str, Any], where: str) -> Config:
+    """The frozen dataclass with what a section says; sections with free names are taken as such."""
+    known = cls.__dataclass_fields__  # type: ignore[attr-defined]
+    hints, given = hints_of(cls), {}
+    for key, value in content.items():
+        if key not in known:
+            raise UserError(f"{where}{key}: unknown key{nearest(str(key), known)}")
+        section = isinstance(value, Mapping)
+        given[key] = dict(value) if section else as_type(hints[key], value, f"{where}{key}")
+    try:
+        return cls(**given)
+    except TypeError as error:  # a field without a default is missing
+        missing = str(error).split("argument")[-1].lstrip("s: ")
+        raise UserError(f"{where.rstrip('.')}: has no {missing}") from None

@@ -1,0 +1,159 @@
+"""Does it all: plans, trains, judges, compares, and writes the page after each step.
+
+Nothing is kept in memory: what is finished lies in ``OUT/runs`` (ordinary runs) and in
+``OUT/evaluations`` (`unclip.reproduction.evaluations`), and the same command continues.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unclip.common.atomic import atomic_write
+from unclip.common.counted import counted
+from unclip.common.processes import interruptible
+from unclip.common.terminal import say
+from unclip.reproduction.arms import Key, Run, is_finished, plan_runs, train_all
+from unclip.reproduction.evaluations import Evaluation, Kept, evaluations_of, measured
+from unclip.reproduction.page import Page, write_page
+from unclip.reproduction.preset import Claim, Preset
+from unclip.reproduction.results import NOT_YET, Result, as_json, judged, result_of
+from unclip.reproduction.sizes import Sizes, choose_sizes, runs_needed, told_apart
+
+KeptArms = dict[str, list[Kept]]
+"""What was noted of each arm, a list of its runs."""
+
+RUNS, EVALUATIONS, RESULTS = "runs", "evaluations", "results.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """What is to be done, decided before anything is."""
+
+    preset: Preset
+    claims: dict[str, Claim]
+    sizes: Sizes
+    runs: dict[Key, Run]
+    out: Path
+    device: str
+    command: str
+
+
+def plan(
+    preset: Preset,
+    claims: dict[str, Claim],
+    *,
+    hours: float | None,
+    out: Path,
+    device: str,
+    command: str,
+    cascade: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Reproduction:
+    """Choose the sizes and validate every experiment.
+
+    With ``cascade``, a folder of trained stages, nothing is trained: claims whose arms need more
+    than its stages are not tested.
+
+    Raises:
+        UserError: an experiment says what cannot be.
+    """
+    given = {} if cascade is None else _stages_of(cascade, preset)
+    sizes = choose_sizes(preset, claims, hours, train=cascade is None)
+    keys = [] if cascade else runs_needed(preset, claims, sizes.seeds)
+    runs = plan_runs(preset, keys, sizes, out / RUNS, given=given, overrides=overrides)
+    return Reproduction(
+        preset=preset,
+        claims=claims,
+        sizes=sizes,
+        runs=runs,
+        out=out,
+        device=device,
+        command=command,
+    )
+
+
+def _stages_of(cascade: Path, preset: Preset) -> dict[str, Path]:
+    """Trainings that folders of a cascade stand for: those that are called as they are."""
+    found = {name: cascade / name for name in preset.trainings if (cascade / name).is_dir()}
+    upsamplers = sorted(path for path in cascade.glob("upsampler_*") if path.is_dir())
+    if "upsampler" not in found and upsamplers:
+        found["upsampler"] = upsamplers[0]
+    return found
+
+
+def plan_lines(work: Reproduction) -> list[list[str]]:
+    """What will be done and what it will tell, titles first."""
+    lines = [["claim", "arms", "runs each", "captions each", "will tell (80 % power)"]]
+    for key, claim in work.claims.items():
+        n, seeds = work.sizes.n(claim), work.sizes.seeds_of(claim)
+        told = told_apart(claim, work.sizes)
+        lines.append([key, str(len(claim.arms)), str(seeds), str(n), told])
+    return lines
+
+
+def say_plan(work: Reproduction) -> None:
+    """How much is done, before it begins."""
+    new = [run for run in work.runs.values() if run.task is not None]
+    say(
+        f"{counted(len(work.claims), 'claim')}, {counted(len(new), 'training')} of "
+        f"{100 * work.sizes.share:.3g} % of their steps, {100 * work.sizes.captions:.3g} % of the "
+        f"captions, about {work.sizes.hours:.1f} hours: {work.preset.about}"
+    )
+
+
+def reproduce(work: Reproduction) -> None:
+    """Train, judge, compare; the page is written after each step."""
+    with interruptible():
+        results = {key: _not_yet(work, key) for key in work.claims}
+        kept: dict[str, KeptArms] = {}
+
+        def trained(group: Sequence[Run]) -> None:
+            left = sum(not is_finished(run) for run in work.runs.values())
+            write(work, f"training, {counted(left, 'run')} left", results, kept)
+
+        trained([])
+        train_all(work.runs, work.preset, after=trained)
+        for number, (key, claim) in enumerate(work.claims.items(), 1):
+            todo = _evaluations(work, key)
+            if isinstance(todo, str):
+                continue
+            kept[key] = _judged(work, todo)
+            results[key] = result_of(key, claim, kept[key])
+            say(f"{key}: judged ({number} of {len(work.claims)})")
+            write(work, f"{number} of {len(work.claims)} claims judged", results, kept)
+        write(work, "", results, kept)
+
+
+def _not_yet(work: Reproduction, key: str) -> Result:
+    todo = _evaluations(work, key)
+    return Result(key, notes=(f"not tested: {todo}" if isinstance(todo, str) else NOT_YET,))
+
+
+def _judged(work: Reproduction, todo: Sequence[Evaluation]) -> KeptArms:
+    """What is kept of each arm; nothing more once a judge has refused one."""
+    found: KeptArms = {each.arm: [] for each in todo}
+    for each in todo:
+        found[each.arm].append(measured(each, work.out / EVALUATIONS, work.device))
+        if found[each.arm][-1].reason:
+            break
+    return found
+
+
+def _evaluations(work: Reproduction, key: str) -> list[Evaluation] | str:
+    claim = work.claims[key]
+    n, seeds = work.sizes.n(claim), work.sizes.seeds_of(claim)
+    return evaluations_of(key, claim, work.preset, work.runs, n=n, seeds=seeds)
+
+
+def write(
+    work: Reproduction, state: str, results: Mapping[str, Result], kept: Mapping[str, KeptArms]
+) -> None:
+    """Write ``results.json``, ``index.html`` and ``reproduction.md`` of what is known so far."""
+    final = judged(list(results.values()), work.claims)
+    with atomic_write(work.out / RESULTS) as scratch:
+        scratch.write_text(json.dumps(as_json(final), indent=2) + "\n", encoding="utf-8")
+    page = Page(work.command, state, work.preset, work.claims, work.sizes, work.runs, final, kept)
+    write_page(page, work.out)

@@ -1,0 +1,105 @@
+"""What judges note of minute arms, against the pipeline's own methods and the oracle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from unclip.common.errors import UserError
+from unclip.common.images import to_uint8
+from unclip.data.scenes.dataset import single_object_prompts
+from unclip.data.scenes.render import draw
+from unclip.evaluation.oracle.oracle import check
+from unclip.pipeline.pipeline import Pipeline
+from unclip.pipeline.settings import Settings
+from unclip.reproduction.judges.judge import Inputs
+from unclip.reproduction.judges.reading import described, note, prompt_of
+from unclip.reproduction.judges.registry import JUDGES
+from unclip.reproduction.values import VALUES
+
+FEW = {"decoder": {"steps": 2}, "prior": {"steps": 2}}
+WHOLE = ("clip", "prior", "decoder", "upsampler", "pca")
+
+
+def judge(cascade, name, parts=WHOLE, n=2, seed=0, **options):
+    inputs = Inputs({part: cascade / part for part in parts}, options, n, seed, "cpu")
+    return JUDGES[name](inputs)
+
+
+def test_a_note_of_a_perfect_image_is_right_in_everything():
+    for prompt in single_object_prompts(20, 3):
+        found = note(draw(prompt.scene, 64), prompt)
+        assert found["right"]
+        assert found["stated"]
+        assert found["seen"] == described(prompt.scene)
+        other = single_object_prompts(21, 3)[20]
+        if other.scene.items[0].colour != prompt.scene.items[0].colour:
+            assert not note(draw(prompt.scene, 64), prompt_of(other.scene))["right"]
+
+
+def test_drawings_are_the_pipelines_and_z_t_in_place_is_another(cascade):
+    found = judge(cascade, "drawing", settings=FEW)
+    seen = single_object_prompts(
+        2, 0, Inputs({"decoder": cascade / "decoder"}, {}, 1, 0, "cpu").scenes_config().shapes
+    )
+    images = Pipeline.load(cascade).generate(
+        [prompt.caption for prompt in seen], [0, 1], settings=Settings(changes=FEW)
+    )
+    rights = [
+        check(i, p.scene).shows(("colour", "shape")) for i, p in zip(to_uint8(images.image), seen)
+    ]
+    assert [r["images"][0]["right"] for r in found.records] == rights
+    assert found.records[0]["scene"] == described(seen[0].scene)
+    more = judge(cascade, "drawing", settings=FEW, images=2, one_z_i=True)
+    assert [len(record["images"]) for record in more.records] == [2, 2]
+    with pytest.raises(UserError, match=r"options\.given"):
+        judge(cascade, "drawing", given="nothing")
+    with pytest.raises(UserError, match=r"options\.image: unknown; did you mean 'images'"):
+        judge(cascade, "drawing", image=2)
+
+
+def test_embeddings_are_compared_with_those_of_their_scenes(cascade):
+    found = judge(cascade, "embeddings", ("clip", "prior"), n=5, settings={"prior": {"steps": 2}})
+    more = judge(cascade, "embeddings", ("clip", "prior"), n=3, settings={"prior": {"steps": 2}})
+    assert len(found.records) == 5
+    for a, b in zip(found.records, more.records):  # a caption does not depend on the others
+        assert a == pytest.approx(b, abs=1e-4)
+    assert all(-1 <= v <= 1 for record in found.records for v in record.values())
+
+
+def test_ranks_are_of_unit_embeddings_of_held_out_scenes(cascade):
+    found = judge(cascade, "rank", ("clip",), n=6)
+    z = torch.tensor([record["z_i"] for record in found.records])
+    assert z.norm(dim=1) == pytest.approx(torch.ones(6), abs=1e-3)
+    assert VALUES["rank"].reduce(z.numpy()) > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("variations", {"of": "other", "images": 1}),
+        ("components", {"share": 0.5}),
+        ("edits", {"theta": 0.2}),
+        ("upsampling", {}),
+    ],
+)
+def test_each_judge_notes_a_record_per_image(cascade, name, options):
+    found = judge(cascade, name, settings={"decoder": {"steps": 2}}, **options)
+    assert len(found.records) == 2
+    assert found.sheet is not None
+
+
+def test_a_word_changes_what_clip_says_and_an_arm_without_words_is_not_asked(cascade, monkeypatch):
+    plain = judge(cascade, "words", ("clip",), word=False)
+    word = judge(cascade, "words", ("clip",), word=True)
+    assert plain.records != word.records
+    config = Inputs({"clip": cascade / "clip"}, {}, 1, 0, "cpu").scenes_config()
+    monkeypatch.setattr(
+        Inputs, "scenes_config", lambda _: replace(config, words=0.0, max_objects=1)
+    )
+    with pytest.raises(UserError, match="never seen a printed word"):
+        judge(cascade, "words", ("clip",))
+    with pytest.raises(UserError, match="scenes of one object"):
+        judge(cascade, "drawing", prompts="binding")

@@ -1,0 +1,93 @@
+"""What a budget buys, and which folders runs get."""
+
+from pathlib import Path
+
+import pytest
+
+from unclip.common.errors import UserError
+from unclip.reproduction.arms import plan_runs
+from unclip.reproduction.preset import load_claims, load_preset
+from unclip.reproduction.sizes import FEWEST, choose_sizes, runs_needed, told_apart
+
+
+@pytest.fixture(scope="module")
+def preset():
+    return load_preset("cpu")
+
+
+@pytest.fixture(scope="module")
+def claims():
+    return load_claims()
+
+
+def test_a_smaller_budget_does_less_and_keeps_to_it(preset, claims):
+    whole = choose_sizes(preset, claims, None)
+    assert (whole.share, whole.captions, whole.seeds) == (1.0, 1.0, preset.seeds)
+    assert choose_sizes(preset, claims, whole.hours) == whole
+    before = whole
+    for hours in (0.8 * whole.hours, 0.3 * whole.hours, 1, 0.5):
+        sizes = choose_sizes(preset, claims, hours)
+        assert sizes.hours <= hours
+        assert sizes.seeds <= before.seeds
+        assert 0 < sizes.share <= 1
+        before = sizes
+    assert before.seeds == 1
+    assert choose_sizes(preset, claims, 0.2).n(claims["binding"]) == FEWEST
+
+
+def test_what_is_trained_already_leaves_all_the_time_to_judging(preset, claims):
+    trained = choose_sizes(preset, claims, 1, train=False)
+    assert trained.captions > choose_sizes(preset, claims, 1).captions
+    assert (trained.share, trained.seeds) == (1.0, 1)
+
+
+def test_only_what_a_claim_needs_is_trained(preset, claims):
+    some = {key: claims[key] for key in ("sam-rank", "two-candidates")}
+    found = runs_needed(preset, some, 2)
+    assert sorted(found) == [
+        ("clip", 0),
+        ("clip", 1),
+        ("clip_sam", 0),
+        ("clip_sam", 1),
+        ("prior", 0),
+    ]
+    assert found.index(("clip", 0)) < found.index(("prior", 0))
+
+
+def test_what_will_be_told_is_said_before(preset, claims):
+    whole, small = choose_sizes(preset, claims, None), choose_sizes(preset, claims, 0.2)
+    assert told_apart(claims["two-candidates-drawn"], whole) == "6 points"
+    assert told_apart(claims["binding"], small).startswith("nothing of the method")
+    assert "spread" in told_apart(claims["binding"], whole)
+
+
+def folders(preset, sizes, *, overrides=(), **changes):
+    trainings = dict(preset.trainings)
+    for name, words in changes.items():
+        before = trainings[name]
+        trainings[name] = type(before)(**{**vars(before), "overrides": [*before.overrides, *words]})
+    changed = type(preset)(**{**vars(preset), "trainings": trainings})
+    keys = [(n, 0) for n in ("clip", "upsampler", "prior")]
+    runs = plan_runs(changed, keys, sizes, Path("out"), given={}, overrides=overrides)
+    return {name: run.folder.name for (name, _), run in runs.items()}
+
+
+def test_a_change_of_an_arm_renames_it_and_what_depends_on_it_alone(preset, claims):
+    sizes = choose_sizes(preset, claims, 0.2)
+    before = folders(preset, sizes)
+
+    def changed(**changes):
+        after = folders(preset, sizes, **changes)
+        return {name for name in before if after[name] != before[name]}
+
+    assert changed(prior=["optim.lr=1e-3"]) == {"prior"}
+    assert changed(clip=["optim.lr=2e-3"]) == {"clip", "prior"}
+    assert changed(overrides=["tracking.wandb=true"]) == set()  # where it is logged is no change
+
+
+def test_overrides_that_nothing_has_are_refused(preset, claims):
+    sizes = choose_sizes(preset, claims, 0.2)
+    with pytest.raises(UserError, match=r"optim\.lrr: no training here has this field"):
+        folders(preset, sizes, overrides=["optim.lrr=1"])
+    with pytest.raises(UserError, match=r"trainer\.seed: the preset has the seeds"):
+        folders(preset, sizes, overrides=["trainer.seed=1"])

@@ -1,0 +1,250 @@
+"""The engine: what is kept is not done again, what changes is; killed and continued, the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from unclip.cli import main
+from unclip.common import artifacts
+from unclip.reproduction import evaluations, run
+from unclip.reproduction.judges.judge import Measured
+from unclip.reproduction.judges.registry import JUDGES
+
+CLAIMS = """
+made-up:
+  source: nowhere
+  says: the prior is right more often than z_t
+  about: cascade
+  judge: drawing
+  value: right
+  n: 60
+  expected: greater
+  arms:
+    prior: {parts: [clip, prior]}
+    z_t: {parts: [clip], options: {given: z_t}}
+refused:
+  source: nowhere
+  says: needs what is not there
+  about: cascade
+  judge: drawing
+  value: right
+  n: 60
+  expected: greater
+  arms:
+    prior: {parts: [clip, prior, decoder]}
+    z_t: {parts: [clip]}
+"""
+PRESET = """
+about: made up
+seeds: 1
+at_once: 2
+seconds: {drawing: 0.01}
+overrides: [data.scenes.count=500, data.val_samples=8, data.batch_size=4]
+trainings:
+  clip: {experiment: clip/tiny, overrides: [trainer.max_steps=12], minutes: 0.1}
+  prior:
+    experiment: prior/tiny
+    parents: {clip: clip}
+    overrides: [trainer.max_steps=12]
+    minutes: 0.1
+  pca: {experiment: pca/tiny, parents: {clip: clip}, overrides: [pca.samples=100], minutes: 0.1}
+  decoder: {experiment: decoder/tiny, parents: {clip: clip}, minutes: 0.1}
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A folder with claims and a preset of its own, and a cascade of two stages."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "experiments" / "reproduction"
+    folder.mkdir(parents=True)
+    (folder / "claims.yaml").write_text(CLAIMS)
+    (folder / "small.yaml").write_text(PRESET)
+    for name in ("clip", "prior"):
+        (tmp_path / "cascade" / name).mkdir(parents=True)
+        (tmp_path / "cascade" / name / "weights").write_text(name)
+    return tmp_path
+
+
+@pytest.fixture
+def judged(monkeypatch) -> list[dict]:
+    """What the judge was asked for, in place of drawing; artifacts are known by their text."""
+    asked = []
+
+    def judge(inputs):
+        asked.append(dict(inputs.options))
+        right = inputs.options.get("given") != "z_t"
+        return Measured([{"images": [{"right": right and k % 9 > 0}]} for k in range(inputs.n)])
+
+    class Known:
+        def __init__(self, folder):
+            self.sha256 = (Path(folder) / "weights").read_text().ljust(64, "0")
+
+    monkeypatch.setitem(JUDGES, "drawing", judge)
+    monkeypatch.setattr(artifacts, "describe", Known)
+    return asked
+
+
+def reproduced(*words: str) -> list[dict]:
+    command = ["reproduce-paper", "--preset", "small", "--cascade", "cascade", "--out", "out"]
+    assert main([*command, *words]) == 0
+    return json.loads(Path("out/results.json").read_text())
+
+
+def test_a_claim_is_judged_once_and_again_only_for_an_arm_that_changed(project, judged):
+    first, missing = reproduced()
+    assert first["verdict"] == "holds"
+    assert first["estimate"]["n"] == 60
+    assert missing["notes"] == ["not tested: there is no decoder"]
+    assert judged == [{}, {"given": "z_t"}]
+    assert reproduced()[0] == first
+    assert len(judged) == 2  # all kept
+    (project / "cascade/prior/weights").write_text("other")
+    reproduced()
+    assert judged[2:] == [{}]  # z_t has no prior
+
+
+def test_the_page_says_what_was_found_and_what_was_not_tested(project, judged):
+    reproduced()
+    page, html = Path("out/reproduction.md").read_text(), Path("out/index.html").read_text()
+    assert "## made-up: holds" in page
+    assert "--only made-up" in page
+    assert "needs what is not there: not tested: there is no decoder" in page
+    assert "In progress" not in page
+    for text in ("made-up: holds", "McNemar", "clip clip00000000"):
+        assert text in html
+
+
+def test_a_broken_record_is_made_anew_and_a_dry_run_does_nothing(project, judged):
+    assert main(["reproduce-paper", "--preset", "small", "--out", "out", "--dry-run"]) == 0
+    assert not Path("out").exists()
+    reproduced("--only", "made-up")
+    for path in Path("out/evaluations").glob("*.json"):
+        path.unlink()
+    reproduced("--only", "made-up")
+    assert len(judged) == 4
+
+
+def test_too_few_captions_say_so(project, judged):
+    found = reproduced("--budget", "0.00001")[0]
+    assert found["estimate"]["n"] == 12
+    assert found["verdict"] == "not told apart"
+    assert "Nothing can be told apart" in Path("out/reproduction.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--only", "made-down"], "did you mean 'made-up'"),
+        (["--budget", "0"], "--budget"),
+        (["--budget", "-1"], "--budget"),
+        (["--preset", "large"], "--preset large: no such preset"),
+        (["--cascade", "nowhere"], "--cascade nowhere: is no folder"),
+        (["optim.lrr=1"], "optim.lrr: no training here has this field"),
+        (["trainer.seed=1"], "trainer.seed: the preset has the seeds"),
+        (["--device", "tpu"], "--device"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_done(project, capsys, words, says):
+    if "--preset" not in words:
+        words = ["--preset", "small", *words]
+    assert main(["reproduce-paper", "--out", "out", *words]) == 2
+    assert says in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_keys_hold_all_that_records_depend_on(project, judged):
+    one = evaluations.Evaluation("a", "b", 0, "drawing", {"x": 1}, {}, 10)
+    assert one.key() == evaluations.Evaluation("c", "d", 0, "drawing", {"x": 1}, {}, 10).key()
+    changed = [
+        evaluations.Evaluation("a", "b", 1, "drawing", {"x": 1}, {}, 10),
+        evaluations.Evaluation("a", "b", 0, "rank", {"x": 1}, {}, 10),
+        evaluations.Evaluation("a", "b", 0, "drawing", {"x": 2}, {}, 10),
+        evaluations.Evaluation("a", "b", 0, "drawing", {"x": 1}, {}, 11),
+    ]
+    assert len({one.key(), *(other.key() for other in changed)}) == 5
+
+
+SMALL_CLAIMS = """
+candidates:
+  source: section 2.2
+  says: two are better than one
+  about: cascade
+  judge: embeddings
+  value: cosine
+  n: 40
+  expected: greater
+  arms:
+    two: {parts: [clip, prior], options: {settings: {prior: {candidates: 2}}}}
+    one: {parts: [clip, prior], options: {settings: {prior: {candidates: 1}}}}
+rank:
+  source: section 3
+  says: the embeddings have a rank
+  about: cascade
+  judge: rank
+  value: rank
+  n: 50
+  expected: less
+  arms:
+    a: {parts: [clip]}
+    b: {parts: [clip]}
+"""
+
+
+def started(out: str) -> subprocess.Popen:
+    words = ["reproduce-paper", "--preset", "small", "--out", out]
+    return subprocess.Popen(
+        [sys.executable, "-m", "unclip", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def killed_when(out: str, there) -> None:
+    """Start, and kill when something is there."""
+    process = started(out)
+    deadline = time.monotonic() + 200
+    while not there() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.poll() is None, "it ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(2)  # what it had started ends with it
+
+
+@pytest.mark.slow
+def test_killed_three_times_and_continued_it_is_the_same_page(project):
+    (project / "experiments/reproduction/claims.yaml").write_text(SMALL_CLAIMS)
+    assert started("whole").wait() == 0
+    killed_when("cut", lambda: list(Path("cut").glob("runs/clip-*/checkpoints/*")))
+    killed_when("cut", lambda: list(Path("cut").glob("runs/prior-*/experiment.yaml")))
+    killed_when("cut", lambda: list(Path("cut").glob("evaluations/*.json")))
+    assert started("cut").wait() == 0
+    pages = []
+    for out in ("whole", "cut"):
+        text = (Path(out) / "reproduction.md").read_text()
+        pages.append(re.sub(r"[\d.]+ minutes", "", text.replace(out, "OUT")))
+    assert pages[0] == pages[1]
+    results = [(Path(out) / run.RESULTS).read_text() for out in ("whole", "cut")]
+    assert results[0] == results[1]
+
+
+@pytest.mark.slow
+def test_a_budget_of_twelve_minutes_ends_and_tells_nothing_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    began = time.monotonic()
+    assert main(["reproduce-paper", "--budget", "0.2", "--out", "out"]) == 0
+    assert time.monotonic() - began < 3600  # 15 minutes where nothing else runs
+    results = json.loads(Path("out/results.json").read_text())
+    assert {found["verdict"] for found in results} == {"not told apart"}
+    assert "Nothing can be told apart" in Path("out/reproduction.md").read_text()
