@@ -40,9 +40,9 @@ class Serving:
             self.port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
 
-    def start(self):
+    def start(self, *more):
         root = Path(__file__).parents[2]
-        words = ["study", "serve", str(self.folder), "--port", str(self.port)]
+        words = ["study", "serve", str(self.folder), "--port", str(self.port), *more]
         with self.log.open("a") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "unclip", *words],
@@ -51,7 +51,8 @@ class Serving:
                 text=True,
                 env=os.environ | {"PYTHONPATH": f"{root / 'src'}:{root}"},
             )
-        assert self.process.stdout.readline() == f"{self.address}\n", self.log.read_text()
+        self.said = self.process.stdout.readline().strip()
+        assert more or self.said == self.address, self.log.read_text()
 
     def end(self, how=signal.SIGTERM):
         self.process.send_signal(how)
@@ -265,3 +266,21 @@ def test_markup_in_captions_and_names_is_text(visit, study):
         press(page, "left", "keys")
     assert f"“{MARKUP}”" in seen
     assert page.title() == "Which one?"
+
+
+def test_a_link_on_another_site_leads_in(study, tmp_path, browser):
+    shutil.copytree(study.folder, tmp_path / "s")
+    serving = Serving(tmp_path / "s")
+    serving.start("--host", "0.0.0.0")
+    link = f"{serving.address}/{urlsplit(serving.said)._replace(scheme='', netloc='').geturl()[1:]}"
+    mail = {"content_type": "text/html", "body": f"<a href='{link}'>study</a>"}
+    try:
+        with browser.new_page() as page:
+            page.set_default_timeout(PATIENCE)
+            page.route("http://mail.example/", lambda route: route.fulfill(**mail))
+            page.goto("http://mail.example/")
+            page.get_by_role("link").click()
+            enter(page, "Ada")
+            assert page.url == f"{serving.address}/"
+    finally:
+        assert serving.end() == 0

@@ -66,7 +66,7 @@ def build_app(study: Study, desk: Desk, *, token: str | None, hosts: Collection[
     async def leave(request: Request) -> Response:
         await _body(request)
         response = JSONResponse(await run_in_threadpool(desk.state, None))
-        response.delete_cookie(own.rater, httponly=True, samesite="strict")
+        response.delete_cookie(own.rater, httponly=True, samesite="lax")
         return response
 
     async def vote(request: Request) -> Response:
@@ -113,7 +113,8 @@ class _Cookies:
         return request.cookies.get(self.rater)
 
     def set(self, response: Response, name: str, value: str) -> None:
-        response.set_cookie(name, value, max_age=YEAR, httponly=True, samesite="strict")
+        # Not strict: who follows the link from a mail would come without it.
+        response.set_cookie(name, value, max_age=YEAR, httponly=True, samesite="lax")
 
 
 class _Guard:
