@@ -27,6 +27,8 @@ WORDS = {  # of each command that takes --device, but for the option itself
     "demo": "",
     "study new": "--a {cascade} --b {cascade} --captions {table} --n 1 --out {out}",
     "evaluate images": "{folder} --features clip:{cascade}/clip",
+    "evaluate cascade": "{cascade} --protocol scenes --features own:{cascade} --out {out}",
+    "evaluate guidance": "{cascade} --protocol scenes --features own:{cascade} --out {out}",
     "fit-probe": "aesthetics {table} --clip {cascade}/clip --out {out}",
     "plan": "{cascade}",
     "check-machine": "--out {out}",

@@ -26,10 +26,10 @@ TWICE = {
     "sample red decoder.steps=4 decoder.steps=8": "decoder.steps",
     "figures upsampler.steps=4 --seed 1 upsampler.steps=4": "upsampler.steps",
     "probe guidance red decoder.eta=0 decoder.eta=1": "decoder.eta",
-    "evaluate cascade objects=1 objects=2": "objects",
-    "evaluate cascade decoder.steps=1 decoder.steps=2": "decoder.steps",
-    "evaluate cascade --n 3 n=4": "n",
-    "evaluate cascade --seed 3 seed=4": "seed",
+    "evaluate mine objects=1 objects=2": "objects",
+    "evaluate mine decoder.steps=1 decoder.steps=2": "decoder.steps",
+    "evaluate mine --n 3 n=4": "n",
+    "evaluate mine --seed 3 seed=4": "seed",
     "embed scenes --clip a --out b --batch-size 2 data.batch_size=3": "data.batch_size",
     "experiments show clip/tiny trainer.seed=1 trainer.seed=2": "trainer.seed",
     "experiments new mine --from clip/tiny trainer.seed=1 trainer.seed=2": "trainer.seed",
@@ -70,7 +70,7 @@ def test_an_option_of_several_values_and_another_call_are_no_second_value():
 @pytest.mark.parametrize("words", TWICE)
 def test_what_is_given_twice_is_refused(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "cascade" / "decoder").mkdir(parents=True)
+    (tmp_path / "mine" / "decoder").mkdir(parents=True)
     assert main(words.split()) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unclip.cli.command_parser import CommandParser, seed
+from unclip.cli.evaluate_cascade import cascade_parser
+from unclip.cli.evaluate_guidance import guidance_parser
 from unclip.cli.evaluate_images import compare_parser, images_parser
 from unclip.cli.outputs import check_file, check_folder, writing
 from unclip.cli.sampling_options import (
@@ -35,6 +37,8 @@ examples:
 
 sets of images (FID and others; each has its own --help):
   unclip evaluate images GENERATED --reference REAL --features inception
+  unclip evaluate cascade CASCADE --protocol coco30k --annotations FILE --images DIR --out DIR
+  unclip evaluate guidance CASCADE GLIDE --protocol coco30k --annotations FILE ... --scales 1 2 4
   unclip evaluate compare A.json B.json
 """
 
@@ -84,7 +88,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--steps", help=argparse.SUPPRESS)
     add_force(p)
     p.reads_settings = True
-    p.verbs = {"images": images_parser(), "compare": compare_parser()}
+    p.verbs = {
+        "images": images_parser(),
+        "cascade": cascade_parser(),
+        "guidance": guidance_parser(),
+        "compare": compare_parser(),
+    }
     p.set_defaults(run=run, overrides=[])
 
 

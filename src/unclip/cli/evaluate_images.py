@@ -52,7 +52,7 @@ def images_parser() -> CommandParser:
     p.add_argument("--neighbours", type=int, default=3, help="k of precision, ... (default 3)")
     p.add_argument("--infinity", action="store_true", help="also the distance at endless samples")
     p.add_argument("--probe", type=Path, help="of `unclip fit-probe`; --features is its CLIP")
-    p.add_argument("--guidance", help="of the sampling, to be kept beside the figures")
+    p.add_argument("--guidance", help="of the sampling, where no manifest.json tells")
     p.add_argument("--steps", help="of the sampling")
     p.add_argument("--seeds", help="of the sampling")
     p.add_argument("--precision", default="32", choices=["32", "64"], help="of the network")
@@ -74,7 +74,13 @@ def compare_parser() -> CommandParser:
         epilog=COMPARE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("files", nargs="+", type=Path, help="what `evaluate images --json` printed")
+    p.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        help="what `evaluate images --json` printed, or `evaluate cascade` wrote",
+    )
+    p.add_argument("--features", help="of a file of `evaluate cascade` with several: which")
     p.add_argument("--allow-different", nargs="+", default=[], metavar="CONDITION", help="as steps")
     p.add_argument("--out", type=Path, help="also write the table as Markdown")
     add_force(p)
@@ -99,6 +105,7 @@ def run_images(args: argparse.Namespace) -> None:
 
     if args.save_statistics is not None:
         check_output(args.save_statistics)
+    sampling = _sampling(args)
     rank = join_processes()
     device = find_device(args.device)
     network = open_network(args.features, device=device, precision=args.precision)
@@ -123,7 +130,7 @@ def run_images(args: argparse.Namespace) -> None:
         k=args.neighbours,
         infinity=args.infinity,
         probe=probe,
-        sampling={name: getattr(args, name) for name in ("guidance", "steps", "seeds")},
+        sampling=sampling,
     )
     if args.save_statistics is not None:
         with writing(args.save_statistics, "--save-statistics"):
@@ -135,12 +142,27 @@ def run_images(args: argparse.Namespace) -> None:
         _show(args.out, [found])
 
 
+def _sampling(args: argparse.Namespace) -> dict[str, str | None]:
+    """How the images were made: their sampler's own record, or else what was given."""
+    from unclip.evaluation.protocols.sampled import sampling_of
+
+    told = sampling_of(args.generated)
+    given = {name: getattr(args, name) for name in ("guidance", "steps", "seeds")}
+    for name, value in given.items():
+        if told and value is not None:
+            raise UserError(
+                f"--{name} {value}: {args.generated}/manifest.json says how the images were made "
+                f"({told.get(name, f'no {name}')}); leave it out"
+            )
+    return {**given, **told}
+
+
 def run_compare(args: argparse.Namespace) -> None:
     """Refuse what is not comparable, print one table."""
     check_file(args.out, "--out", force=args.force)
     from unclip.evaluation.metrics.conditions import check_comparable, read_evaluation
 
-    found = [read_evaluation(path) for path in args.files]
+    found = [read_evaluation(path, args.features) for path in args.files]
     if len({each.title for each in found}) < len(found):
         for path, each in zip(args.files, found):
             each.title = str(path)
@@ -148,33 +170,19 @@ def run_compare(args: argparse.Namespace) -> None:
     _show(args.out, found)
 
 
-def _lines(found: list[ImagesEvaluation]) -> list[list[str]]:
-    """Figures, then the conditions."""
-    from dataclasses import asdict
-
-    names = dict.fromkeys(name for each in found for name in each.figures)
-    lines = [["", *(each.title for each in found)]]
-    for name in names:
-        lines.append([name, *(str(each.figures.get(name, "")) for each in found)])
-    every = [asdict(each.conditions) for each in found]
-    for key in every[0]:
-        if any(values[key] is not None for values in every):
-            cells = ("" if values[key] is None else str(values[key]) for values in every)
-            lines.append([key.replace("_", " "), *(cell[:32] for cell in cells)])
-    return lines
-
-
 def _show(out: Path | None, found: list[ImagesEvaluation]) -> None:
     from unclip.common import tables
+    from unclip.evaluation.metrics.conditions import lines_of
 
-    tables.show(_lines(found))
+    tables.show(lines_of(found))
     _write(out, found)
 
 
 def _write(out: Path | None, found: list[ImagesEvaluation]) -> None:
     from unclip.common import tables
     from unclip.common.atomic import atomic_write
+    from unclip.evaluation.metrics.conditions import lines_of
 
     if out is not None:
         with writing(out), atomic_write(out) as scratch:
-            scratch.write_text(tables.markdown(_lines(found)), encoding="utf-8")
+            scratch.write_text(tables.markdown(lines_of(found)), encoding="utf-8")

@@ -18,12 +18,12 @@ from unclip.common.counted import counted
 from unclip.common.devices import find_device
 from unclip.common.errors import UserError
 from unclip.common.images import to_uint8
-from unclip.data.readers.captions import Caption, digest_captions
+from unclip.data.readers.captions import Caption, choose_captions, digest_captions
 from unclip.pipeline.cascade import with_settings
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 from unclip.runs.image_shards import ImageShards
-from unclip.runs.sample_plan import SampleConfig, choose_captions, list_captions, plan_images
+from unclip.runs.sample_plan import SampleConfig, list_captions, plan_images
 from unclip.runs.shards import Processes, write_shards
 from unclip.training.determinism import sample_deterministically
 from unclip.training.strategies import processes_started
@@ -99,7 +99,7 @@ def sample_captions(
         folder = ImageShards(Path(out), header, shards, config.format)
         return _Job(own, settings.batch, folder)
 
-    with _reproducible(processes.accelerator):
+    with reproducible(processes.accelerator):
         return write_shards(processes, prepare, force=force)
 
 
@@ -169,7 +169,7 @@ def _note_long(pipeline: Pipeline, captions: list[Caption]) -> None:
 
 
 @contextmanager
-def _reproducible(accelerator: str) -> Iterator[None]:
+def reproducible(accelerator: str) -> Iterator[None]:
     """Deterministic algorithms; on a CPU one thread, as their number may change the last bits."""
     threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 
 from unclip.common.blank import is_blank
 from unclip.common.checks import require
-from unclip.common.counted import counted
 from unclip.common.errors import UserError
-from unclip.common.seeding import derive_seed
 from unclip.common.seeds import seeds_from
 from unclip.data.readers.captions import Caption, number_captions, read_captions
 from unclip.runs.image_shards import FORMATS, PlannedImage
@@ -59,22 +56,6 @@ def list_captions(captions: Path | str | Sequence[str | Caption]) -> list[Captio
     if any(not isinstance(caption, str) or is_blank(caption) for caption in given):
         raise UserError("captions: each must be a text that is not empty")
     return number_captions([str(caption).strip() for caption in given])
-
-
-def choose_captions(captions: list[Caption], limit: int | None) -> list[Caption]:
-    """``limit`` of the captions in their order, drawn at random: whatever the seed, the same.
-
-    Raises:
-        UserError: There are not so many.
-    """
-    if not captions:
-        raise UserError("captions: there are none")
-    if limit is None:
-        return captions
-    if limit > len(captions):
-        raise UserError(f"--limit {limit:,}: is more than {counted(len(captions), 'caption')}")
-    dice = Random(derive_seed("captions", len(captions), limit))
-    return [captions[k] for k in sorted(dice.sample(range(len(captions)), limit))]
 
 
 def plan_images(captions: list[Caption], config: SampleConfig) -> list[list[PlannedImage]]:

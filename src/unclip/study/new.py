@@ -14,8 +14,7 @@ from unclip.common.checks import require
 from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.common.progress import bar_interval
-from unclip.data.readers.captions import Caption, digest_captions
-from unclip.runs.sample_plan import choose_captions
+from unclip.data.readers.captions import Caption, choose_captions, digest_captions
 from unclip.study.arms import Arm, open_arm, shared_captions
 from unclip.study.folder import SHARD, StudyConfig, StudyFolder
 from unclip.study.questions import ARMS

@@ -9,12 +9,15 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
 from unclip.common.blank import is_blank
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
+from unclip.common.seeding import derive_seed
 from unclip.data.decode import BadSample, decode_captions, parse_json
 from unclip.data.readers.names import ending_of, key_of
 from unclip.data.readers.parquet import DAMAGE
@@ -66,12 +69,33 @@ def read_captions(path: Path, option: str = "--captions") -> list[Caption]:
         raise UserError(f"{problem}; correct or remove it") from None
     if not found:
         raise UserError(f"{where}: has no captions")
-    return [Caption(key, text) for key, (_, text) in zip(_keys([k for k, _ in found]), found)]
+    return name_captions([key for key, _ in found], [text for _, text in found])
 
 
 def number_captions(texts: list[str]) -> list[Caption]:
     """Captions that have no names of their own."""
-    return [Caption(key, text) for key, text in zip(_keys([None] * len(texts)), texts)]
+    return name_captions([None] * len(texts), texts)
+
+
+def name_captions(keys: list[Any], texts: list[str]) -> list[Caption]:
+    """Captions with keys that can be files' names, of ``keys`` or their numbers where None."""
+    return [Caption(key, text) for key, text in zip(_keys(keys), texts)]
+
+
+def choose_captions(captions: list[Caption], limit: int | None) -> list[Caption]:
+    """``limit`` of the captions in their order, drawn at random: whatever the seed, the same.
+
+    Raises:
+        UserError: There are not so many.
+    """
+    if not captions:
+        raise UserError("captions: there are none")
+    if limit is None:
+        return captions
+    if limit > len(captions):
+        raise UserError(f"--limit {limit:,}: is more than {counted(len(captions), 'caption')}")
+    dice = Random(derive_seed("captions", len(captions), limit))
+    return [captions[k] for k in sorted(dice.sample(range(len(captions)), limit))]
 
 
 def digest_captions(captions: list[Caption]) -> str:

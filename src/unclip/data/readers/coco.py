@@ -53,7 +53,7 @@ def _listing(path: str, silent: bool) -> Listing:
         where = f"data.source: {path}"
         for number, image in enumerate(content["images"]):
             named = f"{where}: images[{number}]"
-            identity = _identity(image, "id", named)
+            identity = identity_of(image, "id", named)
             name = inside(_field(image, "file_name", named), where=f"{named} (id {identity})")
             if names.setdefault(identity, name) != name:
                 raise UserError(
@@ -63,7 +63,7 @@ def _listing(path: str, silent: bool) -> Listing:
         said: dict[str, list[Any]] = {}
         for number, annotation in enumerate(content["annotations"]):
             named = f"{where}: annotations[{number}]"
-            identity = _identity(annotation, "image_id", named)
+            identity = identity_of(annotation, "image_id", named)
             add(said, identity, _field(annotation, "caption", named))
     except ValueError as error:
         raise UserError(f"data.source: {path} is not JSON ({error})") from None
@@ -105,7 +105,8 @@ def _field(entry: Any, key: str, where: str) -> Any:
     return entry[key]
 
 
-def _identity(entry: Any, key: str, where: str) -> str:
+def identity_of(entry: Any, key: str, where: str) -> str:
+    """An image's id as text, whether it was written as a number or a text."""
     value = _field(entry, key, where)
     if not isinstance(value, (str, int, float)):
         raise UserError(f"{where}: {key}: {str(value)[:50]!r} must be a number or a text")

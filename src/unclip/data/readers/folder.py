@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ class FileSource(Reader):
         except Unreadable as problem:
             raise BadSample(f"{where}: {problem.reason}") from None
         return RawSample(self._keys[index], where, image, self._caption(index, name, where))
+
+    def names(self) -> Iterator[str]:
+        """The images' files, relative to the folder."""
+        return iter(self._names)
 
     def hashes(self) -> np.ndarray:
         """See `hashes`; of the names without endings, so that no other file changes the split."""

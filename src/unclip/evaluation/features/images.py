@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from typing import NamedTuple, Protocol
 
@@ -18,6 +19,7 @@ from unclip.data.decode import BadSample, decode_captions, decode_image
 from unclip.data.readers.listings import METADATA
 from unclip.data.readers.names import ending_of, is_hidden, is_image
 from unclip.data.readers.source import RawSample, Source, raw_of
+from unclip.data.scenes.render import Scene, draw
 from unclip.data.shard_folder import BEGUN, MANIFEST
 from unclip.data.sources import open_source
 from unclip.data.transforms import Square
@@ -73,6 +75,10 @@ class ImageSet:
         """Of image ``number``, which is not decoded; None where it has none."""
         return self.reader.caption(number)
 
+    def only(self, numbers: Sequence[int]) -> ImageSet:
+        """Some of the images, in the order of ``numbers``."""
+        return replace(self, reader=_Some(self.reader, numbers))
+
     def __call__(self, number: int) -> EvaluatedImage:
         """Image ``number``.
 
@@ -120,6 +126,16 @@ def open_images(spec: str, *, option: str, size: int | None = None) -> ImageSet:
     return ImageSet(reader, spec, option, size)
 
 
+def of_source(source: Source, name: str, option: str, size: int | None) -> ImageSet:
+    """Every image of an opened source."""
+    return ImageSet(_Samples(source), name, option, size)
+
+
+def of_scenes(scenes: Sequence[Scene], option: str, size: int) -> ImageSet:
+    """Scenes of the built-in dataset, drawn."""
+    return ImageSet(_Scenes(tuple(scenes), size), "scenes", option, None)
+
+
 _Named = tuple[tuple[str, str | None], ...]  # files and their captions, where these are known
 
 
@@ -164,6 +180,37 @@ class _Loose:
 
     def caption(self, index: int) -> str | None:
         return self.names[index][1]
+
+
+@dataclass(frozen=True)
+class _Some:
+    reader: _Reader
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> _Stored:
+        return self.reader[self.numbers[index]]
+
+    def caption(self, index: int) -> str | None:
+        return self.reader.caption(self.numbers[index])
+
+
+@dataclass(frozen=True)
+class _Scenes:
+    scenes: tuple[Scene, ...]
+    side: int
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> _Stored:
+        scene = self.scenes[index]
+        return _Stored(f"scene {index}", draw(scene, self.side), None, False)
+
+    def caption(self, index: int) -> str | None:
+        return None
 
 
 @dataclass(frozen=True)

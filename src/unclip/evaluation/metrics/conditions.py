@@ -32,6 +32,8 @@ class Conditions:
     guidance: str | None = None  # of the sampling
     steps: str | None = None  # of the sampling
     seeds: str | None = None  # of the sampling
+    samplers: str | None = None  # the stages' other settings
+    sampled_in: str | None = None  # precision of the sampling
 
 
 NAMES = tuple(f.name for f in fields(Conditions))
@@ -66,6 +68,20 @@ class ImagesEvaluation:
         return asdict(self)
 
 
+def lines_of(found: Sequence[ImagesEvaluation]) -> list[list[str]]:
+    """A table of figures, then of the conditions; a column each."""
+    names = dict.fromkeys(name for each in found for name in each.figures)
+    lines = [["", *(each.title for each in found)]]
+    for name in names:
+        lines.append([name, *(str(each.figures.get(name, "")) for each in found)])
+    every = [asdict(each.conditions) for each in found]
+    for key in every[0]:
+        if any(values[key] is not None for values in every):
+            cells = ("" if values[key] is None else str(values[key]) for values in every)
+            lines.append([key.replace("_", " "), *(cell[:32] for cell in cells)])
+    return lines
+
+
 def differences(evaluations: Sequence[ImagesEvaluation]) -> dict[str, list[Any]]:
     """The conditions in which ``evaluations`` differ, with the value of each."""
     values = {name: [getattr(e.conditions, name) for e in evaluations] for name in NAMES}
@@ -97,11 +113,12 @@ def check_comparable(evaluations: Sequence[ImagesEvaluation], allowed: Sequence[
         )
 
 
-def read_evaluation(path: Path) -> ImagesEvaluation:
-    """What `unclip evaluate images --json` has printed.
+def read_evaluation(path: Path, features: str | None = None) -> ImagesEvaluation:
+    """What `unclip evaluate images --json` has printed, or `unclip evaluate cascade` written.
 
     Raises:
-        UserError: it cannot be read, or is something else.
+        UserError: it cannot be read, is something else, or has not one evaluation with
+            ``features``.
     """
     try:
         content = json_text.read_object(path)
@@ -109,6 +126,16 @@ def read_evaluation(path: Path) -> ImagesEvaluation:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-    if not {"conditions", "figures"} <= set(content):
-        raise UserError(f"{path}: is not the output of `unclip evaluate images --json`")
-    return as_dataclass(ImagesEvaluation, content, f"{path}: ")
+    several = content.get("evaluations", [content])
+    form = all(isinstance(one, dict) and {"conditions", "figures"} <= set(one) for one in several)
+    if not several or not form:
+        raise UserError(
+            f"{path}: is not the output of `unclip evaluate images --json` or `unclip evaluate "
+            "cascade`"
+        )
+    found = [as_dataclass(ImagesEvaluation, one, f"{path}: ") for one in several]
+    chosen = [one for one in found if features in (None, one.conditions.features)]
+    if len(chosen) != 1:
+        there = ", ".join(one.conditions.features for one in found)
+        raise UserError(f"{path}: has figures of {there}; name one of them with --features")
+    return chosen[0]

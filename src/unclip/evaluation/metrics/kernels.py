@@ -37,15 +37,16 @@ def kid(generated: Tensor, real: Tensor, *, block: int = BLOCK) -> list[float]:
     ]
 
 
-def _cubic(x: Tensor, y: Tensor) -> Tensor:
+def cubic(x: Tensor, y: Tensor) -> Tensor:
+    """KID's kernel of each pair ``[N, M]``."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def _unbiased(x: Tensor, y: Tensor) -> float:
     n, m = len(x), len(y)
-    within_x = _total(_cubic, x, x) - ((x.square().sum(1) / x.shape[1] + 1) ** 3).sum()
-    within_y = _total(_cubic, y, y) - ((y.square().sum(1) / y.shape[1] + 1) ** 3).sum()
-    across = _total(_cubic, x, y)
+    within_x = _total(cubic, x, x) - ((x.square().sum(1) / x.shape[1] + 1) ** 3).sum()
+    within_y = _total(cubic, y, y) - ((y.square().sum(1) / y.shape[1] + 1) ** 3).sum()
+    across = _total(cubic, x, y)
     return (within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * across / (n * m)).item()
 
 

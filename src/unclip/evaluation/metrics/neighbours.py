@@ -22,7 +22,27 @@ class Neighbours(NamedTuple):
     coverage: float  # share of real samples with a generated one in their ball
 
 
+class Overlap(NamedTuple):
+    """The same, sample by sample."""
+
+    precise: Tensor  # [N], whether a generated sample is in the ball of any real one
+    recalled: Tensor  # [M], whether a real sample is in the ball of any generated one
+    density: float
+    covered: Tensor  # [M], whether a real sample has a generated one in its ball
+
+
 def neighbours(generated: Tensor, real: Tensor, *, k: int = 3) -> Neighbours:
+    """The shares of `overlap`."""
+    found = overlap(generated, real, k=k)
+    return Neighbours(
+        precision=found.precise.double().mean().item(),
+        recall=found.recalled.double().mean().item(),
+        density=found.density,
+        coverage=found.covered.double().mean().item(),
+    )
+
+
+def overlap(generated: Tensor, real: Tensor, *, k: int = 3) -> Overlap:
     """Precision and recall (arXiv 1904.06991, eq. 1), density and coverage (arXiv 2002.09797).
 
     A sample is not its own neighbour. As in those papers' code, a ball holds its border for
@@ -46,19 +66,14 @@ def neighbours(generated: Tensor, real: Tensor, *, k: int = 3) -> Neighbours:
     of_x, of_y = _radii(x, k), _radii(y, k)
     recalled = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     covered = torch.zeros_like(recalled)
-    precise = inside = 0.0
+    precise, inside = [], 0.0
     for some, radii in zip(x.split(CHUNK), of_x.split(CHUNK)):
         distance = _squared(some, y)
-        precise += (distance <= of_y).any(1).sum().item()
+        precise.append((distance <= of_y).any(1))
         inside += (distance < of_y).sum().item()
         recalled |= (distance <= radii[:, None]).any(0)
         covered |= (distance < of_y).any(0)
-    return Neighbours(
-        precision=precise / len(x),
-        recall=recalled.double().mean().item(),
-        density=inside / (k * len(x)),
-        coverage=covered.double().mean().item(),
-    )
+    return Overlap(torch.cat(precise), recalled, inside / (k * len(x)), covered)
 
 
 def _squared(x: Tensor, y: Tensor) -> Tensor:
