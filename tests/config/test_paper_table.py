@@ -133,6 +133,7 @@ RUN = (
     "stage",
     "run.",
     "tracking.",
+    "evaluation.",
     "trainer.",
     "data.",
     "init",

@@ -106,7 +106,7 @@ def finish(
         "experiment": resolved.name,
         "steps": step,
         "loss": metrics.get("val/loss", metrics.get("train/loss")),
-        "quality": {"name": stage.monitor.name, "value": metrics.get(stage.monitor.name)},
+        "quality": {"name": stage.judged_by.name, "value": metrics.get(stage.judged_by.name)},
         "samples_per_second": throughput.samples_per_second or _logged(folder),
         "data_wait": throughput.waited / throughput.seconds if throughput.seconds else 0.0,
         "data_skipped": skipped,

@@ -36,6 +36,7 @@ RULES = (
     Rule("trainer.val_every", "takes effect"),
     Rule("trainer.sample_every", "takes effect"),
     Rule("trainer.log_every", "takes effect"),
+    Rule("evaluation.*", "takes effect"),
     Rule("trainer.keep_checkpoints", "takes effect"),
     Rule("data.on_error", "takes effect"),
     Rule("data.max_skipped", "takes effect"),

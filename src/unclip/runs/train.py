@@ -20,6 +20,7 @@ from unclip.data.loader import local_batch_size
 from unclip.nn import attention
 from unclip.runs import init
 from unclip.runs.cached_data import cached_data
+from unclip.runs.evaluating import EvaluateSamples
 from unclip.runs.finish import SamplesAtEnd, finish, restoring
 from unclip.runs.fit import fit
 from unclip.runs.folders import acquire_run, folder_to_resume, shared, shared_folder
@@ -183,8 +184,13 @@ def _fit(
         publish = tracker.publish
     throughput = Throughput(experiment.data.batch_size, log_every, lambda: data.skipped)
     samples = Samples(folder / "samples", experiment.trainer.sample_every, publish)
-    keeper = CheckpointCallback(folder, experiment.trainer, stage.monitor, about)
     callbacks: list[L.Callback] = [StepNumbers(), throughput, samples]
+    judges: dict[str, Any] = {}
+    if (evaluated := experiment.evaluated) is not None:
+        measured = EvaluateSamples(evaluated, stage, data)
+        stage.judged_by, judges["judges"] = measured.monitor, measured.due
+        callbacks.append(measured)
+    keeper = CheckpointCallback(folder, experiment.trainer, stage.judged_by, about, **judges)
     if start == max_steps:  # all but the end is there
         callbacks.append(SamplesAtEnd(samples))
     if stage.ema is not None:

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 MOST = 100  # resumes that are looked at
-_RECORDING = ("trainer.log_every", "trainer.val_every", "trainer.sample_every")
+_RECORDING = (
+    *("trainer.log_every", "trainer.val_every", "trainer.sample_every"),
+    *("evaluation.every", "evaluation.features"),
+)
 
 
 class Resume(NamedTuple):

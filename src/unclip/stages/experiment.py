@@ -11,7 +11,13 @@ from unclip.common.errors import UserError
 from unclip.diffusion.config import DiffusionConfig, SamplerConfig, section_counts
 from unclip.embeddings.config import UNIT, Embeddings
 from unclip.tracking.config import TrackingConfig
-from unclip.training.config import EmaConfig, OptimConfig, RunConfig, TrainerConfig
+from unclip.training.config import (
+    EmaConfig,
+    EvaluationConfig,
+    OptimConfig,
+    RunConfig,
+    TrainerConfig,
+)
 
 
 class ParentSizes(NamedTuple):
@@ -111,6 +117,11 @@ class Experiment(BaseExperiment):
 
         Conditions are not dropped, so there is no unconditional network to guide with.
         """
+
+    @property
+    def evaluated(self) -> EvaluationConfig | None:
+        """How samples are measured while it trains; None: they are not."""
+        return None
 
     def check_sampler(self, sampler: Any) -> None:
         """Refuse sampler settings that a network of this experiment cannot be sampled with."""

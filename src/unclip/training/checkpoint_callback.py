@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,13 @@ class CheckpointCallback(L.Callback):
         config: TrainerConfig,
         monitor: Monitor,
         run: dict[str, Any] | None = None,
+        *,
+        judges: Callable[[L.Trainer], bool] = lambda trainer: True,
     ):
         self.folder = folder / "checkpoints"
         self.config = config
         self.monitor = monitor
+        self.judges = judges  # whether this validation tells how good the run is
         self.run = run or {}  # written into every checkpoint, see `run_of`
         self.started = False
         self.metrics: dict[str, float] = {}  # of training, when the checkpoint was written
@@ -192,6 +196,8 @@ class CheckpointCallback(L.Callback):
             return
         if self._after_validation:
             self.save(trainer)
+        if not self.judges(trainer):
+            return
         found = trainer.callback_metrics.get(self.monitor.name)
         name, better = self.monitor.name, self.monitor.better
         if found is None:

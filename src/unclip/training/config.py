@@ -67,6 +67,19 @@ class EmaConfig:
         require(0 <= self.decay < 1, "ema.decay", "must be in [0, 1)")
 
 
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """Samples measured against held-out images while a stage trains, and the best run by that."""
+
+    every: int = 0  # validations between two evaluations, and once at the end; 0 = never
+    features: str = "own"  # network, as --features of `unclip evaluate images`; own: the CLIP
+
+    def validate(self) -> None:
+        """Refuse values out of range."""
+        require(self.every >= 0, "evaluation.every", "must not be negative")
+        require(bool(self.features), "evaluation.features", "must name a network")
+
+
 Precision = Literal["bf16-mixed", "16-mixed", "bf16-true", "32"]
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
 Strategy = Literal["auto", "ddp", "fsdp"]

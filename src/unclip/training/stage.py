@@ -67,6 +67,7 @@ class Stage(L.LightningModule):
         super().__init__()
         self.experiment = experiment
         self.net = net
+        self.judged_by = self.monitor  # unless `evaluation` has another figure
         self.ema = None
         if experiment.averages:  # a sharded one gets its values in `configure_model`
             make = strategies.hollow if self._shards else copy.deepcopy
@@ -325,6 +326,13 @@ class Stage(L.LightningModule):
 
     def preview(self, batch: Any) -> Preview:
         """Samples drawn with the averaged weights for a validation batch."""
+        raise NotImplementedError
+
+    def sampled(self, batch: Any, first: int) -> Tensor:
+        """An image ``[B, 3, S, S]`` for each sample's conditions, by the averaged weights.
+
+        ``first`` is the number of the batch's first sample, which the noise depends on.
+        """
         raise NotImplementedError
 
     def overfit_scores(self, batch: Any) -> list[Score]:

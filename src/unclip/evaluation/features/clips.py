@@ -8,6 +8,7 @@ from torch import Tensor
 
 from unclip.common.errors import UserError
 from unclip.common.home import at_home
+from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.lengths import directions
 from unclip.evaluation.features.network import Encoded, FeatureNetwork, Weights
 from unclip.stages.clip.part import load
@@ -24,6 +25,12 @@ def open_clip_network(name: str, which: str, weights: Weights) -> FeatureNetwork
         said = str(error).replace(f"{key}=", key, 1)  # of an artifact, named as key=path
         said = said.replace("clip=open_clip:", key, 1).replace("open_clip:", "clip:")
         raise UserError(said) from None
+    title = f"CLIP-{which.partition('@')[0].replace('/', '-')}" if name == "clip" else "own-CLIP"
+    return network_of(clip, name, title, weights)
+
+
+def network_of(clip: FrozenClip, name: str, title: str, weights: Weights) -> FeatureNetwork:
+    """An opened CLIP as a feature network."""
     model = clip.model.to(weights.device, weights.dtype)
 
     def encode(image: Tensor) -> Encoded:
@@ -32,7 +39,7 @@ def open_clip_network(name: str, which: str, weights: Weights) -> FeatureNetwork
 
     return FeatureNetwork(
         name=name,
-        title=f"CLIP-{which.partition('@')[0].replace('/', '-')}" if name == "clip" else "own-CLIP",
+        title=title,
         sha256=clip.fingerprint,
         dim=model.embed_dim,
         classes=0,

@@ -19,6 +19,7 @@ from unclip.stages.experiment import (
     require_steps_fit,
     sample_plainly,
 )
+from unclip.training.config import EvaluationConfig
 
 
 @dataclass(kw_only=True)
@@ -75,6 +76,7 @@ class DecoderExperiment(AveragedExperiment):
     diffusion: ImageDiffusionConfig = field(default_factory=ImageDiffusionConfig)
     sampler: GuidedSamplerConfig = field(default_factory=GuidedSamplerConfig)
     data: EmbeddedDataConfig = field(default_factory=EmbeddedDataConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     embedding: Literal["image", "text"] = "image"  # text: z_t of the caption in place of z_i
     drop_z_i: float = 0.1  # share of samples whose z_i is dropped
     drop_caption: float = 0.5  # share of samples whose caption is dropped, independently
@@ -85,6 +87,11 @@ class DecoderExperiment(AveragedExperiment):
         self.drop_z_i = self.drop_caption = self.model.unet.dropout = 0.0
         self.sampler.guidance = 1.0
         sample_plainly(self.sampler, self.diffusion, steps=steps)
+
+    @property
+    def evaluated(self) -> EvaluationConfig | None:
+        """See `Experiment.evaluated`."""
+        return self.evaluation if self.evaluation.every else None
 
     def check_sampler(self, sampler: GuidedSamplerConfig) -> None:
         """See `Experiment.check_sampler`."""

@@ -149,7 +149,11 @@ class DecoderStage(DiffusionStage):
             shown.append(CaptionedImage(to_uint8(images[k]), f"decoded ({cosine[k]:.2f})", k))
         return Preview(shown, {"clip_cosine": cosine.mean().item()})
 
-    def decode(self, batch: DecoderBatch) -> Tensor:
+    def sampled(self, batch: DecoderBatch, first: int) -> Tensor:
+        """See `Stage.sampled`."""
+        return self.decode(batch, first)
+
+    def decode(self, batch: DecoderBatch, first: int = 0) -> Tensor:
         """An image for each sample's conditions, as the experiment's sampler says."""
         part = DecoderPart(
             self.sampling_net,
@@ -158,7 +162,7 @@ class DecoderStage(DiffusionStage):
             self.tokenize,
             clip=self._clip_model,
         )
-        noise = SampleNoise(range(len(batch.image)))
+        noise = SampleNoise(range(first, first + len(batch.image)))
         return part.draw(self.encode(batch), batch.captions, noise)
 
     def overfit_scores(self, batch: DecoderBatch) -> list[Score]:

@@ -17,6 +17,7 @@ from unclip.stages.experiment import (
     require_steps_fit,
     sample_plainly,
 )
+from unclip.training.config import EvaluationConfig
 
 
 @dataclass(kw_only=True)
@@ -94,6 +95,7 @@ class UpsamplerExperiment(AveragedExperiment):
     diffusion: ImageDiffusionConfig = field(default_factory=ImageDiffusionConfig)
     sampler: UpsamplerSamplerConfig = field(default_factory=UpsamplerSamplerConfig)
     data: UpsamplerDataConfig = field(default_factory=UpsamplerDataConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     drop_caption: float = 0.0  # share of samples whose caption is dropped
 
@@ -102,6 +104,11 @@ class UpsamplerExperiment(AveragedExperiment):
         self.model.unet.dropout = self.drop_caption = 0.0
         self.corruption.kind = "none"
         sample_plainly(self.sampler, self.diffusion, steps=steps)
+
+    @property
+    def evaluated(self) -> EvaluationConfig | None:
+        """See `Experiment.evaluated`."""
+        return self.evaluation if self.evaluation.every else None
 
     def check_sampler(self, sampler: UpsamplerSamplerConfig) -> None:
         """See `Experiment.check_sampler`."""

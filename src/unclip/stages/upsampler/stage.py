@@ -126,17 +126,8 @@ class UpsamplerStage(DiffusionStage):
     def preview(self, batch: UpsamplerBatch) -> Preview:
         """Clean small images upsampled, beside bicubic and the truth."""
         image = batch.image[:PREVIEW]
-        side = image.shape[-1]
-        low = self.low(image)
-        bicubic = resize(low, side)
-        part = UpsamplerPart(
-            self.sampling_net,
-            self.experiment.sampler,
-            self.experiment.diffusion,
-            tokenizer_of(self.experiment.model),
-        )
-        noise = SampleNoise(range(len(image)))
-        ours = part.draw(low, noise, size=side, captions=batch.captions[:PREVIEW])
+        bicubic = resize(self.low(image), image.shape[-1])
+        ours = self.upsampled(image, batch.captions[:PREVIEW], 0)
         found, plain = psnr(ours, image), psnr(bicubic, image)
         images = []
         for k in range(len(image)):
@@ -147,6 +138,21 @@ class UpsamplerStage(DiffusionStage):
         return Preview(
             images, {"psnr": pooled_psnr(ours, image), "psnr_bicubic": pooled_psnr(bicubic, image)}
         )
+
+    def sampled(self, batch: UpsamplerBatch, first: int) -> Tensor:
+        """See `Stage.sampled`."""
+        return self.upsampled(batch.image, batch.captions, first)
+
+    def upsampled(self, image: Tensor, captions: list[str], first: int) -> Tensor:
+        """Images ``[B, 3, H, H]`` reduced and enlarged again; the noise is that from ``first``."""
+        part = UpsamplerPart(
+            self.sampling_net,
+            self.experiment.sampler,
+            self.experiment.diffusion,
+            tokenizer_of(self.experiment.model),
+        )
+        noise = SampleNoise(range(first, first + len(image)))
+        return part.draw(self.low(image), noise, size=image.shape[-1], captions=captions)
 
     def overfit_scores(self, batch: UpsamplerBatch) -> list[Score]:
         """The crops come out better than by bicubic interpolation."""
