@@ -18,6 +18,15 @@ def test_cosines_come_first_then_sines_with_periods_up_to_ten_thousand():
         assert row == pytest.approx(want, abs=1e-4)
 
 
+@pytest.mark.parametrize("width", [12, 192, 320, 2048])
+def test_frequencies_are_rounded_as_in_the_networks_whose_weights_are_imported(width):
+    """The product first, then the quotient, in float32: guided diffusion's, GLIDE's and Karlo's."""
+    half = width // 2
+    product = -math.log(10000) * torch.arange(half, dtype=torch.float32)
+    want = torch.cos(999.0 * torch.exp(product / half))
+    assert torch.equal(timestep_embedding(torch.tensor([999]), width)[0, :half], want)
+
+
 def test_the_embedding_is_float32_and_tells_neighbours_apart_in_a_bfloat16_network():
     t = torch.tensor([998, 999])
     net = TimestepMLP(32, 64).to(torch.bfloat16)

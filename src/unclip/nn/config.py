@@ -47,18 +47,14 @@ class ConvUNetConfig:
         """Refuse shapes that no network can have."""
         require_choices(self, "model.unet")
         require(len(self.multiples) > 0, "model.unet.multiples", "must not be empty")
-        require(
-            self.norm_groups > 0 and self.channels % self.norm_groups == 0,
-            "model.unet.norm_groups",
-            f"does not divide model.unet.channels={self.channels}",
-        )
-        require(0 <= self.dropout < 1, "model.unet.dropout", "must be in [0, 1)")
-        if self.attention:
+        require(self.norm_groups > 0, "model.unet.norm_groups", "must be above 0")
+        for width in self._widths():
             require(
-                self.channels % self.head_channels == 0,
-                "model.unet.head_channels",
-                f"does not divide channels={self.channels}",
+                width % self.norm_groups == 0,
+                "model.unet.norm_groups",
+                f"does not divide {self._told(width)}",
             )
+        require(0 <= self.dropout < 1, "model.unet.dropout", "must be in [0, 1)")
 
     def validate_for(self, image_size: int) -> None:
         """`validate`, and refuse attention at a side that images of ``image_size`` never have."""
@@ -66,6 +62,23 @@ class ConvUNetConfig:
         sides = [image_size >> level for level in range(len(self.multiples))]
         for side in self.attention:
             require(side in sides, "model.unet.attention", f"{side} is none of the sides {sides}")
+        widths = self._widths()
+        attended = [widths[level] for level in self.attention_levels(image_size)]
+        for width in (
+            [*attended, widths[-1]] if attended else []
+        ):  # the middle is as wide as the last
+            require(
+                self.head_channels > 0 and width % self.head_channels == 0,
+                "model.unet.head_channels",
+                f"does not divide {self._told(width)}",
+            )
+
+    def _widths(self) -> list[int]:
+        """Channels of each level."""
+        return [multiple * self.channels for multiple in self.multiples]
+
+    def _told(self, width: int) -> str:
+        return f"the {width} channels of a level (channels={self.channels} times a multiple)"
 
     def attention_levels(self, image_size: int) -> list[int]:
         """Levels at which the sides of images of ``image_size`` are those of ``attention``."""

@@ -15,7 +15,9 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
 
     Arguments ``t`` ``[B]`` (integer or not) give float32 ``[B, width]`` in [-1, 1], whatever the
     precision of the network: bfloat16 cannot tell t = 998 from 999. Source: arXiv 1706.03762,
-    section 3.5, in the order of diffusion models (arXiv 2006.11239: halves, not interleaved).
+    section 3.5, in the order of diffusion models (arXiv 2006.11239: halves, not interleaved). ω is
+    rounded where guided diffusion, GLIDE, Karlo and diffusers round it, so that their weights
+    compute the same here at every width.
 
     Raises:
         ValueError: ``width`` is odd.
@@ -23,7 +25,7 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
     if width % 2:
         raise ValueError(f"a timestep embedding needs an even width, not {width}")
     k = torch.arange(width // 2, dtype=torch.float32, device=t.device)
-    omega = torch.exp(k * (-math.log(MAX_PERIOD) / (width // 2)))
+    omega = torch.exp(-math.log(MAX_PERIOD) * k / (width // 2))
     angles = t.float()[:, None] * omega
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 

@@ -45,6 +45,10 @@ class Settings:
         self._left = {k: v for k, v in values.items() if not k.startswith("_")}
         self.where = where
 
+    def __contains__(self, name: str) -> bool:
+        """Whether a value is there that has not been asked for."""
+        return name in self._left
+
     def get(self, name: str, kind: Any, default: Any = None, *, most: int = 1_000_000) -> Any:
         """A value of a type, numbers from 0 to ``most``; without a default it must be there.
 

@@ -12,6 +12,7 @@ from typing import Any
 from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.diffusion.config import FAST27, GuidedSamplerConfig, ImageDiffusionConfig
+from unclip.diffusion.schedules import sampling_timesteps
 from unclip.embeddings.gpt2 import Gpt2Tokenizer, ready
 from unclip.nn.config import ConvUNetConfig, TextEncoderConfig, UNetConfig
 from unclip.stages.decoder.config import DecoderConfig, DecoderExperiment
@@ -22,7 +23,14 @@ from unclip.stages.upsampler.config import (
 )
 from unclip.weights.found import Found
 from unclip.weights.maps.glide import glide
-from unclip.weights.originals.unet import State, check_levels, shape_of, unet_shape
+from unclip.weights.originals.unet import (
+    State,
+    check_blocks,
+    check_levels,
+    head_channels,
+    shape_of,
+    unet_shape,
+)
 from unclip.weights.reading.folders import MERGES, Source
 from unclip.weights.settings import SCHEDULES, Settings, clamp
 
@@ -55,6 +63,7 @@ def network(
         small: Pixels a side of the base that is beside an upsampler, if one is.
     """
     upsamples, inpaints = kind.startswith("upsample"), kind.endswith("inpaint")
+    check_blocks(config)
     text = _text(state, where, config)
     ready(Gpt2Tokenizer(text.context, vocabulary=text.vocabulary, merges=str(merges)))
     size = config.get("image_size", int, 256 if upsamples else 64)
@@ -65,7 +74,10 @@ def network(
     )
     config.fixed(in_channels=(3, next(n for n, k in KINDS.items() if k == kind)), out_channels=6)
     config.fixed(inpaint=inpaints, super_res=upsamples)
-    config.ignored("cache_text_emb", "timestep_respacing", "use_fp16")
+    config.fixed(encoder_channels=(None, text.width))
+    config.ignored("cache_text_emb", "share_unemb")
+    few = FAST27 if diffusion.steps >= 50 else diffusion.steps
+    steps = _steps(config, diffusion.steps, few if upsamples else min(100, diffusion.steps))
     config.finish()
     shared: dict[str, Any] = {
         "image_size": size,
@@ -88,18 +100,17 @@ def network(
             diffusion=diffusion,
             sampler=UpsamplerSamplerConfig(
                 sampler="ddpm" if inpaints else "ddim",
-                steps=FAST27,
+                steps=steps,
                 start_scale=0.997,
                 **clamp(1.0),
             ),
         )
     else:
-        guidance, steps = 5.0 if inpaints else 3.0, min(100, diffusion.steps)
         experiment = DecoderExperiment(
             model=DecoderConfig(use_z_i=False, unet=UNetConfig(**unet), **shared),
             diffusion=diffusion,
             sampler=GuidedSamplerConfig(
-                sampler="ddpm", steps=steps, guidance=guidance, **clamp(1.0)
+                sampler="ddpm", steps=steps, guidance=5.0 if inpaints else 3.0, **clamp(1.0)
             ),
         )
     return Found(where, experiment, glide, lambda: state, files={artifacts.MERGES: merges})
@@ -126,6 +137,8 @@ def _text(state: State, where: str, config: Settings) -> TextEncoderConfig:
     vocabulary, width = shape_of(state, "token_embedding.weight", where)
     context = shape_of(state, "positional_embedding", where)[0]
     layers = len({k.split(".")[2] for k in state if k.startswith("transformer.resblocks.")})
+    if not layers:
+        raise UserError(f"{where}: transformer.resblocks.0 is missing; fetch the file again")
     heads = config.get("xf_heads", int, max(1, width // 64))
     if not heads or width % heads:
         raise config.refusal("xf_heads", heads)
@@ -143,6 +156,21 @@ def _text(state: State, where: str, config: Settings) -> TextEncoderConfig:
     )
 
 
+def _steps(config: Settings, total: int, published: int | str) -> int | str:
+    """Those of ``timestep_respacing``; where it is empty or absent, those of GLIDE's notebooks."""
+    steps = config.take("timestep_respacing")
+    if steps in (None, ""):
+        return published
+    try:
+        sampling_timesteps(steps, total)
+    except UserError:
+        raise UserError(
+            f"{config.where}: timestep_respacing={str(steps)[:60]}: is no number of {total} steps, "
+            f"counts of sections or {FAST27}; remove it, and give the steps when you sample"
+        ) from None
+    return steps if isinstance(steps, str) else int(steps)
+
+
 def _unet(state: State, where: str, config: Settings, size: int) -> dict[str, Any]:
     shape, levels = unet_shape(state, "", where)
     check_levels(config, size, shape["multiples"], levels)
@@ -151,12 +179,10 @@ def _unet(state: State, where: str, config: Settings, size: int) -> dict[str, An
         num_channels=shape["channels"],
         num_res_blocks=shape["blocks"],
         use_scale_shift_norm=shape["time"] == "scale_shift",
-        resblock_updown=True,
     )
-    config.ignored("num_heads", "num_heads_upsample")
     return {
         "attention": [size >> level for level in levels],
-        "head_channels": config.get("num_head_channels", int, 64),
+        "head_channels": head_channels(config),
         "dropout": config.get("dropout", float, 0.1),
         "norm_groups": config.get("norm_groups", int, 32),
         **shape,

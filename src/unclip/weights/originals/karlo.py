@@ -19,7 +19,14 @@ from unclip.weights.karlo_experiments import (
 from unclip.weights.maps import decoder as decoder_map
 from unclip.weights.maps import prior as prior_map
 from unclip.weights.maps import upsampler as upsampler_map
-from unclip.weights.originals.unet import State, check_levels, shape_of, unet_shape
+from unclip.weights.originals.unet import (
+    State,
+    check_blocks,
+    check_levels,
+    head_channels,
+    shape_of,
+    unet_shape,
+)
 from unclip.weights.settings import SCHEDULES, Chain, Settings, clamp
 
 
@@ -93,10 +100,11 @@ def prior(state: State, where: str, stats: State | None, section: Section) -> Fo
 def decoder(state: State, where: str, section: Section, size: int, groups: int) -> Found:
     """``decoder-ckpt-step=01000000-of-01000000.ckpt``."""
     h = section.model
+    check_blocks(h)
     shape, levels = unet_shape(state, "model.", where)
     width, dim = shape_of(state, "model.text_seq_proj.0.weight", where)
     tokens = shape_of(state, "model.clip_tok_proj.weight", where)[0] // width
-    head = h.get("num_head_channels", int, 64)
+    head = head_channels(h)
     dropout = h.get("dropout", float, 0.1)
     check_levels(h, size, shape["multiples"], levels)
     h.fixed(
@@ -106,7 +114,6 @@ def decoder(state: State, where: str, section: Section, size: int, groups: int) 
         xf_width=width,
         clip_emb_mult=tokens,
         use_scale_shift_norm=True,
-        resblock_updown=True,
         learn_sigma=True,
         use_plm=True,
         clip_emb_type="image",
@@ -114,8 +121,6 @@ def decoder(state: State, where: str, section: Section, size: int, groups: int) 
     h.ignored(
         "text_drop",
         "clip_emb_drop",
-        "num_heads",
-        "num_heads_upsample",
         "text_ctx",
         "xf_layers",
         "xf_heads",

@@ -16,6 +16,7 @@ from unclip.stages.experiment import ParentSizes
 from unclip.stages.laion_prior.config import LaionPriorExperiment
 from unclip.weights.found import Found
 from unclip.weights.maps.dalle2_prior import RULES
+from unclip.weights.settings import clamp
 
 CLOSE = 1e-5  # float32 tables of a schedule against exact ones
 
@@ -109,7 +110,9 @@ def _experiment(content: Any, net: Mapping[str, Tensor], where: str) -> LaionPri
     if words is None or words.ndim != 3:
         raise UserError(f"{where}: the weights beside it have no net.null_text_encodings")
     steps, drop = given.get("timesteps", 1000), given.get("cond_drop_prob", 0.0)
-    sampled = given.get("sample_timesteps") or steps
+    sampled = _or(given.get("sample_timesteps"), steps)
+    if sampled == 0:
+        raise UserError(f"{where}: prior.sample_timesteps=0: must be null, or 1 or more")
     values: dict[str, Any] = {}
     flat = {key: inner.get(name, default) for name, (key, default) in MODEL.items()}
     flat |= {
@@ -119,8 +122,9 @@ def _experiment(content: Any, net: Mapping[str, Tensor], where: str) -> LaionPri
         "diffusion.schedule": given.get("beta_schedule", "cosine"),
         "diffusion.prediction": _prediction(given),
         **_sampler(sampled, steps),
-        "drop_text": given.get("text_cond_drop_prob") or drop,
-        "drop_x_t": given.get("image_cond_drop_prob") or drop,
+        **_clamp(given),
+        "drop_text": _or(given.get("text_cond_drop_prob"), drop),
+        "drop_x_t": _or(given.get("image_cond_drop_prob"), drop),
     }
     layers = len({k.split(".")[3] for k in net if k.startswith("net.causal_transformer.layers.")})
     if inner.get("depth") != layers:
@@ -144,6 +148,17 @@ def _experiment(content: Any, net: Mapping[str, Tensor], where: str) -> LaionPri
         raise UserError(f"{where}: {error}") from None
     _check_scale(given, experiment, where)
     return experiment
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _clamp(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Their x_0, scaled, is clamped to [-1, 1] unless x_0 is what the network predicts."""
+    if given.get("predict_x_start", True):
+        return {}
+    return {f"sampler.{key}": value for key, value in clamp(1.0).items()}
 
 
 def _sampler(sampled: Any, steps: Any) -> dict[str, Any]:

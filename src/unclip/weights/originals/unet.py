@@ -46,6 +46,23 @@ def unet_shape(state: State, prefix: str, where: str) -> tuple[dict[str, Any], l
     return shape, [n for n, k in enumerate(firsts) if f"input_blocks.{k}.1.qkv.weight" in inner]
 
 
+def check_blocks(config: Settings) -> None:
+    """Refuse options of guided diffusion's class that make other blocks; others say nothing."""
+    config.fixed(dims=2, resblock_updown=True)
+    config.ignored("conv_resample", "num_heads_upsample", "use_checkpoint", "use_fp16")
+
+
+def head_channels(config: Settings) -> int:
+    """Channels of a head of the U-Net, by default the published 64.
+
+    A network may have a number of heads in their place, of which each level's has other channels.
+    """
+    heads = config.take("num_heads")
+    if heads not in (None, -1, 1) and "num_head_channels" not in config:
+        raise config.refusal("num_heads", heads)
+    return int(config.get("num_head_channels", int, 64))
+
+
 def check_levels(config: Settings, size: int, multiples: list[int], levels: list[int]) -> None:
     """Refuse a configuration of other widths or levels with attention than `unet_shape` found.
 
@@ -58,6 +75,11 @@ def check_levels(config: Settings, size: int, multiples: list[int], levels: list
     place = {size >> k if isinstance(sides, str) else 1 << k: k for k in range(len(multiples))}
     if sides is not None and {place[n] for n in _numbers(sides) if n in place} != set(levels):
         raise config.refusal("attention_resolutions", sides)
+    if not levels:
+        raise UserError(
+            f"{config.where}: attention_resolutions={sides}: has attention in the middle alone, "
+            "which no network of unclip has; it is another kind of network"
+        )
 
 
 def _numbers(listed: Any) -> list[int]:
