@@ -150,6 +150,7 @@ WITHOUT_EFFECT = {
     "model.vision_stages": [3, 4, 6, 3],  # of a ResNet
     "diffusion.logit_mean": 0.0,
     "diffusion.logit_std": 1.0,
+    "diffusion.tables": "float64",
     "pca.max_error": None,
     "model.unet.head_channels": 64,
     "model.use_z_i": True,  # switches of what the paper does not do

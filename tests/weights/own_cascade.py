@@ -51,7 +51,7 @@ OWN = {
 
 
 def write_own(root: Path) -> Path:
-    """Artifacts of `OWN` with random weights."""
+    """Artifacts of `OWN` with random weights, their schedules as diffusers computes them."""
     torch.manual_seed(0)
     sizes, fingerprint = ParentSizes(D, D, CONTEXT), None
     for stage, values in OWN.items():
@@ -61,6 +61,8 @@ def write_own(root: Path) -> Path:
             inner = config[section]
             for name, value in fields.items():
                 inner[name] = inner[name] | value if isinstance(value, dict) else value
+        if stage != "clip":
+            config["diffusion"]["tables"] = "float32"
         place = root / row.kind
         blank = {"stage": stage, "provenance": {}, "config": config}
         artifacts.export(place, weights={}, **blank)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers_pipeline import CAPTIONS, exact_tables
+from diffusers_pipeline import CAPTIONS
 from imports import GOLDENS, clip_folder, configure
 from own_cascade import write_own
 from safetensors.torch import load_file
@@ -106,7 +106,6 @@ def test_diffusers_draws_our_embeddings_from_a_prior_alone(own, tmp_path, name, 
     export_diffusers(cascade, tmp_path / "out")
     pipeline = getattr(diffusers, name).from_pretrained(tmp_path / "out", dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    exact_tables(pipeline)
     generator = torch.Generator().manual_seed(0)
     found = pipeline(CAPTIONS, num_inference_steps=6, guidance_scale=3.0, generator=generator)
     generator = torch.Generator().manual_seed(0)

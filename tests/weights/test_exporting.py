@@ -20,6 +20,7 @@ from own_cascade import write_own
 from safetensors.torch import load_file
 
 from unclip.common import artifacts
+from unclip.common.errors import UserError
 from unclip.embeddings.tokens import token_mask
 from unclip.pipeline.cascade import open_folder
 from unclip.pipeline.settings import Settings
@@ -177,6 +178,23 @@ def test_the_licence_of_imported_weights_stays_with_them(karlo, tmp_path, licenc
     import_weights(str(tmp_path / "out"), tmp_path / "again")
     found = artifacts.describe(tmp_path / "again" / "decoder").provenance["imported"]["licence"]
     assert found == ("mit" if licences == ("mit",) else None)
+
+
+@pytest.mark.parametrize("tables", ["float32", "float64"])
+def test_the_precision_of_a_schedule_comes_back(own, tmp_path, tables):
+    shutil.copytree(own / "out", tmp_path / "out")
+    file = tmp_path / "out" / "provenance.json"
+    content = json.loads(file.read_text())
+    noted = content["exported"]["stages"]
+    assert [noted[kind].get("tables") for kind in noted] == [None, *["float32"] * 3]
+    noted["decoder"]["tables"] = tables
+    file.write_text(json.dumps(content))
+    import_weights(str(tmp_path / "out"), tmp_path / "again")
+    assert artifacts.describe(tmp_path / "again/decoder").config["diffusion"]["tables"] == tables
+    noted["decoder"]["tables"] = "float16"
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"provenance\.json: diffusion\.tables"):
+        import_weights(str(tmp_path / "out"), tmp_path / "other")
 
 
 def test_an_export_says_where_its_stages_are_from(karlo):

@@ -12,6 +12,7 @@ ScheduleKind = Literal["cosine", "linear"]
 PredictionKind = Literal["x0", "eps", "v"]
 FixedVariance = Literal["fixed_small", "fixed_large"]
 VarianceKind = Literal["fixed_small", "fixed_large", "learned_range"]
+TablePrecision = Literal["float64", "float32"]
 TimestepKind = Literal["uniform", "logit_normal", "importance"]
 SamplerName = Literal["ddpm", "ddim", "dpmpp_2m", "heun", "ab2"]
 PriorSamplerName = Literal["ddpm", "ddim", "analytic", "analytic_ddim", "dpmpp_2m", "heun", "ab2"]
@@ -32,6 +33,7 @@ class DiffusionConfig:
 
     steps: int = 1000  # T
     schedule: ScheduleKind = "cosine"  # of the betas
+    tables: TablePrecision = "float64"  # what it is computed in; float32: as diffusers does it
     prediction: PredictionKind = "x0"  # what the network's first C channels are
     variance: FixedVariance = "fixed_small"  # of a reverse step: fixed_small, beta~; _large, beta
     timesteps: TimestepKind = "uniform"  # which t training visits

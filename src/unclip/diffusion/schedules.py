@@ -15,19 +15,23 @@ from unclip.common.devices import widest
 from unclip.common.errors import UserError
 from unclip.diffusion.config import FAST27, INNER, DiffusionConfig, section_counts
 
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+"""By `DiffusionConfig.tables`."""
+
 
 @dataclass(frozen=True)
 class Schedule:
     """One chain of N noise levels. Row k describes the step from level k to k - 1 (or to clean).
 
-    All tables but `timesteps` are float64: a float32 product is 1.3e-5 off at ᾱ_999.
+    All tables but `timesteps` are float64: a float32 product is 1.3e-5 off at ᾱ_999. With
+    ``diffusion.tables=float32`` they are what diffusers' UnCLIPScheduler computes.
     """
 
     total: int  # T of the full chain
     timesteps: Tensor  # [N] int64, increasing; the *original* t, which the network is given
     alpha_bar: Tensor  # [N]
     alpha_bar_prev: Tensor  # [N], 1 in row 0
-    betas: Tensor  # [N], 1 - alpha_bar / alpha_bar_prev
+    betas: Tensor  # [N], 1 - alpha_bar / alpha_bar_prev; in float32 of one timestep as it was given
     posterior_variance: Tensor  # [N], β̃; 0 in row 0
     log_beta: Tensor  # [N], log β: the largest reverse variance
     log_beta_tilde: Tensor  # [N], log β̃: the smallest; row 0 repeats row 1, where β̃ is not 0
@@ -47,7 +51,7 @@ class Schedule:
         tables = vars(self).items()
         wide = widest(torch.device(device))
         moved: dict[str, Any] = {
-            k: v.to(device, wide if v.is_floating_point() else v.dtype)
+            k: v.to(device, wide if v.dtype == torch.float64 else v.dtype)
             for k, v in tables
             if isinstance(v, Tensor)
         }
@@ -73,8 +77,9 @@ def linear_betas(steps: int) -> Tensor:
 def full_schedule(config: DiffusionConfig) -> Schedule:
     """The chain of all T steps, which training uses; its row k is timestep k."""
     betas = {"cosine": cosine_betas, "linear": linear_betas}[config.schedule](config.steps)
-    timesteps = torch.arange(config.steps)
-    return _from_alpha_bar(config.steps, timesteps, torch.cumprod(1 - betas, dim=0))
+    betas = betas.to(DTYPES[config.tables])
+    timesteps, alpha_bar = torch.arange(config.steps), torch.cumprod(1 - betas, dim=0)
+    return _from_alpha_bar(config.steps, timesteps, alpha_bar, betas)
 
 
 def respace(schedule: Schedule, timesteps: Sequence[int]) -> Schedule:
@@ -82,7 +87,10 @@ def respace(schedule: Schedule, timesteps: Sequence[int]) -> Schedule:
     rows = torch.tensor(timesteps, dtype=torch.int64, device=schedule.device)
     if len(rows) < 2 or (rows.diff() <= 0).any():
         raise ValueError("timesteps must be two or more, increasing")
-    return _from_alpha_bar(schedule.total, schedule.timesteps[rows], schedule.alpha_bar[rows])
+    given = schedule.betas[rows]
+    return _from_alpha_bar(
+        schedule.total, schedule.timesteps[rows], schedule.alpha_bar[rows], given
+    )
 
 
 def sampling_schedule(config: DiffusionConfig, steps: int | str) -> Schedule:
@@ -120,9 +128,13 @@ def sampling_timesteps(steps: int | str, total: int) -> list[int]:
     return timesteps
 
 
-def _from_alpha_bar(total: int, timesteps: Tensor, alpha_bar: Tensor) -> Schedule:
+def _from_alpha_bar(total: int, timesteps: Tensor, alpha_bar: Tensor, given: Tensor) -> Schedule:
+    """Tables of ᾱ; ``given`` are the full chain's β of these timesteps."""
     alpha_bar_prev = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
     betas = 1 - alpha_bar / alpha_bar_prev
+    if alpha_bar.dtype == torch.float32:  # whose quotient has lost the digits of a small β
+        before = torch.cat([timesteps.new_full((1,), -1), timesteps[:-1]])
+        betas = torch.where(timesteps - before == 1, given, betas)
     # DDPM (arXiv 2006.11239), eq. 7: β̃ = β (1 - ᾱ_prev) / (1 - ᾱ)
     posterior_variance = betas * (1 - alpha_bar_prev) / (1 - alpha_bar)
     log_beta_tilde = torch.cat([posterior_variance[1:2], posterior_variance[1:]]).log()

@@ -21,7 +21,8 @@ HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 def restore_notes(source: Source, found: list[Found]) -> None:
     """Set the samplers' steps, guidance and the like; how x_0 is clamped a scheduler has said.
 
-    Also the size that an upsampler enlarges, unless a decoder is beside it.
+    Also the precision of the schedule's tables, and the size that an upsampler enlarges, unless a
+    decoder is beside it.
 
     Raises:
         UserError: a value that a stage cannot have.
@@ -41,6 +42,11 @@ def restore_notes(source: Source, found: list[Found]) -> None:
             mine = as_dataclass(type(sampler), noted["sampler"], where, "sampler.")
             same = {"clip": sampler.clip, "clip_range": sampler.clip_range}
             experiment.sampler = replace(mine, **same)
+        if "tables" in noted:
+            values = asdict(experiment.diffusion) | {"tables": noted["tables"]}
+            experiment.diffusion = as_dataclass(
+                type(experiment.diffusion), values, where, "diffusion."
+            )
         if each.stage == UPSAMPLER and alone and "low_size" in noted:
             values = asdict(experiment.model) | {"low_size": noted["low_size"]}
             experiment.model = as_dataclass(type(experiment.model), values, where, "model.")

@@ -198,6 +198,7 @@ def _provenance(stages: dict[str, Stage], root: Path) -> dict[str, Any]:
             }
         if hasattr(stage.experiment, "sampler"):
             told[kind]["sampler"] = dataclasses.asdict(stage.experiment.sampler)
+            told[kind]["tables"] = stage.experiment.diffusion.tables
         if kind == UPSAMPLER:
             told[kind]["low_size"] = stage.experiment.model.low_size
     return {"exported": {"by": f"unclip {unclip.__version__}", "stages": told, "files": files}}

@@ -130,6 +130,7 @@ def scheduler(values: Mapping[str, Any], where: str, *, image: bool) -> Chain:
         schedule=s.choice("beta_schedule", _BETAS, "squaredcos_cap_v2"),
         prediction=s.choice("prediction_type", _PREDICTIONS, "epsilon"),
         variance=s.choice("variance_type", variances, "fixed_small_log"),
+        tables="float32",
     )
     clamps = s.get("clip_sample", bool, True)
     reach = s.get("clip_sample_range", float, 1.0)
