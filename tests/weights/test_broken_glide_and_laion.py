@@ -180,7 +180,7 @@ def _another_prior(f):
     [
         (_no_config, ("prior_config.json", "missing")),
         (_no_section, ("prior_config.json", "prior.net")),
-        (_depth, ("prior_config.json", "prior.net.depth=1000000", "2 layers")),
+        (_depth, ("prior_config.json", "prior.net.depth=1000000", "only 2")),
         (_unknown, ("prior_config.json", "prior.net.flash=True")),
         (_another, ("latest.pth", "unets.0.weight")),
         (_lacking, ("latest.pth", "net.learned_query", "missing")),

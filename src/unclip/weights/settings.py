@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -39,25 +40,28 @@ class Settings:
     Args:
         values: As the file has them; names that begin with ``_`` are notes.
         where: The file, which errors begin with.
+        section: What stands before each name in errors.
     """
 
-    def __init__(self, values: Mapping[str, Any], where: str):
+    def __init__(self, values: Mapping[str, Any], where: str, section: str = ""):
         self._left = {k: v for k, v in values.items() if not k.startswith("_")}
-        self.where = where
+        self.where, self._section = where, section
 
     def __contains__(self, name: str) -> bool:
         """Whether a value is there that has not been asked for."""
         return name in self._left
 
     def get(self, name: str, kind: Any, default: Any = None, *, most: int = 1_000_000) -> Any:
-        """A value of a type, numbers from 0 to ``most``; without a default it must be there.
+        """A value of a type; without a default it must be there.
+
+        Whole numbers, also in lists, are from 1 to ``most``, others from 0.
 
         Raises:
             UserError: it is missing, of another type or out of range.
         """
         if name not in self._left:
             if default is None:
-                raise UserError(f"{self.where}: {name}: is missing; fetch it again")
+                raise UserError(f"{self.where}: {self._section}{name}: is missing; fetch it again")
             return default
         value = self._left.pop(name)
         if kind is float and type(value) is int:
@@ -66,7 +70,21 @@ class Settings:
         wanted = int if kind is list else kind
         if type(value) is not kind or len(items) > LAYERS:
             raise self.refusal(name, value)
-        if any(type(v) is not wanted or (_is_number(v) and not 0 <= v <= most) for v in items):
+        least = 1 if wanted is int else 0
+        if any(type(v) is not wanted or (_is_number(v) and not least <= v <= most) for v in items):
+            raise self.refusal(name, value)
+        return value
+
+    def given(self, name: str, kind: Any, default: Any, *, most: int = 1_000_000) -> Any:
+        """The same, where null means the default."""
+        if self._left.get(name) is None:
+            self._left.pop(name, None)
+        return self.get(name, kind, default, most=most)
+
+    def share(self, name: str, default: float) -> float:
+        """A share of dropout, in [0, 1)."""
+        value: float = self.get(name, float, default, most=1)
+        if value == 1:
             raise self.refusal(name, value)
         return value
 
@@ -85,8 +103,15 @@ class Settings:
         """Values that have to be as they are here, if they are there; a tuple lists several."""
         for name, value in allowed.items():
             several = value if isinstance(value, tuple) else (value,)
-            if name in self._left and (found := self._left.pop(name)) not in several:
-                raise self.refusal(name, found)
+            if name not in self._left:
+                continue
+            found = self._left.pop(name)
+            if not any(found == v and (found is v or not isinstance(found, bool)) for v in several):
+                other = " or ".join(json.dumps(v) for v in several)
+                raise UserError(
+                    f"{self.where}: {self._section}{name}={_short(found)}: only {other} can be "
+                    "read; it is another kind of network"
+                )
 
     def ignored(self, *names: str) -> None:
         """Values that say nothing about what the network computes when it samples."""
@@ -102,9 +127,26 @@ class Settings:
     def refusal(self, name: str, value: Any) -> UserError:
         """What to raise for a value."""
         return UserError(
-            f"{self.where}: {name}={str(value)[:60]}: no network of unclip does that; it is "
-            "another kind of network"
+            f"{self.where}: {self._section}{name}={_short(value)}: no network of unclip does that; "
+            "it is another kind of network"
         )
+
+
+def section(content: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    """The object ``name`` in a file's content, empty if it is not there.
+
+    Raises:
+        UserError: it is something else.
+    """
+    found = content.get(name, {})
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: {name}={_short(found)}: is no section; fetch it again")
+    return found
+
+
+def _short(value: Any) -> str:
+    """On one line."""
+    return " ".join(str(value).split())[:60]
 
 
 def _is_number(value: Any) -> bool:

@@ -18,7 +18,7 @@ def read_prior(parts: Components, folders: list[str], half: bool) -> Found:
     dim = s.get("embedding_dim", int, 768)
     context = s.get("num_embeddings", int, 77)
     width = heads * s.get("attention_head_dim", int, 64)
-    layers, dropout = s.get("num_layers", int, 20, most=LAYERS), s.get("dropout", float, 0.0)
+    layers, dropout = s.get("num_layers", int, 20, most=LAYERS), s.share("dropout", 0.0)
     s.fixed(
         additional_embeddings=4,
         time_embed_act_fn="silu",

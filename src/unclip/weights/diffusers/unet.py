@@ -46,7 +46,7 @@ def shape_of(s: Settings, down: Mapping[str, bool], up: Mapping[str, bool]) -> d
         "channels": widths[0],
         "multiples": [w // widths[0] for w in widths],
         "blocks": s.get("layers_per_block", int, most=BLOCKS),
-        "dropout": s.get("dropout", float, 0.0),
+        "dropout": s.share("dropout", 0.0),
         "norm_groups": s.get("norm_num_groups", int, 32),
         "time": s.choice(
             "resnet_time_scale_shift",

@@ -19,7 +19,7 @@ from unclip.weights.originals.laion import from_dalle2
 from unclip.weights.originals.unet import State
 from unclip.weights.reading.folders import Source
 from unclip.weights.reading.tensors import ENDINGS, read_file, state_of
-from unclip.weights.settings import Settings
+from unclip.weights.settings import Settings, section
 
 States = dict[str, tuple[State, str]]
 """By kind: a state dict, and what errors about it begin with."""
@@ -41,7 +41,7 @@ def find(source: Source, *, merges: Path | None = None) -> list[Found]:
     config = source.json(config_file) if config_file in source.names else {}
     where = source.where(config_file)
     groups = Settings(config, where).get("norm_groups", int, 32)
-    sections = {k: karlo.Section(config.get(k), where) for k in states}
+    sections = {k: karlo.Section(section(config, k, where), where) for k in states}
     found = []
     if "clip" in states:
         found.append(from_openai(*states["clip"]))
@@ -49,12 +49,10 @@ def find(source: Source, *, merges: Path | None = None) -> list[Found]:
         found.append(karlo.prior(*states["prior"], stats, sections["prior"]))
     size = 64
     if "decoder" in states:
-        section = sections["decoder"]
-        size = section.model.get("image_size", int, 64)
-        found.append(karlo.decoder(*states["decoder"], section, size, groups))
+        size = sections["decoder"].model.get("image_size", int, 64)
+        found.append(karlo.decoder(*states["decoder"], sections["decoder"], size, groups))
     if "improved_sr" in states:
-        section = sections["improved_sr"]
-        found.append(karlo.upsampler(*states["improved_sr"], section, size, groups))
+        found.append(karlo.upsampler(*states["improved_sr"], sections["improved_sr"], size, groups))
     if "dalle2" in states:
         file = f"{folder}/{LAION_CONFIG}" if folder else LAION_CONFIG
         content = source.json(file)
@@ -70,10 +68,10 @@ def _glide(
         if kind not in states:
             continue
         state, where = states[kind]
-        section = config.get(kind, {})
+        own = section(config, kind, source.where("config.json"))
         names = ("n_vocab", "end_token", "norm_groups")
         shared: dict[str, Any] = {name: config[name] for name in names if name in config}
-        values = shared | (section if isinstance(section, dict) else {})
+        values = shared | own
         bases = [f.experiment.model.image_size for f in found if f.stage == DECODER]
         found.append(
             glide.network(

@@ -183,7 +183,7 @@ def _unet(state: State, where: str, config: Settings, size: int) -> dict[str, An
     return {
         "attention": [size >> level for level in levels],
         "head_channels": head_channels(config),
-        "dropout": config.get("dropout", float, 0.1),
+        "dropout": config.share("dropout", 0.1),
         "norm_groups": config.get("norm_groups", int, 32),
         **shape,
     }

@@ -27,7 +27,7 @@ from unclip.weights.originals.unet import (
     shape_of,
     unet_shape,
 )
-from unclip.weights.settings import SCHEDULES, Chain, Settings, clamp
+from unclip.weights.settings import SCHEDULES, Chain, Settings, clamp, section
 
 
 def statistics(content: Any, where: str) -> State:
@@ -40,12 +40,10 @@ def statistics(content: Any, where: str) -> State:
 class Section:
     """What a ``config.json`` says of a network: the values of its model, and of its chain."""
 
-    def __init__(self, section: Any, where: str):
-        parts = section if isinstance(section, dict) else {}
-        model, chain = (parts.get(name) for name in ("model", "diffusion"))
-        values = model.get("hparams") if isinstance(model, dict) else None
-        self.model = Settings(values if isinstance(values, dict) else {}, where)
-        self._chain = Settings(chain if isinstance(chain, dict) else {}, where)
+    def __init__(self, content: dict[str, Any], where: str):
+        model = section(content, "model", where)
+        self.model = Settings(section(model, "hparams", where), where)
+        self._chain = Settings(section(content, "diffusion", where), where)
 
     def chain(self, cls: Any, reach: float, *, x0: bool = False, learns: bool = False) -> Chain:
         """The chain, by default the published one; x_0 is clamped to ``reach``."""
@@ -63,14 +61,14 @@ class Section:
         return Chain(diffusion, clamp(reach))
 
 
-def prior(state: State, where: str, stats: State | None, section: Section) -> Found:
+def prior(state: State, where: str, stats: State | None, said: Section) -> Found:
     """``prior-ckpt-step=01000000-of-01000000.ckpt`` or ``prior_fp16.ckpt``."""
     if stats is None:
         raise UserError(
             f"{where}: needs the file of mean and standard deviation "
             "(ViT-L-14_stats.th) beside it; fetch that too"
         )
-    h = section.model
+    h = said.model
     width, dim = shape_of(state, "model.clip_img_proj.weight", where)
     context = shape_of(state, "model.positional_embedding", where, 3)[1] - 4
     layers = len({k.split(".")[3] for k in state if k.startswith("model.transformer.resblocks.")})
@@ -87,7 +85,7 @@ def prior(state: State, where: str, stats: State | None, section: Section) -> Fo
     )
     h.ignored("text_drop")
     h.finish()
-    chain = section.chain(DiffusionConfig, 10.0, x0=True)
+    chain = said.chain(DiffusionConfig, 10.0, x0=True)
     return Found(
         where,
         prior_experiment(dim, context, width, layers, heads, 0.0, chain),
@@ -97,15 +95,15 @@ def prior(state: State, where: str, stats: State | None, section: Section) -> Fo
     )
 
 
-def decoder(state: State, where: str, section: Section, size: int, groups: int) -> Found:
+def decoder(state: State, where: str, said: Section, size: int, groups: int) -> Found:
     """``decoder-ckpt-step=01000000-of-01000000.ckpt``."""
-    h = section.model
+    h = said.model
     check_blocks(h)
     shape, levels = unet_shape(state, "model.", where)
     width, dim = shape_of(state, "model.text_seq_proj.0.weight", where)
     tokens = shape_of(state, "model.clip_tok_proj.weight", where)[0] // width
     head = head_channels(h)
-    dropout = h.get("dropout", float, 0.1)
+    dropout = h.share("dropout", 0.1)
     check_levels(h, size, shape["multiples"], levels)
     h.fixed(
         num_channels=shape["channels"],
@@ -133,7 +131,7 @@ def decoder(state: State, where: str, section: Section, size: int, groups: int) 
         norm_groups=groups,
         **shape,
     )
-    chain = section.chain(ImageDiffusionConfig, 1.0, learns=True)
+    chain = said.chain(ImageDiffusionConfig, 1.0, learns=True)
     return Found(
         where,
         decoder_experiment(size, dim, tokens, width, unet, 50, chain),
@@ -143,21 +141,21 @@ def decoder(state: State, where: str, section: Section, size: int, groups: int) 
     )
 
 
-def upsampler(state: State, where: str, section: Section, low: int, groups: int) -> Found:
+def upsampler(state: State, where: str, said: Section, low: int, groups: int) -> Found:
     """``improved-sr-ckpt-step=1.2M.ckpt``."""
     shape, levels = unet_shape(state, "model_first_steps.", where)
     if levels:
         raise UserError(f"{where}: has attention; no upsampler of Karlo's has")
-    h = section.model
+    h = said.model
     h.fixed(
         channels=shape["channels"],
         depth=shape["blocks"],
         channels_multiple=shape["multiples"],
     )
-    dropout = h.get("dropout", float, 0.0)
+    dropout = h.share("dropout", 0.0)
     h.finish()
     unet = ConvUNetConfig(dropout=dropout, norm_groups=groups, **shape)
     last = any(name.startswith("model_last_step.") for name in state)
-    chain = section.chain(ImageDiffusionConfig, 1.0)
+    chain = said.chain(ImageDiffusionConfig, 1.0)
     experiment = upsampler_experiment(4 * low, low, last, unet, chain)
     return Found(where, experiment, upsampler_map.karlo, lambda: state)
