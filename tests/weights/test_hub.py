@@ -64,7 +64,7 @@ def fake(tmp_path, monkeypatch):
     return found
 
 
-def test_only_what_is_needed_is_fetched(fake, tmp_path):
+def test_only_what_is_needed_is_fetched(fake, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["import", "hf://someone/karlo", "--out", str(out)]) == 0
     weights = [name for name in fake.fetched if not name.endswith(".json")]
@@ -73,6 +73,10 @@ def test_only_what_is_needed_is_fetched(fake, tmp_path):
     found = artifacts.describe(out / "prior").provenance["imported"]
     assert (found["source"], found["revision"]) == ("hf://someone/karlo", COMMIT)
     assert found["licence"] == "creativeml-openrail-m"
+    pinned = f"hf://someone/karlo@{COMMIT}"
+    assert f"hf://someone/karlo is {pinned} now" in capsys.readouterr().err
+    assert main(["import", pinned, "--out", str(out), "--force"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_half_takes_the_variant(fake, tmp_path):

@@ -77,13 +77,16 @@ def _merges(spec: str) -> Path | None:
     if not spec:
         return None
     from unclip.weights.hub import open_source
+    from unclip.weights.importing import tell_commits
     from unclip.weights.reading.folders import MERGES
 
     source = open_source(spec)
     names = [name for name in source.names if name.rpartition("/")[2] in MERGES]
     if not names:
         raise UserError(f"merges={spec}: holds no {' or '.join(MERGES)}")
-    return source.path(names[0])
+    found = source.path(names[0])
+    tell_commits([source])
+    return found
 
 
 def _import(*sources: Any, **how: Any) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -107,6 +107,7 @@ def import_weights(
             before = scratch / "before"
             before.mkdir()
             put_in_place({each: folder / each.name for each in targets.values()}, before)
+    tell_commits({id(source): source for _, source in found}.values())
     reads = any(each.sizes.embed_dim for each, _ in found)
     if reads and CLIP not in targets and not (out / CLIP).is_dir():
         say(
@@ -115,6 +116,15 @@ def import_weights(
             error=True,
         )
     return list(targets.values())
+
+
+def tell_commits(sources: Iterable[Source]) -> None:
+    """Say how to have the same files of the hub again, where an address names a branch or none."""
+    for source in sources:
+        origin, revision = source.origin["source"], source.origin.get("revision")
+        pinned = f"{origin}@{revision}"
+        if revision and origin.startswith("hf://") and source.label != pinned:
+            say(f"unclip: {source.label} is {pinned} now; give that for the same files", error=True)
 
 
 def _found(
