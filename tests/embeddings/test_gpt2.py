@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from unclip.common.artifacts import MERGES
 from unclip.common.errors import UserError
-from unclip.embeddings.gpt2 import Gpt2Tokenizer, mask_of, ready, tokenizer_of
+from unclip.embeddings.gpt2 import Gpt2Tokenizer, files_of, mask_of, ready, tokenizer_of
 from unclip.embeddings.tokens import Tokenizer
 from unclip.nn.config import TextEncoderConfig
 from unclip.stages.decoder.config import DecoderConfig
@@ -83,3 +84,16 @@ def test_a_file_that_does_not_fit_is_refused_in_a_line(merges, tmp_path):
         with pytest.raises(UserError, match=f"model.merges={path}") as found:
             ready(tokenizer(path))
         assert "\n" not in str(found.value)
+
+
+def test_an_artifacts_own_merges_stand_for_those_that_it_was_trained_with(merges, tmp_path):
+    text = TextEncoderConfig(context=8, vocabulary=VOCABULARY, width=8, layers=1, heads=1)
+    model = DecoderConfig(tokenizer="gpt2", merges=str(merges), text=text)
+    assert files_of(model) == {MERGES: merges}
+    assert files_of(DecoderConfig()) == files_of(None) == {}
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    assert tokenizer_of(model, folder).merges == str(merges)
+    (folder / MERGES).write_text(merges.read_text())
+    assert tokenizer_of(model, folder).merges == str(folder / MERGES)
+    assert tokenizer_of(model).merges == str(merges)

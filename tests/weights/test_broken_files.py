@@ -145,6 +145,10 @@ def _twice(header: dict) -> bytes:
     return json.dumps(header).encode()[:-1] + f', "{KEY}": {json.dumps(header[KEY])}}}'.encode()
 
 
+def _with(**change: list[int]) -> Callable[[dict], bytes]:
+    return lambda header: json.dumps(header | {KEY: header[KEY] | change}).encode()
+
+
 def _as(kind: torch.dtype) -> Callable[[Path], None]:
     def edit(file: Path) -> None:
         state = load_file(file)
@@ -159,6 +163,8 @@ def _as(kind: torch.dtype) -> Callable[[Path], None]:
         (_in_header(_twice), f"has the key '{KEY}' twice"),
         (_in_header(lambda header: b"[" * 100_000), "not a whole safetensors file"),
         (lambda file: file.write_bytes(b"\xff" * 8), "not a whole safetensors file"),
+        (_in_header(_with(shape=[10**6, 10**6])), "not a whole safetensors file"),
+        (_in_header(_with(data_offsets=[0, 10**12])), "not a whole safetensors file"),
         (_as(torch.int64), f"{KEY} is sparse, quantized or int64"),
         (_as(torch.bool), f"{KEY} is sparse, quantized or bool"),
         (_as(torch.float8_e4m3fn), f"{KEY} is sparse, quantized or float8_e4m3fn"),
@@ -208,6 +214,18 @@ def test_a_zip_that_torch_does_not_write_is_refused(capsys, source, kind):
         for name in saved.namelist() + saved.namelist()[: kind != "compressed"]:
             written.writestr(name, saved.read(name))
     refused(capsys, source, f"prior/{STEM}.bin", "save it by torch")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_small_file_of_a_huge_view_is_refused_before_it_is_read(capsys, source, legacy):
+    folder = source / "prior"
+    state = load_file(folder / WEIGHTS) | {KEY: torch.ones(1).expand(10**6, 10**6)}
+    (folder / WEIGHTS).unlink()
+    torch.save(state, folder / f"{STEM}.bin", _use_new_zipfile_serialization=not legacy)
+    assert (folder / f"{STEM}.bin").stat().st_size < 1e6
+    refused(
+        capsys, source, f"{STEM}.bin: {KEY} repeats its numbers to the shape [1000000, 1000000]"
+    )
 
 
 def test_integers_that_no_network_has_are_no_weights(tmp_path):

@@ -79,6 +79,8 @@ def test_glides_bases_are_decoders(tmp_path, name):
     assert part.sampler.guidance == (5.0 if known is not None else 3.0)
     assert part.diffusion.schedule == "cosine"
     assert part.tokenize(["a the"]).tolist() == [[64, 262, *[VOCABULARY - 1] * 4]]
+    model = artifacts.describe(out / "decoder").config["model"]
+    assert model["merges"] == str(out / "decoder" / "merges.txt")  # for training it further
 
 
 @torch.no_grad()

@@ -62,14 +62,21 @@ class Gpt2Tokenizer:
 def tokenizer_of(model: Any, folder: Path | None = None) -> Tokenizer | Gpt2Tokenizer:
     """Of a stage's ``model`` section that has ``tokenizer``, ``merges`` and ``text``.
 
-    ``folder`` is the artifact's, which may hold the merges.
+    ``folder`` is the artifact's, whose own merges stand for those that it was trained with.
     """
     text, merges = model.text, model.merges
     if model.tokenizer == "gpt2":
-        if folder is not None and merges == MERGES:
+        if folder is not None and (folder / MERGES).is_file():
             merges = str(folder / MERGES)
         return Gpt2Tokenizer(text.context, vocabulary=text.vocabulary, merges=merges)
     return Tokenizer(text.context)
+
+
+def files_of(model: Any) -> dict[str, Path]:
+    """What an artifact of a stage with this ``model`` section has to hold to read captions."""
+    if getattr(model, "tokenizer", None) != "gpt2" or model.merges is None:
+        return {}
+    return {MERGES: expanded(model.merges)}
 
 
 def ready(tokenize: Tokenizer | Gpt2Tokenizer) -> Tokenizer | Gpt2Tokenizer:

@@ -18,6 +18,7 @@ from unclip.common import artifacts
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 from unclip.config.load import ResolvedExperiment
+from unclip.embeddings.gpt2 import files_of
 from unclip.runs import own
 from unclip.tracking.files import (
     METRICS,
@@ -131,6 +132,7 @@ def finish(
         provenance={**read_json(folder / PROVENANCE), "metrics": metrics, **own.mark(config)},
         embed_dim=stage.embed_dim,
         clip_fingerprint=stage.frozen_clip.fingerprint if stage.uses_embeddings else None,
+        files=files_of(getattr(resolved.config, "model", None)),
     )
     if tracker is not None:
         tracker.finished(summary, artifact, kind=resolved.stage.kind)

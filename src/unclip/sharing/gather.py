@@ -64,6 +64,9 @@ def gather(run: str, *, weights: bool, licence: str = "unknown") -> Content:
     check_licence(licence)
     folder = trained(run)
     stages = stages_in(folder)
+    for path in [folder] if is_artifact(folder) else stages.values():
+        if is_artifact(path):
+            _refuse_imported(run, artifacts.describe(path, key="RUN"))
     if stages and not is_artifact(folder):
         return _cascade(run, stages, weights=weights, licence=licence)
     if not is_artifact(folder):
@@ -150,11 +153,6 @@ def _word(name: str) -> str:
 def _run_files(run: str, artifact: artifacts.Artifact, samples: int = MAX_SAMPLES) -> Content:
     """What a run leaves besides its artifact: summary, metrics and the last ``samples``."""
     folder, content = artifact.path.resolve().parent, Content()
-    if isinstance(imported := artifact.provenance.get("imported"), dict):
-        raise UserError(
-            f"RUN={run}: {artifact.path} was imported and has no run to repeat; name its source "
-            f"instead, {str(imported.get('source'))[:100]}, for `unclip import`"
-        )
     summary = _summary(folder)
     if registry.STAGES[artifact.stage].trains and summary is None:
         raise _without_run(run, artifact)
@@ -174,6 +172,15 @@ def _run_files(run: str, artifact: artifacts.Artifact, samples: int = MAX_SAMPLE
     for file in (*sheets, folder / SUMMARY, folder / METRICS):
         _refuse_links(file, folder)
     return content
+
+
+def _refuse_imported(run: str, artifact: artifacts.Artifact) -> None:
+    if isinstance(imported := artifact.provenance.get("imported"), dict):
+        raise UserError(
+            f"RUN={run}: {artifact.path} was imported and has no run to repeat; name its source "
+            f"instead, {str(imported.get('source'))[:100]}, for `unclip import`, or copy the whole "
+            "folder, which samples anywhere"
+        )
 
 
 def _without_run(run: str, artifact: artifacts.Artifact) -> UserError:

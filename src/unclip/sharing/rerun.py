@@ -22,7 +22,8 @@ from unclip.sharing.sources import check_sources
 Command = Callable[[list[str], Mapping[str, str]], None]
 """Runs `unclip` with these words and environment variables; raises `UserError` if it fails."""
 
-PLACES = ("clip", "pca", "init", "data.source", "data.embeddings")
+_MERGES = "model.merges"
+PLACES = ("clip", "pca", "init", "data.source", "data.embeddings", _MERGES)
 _MACHINE = ("trainer.devices", "trainer.nodes", "trainer.threads")  # what is typed holds for all
 _OURS = ("run", "tracking", "stage", "about")
 
@@ -58,7 +59,9 @@ class Again:
     def resolved(self, name: str) -> ResolvedExperiment:
         """The experiment of a part, with the overrides that are for it; its size is checked."""
         part = self.bundle.parts[name]
-        found = load_experiment(str(part.file), [*self._overrides(part), *self._planned(part)])
+        found = load_experiment(
+            str(part.file), [*self._overrides(part), *self._planned(part), *self._merges(part)]
+        )
         bounds.check_machine(found)
         if check_sources(found, allow=self.allow_source):
             os.environ[PUBLIC_ONLY] = "1"  # also of the processes that train
@@ -76,6 +79,7 @@ class Again:
         part, folder = self.bundle.parts[name], self._made(name)
         words = [*self._overrides(part), f"run.dir={folder}"]
         words += [f"{p}={self.spec(p)}" for p in self._leans_on(part)]
+        words += self._merges(part)
         row = part.experiment.stage
         how = [row.verb, "--continue" if row.trains else "--force"]
         threads = {"OMP_NUM_THREADS": str(min(part.threads, cores()))} if part.threads else {}
@@ -132,6 +136,11 @@ class Again:
         """Parents of ``part`` that are inside and that the user has not replaced."""
         named = part.experiment.stage.parents
         return [p for p in named if p in self.bundle.parts and p not in self.given]
+
+    def _merges(self, part: BundleEntry) -> list[str]:
+        """GPT-2's merges that came with its weights, unless the user gives others."""
+        file = part.folder / "artifact" / artifacts.MERGES
+        return [f"{_MERGES}={file}"] if file.is_file() and _MERGES not in self.given else []
 
     def _planned(self, part: BundleEntry) -> list[str]:
         """Parents by their experiments, which is enough to know sizes by."""

@@ -175,6 +175,8 @@ def _write(
     row = registry.STAGES[found.stage]
     if row.parents:
         found.experiment.clip = str(out / CLIP)  # for training it further
+    if artifacts.MERGES in found.files:
+        found.experiment.model.merges = str(out / row.kind / artifacts.MERGES)
     with torch.device("meta"):
         try:
             net = row.build_network(found.experiment, found.sizes)

@@ -79,6 +79,7 @@ def state_of(content: Any, where: str) -> dict[str, Tensor]:
                 f"{where}: {str(name)[:80]} is {type(tensor).__name__}, not a tensor; save the "
                 "state dict alone"
             )
+        _whole(tensor, name, where)
         short = ".".join(p for p in name.split(".") if p not in ("module", "_orig_mod"))
         if short in found and not torch.equal(found[short], tensor):
             raise UserError(f"{where}: {name} is there twice, with different values; save one")
@@ -98,9 +99,21 @@ def checked(tensor: Tensor, name: str, where: str) -> Tensor:
             f"{where}: {name} is sparse, quantized or {kind}; give plain numbers of float16, "
             "bfloat16, float32 or float64"
         )
+    _whole(tensor, name, where)
     if not tensor.isfinite().all():
         raise UserError(f"{where}: {name} has a NaN or infinite value; fetch the file again")
     return tensor
+
+
+def _whole(tensor: Tensor, name: str, where: str) -> None:
+    """Refuse a view that repeats few numbers: a small file may say so of any number of them."""
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return  # which `checked` refuses, if any network has such a name
+    if tensor.nbytes > tensor.untyped_storage().nbytes():
+        raise UserError(
+            f"{where}: {name} repeats its numbers to the shape {list(tensor.shape)}; save it whole "
+            "(contiguous)"
+        )
 
 
 def _read_pickled(file: Path, size: int, where: str) -> Any:
