@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ def anchors(page: Path) -> set[str]:
     """The names that GitHub and the site give to the headings."""
     found: set[str] = set()
     every = tokens(page)
-    for token, content in zip(every, every[1:]):
+    for token, content in pairwise(every):
         if token.type == "heading_open":
             text = "".join(t.content for t in content.children or () if t.type != "html_inline")
             name = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")

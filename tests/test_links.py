@@ -16,9 +16,8 @@ def test_every_link_leads_to_a_file_and_a_heading(page):
         if parts.scheme or parts.netloc:
             continue
         target = page.parent / unquote(parts.path) if parts.path else page
-        if not target.exists() or not target.resolve().is_relative_to(pages.ROOT):
-            wrong.append(link)
-        elif parts.fragment and parts.fragment not in pages.anchors(target):
+        there = target.exists() and target.resolve().is_relative_to(pages.ROOT)
+        if not there or (parts.fragment and parts.fragment not in pages.anchors(target)):
             wrong.append(link)
     assert wrong == []
 
