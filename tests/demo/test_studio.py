@@ -108,7 +108,7 @@ def test_inpainting_keeps_what_is_not_painted_over(studio, pipeline):
     editor = {"background": Image.fromarray(picture), "layers": [layer]}
     drawn = studio.inpaint(editor, "a red circle", 2, 3, *own(studio.inpainted), progress=ignore)
     assert [each.label for each in drawn] == ["seed 3", "seed 4"]
-    for image, _ in drawn:
+    for image, *_ in drawn:
         assert np.array_equal(image[:, 16:], picture[:, 16:])
         assert not np.array_equal(image[:, :16], picture[:, :16])
 

@@ -12,6 +12,7 @@ from unclip.cli.outputs import Outputs, unique
 from unclip.cli.sampling_options import (
     add_manipulation,
     check_count,
+    inversion_of,
     note_long,
     open_pipeline,
     settings_of,
@@ -71,6 +72,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Read, turn, write."""
     from unclip.pipeline.manipulations import DIRECTIONS
+    from unclip.pipeline.record import Recorder
 
     theta = DIRECTIONS[args.direction] if args.theta is None else args.theta
     require(0 <= theta <= 1, "--theta", f"{theta} must be in [0, 1]; the paper's are 0.25 to 0.5")
@@ -85,6 +87,7 @@ def run(args: argparse.Namespace) -> None:
     files = [[f"{each}.png" for each in unique([f"{n}_theta{t}" for t in thetas])] for n in names]
     out = Outputs(args.out, [*chain(*files), "edit.png"], force=args.force, inputs=args.image)
     images = [image_files.read(path) for path in args.image]
+    read = image_files.sha256s(args.image)
     pipeline = open_pipeline(args)
     note_long(pipeline, captions)
     with step_bar() as progress:
@@ -99,12 +102,27 @@ def run(args: argparse.Namespace) -> None:
             settings=settings,
             progress=progress,
         )
+    recorder = Recorder(
+        pipeline.cascade,
+        settings,
+        "edit",
+        source=args.source,
+        target=args.to,
+        direction=args.direction,
+        seed=args.seed,
+        **inversion_of(settings),
+    )
+    records = [
+        [recorder(images=[own], theta=theta * k / (args.n - 1)) for k in range(args.n)]
+        for own in read
+    ]
     figure = image_files.write(
         out,
         "edit.png",
         [[each] for each in images],
         found.image,
         files=files,
+        records=records,
         rows=[f"{name}: {args.source or ''} to {args.to}" for name in names],
         columns=["original", *(f"theta {theta}" for theta in thetas)],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import unicodedata
@@ -15,6 +16,8 @@ from unclip.common.errors import UserError
 if TYPE_CHECKING:
     from numpy import ndarray as Array
     from torch import Tensor
+
+    from unclip.common.png_record import Record
 
 
 def read(path: Path) -> Array:
@@ -57,6 +60,11 @@ def _bytes(path: Path) -> bytes:
         raise UserError(f"{path}: {problem.reason}") from None
 
 
+def sha256s(paths: Sequence[Path]) -> list[str]:
+    """The hash of each file, by which a record names the images that a command started from."""
+    return [hashlib.sha256(_bytes(path)).hexdigest() for path in paths]
+
+
 def names(paths: Sequence[Path]) -> list[str]:
     """A name for the results of each image: its own, numbered where two have the same."""
     return unique([slug(path.stem) for path in paths])
@@ -75,6 +83,7 @@ def write(
     images: Tensor,
     *,
     files: Sequence[Sequence[str]],
+    records: Sequence[Sequence[Record]],
     rows: Sequence[str],
     columns: Sequence[str],
     last: bool = False,
@@ -87,6 +96,7 @@ def write(
         originals: Of each row, shown before its images; cut to their middle square.
         images: In [-1, 1].
         files: Name of each image.
+        records: What the file of each says of it.
         rows: Heading of each row.
         columns: Heading of each column, the originals' too.
         last: Show the last original of each row after the images.
@@ -102,9 +112,9 @@ def write(
     crop = Square(sizes=(images.shape[-1],))
     cells = []
     with writing(out.folder):
-        for given, drawn, own in zip(originals, to_uint8(images), files):
-            for image, name in zip(drawn, own):
-                save(image, out.path(name))
+        for given, drawn, own, said in zip(originals, to_uint8(images), files, records):
+            for image, name, record in zip(drawn, own, said, strict=True):
+                save(image, out.path(name), record)
             before = [crop(each, Random())[0] for each in given]
             after = [before.pop()] if last else []
             cells.append([*before, *drawn, *after])

@@ -68,11 +68,13 @@ def run(args: argparse.Namespace) -> None:
     out = Outputs(args.out, [*files, "inpaint.png"], force=args.force, inputs=inputs)
     photo = image_files.read(args.image)
     keep = image_files.read_mask(args.mask)
+    read = image_files.sha256s(inputs)
     if keep.shape != photo.shape[:2]:
         sizes = [f"{x.shape[1]}x{x.shape[0]}" for x in (keep, photo)]
         require(False, "--mask", f"{args.mask} is {sizes[0]} pixels, {args.image} {sizes[1]}")
     require(not keep.all(), "--mask", f"{args.mask} keeps everything; paint the hole black")
     from unclip.pipeline.inpainting import kept_pixels
+    from unclip.pipeline.record import Recorder
 
     require(
         not kept_pixels(keep, min(keep.shape)).all(),
@@ -92,6 +94,14 @@ def run(args: argparse.Namespace) -> None:
             settings=settings,
             progress=progress,
         )
+    recorder = Recorder(
+        pipeline.cascade,
+        settings,
+        "inpaint",
+        images=read,
+        caption=args.caption,
+        resample=args.resample,
+    )
     hole = photo.copy()
     hole[~keep] = (255, 0, 255)  # a colour that few images have
     figure = image_files.write(
@@ -100,6 +110,7 @@ def run(args: argparse.Namespace) -> None:
         [[photo, hole]],
         found.image[None],
         files=[files],
+        records=[[recorder(seed=seed) for seed in seeds]],
         rows=[args.caption],
         columns=["original", "kept", *(f"seed {seed}" for seed in seeds)],
     )

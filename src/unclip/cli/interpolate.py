@@ -10,6 +10,7 @@ from unclip.cli.outputs import Outputs
 from unclip.cli.sampling_options import (
     add_manipulation,
     check_count,
+    inversion_of,
     open_pipeline,
     settings_of,
     step_bar,
@@ -50,18 +51,31 @@ def run(args: argparse.Namespace) -> None:
     one, other = image_files.names([args.a, args.b])
     files = [f"{one}_{other}_{k:02d}.png" for k in range(args.n)]
     out = Outputs(args.out, [*files, "interpolate.png"], force=args.force, inputs=[args.a, args.b])
+    from unclip.pipeline.record import Recorder
+
     a, b = image_files.read(args.a), image_files.read(args.b)
+    read = image_files.sha256s([args.a, args.b])
     pipeline = open_pipeline(args)
     with step_bar() as progress:
         found = pipeline.interpolate(
             a, b, args.n, noise=args.noise, seed=args.seed, settings=settings, progress=progress
         )
+    recorder = Recorder(
+        pipeline.cascade,
+        settings,
+        "interpolate",
+        images=read,
+        noise=args.noise,
+        seed=args.seed,
+        **inversion_of(settings),
+    )
     figure = image_files.write(
         out,
         "interpolate.png",
         [[a, b]],
         found.image,
         files=[files],
+        records=[[recorder(at=k / (args.n - 1)) for k in range(args.n)]],
         rows=[f"noise: {args.noise}"],
         columns=[one, *(f"{k / (args.n - 1):.2f}" for k in range(args.n)), other],
         last=True,

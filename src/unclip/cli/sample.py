@@ -29,6 +29,7 @@ from unclip.common.terminal import say
 if TYPE_CHECKING:
     from unclip.data.readers.captions import Caption
     from unclip.pipeline.pipeline import Pipeline
+    from unclip.pipeline.record import Recipe
 
 EXAMPLES = """\
 examples:
@@ -36,6 +37,7 @@ examples:
   unclip sample --captions captions.txt --pipeline runs/quickstart --out samples
   unclip sample "a red circle" --pipeline cascade.zip   (a bundle of `unclip share`)
   unclip sample "a large green star" decoder.guidance=3 decoder.steps=50 --seed 7
+  unclip sample --like samples/a-red-circle_seed7.png --pipeline runs/quickstart
   unclip sample --captions captions_val2014.json --limit 30000 --devices 8 --out coco
   torchrun --nnodes 4 --nproc-per-node 8 ... -m unclip sample --captions captions.csv --out many
 
@@ -64,6 +66,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="more captions: one per line; .csv, .tsv, .jsonl, .json or .parquet with a column "
         "caption; or of COCO",
     )
+    p.add_argument(
+        "--like",
+        type=Path,
+        metavar="FILE",
+        help="repeat an image that unclip sampled, by what its PNG says: caption, seed, settings "
+        "and precision, of which those that are given win",
+    )
     p.add_argument("--n", type=int, default=1, help="images per caption (default 1)")
     add_output(p)
     add_pipeline(p)
@@ -78,19 +87,25 @@ def add(commands: argparse._SubParsersAction) -> None:
     many.add_argument("--shard-size", type=int, help="images per shard (default 256)")
     many.add_argument("--limit", type=int, help="so many of the captions, chosen at random")
     add_sampling(p)
-    p.set_defaults(run=run)
+    p.set_defaults(run=run, seed=None)
 
 
 def run(args: argparse.Namespace) -> None:
     """Sample one grid of images, or many in shards."""
+    recipe = _recipe(args)
     captions = _captions(args)
+    args.seed = args.seed or 0
     many = {name: getattr(args, name) for name in MANY if getattr(args, name) is not None}
-    if many or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if many or _by_torchrun():
         check_count(args.n, len(captions), most=MOST)
         _sample_many(args, captions, many)
     else:
         check_count(args.n, len(captions))
-        _sample_few(args, [caption.text for caption in captions])
+        _sample_few(args, [caption.text for caption in captions], recipe)
+
+
+def _by_torchrun() -> bool:
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def _sample_many(args: argparse.Namespace, captions: list[Caption], many: dict[str, Any]) -> None:
@@ -117,7 +132,25 @@ def _sample_many(args: argparse.Namespace, captions: list[Caption], many: dict[s
         )
 
 
-def _sample_few(args: argparse.Namespace, captions: list[str]) -> None:
+def _recipe(args: argparse.Namespace) -> Recipe | None:
+    """What --like says, put into ``args`` where nothing else was given."""
+    if args.like is None:
+        return None
+    given = [name for name in ("captions", *MANY) if getattr(args, name) is not None]
+    given += [name for name, there in (("fast", args.fast), ("torchrun", _by_torchrun())) if there]
+    if given:
+        option = given[0] if given[0] == "torchrun" else "--" + given[0].replace("_", "-")
+        raise UserError(f"--like: repeats one image as it was sampled; leave out {option}")
+    from unclip.pipeline.record import read_recipe
+
+    recipe = read_recipe(args.like)
+    args.caption = args.caption or [recipe.caption]
+    args.seed = recipe.seed if args.seed is None else args.seed
+    args.precision = recipe.precision if args.precision == "auto" else args.precision
+    return recipe
+
+
+def _sample_few(args: argparse.Namespace, captions: list[str], recipe: Recipe | None) -> None:
     """Write a PNG per image, a labelled grid, and samples.jsonl."""
     settings = settings_of(args)
     different = list(dict.fromkeys(captions))
@@ -131,10 +164,15 @@ def _sample_few(args: argparse.Namespace, captions: list[str]) -> None:
     from unclip.common.atomic import atomic_write
     from unclip.common.images import grid, save, to_uint8
     from unclip.common.progress import bar_interval
+    from unclip.pipeline.pipeline import Pipeline
+    from unclip.pipeline.record import SAMPLE, Recorder
     from unclip.pipeline.sampling import Sampling
 
     pipeline = open_pipeline(args)
+    if recipe is not None:
+        pipeline = Pipeline(recipe.applied(pipeline.cascade))
     Sampling(pipeline.cascade, settings, None)  # refuses what does not fit before any bar is shown
+    recorder = Recorder(pipeline.cascade, settings, SAMPLE)
     images: list = []
     note_long(pipeline, captions)
     with (
@@ -151,8 +189,8 @@ def _sample_few(args: argparse.Namespace, captions: list[str]) -> None:
                     f"step {done}/{total}", refresh=sys.stderr.isatty()
                 ),
             )
-            for name, image in zip(names[first:], to_uint8(found.image)):
-                save(image, out.path(name))
+            for name, (caption, seed), image in zip(names[first:], chunk, to_uint8(found.image)):
+                save(image, out.path(name), recorder(caption=caption, seed=seed))
                 images.append(image)
             bar.update(len(chunk))
         rows = [

@@ -196,6 +196,11 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return settings
 
 
+def inversion_of(settings: Settings) -> dict[str, str | int]:
+    """How images were inverted, for their records."""
+    return {"inversion": settings.inversion, "iterations": settings.iterations}
+
+
 def named_pipeline(args: argparse.Namespace) -> str | None:
     """What --pipeline says, or else its default; None where the stages alone were given."""
     alone = args.pipeline is None and args.clip and args.decoder

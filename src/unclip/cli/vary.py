@@ -11,6 +11,7 @@ from unclip.cli.outputs import Outputs
 from unclip.cli.sampling_options import (
     add_manipulation,
     check_count,
+    inversion_of,
     open_pipeline,
     settings_of,
     step_bar,
@@ -51,16 +52,22 @@ def run(args: argparse.Namespace) -> None:
     seeds = seeds_from(args.seed, args.n, "--seed")
     files = [[f"{name}_seed{seed}.png" for seed in seeds] for name in names]
     out = Outputs(args.out, [*chain(*files), "vary.png"], force=args.force, inputs=args.image)
+    from unclip.pipeline.record import Recorder
+
     images = [image_files.read(path) for path in args.image]
+    read = image_files.sha256s(args.image)
     pipeline = open_pipeline(args)
     with step_bar() as progress:
         found = pipeline.vary(images, args.eta, seeds, settings=settings, progress=progress)
+    recorder = Recorder(pipeline.cascade, settings, "vary", eta=args.eta, **inversion_of(settings))
+    records = [[recorder(images=[own], seed=seed) for seed in seeds] for own in read]
     figure = image_files.write(
         out,
         "vary.png",
         [[each] for each in images],
         found.image,
         files=files,
+        records=records,
         rows=names,
         columns=["original", *(f"seed {seed}" for seed in seeds)],
     )

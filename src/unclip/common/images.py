@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from unclip.common.atomic import atomic_write
 from unclip.common.fonts import drawable, font_for
+from unclip.common.png_record import Record, chunks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,12 +122,12 @@ def _sized(image: Array, side: int) -> Image.Image:
     return Image.fromarray(image).resize((side, side), how)
 
 
-def save(image: Image.Image | Array, path: Path) -> Path:
-    """Write a PNG, whole or not at all, making its folder."""
+def save(image: Image.Image | Array, path: Path, record: Record | None = None) -> Path:
+    """Write a PNG that says ``record`` of itself, whole or not at all, making its folder."""
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
     with atomic_write(path) as scratch:
-        image.save(scratch, "png")
+        image.save(scratch, "png", pnginfo=chunks(record))
     return path
 
 

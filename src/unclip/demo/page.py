@@ -235,9 +235,9 @@ class Page:
         """PNG files that say in their names what they are, and their labels."""
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         found = []
-        for image, label in drawn:
+        for image, label, record in drawn:
             name = re.sub(r"[^\w.]+", "_", label, flags=re.ASCII).strip("_")
-            found.append((str(save(image, folder / f"{name}.png")), label))
+            found.append((str(save(image, folder / f"{name}.png", record)), label))
         return found
 
     def _cancel(self, request: gr.Request) -> None:

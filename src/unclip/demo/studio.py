@@ -11,10 +11,12 @@ from torch import Tensor
 
 from unclip.common.errors import UserError
 from unclip.common.images import to_uint8
+from unclip.common.png_record import Record
 from unclip.common.types import Progress
 from unclip.demo import inputs
 from unclip.diffusion.config import SamplerName, section_counts
 from unclip.pipeline.pipeline import Pipeline
+from unclip.pipeline.record import SAMPLE, Recorder
 from unclip.pipeline.settings import Settings
 
 Array = np.ndarray
@@ -29,6 +31,7 @@ class LabelledImage(NamedTuple):
 
     image: Array  # uint8 [S, S, 3]
     label: str  # its seed, and where in a row it stands
+    record: Record | None = None  # how it was sampled, which its file says
 
 
 @dataclass(frozen=True)
@@ -121,42 +124,39 @@ class Studio:
     ) -> list[LabelledImage]:
         """``n`` images of a caption, one per seed."""
         text, seeds = self._caption(caption), inputs.seeds(seed, _count(n))
+        settings = _settings(self.captioned, knobs)
+        record = Recorder(self.pipeline.cascade, settings, SAMPLE, caption=text)
         found = self.pipeline.generate(
-            [text] * len(seeds),
-            seeds,
-            settings=_settings(self.captioned, knobs),
-            progress=progress,
+            [text] * len(seeds), seeds, settings=settings, progress=progress
         )
-        return _labelled(found.image, [f"seed {each}" for each in seeds])
+        return _seeded(found.image, seeds, record)
 
     def vary(
         self, upload: str, eta: float, n: float, seed: float, *knobs: Any, progress: Progress
     ) -> list[LabelledImage]:
         """``n`` variations of an image."""
-        seeds = inputs.seeds(seed, _count(n))
-        found = self.pipeline.vary(
-            inputs.image(upload),
-            inputs.number(eta, "eta", 0, 1),
-            seeds,
-            settings=_settings(self.inverted, knobs),
-            progress=progress,
-        )
-        return _labelled(found.image[0], [f"seed {each}" for each in seeds])
+        seeds, settings = inputs.seeds(seed, _count(n)), _settings(self.inverted, knobs)
+        image, eta = inputs.image(upload), inputs.number(eta, "eta", 0, 1)
+        record = Recorder(self.pipeline.cascade, settings, "vary", eta=eta)
+        found = self.pipeline.vary(image, eta, seeds, settings=settings, progress=progress)
+        return _seeded(found.image[0], seeds, record)
 
     def interpolate(
         self, a: str, b: str, noise: str, n: float, seed: float, *knobs: Any, progress: Progress
     ) -> list[LabelledImage]:
         """``n`` images from one image to another."""
+        (first,), settings = inputs.seeds(seed, 1), _settings(self.inverted, knobs)
+        record = Recorder(self.pipeline.cascade, settings, "interpolate", noise=noise, seed=first)
         found = self.pipeline.interpolate(
             inputs.image(a, "first image"),
             inputs.image(b, "second image"),
             _count(n),
             noise=noise,
-            seed=inputs.seeds(seed, 1)[0],
-            settings=_settings(self.inverted, knobs),
+            seed=first,
+            settings=settings,
             progress=progress,
         )
-        return _row(found.image[0], 1.0, "", seed)
+        return _row(found.image[0], 1.0, "at", record, label="{:.2f}")
 
     def edit(
         self,
@@ -171,18 +171,24 @@ class Studio:
         progress: Progress,
     ) -> list[LabelledImage]:
         """``n`` images from an image towards what one caption says and another does not."""
+        (first,), settings = inputs.seeds(seed, 1), _settings(self.edited, knobs)
+        image = inputs.image(upload)
+        source, target = self._caption(source, "from"), self._caption(target, "to")
+        theta = inputs.number(theta, "theta", 0, 1)
+        said = {"source": source, "target": target, "direction": direction, "seed": first}
+        record = Recorder(self.pipeline.cascade, settings, "edit", **said)
         found = self.pipeline.text_diff(
-            inputs.image(upload),
-            self._caption(source, "from"),
-            self._caption(target, "to"),
-            inputs.number(theta, "theta", 0, 1),
+            image,
+            source,
+            target,
+            theta,
             _count(n),
             direction=direction,
-            seed=inputs.seeds(seed, 1)[0],
-            settings=_settings(self.edited, knobs),
+            seed=first,
+            settings=settings,
             progress=progress,
         )
-        return _row(found.image[0], theta, "θ ", seed)
+        return _row(found.image[0], theta, "theta", record, label="θ {:.2f}")
 
     def inpaint(
         self,
@@ -197,16 +203,17 @@ class Studio:
         seeds = inputs.seeds(seed, _count(n))
         text = self._caption(caption)
         image, keep = inputs.painted(editor)
-        count = len(seeds)
+        count, settings = len(seeds), _settings(self.inpainted, knobs)
+        record = Recorder(self.pipeline.cascade, settings, "inpaint", caption=text)
         found = self.pipeline.inpaint(
             [image] * count,
             [keep] * count,
             [text] * count,
             seeds,
-            settings=_settings(self.inpainted, knobs),
+            settings=settings,
             progress=progress,
         )
-        return _labelled(found.image, [f"seed {each}" for each in seeds])
+        return _seeded(found.image, seeds, record)
 
     def _caption(self, text: str, name: str = "caption") -> str:
         """A caption that is read to its end."""
@@ -233,13 +240,20 @@ def _settings(knobs: Sequence[Knob], values: Sequence[Any]) -> Settings:
     return Settings(changes)
 
 
-def _labelled(images: Tensor, labels: Sequence[str]) -> list[LabelledImage]:
+def _seeded(images: Tensor, seeds: Sequence[int], record: Recorder) -> list[LabelledImage]:
+    """Images of successive seeds."""
     return [
-        LabelledImage(image, label) for image, label in zip(to_uint8(images), labels, strict=True)
+        LabelledImage(image, f"seed {seed}", record(seed=seed))
+        for image, seed in zip(to_uint8(images), seeds, strict=True)
     ]
 
 
-def _row(images: Tensor, end: float, symbol: str, seed: float) -> list[LabelledImage]:
-    """Images at even steps from 0 to ``end``."""
-    places = np.linspace(0, end, len(images))
-    return _labelled(images, [f"{symbol}{place:.2f}, seed {int(seed)}" for place in places])
+def _row(
+    images: Tensor, end: float, name: str, record: Recorder, *, label: str
+) -> list[LabelledImage]:
+    """Images at even steps of ``name`` from 0 to ``end``."""
+    found = []
+    for image, place in zip(to_uint8(images), np.linspace(0, end, len(images))):
+        said = record(**{name: float(place)})
+        found.append(LabelledImage(image, f"{label.format(place)}, seed {said['seed']}", said))
+    return found

@@ -214,7 +214,8 @@ def _requirements(extra: str | None) -> Iterator[Requirement]:
         requirement = Requirement(line)
         marker = requirement.marker
         always = marker is None or marker.evaluate({"extra": ""})
-        if always if extra is None else not always and marker.evaluate({"extra": extra}):
+        of_extra = marker is not None and marker.evaluate({"extra": extra or ""})
+        if always if extra is None else of_extra and not always:
             yield requirement
 
 

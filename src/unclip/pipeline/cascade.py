@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from unclip.common.added import with_adapters
 from unclip.common.artifacts import Artifact
 from unclip.common.devices import find_device
 from unclip.common.errors import UserError
+from unclip.common.hashing import file_sha256
 from unclip.common.undrawn import Undrawn
 from unclip.embeddings.clip import FrozenClip, fingerprint_of
 from unclip.embeddings.codec import Codec
@@ -54,6 +56,8 @@ class Cascade:
             and PCA stay in float32.
         offload: What moves the networks to the device by turns; None: all are there.
         compilation: What compiles the blocks of prior, decoder and upsamplers; None: nothing does.
+        sha256: Of what `load_cascade` was given but for the samplers' settings: the same on every
+            device and in every precision. Empty if the stages come from elsewhere.
 
     Raises:
         UserError: a prior for a decoder that takes no image embeddings, or stages without the CLIP
@@ -69,6 +73,7 @@ class Cascade:
     dtype: torch.dtype | None = None
     offload: Offload | None = None
     compilation: Compilation | None = None
+    sha256: str = ""
 
     def __post_init__(self) -> None:
         if self.prior is not None and self.decoder.takes != "image":
@@ -204,6 +209,7 @@ def load_cascade(
     own: DecoderPart = loaded(DECODER, decoder)
     if own.takes != "image":
         prior = None
+    sampling = [merged[path] for path in (prior, decoder, *upsamplers) if path is not None]
     enlarging = [loaded(UPSAMPLER, path) for path in upsamplers]
     return Cascade(
         clip=frozen,
@@ -215,7 +221,25 @@ def load_cascade(
         dtype=dtype,
         offload=turns,
         compilation=compilation,
+        sha256=_sha256(frozen, sampling),
     )
+
+
+def _sha256(clip: FrozenClip | None, stages: Sequence[Path | str | Artifact]) -> str:
+    """Of what decides samples besides the samplers' settings; of upsamplers the order is theirs."""
+    found = []
+    for each in stages:
+        artifact = artifacts.describe(each)
+        weights: Any = [(artifact.sha256, 1.0)]
+        if merging := artifact.merging:
+            weights = [(merging.base.sha256, 1.0)]
+            weights += [(adapter.sha256, weight) for adapter, weight in merging.adapters]
+        config = {key: v for key, v in artifact.config.items() if key in ("model", "diffusion")}
+        errors = artifact.path / artifacts.X0_ERRORS
+        own = file_sha256(errors) if errors.is_file() else ""
+        found.append(json.dumps([artifact.stage, weights, config, own], sort_keys=True))
+    state = [clip.fingerprint if clip else "", *sorted(found)]
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def open_folder(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from PIL import Image
 from unclip.common.atomic import atomic_write
 from unclip.common.hashing import file_sha256
 from unclip.common.images import save
+from unclip.common.png_record import Record, chunks
 from unclip.data.pack.shards import SampleRow, write_tar
 from unclip.data.shard_folder import ShardFolder
 from unclip.evaluation.features.images import SAMPLES
@@ -38,6 +39,7 @@ class ImageShards(ShardFolder):
         header: As of `ShardFolder`.
         shards: The images of each shard.
         form: One of `FORMATS`.
+        recorder: Makes what an image's file says of it from its caption and seed.
     """
 
     command = "unclip sample --devices"
@@ -45,11 +47,17 @@ class ImageShards(ShardFolder):
     held = "images"
 
     def __init__(
-        self, out: Path, header: dict[str, Any], shards: list[list[PlannedImage]], form: str
+        self,
+        out: Path,
+        header: dict[str, Any],
+        shards: list[list[PlannedImage]],
+        form: str,
+        recorder: Callable[..., Record],
     ):
         super().__init__(out, header, len(shards))
         self.planned = shards
         self._form = form
+        self._recorder = recorder
         self._width = max(5, len(str(len(shards))))
 
     def _number(self, number: int) -> str:
@@ -83,10 +91,10 @@ class ImageShards(ShardFolder):
         planned = self.planned[number]
         if self._form == "tar":
             with atomic_write(self.out / self.names(number)[0]) as part:
-                write_tar(part, _rows(planned, content))
+                write_tar(part, self._rows(planned, content))
         else:
             for one, image in zip(planned, content, strict=True):
-                save(image, self.out / self._png(number, one))
+                save(image, self.out / self._png(number, one), self._record_of(one))
         return {"images": len(planned)}
 
     def complete(self, manifest: dict[str, Any]) -> None:
@@ -99,9 +107,13 @@ class ImageShards(ShardFolder):
                     row = {"file": self._png(number, one), **one._asdict()}
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
+    def _record_of(self, one: PlannedImage) -> Record:
+        return self._recorder(caption=one.caption, seed=one.seed)
 
-def _rows(planned: list[PlannedImage], content: Iterable[np.ndarray]) -> Iterator[SampleRow]:
-    for one, image in zip(planned, content, strict=True):
-        png = io.BytesIO()
-        Image.fromarray(image).save(png, "png")
-        yield SampleRow(one.key, "png", png.getvalue(), [one.caption], {"seed": one.seed})
+    def _rows(
+        self, planned: list[PlannedImage], content: Iterable[np.ndarray]
+    ) -> Iterator[SampleRow]:
+        for one, image in zip(planned, content, strict=True):
+            png = io.BytesIO()
+            Image.fromarray(image).save(png, "png", pnginfo=chunks(self._record_of(one)))
+            yield SampleRow(one.key, "png", png.getvalue(), [one.caption], {"seed": one.seed})

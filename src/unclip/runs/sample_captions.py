@@ -21,6 +21,7 @@ from unclip.common.images import to_uint8
 from unclip.data.readers.captions import Caption, choose_captions, digest_captions
 from unclip.pipeline.cascade import with_settings
 from unclip.pipeline.pipeline import Pipeline
+from unclip.pipeline.record import PRECISION, SAMPLE, Recorder
 from unclip.pipeline.settings import Settings
 from unclip.runs.image_shards import ImageShards
 from unclip.runs.sample_plan import SampleConfig, list_captions, plan_images
@@ -30,7 +31,6 @@ from unclip.training.strategies import processes_started
 
 logger = logging.getLogger(__name__)
 
-_PRECISIONS = {torch.float32: "32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 Opener = Callable[[str], Pipeline]
 """Opens the pipeline on a device."""
 
@@ -96,7 +96,9 @@ def sample_captions(
             },
             "cascade": {"source": place, "fingerprint": own.cascade.fingerprint()},
         }
-        folder = ImageShards(Path(out), header, shards, config.format)
+        folder = ImageShards(
+            Path(out), header, shards, config.format, Recorder(own.cascade, None, SAMPLE)
+        )
         return _Job(own, settings.batch, folder)
 
     with reproducible(processes.accelerator):
@@ -141,7 +143,7 @@ def _settings(
     cascade = pipeline.cascade
     precision = config.precision
     if precision == "auto":
-        precision = _PRECISIONS[cascade.dtype or torch.float32]
+        precision = PRECISION[cascade.dtype or torch.float32]
     return {
         **{name: getattr(config, name) for name in ("n", "seed", "format", "shard_size")},
         "batch": settings.batch,
