@@ -12,7 +12,7 @@ TABLE = $(if $(filter scenes,$(ON)),,_$(ON))
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup quickstart test test-all gpu-check mutants check format clean \
-	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sweep sample reproduce figures demo
+	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sweep sample reproduce figures demo docs
 
 help:  ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -24,7 +24,7 @@ help:  ## print the targets
 $(STAMP): pyproject.toml constraints.txt
 	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet uv
 	@test -x $(BIN)/python || uv venv --quiet --python '>=3.11' $(VENV)
-	uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,test]'
+	uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,docs,test]'
 	@touch $@
 
 setup: $(STAMP)  ## make .venv with everything in it
@@ -94,6 +94,9 @@ check: $(STAMP)  ## format, lint, types, import order
 format: $(STAMP)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(STAMP)  ## the site, in build/docs: open build/docs/index.html
+	$(BIN)/python docs/site/build.py
 
 clean:  ## remove .venv and caches (runs/ stays)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -22,7 +22,7 @@ DECLARED = {name_of(r) for r in PROJECT["dependencies"]}
 EXTRAS = {
     name_of(requirement)
     for extra, requirements in PROJECT["optional-dependencies"].items()
-    if extra not in ("dev", "test")  # a user has neither
+    if extra not in ("dev", "docs", "test")  # a user has neither
     for requirement in requirements
 }
 

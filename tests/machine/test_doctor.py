@@ -109,7 +109,7 @@ def test_a_missing_extra_is_no_problem_and_has_its_command(capsys, monkeypatch):
     _, found = told(capsys)
     assert found["extras"]["demo"] == "missing gradio: pip install 'unclip[demo]'"
     assert found["problems"] == []
-    assert not {"dev", "test"} & set(found["extras"])
+    assert not {"dev", "docs", "test"} & set(found["extras"])
 
 
 def test_a_damaged_torch_is_one_problem(capsys, monkeypatch):

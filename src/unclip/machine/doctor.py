@@ -30,7 +30,7 @@ from unclip.tracking.index import size_of
 GIB = 2**30
 LEAST_FREE = 2 * GIB  # a cascade and its checkpoints do not fit into less
 PATIENCE = 180  # seconds for torch to be imported, from a cold disk too
-FOR_DEVELOPERS = ("dev", "test")  # extras
+FOR_DEVELOPERS = ("dev", "docs", "test")  # extras
 
 
 class Problem(NamedTuple):
