@@ -78,6 +78,10 @@ test: $(STAMP)  ## the tests, under 10 minutes on 2 cores
 test-all: $(STAMP)  ## the slow tests too, and fifty times the examples of the property tests
 	$(BIN)/python -m pytest -m '' --hypothesis-profile=long
 
+test-docs: $(STAMP)  ## run every command that README and docs show, shrunk; build the site (30 min)
+	$(BIN)/python -m pytest -m '' -rs tests/test_shown_commands.py tests/test_links.py tests/test_site.py \
+		tests/pipeline/test_front_door.py
+
 gpu-check: $(STAMP)  ## what only a GPU can show: its tests, and unclip check-machine (8 min)
 	$(BIN)/python -m pytest -m gpu tests/gpu
 	$(BIN)/unclip check-machine --device cuda $(ARGS)

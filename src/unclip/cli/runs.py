@@ -1,4 +1,4 @@
-"""`unclip runs`: list, show and compare what was trained."""
+"""`unclip runs`: list, show, watch and compare what was trained."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unclip.cli import runs_watch
 from unclip.cli.outputs import numbered_folder, writing
 from unclip.cli.sampling_options import add_force
 from unclip.common.errors import UserError
@@ -24,6 +25,9 @@ EXAMPLES = {
   unclip runs show prior/diffusion_tiny      (its newest run that did not fail)
   unclip runs show 20260101-120000-4f2a
 """,
+    "watch": """\
+  unclip runs watch prior/diffusion_tiny
+""",
     "compare": """\
   unclip runs compare runs/quickstart/prior prior/diffusion_tiny --out runs/compare
 """,
@@ -38,7 +42,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command and its verbs."""
     p = commands.add_parser(
         "runs",
-        help="list, show and compare what was trained",
+        help="list, show, watch and compare what was trained",
         description=RUN,
         **_epilog(*EXAMPLES),
     )
@@ -68,6 +72,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     v.add_argument("name", metavar="RUN", help="folder, experiment, or part of a folder's name")
     _add_root(v)
     v.set_defaults(run=show)
+    _add_root(runs_watch.add_verb(verbs))
     v = verbs.add_parser(
         "compare",
         help="print where runs differ; write their curves as PNG and HTML",
