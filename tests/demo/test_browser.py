@@ -31,15 +31,16 @@ pytestmark = [
 
 
 @contextmanager
-def serving(folder, log):
+def serving(folder, log, *words):
     """The address of the page of a cascade's ``folder``, which is to write nothing to ``log``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "unclip", "demo", "--pipeline", folder, "--port", str(port)]
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "unclip", "demo", "--pipeline", folder, "--port", str(port)],
+            [*command, *words],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
@@ -240,3 +241,33 @@ def test_a_tab_that_a_missing_part_makes_useless_says_so(browser, cascade, tmp_p
             needs_prior = name in ("Draw", "Inpaint")
             panel.get_by_text("needs a prior" if needs_prior else "Sampling").wait_for()
             assert panel.get_by_role("button", name=name, exact=True).count() == 1 - needs_prior
+
+
+def test_two_cascades_draw_the_same_seeds_side_by_side(browser, cascade, tmp_path):
+    for part in ("clip", "prior", "decoder"):
+        shutil.copytree(cascade / part, tmp_path / "small" / part)
+    words = ("--compare", str(tmp_path / "small"))
+    with serving(cascade, tmp_path / "stderr", *words) as address, browser.new_page() as page:
+        page.set_default_timeout(PATIENCE)
+        page.goto(address)
+        panel = tab(page, "Compare")
+        panel.get_by_label("Caption").first.fill("a red circle")
+        panel.get_by_label("Seed").first.fill("4")
+        press(panel, "Compare")
+        name = Path(cascade).name
+        wanted = [f"{who}, seed {seed}" for seed in (4, 5) for who in (name, "small")]
+        assert labels(panel, 4) == wanted
+
+
+def test_what_was_drawn_is_chosen_again_by_a_click(visit):
+    from playwright.sync_api import expect
+
+    panel = tab(visit(), "Draw")
+    for caption, seed in (("a red circle", 8), ("a blue square", 9)):
+        draw(panel, caption, n=1, seed=seed)
+        assert labels(panel, 1)[0] == f"seed {seed}" or panel.get_by_text(f"seed {seed}").wait_for()
+    panel.get_by_role("gridcell", name="a red circle").or_(
+        panel.get_by_text("a red circle")
+    ).last.click()
+    expect(panel.get_by_label("Caption").first).to_have_value("a red circle")
+    expect(panel.get_by_label("Seed").first).to_have_value("8")

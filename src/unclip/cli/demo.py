@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import argparse
 from importlib.util import find_spec
+from typing import Any
 
-from unclip.cli.sampling_options import add_pipeline, add_sampling, open_pipeline, settings_of
+from unclip.cli.sampling_options import (
+    add_pipeline,
+    add_sampling,
+    named_pipeline,
+    open_pipeline,
+    settings_of,
+)
 from unclip.common.errors import UserError
 from unclip.common.listening import check_address
 
@@ -13,6 +20,7 @@ EXAMPLES = """\
 examples:
   unclip demo
   unclip demo --pipeline runs/scenes_gpu --port 8000
+  unclip demo --pipeline runs/quickstart --compare runs/mine
   unclip demo --host 0.0.0.0 --allow-host gpu.example.org
 """
 
@@ -36,6 +44,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="NAME",
         help="a name that visitors reach this page by, such as gpu.example.org; may be repeated",
     )
+    p.add_argument(
+        "--compare",
+        metavar="CASCADE",
+        help="another cascade, as --pipeline takes it: a tab shows both, by the same seeds",
+    )
     add_pipeline(p)
     add_sampling(p, "What the page's controls start from.")
     p.set_defaults(run=run)
@@ -45,6 +58,7 @@ def run(args: argparse.Namespace) -> None:
     """Serve until interrupted."""
     if find_spec("gradio") is None:
         raise UserError("gradio is missing; `pip install 'unclip[demo]'` brings it")
+    from unclip.demo.compare import names_of
     from unclip.demo.serve import serve
 
     check_address(args.host, args.port)
@@ -53,5 +67,18 @@ def run(args: argparse.Namespace) -> None:
     from unclip.pipeline.cascade import with_settings
     from unclip.pipeline.pipeline import Pipeline
 
+    first = named_pipeline(args) or str(args.decoder)
+    own: dict[str, Any] = {
+        "clip": None,
+        "prior": None,
+        "decoder": None,
+        "upsampler": None,
+        "adapter": [],
+    }
+    other = argparse.Namespace(**vars(args) | own | {"pipeline": args.compare})
     pipeline = Pipeline(with_settings(open_pipeline(args).cascade, settings))
-    serve(pipeline, host=args.host, port=args.port, names=args.allow_host)
+    compared = None
+    if args.compare is not None:
+        one, two = names_of(first, args.compare)
+        compared = {one: pipeline, two: open_pipeline(other)}
+    serve(pipeline, host=args.host, port=args.port, names=args.allow_host, compared=compared)

@@ -17,7 +17,9 @@ from unclip.common.images import save
 from unclip.common.seeds import MAX_SEED
 from unclip.common.terminal import say
 from unclip.demo.canvas import bound_canvas, said
+from unclip.demo.compare import Pair
 from unclip.demo.desk import Cancelled, Desk
+from unclip.demo.history import recall
 from unclip.demo.inputs import MAX_CAPTION
 from unclip.demo.studio import MAX_IMAGES, Knob, LabelledImage, Studio
 from unclip.pipeline.manipulations import DIRECTIONS, NOISES
@@ -47,6 +49,7 @@ class _Job(NamedTuple):
     knobs: Sequence[Knob]
     n: int  # images at first
     least: int = 1
+    recalls: bool = False  # whether earlier jobs can be chosen again
 
 
 class Page:
@@ -56,10 +59,14 @@ class Page:
         studio: Does the work.
         folder: Gradio's own, which it serves files from: the images go there.
         images: Files to try the tabs with that need an image.
+        pair: This studio and another, to be compared.
     """
 
-    def __init__(self, studio: Studio, folder: Path, images: Sequence[str] = ()):
+    def __init__(
+        self, studio: Studio, folder: Path, images: Sequence[str] = (), pair: Pair | None = None
+    ):
         self.studio = studio
+        self._pair = pair
         self._folder = folder
         self.desk = Desk()
         self._images = list(images)
@@ -73,6 +80,13 @@ class Page:
             gr.Markdown(f"# unclip\nImages of {size} × {size} pixels, drawn on this machine.")
             with gr.Tabs():
                 self._tab("Draw", "Images of a caption.", self._draw, caption=True)
+                if self._pair is not None:
+                    self._tab(
+                        "Compare",
+                        "The same captions and seeds by two cascades, each with its own settings.",
+                        self._compare,
+                        lacks=self._pair.lacks(),
+                    )
                 self._tab(
                     "Vary", "Images with the CLIP embedding of yours.", self._vary, caption=False
                 )
@@ -97,10 +111,18 @@ class Page:
             blocks.unload(self._cancel)
         return blocks
 
-    def _tab(self, title: str, about: str, fill: Callable[[], _Job], *, caption: bool) -> None:
+    def _tab(
+        self,
+        title: str,
+        about: str,
+        fill: Callable[[], _Job],
+        *,
+        caption: bool = True,
+        lacks: str | None = None,
+    ) -> None:
         """What a tab asks for on the left, what comes of it on the right; below, on a phone."""
         with gr.Tab(title):
-            lacks = self.studio.lacks(caption=caption)
+            lacks = lacks or self.studio.lacks(caption=caption)
             gr.Markdown(about if lacks is None else lacks)
             if lacks is not None:
                 return
@@ -118,10 +140,12 @@ class Page:
                         stop = gr.Button("Cancel", min_width=100)
                 with gr.Column(scale=3, min_width=320):
                     gallery = self._gallery()
-                    with gr.Accordion("Sampling"):
+                    with gr.Accordion("Sampling", visible=bool(job.knobs)):
                         turned = [_knob(each) for each in job.knobs]
-        given = [*job.wanted, count, seed, *turned]
-        running = start.click(self._handler(job.work), given, gallery, **ONE_AT_A_TIME)
+            given = [*job.wanted, count, seed, *turned]
+            running = start.click(self._handler(job.work), given, gallery, **ONE_AT_A_TIME)
+            if job.recalls:
+                recall(running, given, ["Caption", "Images", "Seed"])
         stop.click(None, cancels=[running], **AT_ONCE)  # the guard tells the desk
         roll = f"() => Math.floor(Math.random() * {MAX_SEED + 1})"
         dice.click(None, None, seed, js=roll, **AT_ONCE)
@@ -129,7 +153,11 @@ class Page:
     def _draw(self) -> _Job:
         caption = _caption()
         gr.Examples([[each] for each in CAPTIONS], caption, label="Examples")
-        return _Job(self.studio.generate, [caption], self.studio.captioned, n=4)
+        return _Job(self.studio.generate, [caption], self.studio.captioned, n=4, recalls=True)
+
+    def _compare(self) -> _Job:
+        assert self._pair is not None
+        return _Job(self._pair.generate, [_caption()], (), n=2, recalls=True)
 
     def _vary(self) -> _Job:
         upload = self._upload("Image")

@@ -15,7 +15,14 @@ from unclip.common.terminal import VisibleStream, say
 from unclip.pipeline.pipeline import Pipeline
 
 
-def serve(pipeline: Pipeline, *, host: str, port: int, names: Sequence[str] = ()) -> None:
+def serve(
+    pipeline: Pipeline,
+    *,
+    host: str,
+    port: int,
+    names: Sequence[str] = (),
+    compared: dict[str, Pipeline] | None = None,
+) -> None:
     """Until Ctrl-C. What visitors upload and draw lies in a folder that is removed in the end.
 
     Args:
@@ -23,6 +30,7 @@ def serve(pipeline: Pipeline, *, host: str, port: int, names: Sequence[str] = ()
         host: Where to listen.
         port: Likewise.
         names: Further names that visitors reach the page by.
+        compared: Two pipelines, ``pipeline`` among them, by the names to show.
     """
     with (
         tempfile.TemporaryDirectory(prefix="unclip-demo-") as folder,
@@ -33,11 +41,14 @@ def serve(pipeline: Pipeline, *, host: str, port: int, names: Sequence[str] = ()
             GRADIO_ANALYTICS_ENABLED="False", GRADIO_RUN_HISTORY="False", GRADIO_TEMP_DIR=folder
         )
         tempfile.tempdir = folder
+        from unclip.demo.compare import Pair
         from unclip.demo.server import build_server
         from unclip.demo.studio import Studio
 
         images = _examples(Path(folder))
-        server = build_server(Studio(pipeline), Path(folder), host, port, names, images)
+        studios = {name: Studio(each) for name, each in (compared or {}).items()}
+        pair = Pair(studios) if studios else None
+        server = build_server(Studio(pipeline), Path(folder), host, port, names, images, pair)
         if not is_loopback(host):
             say(
                 f"unclip: warning: --host {host} lets in whoever reaches this machine; "

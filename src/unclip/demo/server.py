@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 
 from unclip.common.listening import address_of
 from unclip.common.terminal import say
+from unclip.demo.compare import Pair
 from unclip.demo.desk import Desk
 from unclip.demo.guard import Guard
 from unclip.demo.inputs import MAX_BYTES, MAX_PIXELS
@@ -37,6 +38,7 @@ def build_server(
     port: int,
     names: Collection[str] = (),
     images: Sequence[str] = (),
+    pair: Pair | None = None,
 ) -> Server:
     """A server whose ``run`` serves the page of ``studio``.
 
@@ -47,12 +49,13 @@ def build_server(
         port: Likewise.
         names: Further names that visitors reach the page by.
         images: Examples, in ``folder``.
+        pair: ``studio`` and another, to be compared.
     """
     # Gradio opens the canvas of the editor itself: Pillow refuses more than twice this.
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     traceback.print_exc = _print_error  # Gradio's answer to whatever a visitor sends
-    page = Page(studio, folder, images)
+    page = Page(studio, folder, images, pair)
     blocks = page.build()
     blocks.queue(max_size=QUEUE, api_open=False)
     app = gr.mount_gradio_app(
