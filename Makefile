@@ -102,5 +102,8 @@ format: $(STAMP)  ## rewrite the code in the project's format
 docs: $(STAMP)  ## the site, in build/docs: open build/docs/index.html
 	$(BIN)/python docs/site/build.py
 
+release: $(STAMP)  ## build and check wheel and sdist of the tag at this commit, in dist/
+	.ci/release
+
 clean:  ## remove .venv and caches (runs/ stays)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

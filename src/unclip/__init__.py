@@ -15,7 +15,6 @@ from __future__ import annotations
 import importlib as _importlib
 import typing as _typing
 
-__version__ = "0.1.0"
 __all__ = ["Pipeline", "load_experiment", "sample_captions", "train"]
 
 _FROM = {
@@ -27,9 +26,21 @@ _FROM = {
 
 
 def __getattr__(name: str) -> _typing.Any:
+    if name == "__version__":
+        return _version()
     if name not in _FROM:
         raise AttributeError(f"module 'unclip' has no attribute {name!r}")
     return getattr(_importlib.import_module(_FROM[name]), name)
+
+
+def _version() -> str:
+    """Of the installed package; a copy that is only on the path has none."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("unclip")
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def __dir__() -> list[str]:
