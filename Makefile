@@ -89,11 +89,12 @@ gpu-check: $(STAMP)  ## what only a GPU can show: its tests, and unclip check-ma
 mutants: $(STAMP)  ## put plausible bugs in, one at a time: the tests must see each of them
 	$(BIN)/python tests/mutants.py $(ARGS)
 
-check: $(STAMP)  ## format, lint, types, import order
+check: $(STAMP)  ## format, lint, types, import order, the glossary's words
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_words.py
 
 format: $(STAMP)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
