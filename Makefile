@@ -11,8 +11,8 @@ RUN ?= runs/quickstart
 TABLE = $(if $(filter scenes,$(ON)),,_$(ON))
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup quickstart test test-all gpu-check mutants check format clean \
-	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sweep sample reproduce figures demo docs
+.PHONY: help setup quickstart test test-all test-docs gpu-check mutants check format clean \
+	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sweep sample reproduce figures demo docs release
 
 help:  ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
