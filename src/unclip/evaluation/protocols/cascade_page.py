@@ -48,7 +48,10 @@ def write(
         "evaluations": [one.as_dict() for one in found],
         "not_comparable_with_the_paper": [not_comparable(one, protocol) for one in found],
     }
-    sections = [(f"Features of {one.conditions.features}", lines_of([one])) for one in found]
+    sections = [
+        (f"Features of {one.conditions.features}, against {one.reference}", lines_of([one]))
+        for one in found
+    ]
     if protocol.name == "coco30k":
         sections += [
             (f"Beside the paper, {one.conditions.features}", beside_the_paper(one, protocol))
