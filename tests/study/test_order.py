@@ -25,6 +25,11 @@ def test_a_rater_sees_every_pair_once_and_again_in_the_same_order(study):
     assert vote_through(study, "Grace", Counter()) != seen
 
 
+def test_no_catch_pair_is_left_when_the_others_are_judged(study):
+    for number in range(8):
+        assert len(vote_through(study, f"rater {number}", Counter())) == len(study.pairs)
+
+
 def test_questions_come_in_blocks_and_catch_pairs_are_spread(study):
     seen = [study.pairs[pair] for pair in vote_through(study, "Ada", Counter())]
     for block in range(3):
