@@ -246,3 +246,18 @@ def test_a_nearly_right_name_is_answered(tmp_path, capsys):
     assert "did you mean the cascade 'karlo'?" in capsys.readouterr().err
     assert main(["plan", "runs/nowhere", "--device", "cpu"]) == 2
     assert "nor is it a folder of a cascade" in capsys.readouterr().err
+
+
+def test_what_holds_no_stage_is_refused(tmp_path, capsys):
+    source, out = karlo_folder(tmp_path / "source"), tmp_path / "out"
+    before = sorted(tmp_path.rglob("*"))
+    for words, says in (
+        ([str(source / "text_proj"), "--out", str(out)], "text_proj: holds no whole stage"),
+        (["", "--out", str(out)], "SOURCE: must not be empty"),
+        ([str(source), "--out", str(source)], "source: is the source itself"),
+    ):
+        assert main(["import", *words]) == 2
+        error = capsys.readouterr().err
+        assert says in error
+        assert error.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == before

@@ -26,6 +26,8 @@ def open_source(spec: str) -> Source:
     Raises:
         UserError: there is no such path or repository, or it cannot be reached.
     """
+    if not spec.strip():
+        raise UserError("SOURCE: must not be empty; give a folder, a file or an address")
     if spec.startswith("https://"):
         require_reachable(spec)
         return Source(

@@ -68,10 +68,18 @@ def import_weights(
         UserError: one line that names the file, the key and the fix.
     """
     specs = [spec] if isinstance(spec, str) else spec
+    for place in specs if out.is_dir() else ():
+        if Path(place).is_dir() and out.samefile(place):
+            raise UserError(f"--out {out}: is the source itself; name another folder")
     sources = {each: open_source(each) for each in ([*specs, clip] if clip else specs)}
     if reached is not None:
         reached()
     found = _found(sources, specs, clip, merges, half)
+    if not found:
+        raise UserError(
+            f"{' and '.join(specs)}: holds no whole stage, such as a decoder with its text_proj; "
+            "give the folder above it"
+        )
     if merges is not None and not any(each.files for each, _ in found):
         raise UserError(
             f"--merges {merges}: no network of {' and '.join(specs)} reads captions by GPT-2's "
