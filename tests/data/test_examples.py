@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from tiny_data import FakeSource
 
@@ -5,7 +6,8 @@ from unclip.common.errors import UserError
 from unclip.data.dataset import Examples
 from unclip.data.decode import BadSample
 from unclip.data.order import Draw
-from unclip.data.transforms import Patch, Square
+from unclip.data.sample import Sample
+from unclip.data.transforms import Patch, Square, may_mirror
 
 SQUARE = Square(sizes=(8,))
 
@@ -65,3 +67,43 @@ def test_a_image_the_transform_refuses_is_named():
     data = examples(FakeSource(5), on_error="error", transform=Patch(image_size=64, side=16))
     with pytest.raises(BadSample, match=r"^00002: 8x8 pixels are too few"):
         data[Draw(0, 2)]
+
+
+@pytest.mark.parametrize(
+    "transform", [Square(sizes=(8,), flip=True), Patch(image_size=8, side=8, flip=True)]
+)
+@pytest.mark.parametrize(("words", "share"), [("on the Left.", 0.0), ("in bright light", 0.5)])
+def test_what_is_said_to_be_on_a_side_is_not_mirrored(transform, words, share):
+    """One caption of an image may name a side and another not: the one that is drawn counts."""
+    data = examples(Ramp(words), transform=transform)
+    drawn = [data[Draw(epoch, 0)] for epoch in range(200)]
+    for caption, expected in ((f"a ramp {words}", share), ("a ramp", 0.5)):
+        seen = [e.images[0] for e in drawn if e.caption == caption]
+        assert len(seen) > 60
+        mirrored = sum(int(image[0, 0, 0]) > int(image[0, -1, 0]) for image in seen)
+        assert mirrored / len(seen) == pytest.approx(expected, abs=0.2 * (expected > 0))
+
+
+class Ramp(FakeSource):
+    def __init__(self, words):
+        super().__init__(1)
+        self.words = words
+
+    def __getitem__(self, index):
+        image = np.zeros((8, 8, 3), np.uint8)
+        image[..., 0] = np.arange(8) * 10
+        return Sample("ramp", image, [f"a ramp {self.words}", "a ramp"])
+
+
+def test_words_that_a_mirror_makes_false():
+    for caption in (
+        "a cat to the left of a dog",
+        "her right-hand side",
+        "leftmost, (RIGHT)",
+        "turning anti-clockwise",
+        "a sign that reads EXIT",
+        "the word star",
+    ):
+        assert not may_mirror(caption)
+    for caption in ("a bright cat", "copyright", "an upright leftover", "a thread", ""):
+        assert may_mirror(caption)

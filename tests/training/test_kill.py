@@ -26,6 +26,8 @@ def command(experiment, folder, clip, steps, precision):
         "trainer.accumulate": 2,
         "trainer.precision": precision,
     }
+    if precision == "16-mixed":
+        fields["trainer.loss_scale"] = 2**24  # overflows
     return [sys.executable, "-m", *words, *(f"{k}={v}" for k, v in fields.items()), "--continue"]
 
 
@@ -88,3 +90,12 @@ def test_killed_at_random_moments(
         for name in ("whole", "parts")
     ]
     assert found[0] == found[1]
+    if precision == "16-mixed":
+        curves = []
+        for name in ("whole", "parts"):
+            rows = read_metrics(tmp_path / name / "metrics.jsonl")
+            kinds = ("step", "train/skipped_steps", "train/loss_scale")
+            curves.append([[row[kind] for kind in kinds] for row in rows if kinds[1] in row])
+        assert curves[0] == curves[1]
+        assert curves[0][0][1] == 1  # the first step already
+        assert curves[0][-1][1] >= 3

@@ -12,11 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from unclip.common import artifacts
 from unclip.common.errors import UserError
+from unclip.config.load import load_experiment
 from unclip.nn.transformer import Transformer
+from unclip.runs.train import train
 from unclip.tracking.files import read_metrics
 from unclip.training import strategies
 from unclip.training.config import TrainerConfig
@@ -50,6 +53,35 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         strategies.world_of(4, 1, "gpu", prefix="--")
     assert strategies.world_of(2, 1, "auto") == 2
     assert strategies.world_of(4, 1, "cpu") == 4
+
+
+@pytest.mark.parametrize(
+    ("gpus", "started", "accelerator", "nodes", "expected"),
+    [
+        (3, None, "auto", 1, 3),
+        (3, None, "cpu", 1, 1),
+        (0, None, "auto", 1, 1),
+        (3, 4, "cpu", 2, 2),
+    ],
+)
+def test_devices_are_counted(monkeypatch, gpus, started, accelerator, nodes, expected):
+    """The GPUs that are there, or a machine's share of the processes that torchrun started."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(strategies, "processes_started", lambda: started)
+    config = TrainerConfig(devices="auto", accelerator=accelerator, nodes=nodes)
+    config.validate()
+    strategies.count_devices(config)
+    assert config.devices == config.here == expected
+    assert config.processes == nodes * expected
+    with pytest.raises(UserError, match=r"^trainer\.devices: must be a whole number, or auto"):
+        TrainerConfig(devices="all").validate()
+
+
+def test_a_run_says_how_many_devices_it_has_counted(minute_experiment, tmp_path):
+    words = [f"run.dir={tmp_path / 'run'}", "trainer.devices=auto", "trainer.max_steps=1"]
+    train(load_experiment(str(minute_experiment("upsampler")), words))
+    assert yaml.safe_load((tmp_path / "run/experiment.yaml").read_text())["trainer"]["devices"] == 1
 
 
 def test_offloaded_weights_leave_the_stage_on_its_device(monkeypatch):

@@ -123,7 +123,7 @@ class TrainingDataConfig(ReadingConfig):
 
     shuffle_window: int = 65_536  # samples shuffled together, of a source of shards with more
     val_samples: int = 256  # type: ignore[misc]  # at most so many held-out samples validate
-    flip: bool = False  # type: ignore[misc]  # random horizontal flips; wrong for captions that say left or right
+    flip: bool = False  # type: ignore[misc]  # mirror half of the images, not where the caption names a side or writing
 
     def validate(self) -> None:
         """Refuse values out of range."""

@@ -16,7 +16,7 @@ from unclip.data.config import ReadingConfig
 from unclip.data.decode import BadSample
 from unclip.data.order import Draw
 from unclip.data.readers.source import Source
-from unclip.data.transforms import Square, Transform
+from unclip.data.transforms import Square, Transform, may_mirror
 
 _TRIES = 50  # samples in the place of a bad one
 
@@ -88,7 +88,8 @@ class Examples(Dataset[Example]):
         rng = Random(derive_seed("example", self._seed, *draw))
         caption = sample.captions[int(rng.random() * len(sample.captions))]
         try:
-            return Example(sample.key, caption, self._transform(sample.image, rng))
+            images = self._transform(sample.image, rng, mirror=may_mirror(caption))
+            return Example(sample.key, caption, images)
         except BadSample as problem:
             raise BadSample(f"{sample.key}: {problem}") from None
 

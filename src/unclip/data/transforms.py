@@ -5,9 +5,11 @@ Every random choice comes from the generator that is passed in, never from a glo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,8 +18,32 @@ from torch import Tensor
 
 from unclip.data.decode import BadSample
 
-Transform = Callable[[np.ndarray, Random], tuple[np.ndarray, ...]]
-"""``uint8 [H, W, 3]`` to one or more ``uint8 [S, S, 3]``; raises `BadSample` if it cannot."""
+_SIDED = re.compile(
+    r"(left|right)(hand|handed|hander|most|side|sided|wards?)?|(anti|counter)?clockwise|"
+    r"words?|letters?|lettering|texts?|written|writing|reads|reading|says|saying|spells|spelling|"
+    r"logos?|signs?|numbers?|digits?"
+)
+
+
+def may_mirror(caption: str) -> bool:
+    """Whether ``caption`` stays true when its image is mirrored: it names no side and no writing.
+
+    English alone is understood.
+
+    >>> may_mirror("a dog on the left"), may_mirror("a bright dog"), may_mirror("the word LEAF")
+    (False, True, False)
+    """
+    return not any(map(_SIDED.fullmatch, re.findall(r"\w+", caption.lower())))
+
+
+class Transform(Protocol):
+    """``uint8 [H, W, 3]`` to one or more ``uint8 [S, S, 3]``; raises `BadSample` if it cannot."""
+
+    def __call__(
+        self, image: np.ndarray, rng: Random, *, mirror: bool = True
+    ) -> tuple[np.ndarray, ...]:
+        """The squares; without ``mirror`` never mirrored, whatever the settings."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +54,16 @@ class Square:
     random_crop: bool = False  # where on the longer side the square lies; else in the middle
     flip: bool = False  # mirror half of the images
 
-    def __call__(self, image: np.ndarray, rng: Random) -> tuple[np.ndarray, ...]:
+    def __call__(
+        self, image: np.ndarray, rng: Random, *, mirror: bool = True
+    ) -> tuple[np.ndarray, ...]:
         """One square per size, all of the same region."""
         height, width = image.shape[:2]
         side = min(height, width)
         at = rng.random() if self.random_crop else 0.5
         top, left = int(at * (height - side + 1)), int(at * (width - side + 1))
         image = image[top : top + side, left : left + side]
-        if self.flip and rng.random() < 0.5:
+        if self.flip and mirror and rng.random() < 0.5:
             image = image[:, ::-1]
         return tuple(_resize(image, (0, 0, side, side), size) for size in self.sizes)
 
@@ -52,7 +80,9 @@ class Patch:
     side: int  # pixels of the patch
     flip: bool = False  # mirror half of the patches
 
-    def __call__(self, image: np.ndarray, rng: Random) -> tuple[np.ndarray, ...]:
+    def __call__(
+        self, image: np.ndarray, rng: Random, *, mirror: bool = True
+    ) -> tuple[np.ndarray, ...]:
         """The patch, alone in its tuple."""
         height, width = image.shape[:2]
         least = max(self.image_size // 2, self.side)
@@ -69,7 +99,7 @@ class Patch:
             for start, length in ((left, width), (top, height))
         )
         patch = _resize(image, (left, top, right, bottom), self.side)
-        return (patch[:, ::-1] if self.flip and rng.random() < 0.5 else patch,)
+        return (patch[:, ::-1] if self.flip and mirror and rng.random() < 0.5 else patch,)
 
 
 def _resize(image: np.ndarray, box: tuple[float, float, float, float], size: int) -> np.ndarray:

@@ -17,6 +17,7 @@ import lightning as L
 from unclip.common import artifacts
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
+from unclip.common.terminal import say
 from unclip.config.load import ResolvedExperiment
 from unclip.embeddings.gpt2 import files_of
 from unclip.runs import own
@@ -34,10 +35,20 @@ from unclip.tracking.status import require_there
 from unclip.tracking.tracker import Tracker
 from unclip.training.callbacks import Samples, Throughput, number_steps, peak_memory_bytes
 from unclip.training.checkpoint_callback import CheckpointCallback
+from unclip.training.checkpoint_folders import step_of
+from unclip.training.forecast import Forecast
 from unclip.training.stage import Stage
 from unclip.training.world import World
 
-_OF_TRAINING = ("samples_per_second", "data_wait", "data_skipped", "peak_memory_gib", "seconds")
+_OF_TRAINING = (
+    "samples_per_second",
+    "data_wait",
+    "data_skipped",
+    "peak_memory_gib",
+    "seconds",
+    "forecast",
+    "training_seconds",
+)
 _CRAFTED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
@@ -76,11 +87,13 @@ def finish(
     began: float,
     samples: Samples,
     throughput: Throughput,
+    forecast: Forecast,
     keeper: CheckpointCallback,
     tracker: Tracker | None,
 ) -> Finished:
     """Validate, unless the last step was validated, and write what a run leaves.
 
+    With early stopping the weights are those of the best checkpoint, whatever the last one's are.
     The artifact is written last: where it is, everything is. ``start`` is the step from which this
     process has trained, which may be the last; ``began`` is when, on the performance counter.
     """
@@ -88,14 +101,13 @@ def finish(
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
     metrics = keeper.metrics | metrics if step == start else metrics
     due = config.val_every and step % config.val_every == 0
-    if step == start:  # nothing was trained: the same row as after the last step
+    stopped = keeper.stopped_early  # the best checkpoint, which is loaded now, knows nothing of it
+    if best := keeper.best_before(step):
+        metrics |= _restore(stage, trainer, best, samples)
+    elif step == start:  # nothing was trained: the same row as after the last step
         number_steps(trainer, step - 1 if due else step)
-    if step == start or not due:
-        metrics |= {
-            k: float(v)
-            for result in trainer.validate(stage, datamodule=trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
-            for k, v in result.items()
-        }
+    if not best and (step == start or not due):
+        metrics |= _validated(stage, trainer)
     metrics |= samples.metrics
     # A quarter of the timesteps without a sample has no mean, and JSON no NaN.
     metrics = {k: v for k, v in metrics.items() if math.isfinite(v)}
@@ -113,10 +125,17 @@ def finish(
         "data_skipped": skipped,
         "peak_memory_gib": peak_memory_bytes(trainer.strategy.root_device) / 2**30,
         "seconds": time.perf_counter() - began,
+        "forecast": forecast.seconds,
+        "training_seconds": forecast.took,
         "parameters": sum(p.numel() for p in stage.net.parameters()),
         "has_samples": (folder / "samples" / f"step_{step:07d}.png").is_file(),
         "metrics": metrics,
     }
+    if config.early_stopping:
+        summary |= {
+            "stopped_early": stopped,
+            "best_step": step_of(best) if best else step,
+        }
     before = read_json(folder / SUMMARY)
     if step == start and before.get("steps") == step:  # the figures of its training stay
         summary |= {k: before[k] for k in _OF_TRAINING if number(before.get(k)) is not None}
@@ -138,6 +157,33 @@ def finish(
         tracker.finished(summary, artifact, kind=resolved.stage.kind)
     require_there(folder)
     return Finished(folder, artifact.path, summary)
+
+
+def _validated(
+    stage: Stage, trainer: L.Trainer, checkpoint: Path | None = None
+) -> dict[str, float]:
+    """What a validation says, of a checkpoint's weights if one is given."""
+    found = trainer.validate(
+        stage,
+        datamodule=trainer.datamodule,  # type: ignore[attr-defined]
+        verbose=False,
+        ckpt_path=checkpoint,
+        weights_only=True,
+    )
+    return {k: float(v) for result in found for k, v in result.items()}
+
+
+def _restore(stage: Stage, trainer: L.Trainer, best: Path, samples: Samples) -> dict[str, float]:
+    """Take the weights of ``best`` and draw with them; its curve was logged when it was trained."""
+    loggers, trainer.loggers = trainer.loggers, []
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if not any(isinstance(callback, SamplesAtEnd) for callback in callbacks):
+        callbacks.append(SamplesAtEnd(samples))
+    found = _validated(stage, trainer, best)
+    trainer.loggers = loggers
+    if trainer.is_global_zero:
+        say(f"the weights are those of step {step_of(best)}, the best", error=True)
+    return found
 
 
 def _logged(folder: Path) -> float:

@@ -34,8 +34,11 @@ class Resumed(NamedTuple):
 
     def finished_line(self, folder: Path) -> str:
         """What to say where nothing is left to do."""
-        end = self.experiment.config.trainer.max_steps
+        summary = read_json(folder / SUMMARY)
+        end = summary.get("steps", self.experiment.config.trainer.max_steps)
         line = f"{self.experiment.name}: {folder} has finished, at step {end}"
+        if summary.get("stopped_early") is True:
+            return f"{line}, where nothing became better; to train it further, {NEW_RUN}"
         idle = [key for key in self.changed if rule_of(key).effect == "takes effect"]
         more = f"; {', '.join(idle)}: takes effect with more steps (trainer.max_steps=N)"
         return line + more if idle else line
@@ -158,11 +161,12 @@ def check_same(checkpoint: Path, folder: Path, experiment: Any, origin: dict[str
 def is_whole(folder: Path, max_steps: int | None = None) -> bool:
     """Whether the run in ``folder`` has ended at ``max_steps`` and has all that a run leaves.
 
-    Without ``max_steps`` wherever its summary says that it has ended.
+    Without ``max_steps``, or where it was stopped early, where its summary says that it ended.
     """
     newest = newest_checkpoint(folder)
     summary = read_json(folder / SUMMARY)
-    max_steps = summary.get("steps") if max_steps is None else max_steps
+    if max_steps is None or summary.get("stopped_early") is True:
+        max_steps = summary.get("steps")
     if type(max_steps) is not int:
         return False
     sheet = folder / "samples" / f"step_{max_steps:07d}.png"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +40,11 @@ from unclip.tracking.report import Finished
 from unclip.tracking.tracker import Tracker
 from unclip.training import determinism, strategies
 from unclip.training.callbacks import Samples, StepNumbers, Throughput
-from unclip.training.checkpoint_callback import CheckpointCallback
+from unclip.training.checkpoint_callback import CheckpointCallback, has_stopped
 from unclip.training.checkpoint_damage import newest_whole
 from unclip.training.checkpoint_folders import step_of
 from unclip.training.ema import EmaCallback
+from unclip.training.forecast import Forecast
 from unclip.training.stage import Stage
 from unclip.training.strategies import processes_started
 from unclip.training.trainer import build, quiet
@@ -82,6 +84,7 @@ def train(
         die_with_parent(kill=True)  # nothing can be saved without the first process
     with interruptible("continue with --resume"), ExitStack() as stack:
         trainer = resolved.config.trainer
+        strategies.count_devices(trainer)
         strategies.build(trainer)  # refuses what this machine does not have
         size, accumulate = resolved.config.data.batch_size, trainer.accumulate
         local_batch_size(size, world=trainer.processes, accumulate=accumulate)  # refuses a rest
@@ -168,9 +171,11 @@ def _fit(
     tracker: Tracker | None,
     about: dict[str, Any],
 ) -> Finished:
-    experiment = resolved.config
-    max_steps, log_every = experiment.trainer.max_steps, experiment.trainer.log_every
+    experiment, log_every = resolved.config, resolved.config.trainer.log_every
     start = 0 if checkpoint is None else step_of(checkpoint)
+    max_steps = experiment.trainer.max_steps
+    if checkpoint is not None and has_stopped(checkpoint, experiment.trainer):
+        max_steps = start
     local = JsonlLogger(folder)
     if checkpoint is not None and not shared_folder(resolved):
         ended = start == max_steps
@@ -183,8 +188,14 @@ def _fit(
         loggers.append(tracker)
         publish = tracker.publish
     throughput = Throughput(experiment.data.batch_size, log_every, lambda: data.skipped)
-    samples = Samples(folder / "samples", experiment.trainer.sample_every, publish)
-    callbacks: list[L.Callback] = [StepNumbers(), throughput, samples]
+    forecast = Forecast(resolved.stage.kind, throughput)
+    samples = Samples(
+        folder / "samples",
+        experiment.trainer.sample_every,
+        publish,
+        is_last=lambda step: keeper.best_before(step) is None,
+    )
+    callbacks: list[L.Callback] = [StepNumbers(), throughput, forecast, samples]
     judges: dict[str, Any] = {}
     if (evaluated := experiment.evaluated) is not None:
         measured = EvaluateSamples(evaluated, stage, data)
@@ -196,7 +207,10 @@ def _fit(
     if stage.ema is not None:
         callbacks.insert(0, EmaCallback(experiment.ema))
     trainer = build(
-        experiment.trainer, folder=folder, callbacks=[*callbacks, keeper], loggers=loggers
+        replace(experiment.trainer, max_steps=max_steps),
+        folder=folder,
+        callbacks=[*callbacks, keeper],
+        loggers=loggers,
     )
     began = time.perf_counter()
     with restoring(checkpoint, keeper):
@@ -210,6 +224,7 @@ def _fit(
         began=began,
         samples=samples,
         throughput=throughput,
+        forecast=forecast,
         keeper=keeper,
         tracker=tracker,
     )

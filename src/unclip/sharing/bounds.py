@@ -42,15 +42,20 @@ def check_machine(resolved: ResolvedExperiment) -> None:
     from unclip.runs.parents import count_parameters
 
     trainer, data = resolved.config.trainer, resolved.config.data
-    for name, there in (("devices", _devices()), ("nodes", 1), ("threads", cores())):
-        key, wanted = f"trainer.{name}", getattr(trainer, name, None) or 1
+    asked = {name: getattr(trainer, name, None) or 1 for name in ("here", "nodes", "threads")}
+    for name, wanted, there in (
+        ("devices", asked["here"], _devices()),
+        ("nodes", asked["nodes"], 1),
+        ("threads", asked["threads"], cores()),
+    ):
+        key = f"trainer.{name}"
         if wanted > there and resolved.origins.get(key) != OVERRIDE:
             raise UserError(
                 f"{resolved.files[0].name}: {key}={wanted:,}: this machine has {there}; add "
                 f"{key}={there}, or as many as you want"
             )
     model = getattr(resolved.config, "model", None)
-    parameters, devices = count_parameters(resolved), getattr(trainer, "devices", 1)
+    parameters, devices = count_parameters(resolved), getattr(trainer, "here", 1)
     pixels = getattr(model, "image_size", 1) ** 2
     batches = 1 + min(data.num_workers, cores())  # each worker has one ready
     images = data.batch_size // getattr(trainer, "accumulate", 1) * 3 * pixels * 4 * batches

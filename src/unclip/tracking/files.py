@@ -33,10 +33,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_best(folder: Path) -> dict[str, Any] | None:
     """``step``, ``name`` and ``value`` of the best checkpoint; None where it is not known."""
-    best = read_json(folder / BEST)
+    return sound_best(read_json(folder / BEST))
+
+
+def sound_best(best: Any) -> dict[str, Any] | None:
+    """What was noted of the best checkpoint, if it is of the right form."""
     kinds = {"step": int, "name": str, "value": float}
-    whole = all(type(best.get(key)) is kind for key, kind in kinds.items())
-    return best if whole and math.isfinite(best["value"]) else None
+    if not isinstance(best, dict) or {k: type(v) for k, v in best.items()} != kinds:
+        return None
+    return best if math.isfinite(best["value"]) else None
 
 
 def damage_of(path: Path) -> str | None:

@@ -52,10 +52,13 @@ class Samples(L.Callback):
         folder: Path,
         every: int,
         publish: Callable[[list[CaptionedImage], int], None] | None = None,
+        *,
+        is_last: Callable[[int], bool] = lambda step: True,
     ):
         self.folder = folder
         self.every = every
         self.publish = publish
+        self.is_last = is_last  # whether the weights of the last step are those of the end
         self.metrics: dict[str, float] = {}
         self._seen = 0
 
@@ -75,7 +78,8 @@ class Samples(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Once more with the final weights."""
-        self.draw(trainer, pl_module)
+        if self.is_last(trainer.global_step):
+            self.draw(trainer, pl_module)
 
     def draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Images and metrics of the first validation batch."""

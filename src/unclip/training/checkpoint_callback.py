@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import Interrupted, UserError
-from unclip.tracking.files import BEST, read_best
+from unclip.tracking.files import BEST, read_best, sound_best
 from unclip.tracking.status import require_there
 from unclip.training.checkpoint_damage import read_rest
 from unclip.training.checkpoint_folders import MANIFEST, checkpoints, newest_checkpoint, step_name
@@ -62,6 +62,8 @@ class CheckpointCallback(L.Callback):
         self._signal: int | None = None
         self._ending: BaseException | None = None
         self._after_validation = False  # a checkpoint is due when the validation is done
+        self._waited = 0  # validations since the best, or since the run began
+        self._best: dict[str, Any] | None = None  # step, name and value, as in BEST
         self._before: dict[int, Any] = {}
         self._recent: deque[tuple[int, list[str]]] = deque(maxlen=config.log_every + 1)
         self._bad: Tensor | None = None  # first step with a NaN or infinite loss or gradient, or 0
@@ -70,6 +72,8 @@ class CheckpointCallback(L.Callback):
         """Listen for signals; the learning rate is the schedule's, as it is now."""
         self.started = True
         self._seen = trainer.global_step
+        if self._best is not None and trainer.is_global_zero:  # it may be of a later step
+            self._write_best()
         self._looked = self._seen, time.monotonic()
         self._next_look = self._seen + 1
         self._terminals = [n for n in (0, 1, 2) if os.isatty(n)]
@@ -119,8 +123,9 @@ class CheckpointCallback(L.Callback):
         self._stop_at_nan()
         told = self._look(step)
         # Saved before a validation of the same step, a run would resume without it.
-        self._after_validation = due and not told and self._validates(trainer, step)
-        if told or (due and not self._after_validation):
+        waits = self._validates(trainer, step) and (not told or self.config.early_stopping > 0)
+        self._after_validation = waits and (due or bool(told))
+        if (told or due) and not waits:
             self.save(trainer)
         if told:
             name = signal.Signals(told).name
@@ -143,13 +148,18 @@ class CheckpointCallback(L.Callback):
     ) -> None:
         """What training has logged last: the end of the run reports it, also on a resume."""
         found = {k: float(v) for k, v in trainer.callback_metrics.items() if "val/" not in k}
-        checkpoint[_STATE] = {"metrics": found, "run": self.run}
+        state = {"metrics": found, "run": self.run, "waited": self._waited, "best": self._best}
+        checkpoint[_STATE] = state
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """The same, read; a checkpoint of an older version has none."""
-        self.metrics = dict(checkpoint.get(_STATE, {}).get("metrics", {}))
+        state = checkpoint.get(_STATE, {})
+        self.metrics = dict(state.get("metrics", {}))
+        self._waited = int(state.get("waited", 0))
+        best = sound_best(state["best"]) if "best" in state else read_best(self.folder)
+        self._best = best if best and (self.folder / step_name(best["step"])).is_dir() else None
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """End the run once what was logged at its last step is written down."""
@@ -194,25 +204,33 @@ class CheckpointCallback(L.Callback):
         """Save when it is due, or when this is the best of the run so far."""
         if trainer.state.fn != "fit":
             return
-        if self._after_validation:
-            self.save(trainer)
-        if not self.judges(trainer):
-            return
+        better = self.judges(trainer) and self._judge(trainer)
+        if self._after_validation or better:
+            self.save(trainer, keep=better)
+        if better and trainer.is_global_zero:
+            self._write_best()
+            self._delete_old()
+        if self.stopped_early:
+            trainer.should_stop = True
+
+    def _judge(self, trainer: L.Trainer) -> bool:
+        """Whether this validation is the best of the run so far, which is noted."""
+        self._waited += 1
         found = trainer.callback_metrics.get(self.monitor.name)
         name, better = self.monitor.name, self.monitor.better
         if found is None:
             found, name, better = trainer.callback_metrics.get("val/loss"), "val/loss", "lower"
         if found is None or not math.isfinite(value := float(found)):
-            return
-        before = self._best()
-        sign = 1 if better == "higher" else -1
-        if before is None or before["name"] != name or sign * (value - before["value"]) > 0:
-            self.save(trainer, keep=True)
-            if trainer.is_global_zero:
-                best = {"step": trainer.global_step, "name": name, "value": value}
-                with atomic_write(self.folder / BEST) as scratch:
-                    scratch.write_text(json.dumps(best) + "\n")
-                self._delete_old()
+            return False
+        before, sign = self._best, 1 if better == "higher" else -1
+        if before and before["name"] == name and sign * (value - before["value"]) <= 0:
+            return False
+        self._waited, self._best = 0, {"step": trainer.global_step, "name": name, "value": value}
+        return True
+
+    def _write_best(self) -> None:
+        with atomic_write(self.folder / BEST) as scratch:
+            scratch.write_text(json.dumps(self._best) + "\n")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The last step has a checkpoint."""
@@ -229,13 +247,20 @@ class CheckpointCallback(L.Callback):
         if trainer.is_global_zero and not keep:
             self._delete_old()
 
-    def _best(self) -> dict[str, Any] | None:
-        best = read_best(self.folder)
-        return best if best and (self.folder / step_name(best["step"])).is_dir() else None
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the run ended because nothing has become better."""
+        return 0 < self.config.early_stopping <= self._waited
+
+    def best_before(self, step: int) -> Path | None:
+        """The checkpoint whose weights the run gives in place of those of ``step``, its last."""
+        if not self.config.early_stopping or self._best is None or self._best["step"] == step:
+            return None
+        path = self.folder / step_name(self._best["step"])
+        return path if (path / MANIFEST).is_file() else None
 
     def _delete_old(self) -> None:
-        best = self._best()
-        kept = None if best is None else step_name(best["step"])
+        kept = None if self._best is None else step_name(self._best["step"])
         for path in checkpoints(self.folder.parent)[: -self.config.keep_checkpoints]:
             if path.name != kept:
                 shutil.rmtree(path)
@@ -246,6 +271,13 @@ def run_of(checkpoint: Path) -> dict[str, Any]:
     state = read_rest(checkpoint).get(_STATE)
     found = state.get("run") if isinstance(state, dict) else None
     return found if isinstance(found, dict) else {}
+
+
+def has_stopped(checkpoint: Path, config: TrainerConfig) -> bool:
+    """Whether ``checkpoint`` is the last of a run that ended before its ``max_steps``."""
+    state = read_rest(checkpoint).get(_STATE)
+    waited = state.get("waited") if isinstance(state, dict) else None
+    return isinstance(waited, int) and 0 < config.early_stopping <= waited
 
 
 def _set_lr(trainer: L.Trainer) -> None:

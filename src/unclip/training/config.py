@@ -105,7 +105,7 @@ class TrainerConfig:
     accumulate: int = 1  # micro-batches per optimizer step
     grad_clip: float = 1.0  # norm; 0 = off
     accelerator: Accelerator = "auto"  # auto: a GPU if there is one
-    devices: int = 1  # processes per machine, a device each
+    devices: int | str = 1  # processes per machine, a device each; auto: all GPUs, else 1
     nodes: int = 1  # machines; more than one are started by torchrun (docs/cluster.md)
     strategy: Strategy = "auto"  # auto: ddp where there are several processes; fsdp: FSDP2
     cpu_offload: bool = False  # fsdp keeps weights and optimizer states in the machine's memory
@@ -115,23 +115,38 @@ class TrainerConfig:
     memory_format: MemoryFormat = "auto"  # of kernels; auto: channels_last on a GPU
     attention: Attention = "auto"  # auto: sdpa
     keep_checkpoints: int = 2  # newest ones, besides the best
+    early_stopping: int = 0  # end after so many validations without a better one; 0 = off
     deterministic: Determinism = "fast"  # strict: the same bits on a machine of the same kind
     threads: int | None = None  # of torch on a CPU; null: as many as it has cores
 
     @property
     def processes(self) -> int:
         """On all machines."""
-        return self.devices * self.nodes
+        return self.here * self.nodes
+
+    @property
+    def here(self) -> int:
+        """On this machine; `auto` counts as one until a run has counted the devices."""
+        return self.devices if isinstance(self.devices, int) else 1
 
     def validate(self) -> None:
         """Refuse values out of range."""
-        counts = ("max_steps", "checkpoint_every", "log_every", "accumulate", "devices", "nodes")
+        counts = ("max_steps", "checkpoint_every", "log_every", "accumulate", "here", "nodes")
         for name in (*counts, "keep_checkpoints"):
-            require(getattr(self, name) >= 1, f"trainer.{name}", "must be at least 1")
+            key = "devices" if name == "here" else name
+            require(getattr(self, name) >= 1, f"trainer.{key}", "must be at least 1")
+        counted = isinstance(self.devices, int) or self.devices == "auto"
+        require(counted, "trainer.devices", "must be a whole number, or auto")
         require_choices(self, "trainer")
         for name in ("val_every", "sample_every", "grad_clip"):
             require(getattr(self, name) >= 0, f"trainer.{name}", "must not be negative")
         require_seed(self.seed, "trainer.seed")
+        require(self.early_stopping >= 0, "trainer.early_stopping", "must not be negative")
+        require(
+            not self.early_stopping or self.val_every > 0,
+            "trainer.early_stopping",
+            "needs validations to judge by: trainer.val_every must be at least 1",
+        )
         require(
             not self.activation_offload or self.compile in ("auto", "none"),
             "trainer.compile",

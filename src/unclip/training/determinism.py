@@ -29,7 +29,7 @@ def pin_threads(config: TrainerConfig) -> None:
     if config.deterministic == "strict" and config.threads is None:
         threads = torch.get_num_threads()
         # Processes on one machine share its cores, unless somebody has said how.
-        config.threads = threads if _THREADS in os.environ else max(1, threads // config.devices)
+        config.threads = threads if _THREADS in os.environ else max(1, threads // config.here)
 
 
 @contextmanager

@@ -125,7 +125,7 @@ def build(config: TrainerConfig) -> Strategy:
         UserError: As `world_of`, the device lacks the precision, or there is no GPU to offload
             from.
     """
-    world = world_of(config.devices, config.nodes, config.accelerator)
+    world = world_of(config.here, config.nodes, config.accelerator)
     gpu = config.accelerator in ("auto", "gpu") and torch.cuda.is_available()
     precision.require_supported(config, torch.device("cuda" if gpu else "cpu"))
     if config.accelerator == "mps" and (world > 1 or config.strategy != "auto"):
@@ -141,6 +141,18 @@ def build(config: TrainerConfig) -> Strategy:
         return ReplicatedStrategy(gradient_as_bucket_view=True)  # else it holds gradients twice
     kind = "mps" if config.accelerator == "mps" else "cpu"
     return Single(device=torch.device("cuda", 0) if gpu else torch.device(kind))
+
+
+def count_devices(config: TrainerConfig) -> None:
+    """Let `trainer.devices=auto` be a number: of what started the processes, or of the GPUs."""
+    if config.devices != "auto":
+        return
+    started = processes_started()
+    if started is not None:
+        config.devices = max(1, started // config.nodes)
+    else:
+        gpu = config.accelerator in ("auto", "gpu") and torch.cuda.is_available()
+        config.devices = torch.cuda.device_count() if gpu else 1
 
 
 def world_of(devices: int, nodes: int, accelerator: str, *, prefix: str = "trainer.") -> int:

@@ -58,7 +58,7 @@ def build(
     device = device_of(config.accelerator)
     return L.Trainer(
         accelerator=_accelerator(device),  # Lightning's `auto` takes MPS
-        devices=config.devices,
+        devices=config.here,
         num_nodes=config.nodes,
         strategy=strategies.build(config),
         enable_checkpointing=False,
