@@ -27,6 +27,8 @@ DECODER += ["model.unet.attention=[16]", "model.text.width=256", "data.batch_siz
 PRIOR = ["model.width=512", "model.layers=8", "model.heads=8", "data.batch_size=128"]
 UPSAMPLER = ["model.unet.channels=64", "model.unet.blocks=2", "data.crop_fraction=1.0"]
 UPSAMPLER += ["data.batch_size=4"]
+WIDE = ["model.width=1024", "model.layers=8", "model.heads=8", "data.batch_size=16"]
+LORA = ["adapter.kind=lora", "adapter.rank=16"]
 BF16, FLOAT = "trainer.precision=bf16-mixed", "trainer.precision=32"
 FULL = "trainer.activation_checkpointing=full"
 SELECTIVE = "trainer.activation_checkpointing=selective"
@@ -40,6 +42,11 @@ CASES = {
     "prior, bfloat16": ("prior/diffusion_tiny", [*PRIOR, BF16]),
     "prior, float32, in two": ("prior/diffusion_tiny", [*PRIOR, FLOAT, "trainer.accumulate=2"]),
     "prior, float32, full": ("prior/diffusion_tiny", [*PRIOR, FLOAT, FULL, "data.batch_size=256"]),
+    "wide prior, float32": ("prior/diffusion_tiny", [*WIDE, FLOAT]),
+    "wide prior, adapter": ("prior/diffusion_tiny", [*WIDE, FLOAT, *LORA]),
+    "wide prior, 8-bit": ("prior/diffusion_tiny", [*WIDE, FLOAT, "optim.name=adamw8bit"]),
+    "decoder, adapter": ("decoder/tiny", [*DECODER, FLOAT, *LORA]),
+    "decoder, adapter, full": ("decoder/tiny", [*DECODER, FLOAT, *LORA, FULL]),
     "upsampler, float32": ("upsampler/256_tiny", [*UPSAMPLER, FLOAT]),
     "upsampler, bfloat16": ("upsampler/256_tiny", [*UPSAMPLER, BF16]),
 }  # fmt: skip
@@ -100,6 +107,7 @@ def train(resolved: Any, data: list[Any]) -> None:
     parents, trainer = LoadedParents(clip_of(resolved)), resolved.config.trainer
     resolved.stage.fill(resolved.config, parents.sizes())
     stage = resolved.stage.build_stage(resolved.config, parents)
+    stage.adapt()
     with tempfile.TemporaryDirectory() as folder:
         L.Trainer(
             accelerator="cpu",
@@ -125,7 +133,8 @@ def measure(name: str, overrides: list[str]) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     resolved = load_experiment(name, overrides)
-    few = load_experiment(name, ["data.batch_size=2", *(x for x in overrides if "trainer." in x)])
+    kept = [x for x in overrides if x.startswith(("trainer.", "adapter.", "optim."))]
+    few = load_experiment(name, ["data.batch_size=2", *kept])
     data = batches(resolved)
     train(few, batches(few))
     print(peak_above(lambda: train(resolved, data)))

@@ -34,6 +34,7 @@ WORDS = {  # of each command that takes --device, but for the option itself
     "check-machine": "--out {out}",
     "finetune": "{folder} --from {cascade} --out {out}",
     "reproduce-paper": "--out {out}",
+    "data caption": "{folder} --with {folder}",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import types
 
@@ -14,8 +15,10 @@ from unclip.cli import main
 from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.config.load import load_experiment, parse_overrides
-from unclip.finetuning import finetune
-from unclip.finetuning.finetune import Request, prepare
+from unclip.finetuning import choices, finetune
+from unclip.finetuning.finetune import compared, prepare
+from unclip.finetuning.preservation import Preservation
+from unclip.finetuning.request import Request
 from unclip.pipeline.pipeline import Pipeline
 
 
@@ -31,7 +34,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def request_of(cascade, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(finetune, "_memory", lambda *_: [])
+    monkeypatch.setattr(choices, "_memory", lambda *_: [])
 
     def request(**changes):
         plain = {"source": str(photos), "base": str(cascade), "out": str(tmp_path / "mine")}
@@ -44,16 +47,25 @@ def settings(task):
     return load_experiment(task.name, task.overrides).config
 
 
-def test_decoder_and_prior_begin_from_the_cascade_on_the_images(request_of, cascade, photos):
-    tasks = prepare(request_of(steps=40))
+def first(request):
+    return prepare(request).tasks[0]
+
+
+def test_decoder_and_prior_begin_from_the_cascade_on_the_images(
+    request_of, cascade, photos, tmp_path
+):
+    tasks = prepare(request_of(steps=40)).tasks
     assert [task.part for task in tasks] == ["decoder", "prior"]
     for task in tasks:
         before = load_experiment(task.name).config
         now = settings(task)
         assert (now.init, now.clip) == (str(cascade / task.part), str(cascade / "clip"))
-        assert (now.data.source, now.data.held_out) == (str(photos), 0.1)  # a small set
+        mixed = {name: (one.source, one.weight) for name, one in now.data.mixture.items()}
+        assert mixed == {"own": (str(photos), 0.75), "base": (f"{tmp_path}/mine/preserved", 0.25)}
+        assert (now.data.source, now.data.held_out, now.data.flip) == ("mixture", 0.1, True)
+        assert now.trainer.early_stopping == 3
         assert now.optim.lr == pytest.approx(before.optim.lr / 10)
-        assert (now.trainer.max_steps, now.trainer.val_every, now.optim.warmup_steps) == (40, 10, 2)
+        assert (now.trainer.max_steps, now.trainer.val_every, now.optim.warmup_steps) == (40, 4, 2)
         assert now.trainer.precision == "32"
         assert now.model == before.model
         assert now.adapter.kind == "none"
@@ -64,23 +76,23 @@ def test_decoder_and_prior_begin_from_the_cascade_on_the_images(request_of, casc
 def test_no_batch_is_larger_than_the_set(request_of, photos):
     for n in range(8, 30):
         (photos / f"{n}.png").unlink()
-    (prior,) = prepare(request_of(stages=("prior",)))
+    (prior,) = prepare(request_of(stages=("prior",))).tasks
     assert settings(prior).data.batch_size < 9
 
 
 def test_large_weights_train_by_an_adapter(request_of, monkeypatch):
-    assert settings(prepare(request_of(adapter="lora"))[0]).adapter.kind == "lora"
-    monkeypatch.setattr(finetune, "LARGE", 1)
-    for task in prepare(request_of()):
+    assert settings(first(request_of(adapter="lora"))).adapter.kind == "lora"
+    monkeypatch.setattr(choices, "LARGE", 1)
+    for task in prepare(request_of()).tasks:
         before, now = load_experiment(task.name).config, settings(task)
         assert (now.adapter.kind, now.adapter.rank, now.optim.lr) == ("lora", 16, before.optim.lr)
-    assert settings(prepare(request_of(adapter="none"))[0]).adapter.kind == "none"
+    assert settings(first(request_of(adapter="none"))).adapter.kind == "none"
 
 
 def test_the_average_ends_where_the_training_does(request_of):
     """Of a short run the average forgets what it began from: its decay^steps is small."""
     for steps in (40, 1000):
-        decay = settings(prepare(request_of(steps=steps))[0]).ema.decay
+        decay = settings(first(request_of(steps=steps))).ema.decay
         assert decay**steps < 1e-3
 
 
@@ -90,13 +102,13 @@ def test_batches_are_split_until_they_fit(cascade, photos, tmp_path, monkeypatch
     def planned(resolved, **_):
         asked.append(resolved.config.trainer.accumulate)
         total = types.SimpleNamespace(memory=types.SimpleNamespace(total=2**31))
-        chosen = types.SimpleNamespace(fits=asked[-1] >= fits, need=total)
+        chosen = types.SimpleNamespace(fits=asked[-1] >= fits, need=total, seconds=1.0)
         return types.SimpleNamespace(chosen=chosen, overrides=["trainer.cpu_offload=true"])
 
-    monkeypatch.setattr(finetune, "plan", planned)
+    monkeypatch.setattr(choices, "plan", planned)
     request = Request(source=str(photos), base=str(cascade), out=str(tmp_path / "m"))
     fits = 3
-    words = parse_overrides(prepare(request)[0].overrides)
+    words = parse_overrides(first(request).overrides)
     assert asked[:3] == [1, 2, 4]  # what divides a batch of 16
     assert (words["trainer.accumulate"], words["trainer.cpu_offload"]) == ("4", "true")
     fits = 1000
@@ -126,7 +138,7 @@ def test_images_without_captions_need_a_word(request_of, photos):
         path.unlink()
     with pytest.raises(UserError, match="--token"):
         prepare(request_of())
-    assert settings(prepare(request_of(caption="a photo of sks dog"))[0]).data.caption
+    assert settings(first(request_of(caption="a photo of sks dog"))).data.caption
 
 
 def test_a_folder_without_a_decoder_is_no_cascade(request_of, cascade, tmp_path):
@@ -142,9 +154,11 @@ def test_from_images_to_a_page_and_again(cascade, photos, tmp_path, monkeypatch,
         for words in commands.values():
             ran.append(words[3:])
             assert main(words[3:]) == 0
+            torch.set_num_threads(1)
 
     monkeypatch.setattr(finetune, "run_together", here)
-    monkeypatch.setattr(finetune, "_memory", lambda *_: [])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # several would start pytest again
+    monkeypatch.setattr(choices, "_memory", lambda *_: [])
     out = tmp_path / "mine"
     words = ["finetune", str(photos), "--from", str(cascade), "--out", str(out), "--steps", "2"]
     words += ["--prompt", "colour 3", "data.batch_size=4", "--device", "cpu"]
@@ -153,8 +167,9 @@ def test_from_images_to_a_page_and_again(cascade, photos, tmp_path, monkeypatch,
     assert not out.exists()
     assert main(words) == 0
     told = capfd.readouterr().out
-    assert all(f"unclip train {run[1]}" in told for run in ran)
-    assert len(ran) == 2
+    assert [run[0] for run in ran] == ["sample", "train", "train"]
+    assert all(f"unclip {run[0]} {run[1]}" in told for run in ran)
+    assert "25% of each batch are 32 images that" in told
     for part in ("decoder", "prior"):
         old, new = (artifacts.describe(folder / part).weights() for folder in (cascade, out))
         assert any(not torch.equal(old[name], new[name]) for name in old)
@@ -166,9 +181,9 @@ def test_from_images_to_a_page_and_again(cascade, photos, tmp_path, monkeypatch,
     assert "Before and after" in page
     assert "unclip train" in page
     assert (out / "before_and_after.png").is_file()
-    monkeypatch.setattr(finetune, "LARGE", 1)  # another choice now, which does not count
+    monkeypatch.setattr(choices, "LARGE", 1)  # another choice now, which does not count
     assert main(words) == 0
-    assert len(ran) == 2  # finished, kept
+    assert len(ran) == 3  # finished, kept
     capfd.readouterr()
     assert main([*words, "trainer.seed=1"]) == 2
     assert "was begun with --overrides" in capfd.readouterr().err
@@ -178,9 +193,61 @@ def test_from_images_to_a_page_and_again(cascade, photos, tmp_path, monkeypatch,
         whole[:-9],
         json.dumps(content | {"tasks": [3]}),
         '{"request": 3, "tasks": []}',
+        json.dumps(content | {"preservation": {"share": 1}}),
     ):
         (out / finetune.FILE).write_text(damaged)
         assert main(words) == 2
         assert "is damaged" in capfd.readouterr().err
     assert main([*words[:5], str(cascade), *words[6:]]) == 2
     assert "an input" in capfd.readouterr().err
+
+
+def test_what_the_base_is_kept_by(request_of, cascade, tmp_path):
+    """Captions of the base's scenes, of a file, or of the kind; else none, which is said."""
+    chosen = prepare(request_of()).preservation
+    assert (chosen.share, len(chosen.captions)) == (0.25, 32)
+    assert len(set(chosen.captions)) > 25
+    assert chosen == prepare(request_of()).preservation  # the same again
+    file = tmp_path / "captions.txt"
+    file.write_text("a cat\na dog\n")
+    chosen = prepare(request_of(preserve=0.5, preserve_captions=str(file))).preservation
+    assert (chosen.share, chosen.captions[:3]) == (0.5, ("a cat", "a dog", "a cat"))
+    assert "--preserve 0" in prepare(request_of(preserve=0)).preservation
+    stored = cascade / "decoder" / "artifact" / "config.yaml"
+    other = tmp_path / "base"
+    for part in ("clip", "prior", "decoder"):
+        shutil.copytree(cascade / part / "artifact", other / part)
+    (other / "decoder/config.yaml").write_text(
+        stored.read_text().replace("source: scenes", "source: elsewhere")
+    )
+    base = {"base": str(other)}
+    assert "no captions are known" in prepare(request_of(**base)).preservation
+    assert settings(first(request_of(**base))).data.mixture == {}
+    with pytest.raises(UserError, match="--preserve: no captions are known"):
+        prepare(request_of(preserve=0.3, **base))
+    told = {"caption": "a photo of sks dog", "token": "sks dog", **base}
+    assert set(prepare(request_of(**told)).preservation.captions) == {"a photo of a dog"}
+
+
+def test_many_images_are_not_protected_from(request_of, monkeypatch):
+    monkeypatch.setattr(finetune, "SMALL_SET", 10)
+    prepared = prepare(request_of())
+    now = settings(prepared.tasks[0])
+    assert (now.data.mixture, now.data.flip, now.trainer.early_stopping) == ({}, False, 0)
+    assert isinstance(prepared.preservation, str)
+    assert isinstance(prepare(request_of(preserve=0.2)).preservation, Preservation)
+
+
+def test_what_the_first_steps_told_is_compared_with_the_truth(request_of):
+    tasks = prepare(request_of()).tasks
+    summaries = [
+        {"forecast": 110.0, "training_seconds": 100.0},
+        {"forecast": 9.0, "training_seconds": 5.0, "stopped_early": True}
+        | {"steps": 40, "best_step": 20},
+    ]
+    runs = [types.SimpleNamespace(summary=summary) for summary in summaries]
+    assert compared(tasks, runs) == [
+        "decoder: told 110 s, took 100 s (+10 %)",
+        "prior: stopped at step 40; its weights are of step 20",
+    ]
+    assert compared(tasks, [types.SimpleNamespace(summary={"forecast": None})] * 2) == []

@@ -76,3 +76,23 @@ def test_an_adapter_of_other_weights_is_one_line(cascade, adapters, tmp_path, ca
     assert not (tmp_path / "no").exists()
     with pytest.raises(UserError, match="must be a list of texts"):
         Pipeline.load(cascade, adapters=str(other))
+
+
+def test_a_cascade_is_evaluated_with_adapters(cascade, adapters, tmp_path, capsys):
+    words = ["evaluate", str(cascade), "--n", "2", "decoder.steps=2", "--json"]
+
+    def images(name, *more):
+        assert main([*words, f"run.dir={tmp_path / name}", *more]) == 0
+        capsys.readouterr()
+        return (tmp_path / name / "images.png").read_bytes()
+
+    given = ["--adapter", f"{adapters[0]}:4", "--adapter", str(adapters[2])]
+    plain, adapted = images("plain"), images("adapted", *given)
+    assert plain != adapted
+    assert adapted == images("again", *given)
+    summary = json.loads((tmp_path / "adapted/summary.json").read_text())
+    assert summary["settings"]["adapters"] == given[1::2]
+    assert main([*words, "--adapter", str(cascade / "decoder")]) == 2
+    assert "has whole weights" in capsys.readouterr().err
+    assert main(["evaluate", str(cascade / "prior"), "--adapter", str(adapters[0])]) == 2
+    assert "--adapter: is for a cascade" in capsys.readouterr().err

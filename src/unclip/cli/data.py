@@ -1,4 +1,4 @@
-"""`unclip data`: inspect a source before training on it, index it, pack it into shards."""
+"""`unclip data`: inspect a source before training on it, index it, pack it, caption its images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unclip.cli import caption
 from unclip.cli.outputs import check_folder, numbered_folder, writing
 from unclip.cli.sampling_options import add_force
 from unclip.common.terminal import say
@@ -38,17 +39,18 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command and its verbs."""
     p = commands.add_parser(
         "data",
-        help="inspect a source of data, index its tars, or pack it into shards",
+        help="inspect a source of data, index its tars, pack it into shards, or caption it",
         description="A source is what data.source names in an experiment: a folder of images and "
         "captions, tars, parquet, a listing, a dataset of the Hugging Face Hub, or the built-in "
         "scenes. `unclip data VERB --help` explains a verb.",
-        epilog=f"examples:\n{INSPECT}{INDEX}{PACK}",
+        epilog=f"examples:\n{INSPECT}{INDEX}{PACK}{caption.EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = p.add_subparsers(title="verbs", required=True, metavar="VERB")
     _add_inspect(verbs)
     _add_index(verbs)
     _add_pack(verbs)
+    caption.add(verbs)
 
 
 def _add_inspect(verbs: argparse._SubParsersAction) -> None:

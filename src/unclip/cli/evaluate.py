@@ -14,6 +14,7 @@ from unclip.cli.evaluate_guidance import guidance_parser
 from unclip.cli.evaluate_images import compare_parser, images_parser
 from unclip.cli.outputs import check_file, check_folder, writing
 from unclip.cli.sampling_options import (
+    add_adapter,
     add_allow_source,
     add_fast,
     add_force,
@@ -34,6 +35,7 @@ examples:
   unclip evaluate upsampler/tiny --image side_by_side.png
   unclip evaluate upsampler/photos --kind none --data photos.tar --n 16
   unclip evaluate runs/quickstart decoder.guidance=3 decoder.steps=16 run.dir=runs/guided
+  unclip evaluate runs/quickstart --adapter runs/mine:0.5
 
 sets of images (FID and others; each has its own --help):
   unclip evaluate images GENERATED --reference REAL --features inception
@@ -81,6 +83,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--image", type=Path, help="upsamplers: also write some images side by side, as PNG"
     )
+    add_adapter(p)
     add_fast(p)
     p.add_argument("--json", action="store_true", help="print JSON instead of a table")
     p.add_argument("--out", type=Path, help="also write the table as Markdown")
@@ -120,6 +123,8 @@ def run(args: argparse.Namespace) -> None:
         return
     if not args.stage:
         raise UserError("evaluate: name a stage or a cascade to evaluate")
+    if args.adapter:
+        raise UserError("--adapter: is for a cascade; a run with an adapter is evaluated by itself")
     stages = _stages_of(args.stage)
     kind = f"{registry.STAGES[stages[0]].kind}s"
     settings = _settings(given, args.stage, stages, fast=args.fast)
@@ -236,7 +241,9 @@ def _cascade(args: argparse.Namespace, given: list[str]) -> None:
     from unclip.sharing.cache import cascade_folder
 
     folder = cascade_folder(args.stage[0])
-    metrics = evaluate_cascade(str(folder), wanted, settings, fast=args.fast).metrics
+    metrics = evaluate_cascade(
+        str(folder), wanted, settings, fast=args.fast, adapters=args.adapter
+    ).metrics
     lines = [["", args.stage[0]], *([name, f"{value:.4g}"] for name, value in metrics.items())]
     say(json.dumps(metrics, indent=2), lines=True) if args.json else tables.show(lines)
     if args.out:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from unclip.cli.outputs import check_folder
@@ -56,6 +57,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     said.add_argument(
         "--caption", metavar="TEXT", help="of images that have none; {folder} is that of the image"
     )
+    said.add_argument(
+        "--captioner",
+        metavar="MODEL",
+        help="a local model that captions images without a caption first: a folder or hf://ORG/NAME"
+        " (`unclip data caption`)",
+    )
     p.add_argument("--stages", nargs="+", default=[], help="of the cascade (default decoder prior)")
     p.add_argument(
         "--adapter",
@@ -64,6 +71,19 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="lora: train an adapter, none: all weights (default auto: lora for large networks)",
     )
     p.add_argument("--steps", type=int, help="of each stage (default 1000, of a prior 500)")
+    p.add_argument(
+        "--preserve",
+        type=float,
+        metavar="SHARE",
+        help="of each batch that the cascade itself has drawn before, so that it forgets less "
+        "(default 0.25 of a small set, if captions for it are known; 0: none)",
+    )
+    p.add_argument(
+        "--preserve-captions",
+        metavar="FILE",
+        help="captions for these (default: of the scenes that the cascade was trained on, or of "
+        "the kind that --token ends with)",
+    )
     p.add_argument("--prompt", action="append", help="caption on the page; repeatable")
     p.add_argument("--device", default="auto", help="auto (default) | cpu | cuda | mps")
     p.add_argument("--dry-run", action="store_true", help="print what would be done, and end")
@@ -73,11 +93,18 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Decide, say it, train, draw."""
     require(args.steps is None or args.steps >= 1, "--steps", "must be at least 1")
-    for option in ("token", "caption", "out"):
+    share = args.preserve
+    require(share is None or 0 <= share <= 0.9, "--preserve", "must be in [0, 0.9]")
+    alone = args.preserve_captions is None or share != 0
+    require(alone, "--preserve-captions", "has no effect with --preserve 0")
+    for option in ("token", "caption", "captioner", "out"):
         value = getattr(args, option)
         require(value is None or not is_blank(value), f"--{option}", "must be a text")
     for prompt in args.prompt or []:
         require(not is_blank(prompt), "--prompt", "must be a text")
+    model = args.captioner or "hf://"
+    if not model.startswith("hf://") and not Path(model).is_dir():
+        raise UserError(f"--captioner {model}: no such folder; name one, or hf://ORG/NAME")
     check_folder(Path(args.out))
     from unclip.common.devices import find_device
 
@@ -86,42 +113,53 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(
             f"--device {args.device}: give cuda, and CUDA_VISIBLE_DEVICES={device.index}"
         )
-    from unclip.finetuning.finetune import Request, announce, finetune, prepare
+    from unclip.finetuning.finetune import announce, compared, finetune, prepare
+    from unclip.finetuning.request import Request
     from unclip.sharing.cache import cascade_folder
 
     base = cascade_folder(args.base)
-    require_apart(Path(args.out), [str(base), args.photos], option="--out ")
+    given = [str(base), args.photos, *filter(None, [args.preserve_captions])]
+    require_apart(Path(args.out), given, option="--out ")
     request = Request(
         source=args.photos,
         base=str(base),
         out=args.out,
         caption=f"a photo of {args.token}" if args.token else args.caption,
+        captioner=args.captioner,
+        token=args.token,
         stages=tuple(args.stages),
         adapter=args.adapter,
         steps=args.steps,
+        preserve=args.preserve,
+        preserve_captions=args.preserve_captions,
         device=device.type,
         overrides=tuple(args.overrides),
     )
-    tasks = prepare(request)
-    announce(request, tasks)
+    prepared = prepare(request)
+    announce(request, prepared)
     if args.dry_run:
         return
-    seconds = finetune(request, tasks)
+    seconds = finetune(request, prepared)
     from unclip.config.load import load_experiment
     from unclip.evaluation.protocols import finetuned, own_data
     from unclip.tracking.report import Finished
 
+    tasks = prepared.tasks
     data = load_experiment(tasks[0].name, tasks[0].overrides).config.data
+    data = replace(data, source=args.photos, mixture={})  # no images of the base's
+    runs = [Finished.load(task.folder) for task in tasks]
     page = finetuned.report(
         base,
         Path(args.out),
-        [Finished.load(task.folder) for task in tasks],
+        runs,
         captions=args.prompt or _prompts(args.token, own_data.held_out_captions(data, 64)),
         each=EACH,
         data=data,
         commands=[f"unclip train {shlex.join([t.name, *t.overrides])}" for t in tasks],
         device=device.type,
     )
+    for line in compared(tasks, runs):
+        say(line, error=True)
     say(f"trained in {seconds:.0f} s; sample with --pipeline {args.out}", error=True)
     say(page)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,12 @@ def evaluate_cascade(
     settings: Settings | None = None,
     *,
     fast: bool = False,
+    adapters: Sequence[str] = (),
 ) -> EvaluatedCascade:
     """Draw and judge; with ``wanted.run.dir`` also write the figures and the images there.
 
-    ``fast`` is `--fast`. That folder gets ``metrics.jsonl`` and ``summary.json``, as one of a
-    training has them, and ``images.png``.
+    ``fast`` is `--fast`, ``adapters`` are those of `Pipeline.load`. That folder gets
+    ``metrics.jsonl`` and ``summary.json``, as one of a training has them, and ``images.png``.
 
     Raises:
         UserError: the cascade was not trained on scenes, or cannot be sampled so.
@@ -58,7 +60,9 @@ def evaluate_cascade(
         wanted.n, wanted.seed, trained_on.scenes.shapes
     )
     settings = settings or Settings(batch=wanted.batch)
-    pipeline = Pipeline.load(root, "auto", wanted.precision, wanted.offload, wanted.compile)
+    pipeline = Pipeline.load(
+        root, "auto", wanted.precision, wanted.offload, wanted.compile, adapters
+    )
     if fast:
         changes = fast_changes(samplers_of(pipeline.cascade), settings)
         say_fast(changes)
@@ -72,7 +76,8 @@ def evaluate_cascade(
     metrics["seconds_per_image"] = seconds / len(drawn)
     found = EvaluatedCascade(metrics, drawn)
     if wanted.run.dir:
-        _write(wanted, root, asdict(wanted) | settings.changes, found)
+        told = asdict(wanted) | settings.changes
+        _write(wanted, root, told | ({"adapters": [*adapters]} if adapters else {}), found)
     return found
 
 

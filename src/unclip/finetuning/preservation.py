@@ -1,0 +1,125 @@
+"""Prior preservation: images that the base has drawn itself stay among those that it trains on.
+
+What a network could draw before, it forgets less (DreamBooth, arXiv 2208.12242, section 3.3). The
+images are drawn once, by the restartable `unclip sample`, and are a source of a mixture.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unclip.common import artifacts
+from unclip.common.atomic import atomic_write
+from unclip.common.errors import UserError
+from unclip.config.load import load_experiment
+from unclip.data.readers.captions import read_captions
+from unclip.data.scenes.dataset import Scenes
+from unclip.finetuning.request import Found, Request
+from unclip.stages.row import DECODER
+
+SHARE = 0.25  # of each batch
+LEAST, MOST = 32, 200  # images
+FOLDER = "preserved"  # in the new cascade's
+
+
+@dataclass(frozen=True)
+class Preservation:
+    """Images of the base to be drawn, and how much of each batch they are."""
+
+    share: float
+    captions: tuple[str, ...]
+    out: str
+    base: str
+    device: str
+
+    @property
+    def folder(self) -> Path:
+        """Where they are drawn."""
+        return Path(self.out) / FOLDER
+
+    @property
+    def words(self) -> list[str]:
+        """The command that draws them."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        options = {
+            "--captions": f"{self.folder}.jsonl",
+            "--pipeline": self.base,
+            "--out": str(self.folder),
+            "--format": "tar",
+            "--shard-size": "16",
+            "--device": self.device,
+            "--devices": str(cores if self.device == "cpu" else 1),
+        }
+        return ["sample", *(word for option in options.items() for word in option)]
+
+    def command(self) -> list[str] | None:
+        """What is to be run, after its captions are written; None where the images are there."""
+        if (self.folder / "manifest.json").is_file():
+            return None
+        with atomic_write(self.folder.with_suffix(".jsonl")) as scratch:
+            lines = [json.dumps({"caption": caption}) + "\n" for caption in self.captions]
+            scratch.write_text("".join(lines), encoding="utf-8")
+        return [sys.executable, "-m", "unclip", *self.words]
+
+    def overrides(self, source: str) -> list[str]:
+        """Of a stage that trains on ``source`` and on them."""
+        return [
+            "data.source=mixture",
+            f"data.mixture.own.source={source}",
+            f"data.mixture.own.weight={1 - self.share:g}",
+            f"data.mixture.base.source={self.folder}",
+            f"data.mixture.base.weight={self.share:g}",
+        ]
+
+
+def preservation(request: Request, found: Found, parts: Sequence[str]) -> Preservation | str:
+    """What is drawn, or why nothing is.
+
+    Raises:
+        UserError: it was asked for and cannot be.
+    """
+    if request.preserve == 0:
+        return "off, as --preserve 0 says"
+    asked = request.preserve is not None or request.preserve_captions is not None
+    if not (asked or found.small):
+        return "off, since the images are many; --preserve 0.25 turns it on"
+    captions = _captions(request, min(MOST, max(LEAST, found.training)))
+    problem = ""
+    if not captions:
+        problem = "no captions are known that the base was trained on; give --preserve-captions"
+    elif any(_mixed(request, part) for part in parts):
+        problem = "the base was trained on a mixture, whose sources would stay in the batches"
+    if problem and asked:
+        raise UserError(f"--preserve: {problem}")
+    if problem:
+        return f"off: {problem}"
+    share = SHARE if request.preserve is None else request.preserve
+    return Preservation(share, tuple(captions), request.out, request.base, request.device)
+
+
+def _captions(request: Request, count: int) -> list[str]:
+    """Of a file, of the scenes that the base was trained on, or of the kind that a token names."""
+    if request.preserve_captions is not None:
+        option = "--preserve-captions"
+        texts = [one.text for one in read_captions(Path(request.preserve_captions), option)]
+        return [texts[k % len(texts)] for k in range(count)]
+    data = load_experiment(str(_artifact(request, DECODER) / "config.yaml")).config.data
+    if data.source == "scenes":  # a path would be a stranger's, perhaps
+        scenes = Scenes(data.scenes, size=8, count=count)
+        return [scenes[k].captions[0] for k in range(count)]
+    kind = (request.token or "").split()[1:]
+    return [f"a photo of a {kind[-1]}"] * count if kind else []
+
+
+def _mixed(request: Request, part: str) -> bool:
+    config = load_experiment(str(_artifact(request, part) / "config.yaml")).config
+    return bool(config.data.mixture.keys() - {"own", "base"})  # of an earlier fine-tuning
+
+
+def _artifact(request: Request, part: str) -> Path:
+    return artifacts.describe(Path(request.base) / part, key="--from").path
