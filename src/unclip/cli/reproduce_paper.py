@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
         hours=args.budget,
         out=args.out,
         device=device,
-        command=_command(words, args.only),
+        command=f"unclip {shlex.join(words)}",
         cascade=args.cascade,
         overrides=args.overrides,
     )
@@ -98,9 +98,3 @@ def run(args: argparse.Namespace) -> None:
         return
     reproduce(work)
     say(args.out / "index.html")
-
-
-def _command(words: list[str], only: list[str]) -> str:
-    """The command without ``--only``, which each claim has its own of."""
-    kept = [w for w in words if w.partition("=")[0] != "--only" and w not in only]
-    return f"unclip {shlex.join(kept)}"

@@ -58,7 +58,6 @@ class Section(NamedTuple):
     facts: list[list[str]]
     notes: list[str]
     sheets: list[tuple[str, Path]]
-    command: str
     minutes: float  # that judging took
 
 
@@ -140,7 +139,6 @@ def _section(page: Page, result: Result) -> Section:
         notes.insert(0, f"test: {result.estimate.method}")
     kept = page.kept.get(result.claim, {})
     sheets = [(name, some[0].sheet) for name, some in kept.items() if some and some[0].sheet]
-    command = f"{page.command} --only {result.claim}"
     return Section(
         result.claim,
         claim,
@@ -148,7 +146,6 @@ def _section(page: Page, result: Result) -> Section:
         facts,
         notes,
         [(name, path) for name, path in sheets if path],
-        command,
         minutes_of(page, result.claim),
     )
 
@@ -189,7 +186,7 @@ def _markdown(page: Page, tested: Sequence[Section], untested: Sequence[Section]
         text.append(f"{plain_markdown(section.claim.says)} ({section.claim.source}).\n")
         text.append(tables.markdown(section.facts))
         text.append("".join(f"- {plain_markdown(note)}\n" for note in section.notes))
-        text.append(f"`{section.command}`, {section.minutes:.1f} minutes to judge.\n")
+        text.append(f"`{page.command}`, {section.minutes:.1f} minutes to judge.\n")
     text.append("## What was not tested, and why\n")
     pairs = [(s.claim.says, "; ".join(s.notes)) for s in untested] + list(UNTESTABLE)
     text.append("".join(f"- {plain_markdown(what)}: {why}\n" for what, why in pairs))

@@ -46,7 +46,7 @@ def captions(rng, truth):
 
 def captions_in_runs(rng, truth):
     rows = [rng.normal(truth, 0.3) + rng.normal(size=30) for _ in range(20)]
-    return bootstrap(rows, seed=int(rng.integers(2**31)), draws=1000)
+    return bootstrap(rows, seed=int(rng.integers(2**31)), draws=500)
 
 
 def share_of_ratios(rng, truth):
@@ -58,7 +58,7 @@ def share_of_ratios(rng, truth):
         [rows],
         lambda r: float(r[:, 0].sum() / r[:, 1].sum() - 0.5),
         seed=int(rng.integers(2**31)),
-        draws=1000,
+        draws=500,
     )
 
 
