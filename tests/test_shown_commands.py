@@ -66,12 +66,14 @@ NAMES = {
 
 def own_experiments(folder: Path) -> None:
     """Minute experiments under the names that pages use: they hide those that come with unclip."""
+    folder.mkdir()
+    (folder / "common.yaml").write_text(COMMON)
     for stage, names in NAMES.items():
         kind = "prior" if stage == "ar_prior" else stage
         (folder / kind).mkdir(parents=True, exist_ok=True)
         for name in names:
-            text = (FITTED if stage == "pca" else COMMON) + MINUTE[stage]
-            (folder / kind / f"{name}.yaml").write_text(text)
+            common = FITTED if stage == "pca" else "extends: ../common.yaml\n"
+            (folder / kind / f"{name}.yaml").write_text(common + MINUTE[stage])
 
 
 def own_images(folder: Path) -> None:
