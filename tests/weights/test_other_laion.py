@@ -27,7 +27,7 @@ from unclip.weights.together import check_together
 
 GOLDEN = GOLDENS / "dalle2-pytorch" / "options.safetensors"
 with safe_open(GOLDEN, "pt") as opened:
-    CONFIGS = {name: json.loads(text) for name, text in opened.metadata().items()}
+    CONFIGS = {name: json.loads(text) for name, text in sorted(opened.metadata().items())}
 SAMPLED = ["eps", "v_clamped"] + [
     pytest.param(name, marks=pytest.mark.slow) for name in ("plain", "linear", "v", "final_clamp")
 ]
