@@ -65,6 +65,7 @@ def test_a_network_that_learns_nothing_fails(call, monkeypatch):
     assert float(before) == pytest.approx(float(after))
 
 
+@pytest.mark.slow
 def test_targets_that_do_not_belong_to_their_conditions_fail(call, monkeypatch):
     monkeypatch.setattr(overfit, "STEPS", 200)
     encode = PriorStage.encode

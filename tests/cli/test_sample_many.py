@@ -186,7 +186,9 @@ def torchrun(words, *, at=None):
     ]
 
 
-@pytest.mark.parametrize(("form", "when"), [("png", (2, 7)), ("tar", (2, 4))])
+@pytest.mark.parametrize(
+    ("form", "when"), [pytest.param("png", (2, 7), marks=pytest.mark.slow), ("tar", (2, 4))]
+)
 def test_killed_and_restarted_it_ends_with_the_same_bytes(sample, whole, tmp_path, form, when):
     out = tmp_path / "o"
     for n in when:

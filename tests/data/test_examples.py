@@ -70,11 +70,18 @@ def test_a_image_the_transform_refuses_is_named():
 
 
 @pytest.mark.parametrize(
-    "transform", [Square(sizes=(8,), flip=True), Patch(image_size=8, side=8, flip=True)]
+    ("transform", "words", "share"),
+    [
+        (Square(sizes=(8,), flip=True), "on the Left.", 0.0),
+        (Square(sizes=(8,), flip=True), "in bright light", 0.5),
+        (Patch(image_size=8, side=8, flip=True), "on the Left.", 0.5),
+    ],
 )
-@pytest.mark.parametrize(("words", "share"), [("on the Left.", 0.0), ("in bright light", 0.5)])
 def test_what_is_said_to_be_on_a_side_is_not_mirrored(transform, words, share):
-    """One caption of an image may name a side and another not: the one that is drawn counts."""
+    """One caption of an image may name a side and another not: the one that is drawn counts.
+
+    An upsampler, to which patches are given, reads no caption.
+    """
     data = examples(Ramp(words), transform=transform)
     drawn = [data[Draw(epoch, 0)] for epoch in range(200)]
     for caption, expected in ((f"a ramp {words}", share), ("a ramp", 0.5)):

@@ -143,6 +143,7 @@ def _one_of_two(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path):
     mp.spawn(_one_of_two, (str(tmp_path),), nprocs=2)
     z = draw(101, 5)

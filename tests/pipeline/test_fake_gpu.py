@@ -116,6 +116,7 @@ def test_an_inversion(on_gpu, convention):
         assert on_gpu().encode([IMAGE], settings=how).x_T.device == GPU
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [FULL, LIGHT], ids=["full", "light"])
 def test_a_degradation(variant):
     with FakeGpu() as gpu:
@@ -126,6 +127,7 @@ def test_a_degradation(variant):
         assert gpu.reads == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick(sorted(ANALYTIC), "analytic"))
 def test_x0_errors_are_fitted_and_sampled_with(cascade, minute_experiment, name):
     clip = registry.STAGES["clip"].load(cascade / "clip")

@@ -90,7 +90,9 @@ def test_what_was_best_is_taken_at_the_end_of_the_steps_too(load, tmp_path):
     assert same(weights(tmp_path / "run"), average(tmp_path / "run", 4))
 
 
-@pytest.mark.parametrize("step", [3, 4, 6, 7])
+@pytest.mark.parametrize(
+    "step", [6, *(pytest.param(each, marks=pytest.mark.slow) for each in (3, 4, 7))]
+)
 def test_killed_and_resumed_it_stops_where_it_would_have(load, tmp_path, monkeypatch, step):
     train(load("whole"))
 

@@ -84,7 +84,10 @@ def other(value, choices):
     return "3" if value is None else f"{value}-other"
 
 
-@pytest.mark.parametrize("kind", STAGES)
+SOME = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("ar_prior", "upsampler")]
+
+
+@pytest.mark.parametrize("kind", ["clip", "prior", "decoder", *SOME])
 def test_every_field_is_refused_or_comes_through(cascade, kind, monkeypatch):
     folder, reached = cascade / kind, 0
     before = files(folder)
@@ -410,7 +413,7 @@ def test_a_checkpoint_that_says_nothing_of_its_run_is_continued(copy, minute_exp
 # --- the end of a run -----------------------------------------------------------------------------
 
 
-TIMED = ("seconds", "samples_per_second", "data_wait", "peak_memory_gib")
+TIMED = ("seconds", "training_seconds", "samples_per_second", "data_wait", "peak_memory_gib")
 
 
 def figures(folder):

@@ -165,6 +165,7 @@ def test_a_cascade_without_weights_is_trained_again_to_the_same_bits(
     assert main(["sample", "a red circle", "--pipeline", "out", "--out", "images"]) == 0
 
 
+@pytest.mark.slow
 def test_an_override_is_for_the_stages_that_have_it(shared, tmp_path, elsewhere, capsys):
     words = ["reproduce", str(shared), "--dir", "out"]
     assert "no stage of this cascade has this field" in error(capsys, *words, "optim.nonsense=1")

@@ -52,7 +52,13 @@ MINUTE = [
 ]
 CASES = [("decoder", [])] + [(name, []) for _, name in TINY] + MINUTE
 QUICK = {"model.null_text=caption", "model.noise_levels=4", "optim.sam_rho=0.05"}
-LARGE = {"decoder/tiny", "prior/diffusion_tiny", "upsampler/1024_tiny", "upsampler/256_tiny"}
+LARGE = {
+    "prior/laion_tiny",
+    "decoder/tiny",
+    "prior/diffusion_tiny",
+    "upsampler/1024_tiny",
+    "upsampler/256_tiny",
+}
 
 
 def params() -> list:

@@ -83,7 +83,7 @@ class Patch:
     def __call__(
         self, image: np.ndarray, rng: Random, *, mirror: bool = True
     ) -> tuple[np.ndarray, ...]:
-        """The patch, alone in its tuple."""
+        """The patch, alone in its tuple; ``mirror`` is moot, as an upsampler reads no caption."""
         height, width = image.shape[:2]
         least = max(self.image_size // 2, self.side)
         if min(height, width) < least:
@@ -99,7 +99,7 @@ class Patch:
             for start, length in ((left, width), (top, height))
         )
         patch = _resize(image, (left, top, right, bottom), self.side)
-        return (patch[:, ::-1] if self.flip and mirror and rng.random() < 0.5 else patch,)
+        return (patch[:, ::-1] if self.flip and rng.random() < 0.5 else patch,)
 
 
 def _resize(image: np.ndarray, box: tuple[float, float, float, float], size: int) -> np.ndarray:

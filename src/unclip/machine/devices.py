@@ -6,8 +6,9 @@ A damaged torch or driver can end or hang the process that imports it; this one 
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
+
+from unclip.common.terminal import say
 
 
 def found() -> dict[str, Any]:
@@ -44,4 +45,4 @@ def found() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n" + json.dumps(found()) + "\n")
+    say("\n" + json.dumps(found()), lines=True)

@@ -119,7 +119,7 @@ def finish(
         "experiment": resolved.name,
         "steps": step,
         "loss": metrics.get("val/loss", metrics.get("train/loss")),
-        "quality": {"name": stage.judged_by.name, "value": metrics.get(stage.judged_by.name)},
+        "quality": {"name": keeper.monitor.name, "value": metrics.get(keeper.monitor.name)},
         "samples_per_second": throughput.samples_per_second or _logged(folder),
         "data_wait": throughput.waited / throughput.seconds if throughput.seconds else 0.0,
         "data_skipped": skipped,

@@ -196,12 +196,12 @@ def _fit(
         is_last=lambda step: keeper.best_before(step) is None,
     )
     callbacks: list[L.Callback] = [StepNumbers(), throughput, forecast, samples]
-    judges: dict[str, Any] = {}
+    monitor, judges = stage.monitor, {}
     if (evaluated := experiment.evaluated) is not None:
         measured = EvaluateSamples(evaluated, stage, data)
-        stage.judged_by, judges["judges"] = measured.monitor, measured.due
+        monitor, judges = measured.monitor, {"judges": measured.due}
         callbacks.append(measured)
-    keeper = CheckpointCallback(folder, experiment.trainer, stage.judged_by, about, **judges)
+    keeper = CheckpointCallback(folder, experiment.trainer, monitor, about, **judges)
     if start == max_steps:  # all but the end is there
         callbacks.append(SamplesAtEnd(samples))
     if stage.ema is not None:

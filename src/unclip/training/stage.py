@@ -67,7 +67,6 @@ class Stage(L.LightningModule):
         super().__init__()
         self.experiment = experiment
         self.net = net
-        self.judged_by = self.monitor  # unless `evaluation` has another figure
         self.ema = None
         if experiment.averages:  # a sharded one gets its values in `configure_model`
             make = strategies.hollow if self._shards else copy.deepcopy

@@ -43,6 +43,7 @@ def pages(cascade, small, tmp_path_factory):
     return [(drawn(small, folder, ar_prior=ar_prior), folder) for folder in folders]
 
 
+@pytest.mark.slow
 def test_every_figure_is_there(pages):
     page, folder = pages[0]
     assert "Left out" not in page

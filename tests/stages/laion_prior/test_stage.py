@@ -114,5 +114,6 @@ def test_one_of_another_clip_is_refused(run, cascade, tmp_path, minute_experimen
         Pipeline.from_artifacts(clip=other, prior=run, decoder=cascade / "decoder")
 
 
+@pytest.mark.slow
 def test_it_memorises_a_batch(experiment, capsys):
     told(capsys, "overfit", experiment, "optim.lr=0.003", "model.layers=2")
