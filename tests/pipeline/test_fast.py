@@ -22,11 +22,12 @@ def change(own, *, given=None, **more):
     ("own", "steps"),
     [
         (GuidedSamplerConfig(steps=64), 16),
-        (SamplerConfig(steps="10,10,3,2,2"), 6),
+        (SamplerConfig(steps="10,10,13,12,2"), 11),
         (SamplerConfig(steps="inner63"), 15),
-        (SamplerConfig(steps=5), 2),  # fewer cannot be
+        (SamplerConfig(steps=24), 8),  # with fewer it draws other things
+        (SamplerConfig(steps=5), 5),
         (SamplerConfig(sampler="heun", steps=32), 15),  # of 63 evaluations
-        ([SamplerConfig(steps="fast27"), SamplerConfig(steps=15)], 5),  # of 42 for two upsamplers
+        ([SamplerConfig(steps="fast27"), SamplerConfig(steps=45)], 9),  # of 72 for two upsamplers
     ],
 )
 def test_it_is_a_quarter_of_the_evaluations(own, steps):
@@ -87,10 +88,10 @@ def test_the_stages_get_the_settings_that_are_said(cascade, capsys, monkeypatch)
     assert (words, error) == ([], "")
     assert own == [("ddim", 4)] * 3
     words, fast, error = opened("--fast", "decoder.steps=3")
-    said = "prior.sampler=dpmpp_2m prior.steps=2 decoder.sampler=ab2 upsampler.sampler=ab2"
-    assert error == f"unclip: --fast: {said} upsampler.steps=2\n"
-    assert words == [*said.split(), "upsampler.steps=2", "decoder.steps=3"]
-    assert fast == [("dpmpp_2m", 2), ("ab2", 4), ("ab2", 2)]  # decoder.steps is the call's own
+    said = "prior.sampler=dpmpp_2m prior.steps=4 decoder.sampler=ab2 upsampler.sampler=ddim"
+    assert error == f"unclip: --fast: {said} upsampler.steps=4\n"
+    assert words == [*said.split(), "upsampler.steps=4", "decoder.steps=3"]
+    assert fast == [("dpmpp_2m", 4), ("ab2", 4), ("ddim", 4)]  # decoder.steps is the call's own
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert opened("--fast")[2] == ""  # said once, by the first process
 
@@ -103,6 +104,6 @@ def test_an_evaluation_has_it_too(cascade, capsys):
     assert f"--fast of {cascade / 'prior'}: prior.sampler=dpmpp_2m\n" in capsys.readouterr().err
     assert main(["evaluate", str(cascade), "--fast", "--n", "1", "decoder.steps=2"]) == 0
     assert (
-        "--fast: prior.sampler=dpmpp_2m prior.steps=2 decoder.sampler=ab2"
+        "--fast: prior.sampler=dpmpp_2m prior.steps=4 decoder.sampler=ab2"
         in capsys.readouterr().err
     )

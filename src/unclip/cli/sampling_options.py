@@ -124,8 +124,8 @@ def add_fast(p: argparse._ActionsContainer) -> None:
     p.add_argument(
         "--fast",
         action="store_true",
-        help="a quarter of each stage's own evaluations, by samplers that need few; says which "
-        "settings these are. Settings that are given win",
+        help="a quarter of each stage's own evaluations, at least 8 (upsamplers: 4), by samplers "
+        "that need few; says which settings these are. Settings that are given win",
     )
 
 
