@@ -112,7 +112,6 @@ def run(args: argparse.Namespace) -> None:
     check_protocol(args)
     args.pipeline = args.cascade
     settings = settings_of(args)
-    from unclip.common import tables
     from unclip.runs.evaluate_cascade import evaluate_cascade
 
     def opened(device: str) -> Pipeline:
@@ -129,11 +128,18 @@ def run(args: argparse.Namespace) -> None:
         settings=settings,
         force=args.force,
     )
+    show_sections(sections, args.out)
+
+
+def show_sections(sections: list[tuple[str, list[list[str]]]] | None, out: Path) -> None:
+    """Print titles, tables and the page in ``out``; None is of a process that shows nothing."""
+    from unclip.common import tables
+
     for title, lines in sections or []:
         say(title)
         tables.show(lines)
     if sections is not None:
-        say(str(args.out / "index.html"))
+        say(str(out / "index.html"))
 
 
 def check_protocol(args: argparse.Namespace) -> None:

@@ -13,13 +13,13 @@ from unclip.cli.evaluate_cascade import (
     config_of,
     measuring_of,
     protocol_of,
+    show_sections,
 )
 from unclip.cli.image_files import slug
 from unclip.cli.outputs import unique
 from unclip.cli.sampling_options import open_pipeline, settings_of
 from unclip.common.checks import require
 from unclip.common.errors import UserError
-from unclip.common.terminal import say
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
@@ -75,7 +75,6 @@ def run(args: argparse.Namespace) -> None:
     for name, option, given in (("guidance", "scales", True), ("steps", "steps", args.steps)):
         if name in decoder and given:
             raise UserError(f"decoder.{name}: is set by --{option}; leave it out")
-    from unclip.common import tables
     from unclip.runs.evaluate_guidance import evaluate_guidance
 
     titles = unique([slug(Path(name).resolve().name) for name in args.cascade])
@@ -90,11 +89,7 @@ def run(args: argparse.Namespace) -> None:
         settings=settings,
         force=args.force,
     )
-    for title, lines in sections or []:
-        say(title)
-        tables.show(lines)
-    if sections is not None:
-        say(str(args.out / "index.html"))
+    show_sections(sections, args.out)
 
 
 def _cascade(args: argparse.Namespace, title: str, name: str) -> Cascade:
