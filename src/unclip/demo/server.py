@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
 
-from unclip.common.listening import address_of
+from unclip.common.serving import PageServer
 from unclip.common.terminal import say
 from unclip.demo.compare import Pair
 from unclip.demo.desk import Desk
@@ -27,8 +26,6 @@ from unclip.demo.studio import Studio
 
 QUEUE = 16  # jobs that wait at most
 PATIENCE = 10  # seconds that a job goes on while nobody listens
-CONNECTIONS = 512
-FAREWELL = 3  # seconds that visitors have to finish in the end
 
 
 def build_server(
@@ -89,29 +86,17 @@ def build_server(
     return Server(guard, blocks, page.desk, host, port)
 
 
-class Server(uvicorn.Server):
-    """Says where it listens, ends jobs that nobody waits for, and all jobs in the end."""
+class Server(PageServer):
+    """Ends jobs that nobody waits for, and all jobs in the end."""
 
     def __init__(self, guard: Guard, blocks: gr.Blocks, desk: Desk, host: str, port: int):
-        super().__init__(
-            uvicorn.Config(
-                guard,
-                host=host,
-                port=port,
-                ws="none",
-                log_level="error",
-                server_header=False,
-                limit_concurrency=CONNECTIONS,
-                timeout_graceful_shutdown=FAREWELL,
-            )
-        )
+        super().__init__(guard, host, port)
         self._guard, self._blocks, self._desk = guard, blocks, desk
 
     async def startup(self, sockets: Any = None) -> None:
         """Listen."""
         await super().startup(sockets)
         self._watch = asyncio.create_task(self._end_unwanted())
-        say(address_of(self.config.host, self.config.port))
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Stop all jobs, and take leave of those who listen."""
