@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import unclip
-from unclip.common.counted import counted
+from unclip.common.counted import about, counted
 
 SOURCE = Path(unclip.__file__).parent
 OWN_PLURAL = re.compile(r"""\{["']e?s["'] (?:\*|if)|\{[^{}]*\} (?:processes|shards|trials)\b""")
@@ -36,3 +36,9 @@ def test_no_message_makes_a_plural_of_its_own():
         if OWN_PLURAL.search(line) and path.name != "counted.py"
     ]
     assert not found
+
+
+def test_times_as_one_says_them():
+    assert [about(s) for s in (8.4, 89, 90, 5399, 9000)] == [
+        *("8 s", "89 s", "2 min", "90 min", "2.5 h")
+    ]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from unclip.training import forecast
-from unclip.training.forecast import Forecast, about
+from unclip.training.forecast import Forecast
 
 
 @pytest.fixture
@@ -58,9 +58,3 @@ def test_of_a_few_steps_nothing_is_told(clock, capfd):
     assert run(clock, steps=20).seconds is None
     assert run(clock, steps=21).seconds == pytest.approx(30 + 40)
     assert len(capfd.readouterr().err.splitlines()) == 1
-
-
-def test_times_as_one_says_them():
-    assert [about(s) for s in (8.4, 89, 90, 5399, 9000)] == [
-        *("8 s", "89 s", "2 min", "90 min", "2.5 h")
-    ]

@@ -45,7 +45,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar="CHECK",
-        help="this check and what it needs; may be given again (default all; --list names them)",
+        help="this check and what it needs; repeatable (default all; --list names them)",
     )
     p.add_argument(
         "--budget",

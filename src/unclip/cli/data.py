@@ -151,7 +151,9 @@ def _add_common(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--size", type=int, default=64, help="side of scenes, in pixels (default 64)")
     p.add_argument(
-        "--caption", metavar="TEXT", help="of images that have none; {folder} is that of the image"
+        "--caption",
+        metavar="TEXT",
+        help="caption of images that have none; {folder} is the name of the image's folder",
     )
 
 

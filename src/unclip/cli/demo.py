@@ -47,7 +47,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--compare",
         metavar="CASCADE",
-        help="another cascade, as --pipeline takes it: a tab shows both, by the same seeds",
+        help="another cascade, as --pipeline takes it: a tab shows both, with the same seeds",
     )
     add_pipeline(p)
     add_sampling(p, "What the page's controls start from.")

@@ -48,16 +48,18 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--limit", dest="data.limit", type=int, metavar="N", help="the first N samples")
     p.add_argument("--dtype", help="float16 (default) or float32, on disk")
     p.add_argument("--embeddings", help="unit (length 1) or raw; default: as the CLIP's artifact")
-    p.add_argument("--captions", help="all (default): a row for each of an image; or first")
+    p.add_argument("--captions", help="all (default): a row for each caption; or first")
     p.add_argument("--precision", help="32 (default), tf32, bf16 or fp16, of the CLIP")
     p.add_argument("--batch-size", dest="data.batch_size", type=int, help="images (default 64)")
     p.add_argument("--shard-size", type=int, help="samples per file (default 100000)")
-    p.add_argument("--workers", dest="data.num_workers", type=int, help="loaders (default 0)")
+    p.add_argument(
+        "--workers", dest="data.num_workers", type=int, help="processes that load (default 0)"
+    )
     p.add_argument("--on-error", dest="data.on_error", help="skip (default) or error")
     p.add_argument("--devices", type=int, help="processes per machine (default 1)")
     p.add_argument("--nodes", type=int, help="machines (default 1)")
     p.add_argument("--accelerator", help="auto (default), cpu or gpu")
-    p.add_argument("--force", action="store_true", default=False, help="replace another run's")
+    p.add_argument("--force", action="store_true", default=False, help="replace what is in DIR")
     p.add_argument("--verify", action="store_true", default=False, help="only compare checksums")
     p.set_defaults(run=run)
 

@@ -58,7 +58,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "filter",
         nargs="?",
         default="",
-        help="only with this in name, stage or purpose (`prior/`: in the name), any case",
+        help="only those with this in name, stage or purpose (`prior/`: in the name), any case",
     )
     v.add_argument("--json", action="store_true", help="every field, machine-readable")
     v.set_defaults(run=list_)

@@ -39,7 +39,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "plan",
         help="estimate a training, or sampling from a cascade: memory, arithmetic, time",
-        description="Of an experiment: what its training takes, and which strategy fits. Of a "
+        description="For an experiment: what its training takes, and which strategy fits. For a "
         "cascade (a folder, a bundle, or a name such as karlo, which is not downloaded for it): "
         "parameters, weights, peak memory and time of sampling, by device. Nothing is trained or "
         "drawn: one step is traced with fake tensors, which take no memory.",
@@ -69,7 +69,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--mfu",
         type=float,
         default=0.4,
-        help="share of the device's dense peak at which it computes (default 0.4)",
+        help="share of the device's dense peak that is reached (default 0.4)",
     )
     p.add_argument("--batch", type=int, help="cascades: images at a time (default 1)")
     p.add_argument(
@@ -79,7 +79,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--offload", help="cascades: none (default), stages or blocks take turns")
     p.add_argument(
         "--memory",
-        help="of the device, as 8GB or 7.5GiB, in place of its own; of cascades alone: of some GPU",
+        help="memory of the device, as 8GB or 7.5GiB, instead of its own; cascades: of any GPU",
     )
     p.add_argument("--json", action="store_true", help="machine-readable")
     p.set_defaults(run=run)

@@ -30,7 +30,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="retrain a bundle of `unclip share` and compare the results",
         description="Prints what differs between then and now, restores the parents from their "
         "weights if the bundle has them (else trains them too), trains with the same seed, and "
-        "compares the weights and every metric step by step. Of a cascade's bundle every stage is "
+        "compares the weights and every metric step by step. For a cascade's bundle every stage is "
         "trained. Run the same command again to continue after an interruption.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -37,7 +37,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--only", nargs="+", default=[], metavar="CLAIM", help="these claims (default all)"
     )
-    p.add_argument("--list", action="store_true", help="list the claims and end")
+    p.add_argument("--list", action="store_true", help="list the claims and exit")
     p.add_argument(
         "--budget",
         type=float,
@@ -49,13 +49,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--cascade",
         type=Path,
         metavar="DIR",
-        help="train nothing; test what this trained cascade's stages suffice for",
+        help="train nothing; test the claims that this cascade's stages suffice for",
     )
     p.add_argument("--device", default="cpu", help="to judge on (default cpu)")
     p.add_argument(
         "--out", type=Path, default=Path("runs/reproduction"), help="default runs/reproduction"
     )
-    p.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
+    p.add_argument("--dry-run", action="store_true", help="print what would be done, and exit")
     p.set_defaults(run=run)
 
 

@@ -66,7 +66,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     v = verbs.add_parser(
         "show",
         help="print settings, results, provenance and files of a run",
-        description=f"Of the settings those are printed that differ from the experiment. {RUN}",
+        description=f"Settings are shown where they differ from the experiment's. {RUN}",
         **_epilog("show"),
     )
     v.add_argument("name", metavar="RUN", help="folder, experiment, or part of a folder's name")
@@ -105,7 +105,7 @@ def _add_root(v: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         default=Path("runs"),
-        help="folder of the runs (default runs); those of a run.dir elsewhere are not in it",
+        help="folder of the runs (default runs); runs with a run.dir elsewhere are not listed",
     )
 
 

@@ -31,15 +31,15 @@ def add_verb(verbs: Any) -> argparse.ArgumentParser:
     v = verbs.add_parser(
         "watch",
         help="show a run's curves in the terminal until it ends",
-        description="Draws the curves anew as they grow, with pace and time left; in a pipe, "
-        "prints a line per logged step. Ctrl-C ends the watching, and not the run. Exits 1 if "
+        description="Redraws the curves as they grow, with pace and time left; in a pipe, "
+        "prints a line per logged step. Ctrl-C stops watching, not the run. Exits 1 if "
         "the run ends otherwise than finished.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     v.add_argument("name", metavar="RUN", help="folder, experiment, or part of a folder's name")
     v.add_argument("--metric", action="append", default=[], help="a curve to show; repeatable")
-    v.add_argument("--every", type=float, default=2.0, help="seconds between looks (default 2)")
+    v.add_argument("--every", type=float, default=2.0, help="seconds between updates (default 2)")
     v.add_argument(
         "--notify",
         metavar="URL",

@@ -64,14 +64,14 @@ def add(commands: argparse._SubParsersAction) -> None:
         type=Path,
         metavar="FILE",
         help="more captions: one per line; .csv, .tsv, .jsonl, .json or .parquet with a column "
-        "caption; or of COCO",
+        "caption; or annotations of COCO",
     )
     p.add_argument(
         "--like",
         type=Path,
         metavar="FILE",
         help="repeat an image that unclip sampled, by what its PNG says: caption, seed, settings "
-        "and precision, of which those that are given win",
+        "and precision; options that you give win",
     )
     p.add_argument("--n", type=int, default=1, help="images per caption (default 1)")
     add_output(p)
@@ -85,7 +85,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     many.add_argument("--nodes", type=int, help="machines, where torchrun or srun started them")
     many.add_argument("--format", help="png (default), or tar in webdataset's form")
     many.add_argument("--shard-size", type=int, help="images per shard (default 256)")
-    many.add_argument("--limit", type=int, help="so many of the captions, chosen at random")
+    many.add_argument("--limit", type=int, help="this many of the captions, chosen at random")
     add_sampling(p)
     p.set_defaults(run=run, seed=None)
 

@@ -33,7 +33,7 @@ Upsamplers: sampler, steps, eta, clip, clip_range, noise_level; no guidance.""",
 """The fields of each stage's `sampler` section."""
 PIPELINE = (
     "a cascade's folder, its bundle, a published cascade's name (karlo; `unclip experiments list "
-    "cascades/`) or hf://ORG/NAME[@REVISION] (default runs/quickstart; beside --clip and --decoder "
+    "cascades/`) or hf://ORG/NAME[@REVISION] (default runs/quickstart; with --clip and --decoder "
     "none)"
 )
 
@@ -56,7 +56,7 @@ def add_device(p: argparse.ArgumentParser) -> None:
         "--offload",
         default="none",
         help="none (default) | stages: one network at a time on the GPU, the others wait in the "
-        "machine's memory | blocks: and of that one block at a time; same images "
+        "machine's memory | blocks: one block of it at a time; same images "
         "(`unclip plan sample` says what fits)",
     )
     p.add_argument(
@@ -125,7 +125,7 @@ def add_fast(p: argparse._ActionsContainer) -> None:
         "--fast",
         action="store_true",
         help="a quarter of each stage's own evaluations, at least 8 (upsamplers: 4), by samplers "
-        "that need few; says which settings these are. Settings that are given win",
+        "that need few; prints the settings that it chose. Settings that you give win",
     )
 
 
@@ -317,7 +317,7 @@ def add_allow_source(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--allow-source",
         action="store_true",
-        help="read the data that an artifact names which was not trained here",
+        help="read the data named by an artifact that was not trained on this machine",
     )
 
 

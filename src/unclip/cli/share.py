@@ -23,9 +23,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "share",
         help="pack a finished run or cascade for others: experiment, provenance, metrics, samples",
-        description="The runs that it depends on (CLIP, PCA) go in as well, and a model card. Of a "
-        "cascade's folder every stage goes in. Paths and names of machine and user are removed. "
-        "A new repository on the Hugging Face Hub is private.",
+        description="Packs a run, the runs that it depends on (CLIP, PCA) and a model card into a "
+        "bundle; of a cascade's folder every stage. Paths and names of machine and user are "
+        "removed. A new repository on the Hugging Face Hub is private.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

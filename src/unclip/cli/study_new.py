@@ -43,7 +43,7 @@ def add(verbs: argparse._SubParsersAction, **epilog: Any) -> None:
     v = verbs.add_parser(
         "new",
         help="sample or collect the pairs that people will judge",
-        description="Says what so many judgements can tell, samples both cascades (or takes images "
+        description="Says what so many votes can tell, samples both cascades (or takes images "
         "that were sampled before), and makes pairs of images and grids of 4 x 4 of the same "
         "captions, with catch pairs whose answer is known. Run the same command again to resume.",
         **epilog,
@@ -67,11 +67,14 @@ def add(verbs: argparse._SubParsersAction, **epilog: Any) -> None:
     v.add_argument(
         "--catch", type=int, help="catch pairs per question (default 1 in 20, at least 3)"
     )
-    v.add_argument("--size", type=int, help="bring all images to so many pixels a side")
+    v.add_argument("--size", type=int, help="resize all images to this many pixels a side")
     v.add_argument(
-        "--difference", type=float, metavar="POINTS", help="say how many judgements it would take"
+        "--difference",
+        type=float,
+        metavar="POINTS",
+        help="say how many votes would show it",
     )
-    v.add_argument("--dry-run", action="store_true", help="say what can be told, and end")
+    v.add_argument("--dry-run", action="store_true", help="say what can be told, and exit")
     v.add_argument("--seed", type=seed, default=0, help="of images, sides and orders (default 0)")
     v.add_argument("--out", type=Path, required=True, metavar="STUDY", help="folder of the study")
     v.add_argument("--force", action="store_true", help="replace a study that nobody has voted in")

@@ -31,7 +31,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         nargs="*",
         default=[],
         metavar="key=value",
-        help="fields of the experiment; run.dir=FOLDER says where the run goes, or is",
+        help="fields of the experiment; run.dir=FOLDER is the run's folder",
     )
     p.add_argument("--resume", action="store_true", help="continue the newest checkpoint")
     p.add_argument(
@@ -49,7 +49,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--allow-source",
         action="store_true",
-        help="with --resume: read the data that a run names which was not begun here",
+        help="with --resume: read the data named by a run that was not started on this machine",
     )
     p.set_defaults(run=run)
 

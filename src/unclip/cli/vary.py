@@ -39,7 +39,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("image", nargs="+", type=Path, help="image files")
-    p.add_argument("--eta", type=float, default=1.0, help="DDIM's, in [0, 1] (default 1)")
+    p.add_argument("--eta", type=float, default=1.0, help="DDIM's η, in [0, 1] (default 1)")
     p.add_argument("--n", type=int, default=8, help="variations of each image (default 8)")
     add_manipulation(p)
     p.set_defaults(run=run)

@@ -17,3 +17,14 @@ def counted(count: int, noun: str) -> str:
 def plural(noun: str) -> str:
     """``noun`` in the plural; regular ones only."""
     return f"{noun}{'es' if noun.endswith(_HISSING) else 's'}"
+
+
+def about(seconds: float) -> str:
+    """A time as one would say it.
+
+    >>> about(42), about(600), about(9000)
+    ('42 s', '10 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from unclip.common import artifacts
+from unclip.common.counted import about
 from unclip.common.errors import UserError
 from unclip.common.terminal import say
 from unclip.config.load import ResolvedExperiment, load_experiment, merge_overrides
@@ -18,7 +19,6 @@ from unclip.planning import devices
 from unclip.planning.plan import plan
 from unclip.runs.recipe import Task
 from unclip.stages.row import CLIP, DECODER, PCA, PRIOR, UPSAMPLER
-from unclip.training.forecast import about
 
 LARGE = 200 * 2**20  # bytes of weights from which an adapter is trained instead of all of them
 BATCH = {DECODER: 16, PRIOR: 64, UPSAMPLER: 8}

@@ -25,6 +25,7 @@ from unclip.common.fields import leaves
 from unclip.common.inputs import require_apart
 from unclip.common.processes import environment, interruptible, starting, stop
 from unclip.common.removed import without_removed
+from unclip.common.stage_lines import StageLines
 from unclip.common.terminal import say
 from unclip.config.files import find_experiment
 from unclip.config.load import ResolvedExperiment, load_experiment, merge_overrides, parse_overrides
@@ -198,8 +199,8 @@ def run_together(
     Their environment is this one's with ``variables`` besides. With ``at_once`` so many run at a
     time, and the next begins as one ends.
 
-    Several share the cores of a CPU and have their lines prefixed with their names; one alone has
-    the terminal to itself.
+    Several share the cores of a CPU, and their lines begin with their names (`StageLines`); one
+    alone has the terminal to itself.
 
     Raises:
         UserError: a command failed (it has said why).
@@ -212,6 +213,7 @@ def run_together(
     running: dict[str, subprocess.Popen] = {}
     readers: list[threading.Thread] = []
     waiting = list(commands.items())
+    shown = StageLines()
 
     def start(name: str, words: list[str]) -> None:
         with starting() as prepare:
@@ -220,11 +222,11 @@ def run_together(
             )
         if many:
             readers.append(
-                threading.Thread(target=_prefix, args=(name, process.stdout), daemon=True)
+                threading.Thread(target=shown.read, args=(name, process.stdout), daemon=True)
             )
             readers[-1].start()
 
-    with interruptible():
+    with interruptible(), shown if many else contextlib.nullcontext():
         try:
             while waiting or any(process.poll() is None for process in running.values()):
                 _refuse_failed(running)
@@ -243,12 +245,6 @@ def _refuse_failed(running: dict[str, subprocess.Popen]) -> None:
     for name, process in running.items():
         if process.poll():
             raise UserError(f"{name}: training failed (exit {process.returncode}), see above")
-
-
-def _prefix(name: str, lines: Any) -> None:
-    with lines:
-        for line in lines:
-            say(f"{name:<13} {line.rstrip()}")
 
 
 def _same(before: dict[str, Any], now: ResolvedExperiment) -> bool:

@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from unclip.common.counted import about
 from unclip.common.images import CaptionedImage, grid, save
 from unclip.common.terminal import say
 from unclip.tracking.status import require_there
@@ -232,8 +233,8 @@ class ProgressLines(L.Callback):
         self._last = now
         step = trainer.global_step
         rate = (step - self._start) / (now - self._began)
-        left = (trainer.max_steps - step) / rate if rate else float("nan")
+        left = f"  {about((trainer.max_steps - step) / rate)} left" if rate else ""
         loss = trainer.callback_metrics.get("train/loss")
         shown = f"  loss {float(loss):.4f}" if loss is not None else ""
-        line = f"step {step}/{trainer.max_steps}{shown}  {rate:.2f} steps/s  {left:.0f} s left"
+        line = f"step {step}/{trainer.max_steps}{shown}  {rate:.2f} steps/s{left}"
         say(line, error=True)

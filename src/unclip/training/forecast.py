@@ -7,23 +7,12 @@ from typing import Any
 
 import lightning as L
 
-from unclip.common.counted import counted
+from unclip.common.counted import about, counted
 from unclip.common.terminal import say
 from unclip.training.callbacks import Throughput
 
 MEASURED = 20  # steps from which the rest is told
 FORWARD = 1 / 3  # of a step's time: what a batch takes in a validation, without its backward pass
-
-
-def about(seconds: float) -> str:
-    """A time as one would say it.
-
-    >>> about(42), about(600), about(9000)
-    ('42 s', '10 min', '2.5 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Forecast(L.Callback):
