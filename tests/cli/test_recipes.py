@@ -72,6 +72,29 @@ def test_no_more_run_at_once_than_are_to(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c"]
 
 
+def test_a_command_begins_when_what_it_needs_has_ended(tmp_path):
+    program = (
+        "import sys, time; from pathlib import Path\n"
+        "folder = Path(sys.argv[1])\n"
+        "assert all((folder / name).exists() for name in sys.argv[3:]), sys.argv\n"
+        "time.sleep(0.3); (folder / sys.argv[2]).touch()\n"
+    )
+    needs = {"child": ["parent"], "grandchild": ["child", "free"]}
+    commands = {
+        name: [sys.executable, "-c", program, str(tmp_path), name, *needs.get(name, [])]
+        for name in ("grandchild", "child", "parent", "free")
+    }
+    ended = []
+    run_together(
+        commands,
+        at_once=2,
+        needs={**needs, "free": ["finished before"]},
+        ended=lambda: ended.append(len([*tmp_path.iterdir()])),
+    )
+    assert len(ended) == 4  # each is told of
+    assert ended[-2:] == [3, 4]
+
+
 def test_a_failing_stage_stops_the_others_and_is_named(capfd):
     began = time.monotonic()
     with pytest.raises(UserError, match=r"bad: training failed \(exit 2\)"):

@@ -54,6 +54,16 @@ def test_only_what_a_claim_needs_is_trained(preset, claims):
     assert found.index(("clip", 0)) < found.index(("prior", 0))
 
 
+def test_what_the_cheapest_claim_needs_is_trained_first(preset, claims):
+    order = runs_needed(preset, claims, 2)
+    places = [order.index((name, 0)) for name in ("clip", "prior", "prior_ar", "decoder_glide")]
+    assert places == sorted(places)
+    assert order[0] == ("clip", 0)  # of the typographic attack
+    for name, seed in order:
+        for parent in preset.trainings[name].parents.values():
+            assert order.index((parent, seed)) < order.index((name, seed))
+
+
 def test_what_will_be_told_is_said_before(preset, claims):
     whole, small = choose_sizes(preset, claims, None), choose_sizes(preset, claims, 0.2)
     assert told_apart(claims["two-candidates-drawn"], whole) == "6 points"

@@ -18,7 +18,7 @@ def images(rng, n, share):
 
 
 def kept(*runs):
-    return [Kept(list(records), None, 1.0) for records in runs]
+    return [Kept(list(records), None, 1.0, 1.0) for records in runs]
 
 
 def verdict_of(key, arms, claim=None):
@@ -96,7 +96,7 @@ def test_holm_counts_the_claims_that_were_tested():
 
 
 def test_what_could_not_be_judged_says_why():
-    refused = [Kept([], None, 0.0, "the decoder reads no captions")]
+    refused = [Kept([], None, 0.0, 0.0, "the decoder reads no captions")]
     found = verdict_of("prior-over-caption", {"prior": refused, "caption": refused})
     assert (found.verdict, found.estimate) == (None, None)
     assert found.notes == ("the decoder reads no captions",)

@@ -15,7 +15,7 @@ import pytest
 
 from unclip.cli import main
 from unclip.common import artifacts
-from unclip.reproduction import evaluations, run
+from unclip.reproduction import arms, evaluations, run
 from unclip.reproduction.judges.judge import Measured
 from unclip.reproduction.judges.registry import JUDGES
 
@@ -135,6 +135,27 @@ def test_a_broken_record_is_made_anew_and_a_dry_run_does_nothing(project, judged
     assert len(judged) == 4
 
 
+def test_a_claim_is_judged_as_soon_as_its_arms_are_trained(project, judged, monkeypatch):
+    """The second of two claims waits for a decoder; the page is whole after each training."""
+    states, asked = [], judged
+
+    def in_place(commands, *, at_once, needs, ended):
+        for name, words in commands.items():
+            folder = Path(next(w for w in words if w.startswith("run.dir=")).partition("=")[2])
+            (folder / "artifact").mkdir(parents=True)
+            (folder / "artifact" / "artifact.json").touch()
+            (folder / "weights").write_text(name)
+            ended()
+            states.append((name, len(asked), "In progress" in Path("out/index.html").read_text()))
+
+    monkeypatch.setattr(arms, "run_together", in_place)
+    assert main(["reproduce-paper", "--preset", "small", "--out", "out"]) == 0
+    assert states == [("clip-0", 0, True), ("prior-0", 2, True), ("decoder-0", 4, True)]
+    assert "In progress" not in Path("out/index.html").read_text()
+    found = json.loads(Path("out/results.json").read_text())
+    assert [each["verdict"] for each in found] == ["holds", "not told apart"]
+
+
 def test_too_few_captions_say_so(project, judged):
     found = reproduced("--budget", "0.00001")[0]
     assert found["estimate"]["n"] == 12
@@ -234,7 +255,7 @@ def test_killed_three_times_and_continued_it_is_the_same_page(project):
     pages = []
     for out in ("whole", "cut"):
         text = (Path(out) / "reproduction.md").read_text()
-        pages.append(re.sub(r"[\d.]+ minutes", "", text.replace(out, "OUT")))
+        pages.append(re.sub(r"[\d.]+ minutes \([\d.]+ of CPU\)", "", text.replace(out, "OUT")))
     assert pages[0] == pages[1]
     results = [(Path(out) / run.RESULTS).read_text() for out in ("whole", "cut")]
     assert results[0] == results[1]

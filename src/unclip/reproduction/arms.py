@@ -79,8 +79,8 @@ def plan_runs(
         words = _overrides(preset, training, sizes, seed, overrides)
         words += [f"{kind}={run.folder}" for kind, run in parents.items()]
         resolved = load_experiment(training.experiment, words)
-        folder = root / f"{name}-{seed}-{_hash(resolved.as_dict(), parents)}"
-        task = Task(f"{name}-{seed}", training.experiment, [*words, f"run.dir={folder}"], folder)
+        folder = root / f"{_part(name, seed)}-{_hash(resolved.as_dict(), parents)}"
+        task = Task(_part(name, seed), training.experiment, [*words, f"run.dir={folder}"], folder)
         runs[name, seed] = Run((name, seed), folder, task)
     return runs
 
@@ -90,27 +90,27 @@ def is_finished(run: Run) -> bool:
     return run.task is None or (run.folder / "artifact" / "artifact.json").is_file()
 
 
-def train_all(
-    runs: Mapping[Key, Run], preset: Preset, *, after: Callable[[Sequence[Run]], None]
-) -> None:
-    """Train what is not finished, ``preset.at_once`` side by side; ``after`` each such group.
+def train_all(runs: Mapping[Key, Run], preset: Preset, *, after: Callable[[], None]) -> None:
+    """Train what is not finished, ``preset.at_once`` side by side; call ``after`` each.
+
+    In the order of ``runs``, but for those whose parents are not finished yet.
 
     Raises:
         UserError: a training failed; it has said why.
     """
-    depth: dict[Key, int] = {}
+    commands, needs = {}, {}
     for (name, seed), run in runs.items():
-        parents = preset.trainings[name].parents.values() if run.task else ()
-        depth[name, seed] = 1 + max((depth[parent, seed] for parent in parents), default=-1)
-    waiting = [run for run in runs.values() if not is_finished(run)]
-    waiting.sort(key=lambda run: (depth[run.key], -preset.trainings[run.key[0]].minutes))
-    while waiting:
-        level = depth[waiting[0].key]
-        group = [run for run in waiting[: preset.at_once] if depth[run.key] == level]
-        waiting = waiting[len(group) :]
-        commands = {run.task.part: command_of(run.task) for run in group if run.task}
-        run_together({part: words for part, words in commands.items() if words})
-        after(group)
+        if run.task is None or is_finished(run):
+            continue
+        if words := command_of(run.task):
+            commands[run.task.part] = words
+            parents = preset.trainings[name].parents.values()
+            needs[run.task.part] = [_part(parent, seed) for parent in parents]
+    run_together(commands, at_once=preset.at_once, needs=needs, ended=after)
+
+
+def _part(name: str, seed: int) -> str:
+    return f"{name}-{seed}"
 
 
 def _check_overrides(preset: Preset, keys: Sequence[Key], overrides: Sequence[str]) -> None:

@@ -14,10 +14,10 @@ from unclip.common import json_text
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 from unclip.common.images import save
-from unclip.reproduction.arms import Run
+from unclip.reproduction.arms import Run, is_finished
 from unclip.reproduction.preset import Claim, Preset
 
-VERSION = 1
+VERSION = 2
 """Raised when a judge notes something else than before: kept records are then made anew."""
 
 
@@ -48,6 +48,7 @@ class Kept:
     records: list[dict[str, Any]]
     sheet: Path | None
     seconds: float
+    cpu_seconds: float
     reason: str = ""
 
 
@@ -74,6 +75,11 @@ def evaluations_of(
     return found
 
 
+def is_trained(evaluation: Evaluation) -> bool:
+    """Whether all its networks are there."""
+    return all(map(is_finished, evaluation.runs.values()))
+
+
 def measured(evaluation: Evaluation, folder: Path, device: str) -> Kept:
     """The kept records, made first where there are none. A refusal is kept in memory alone."""
     from unclip.reproduction.judges.judge import Inputs
@@ -84,11 +90,11 @@ def measured(evaluation: Evaluation, folder: Path, device: str) -> Kept:
         return kept
     parts = {kind: run.folder for kind, run in evaluation.runs.items()}
     inputs = Inputs(parts, evaluation.options, evaluation.n, evaluation.seed, device)
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     try:
         found = JUDGES[evaluation.judge](inputs)
     except UserError as error:
-        return Kept([], None, 0.0, str(error))
+        return Kept([], None, 0.0, 0.0, str(error))
     if found.sheet is not None:
         save(found.sheet, folder / f"{key}.png")
     content = {
@@ -98,6 +104,7 @@ def measured(evaluation: Evaluation, folder: Path, device: str) -> Kept:
         "n": evaluation.n,
         "seed": evaluation.seed,
         "seconds": round(time.perf_counter() - began, 1),
+        "cpu_seconds": round(time.process_time() - cpu_began, 1),
         "records": found.records,
     }
     with atomic_write(folder / f"{key}.json") as scratch:
@@ -113,4 +120,5 @@ def read_kept(folder: Path, key: str) -> Kept | None:
     if not path.is_file():
         return None
     content = json_text.read_object(path)
-    return Kept(content["records"], sheet if sheet.is_file() else None, content["seconds"])
+    shown = sheet if sheet.is_file() else None
+    return Kept(content["records"], shown, content["seconds"], content["cpu_seconds"])

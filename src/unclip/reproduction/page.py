@@ -58,7 +58,7 @@ class Section(NamedTuple):
     facts: list[list[str]]
     notes: list[str]
     sheets: list[tuple[str, Path]]
-    minutes: float  # that judging took
+    took: str  # judging
 
 
 def write_page(page: Page, out: Path) -> None:
@@ -146,7 +146,7 @@ def _section(page: Page, result: Result) -> Section:
         facts,
         notes,
         [(name, path) for name, path in sheets if path],
-        minutes_of(page, result.claim),
+        _judging(page, result.claim),
     )
 
 
@@ -159,14 +159,19 @@ def _runs(page: Page) -> list[list[str]]:
         path = run.folder / SUMMARY
         summary = json_text.read_object(path) if path.is_file() else {}
         steps, seconds = summary.get("steps", "-"), summary.get("seconds")
-        took = "-" if seconds is None else f"{seconds / 60:.1f} minutes"
+        took = "-" if seconds is None else _minutes(seconds, summary.get("cpu_seconds", 0.0))
         lines.append([f"{name} {seed}", what, str(steps), took, run.artifact.sha256[:12]])
     return lines
 
 
-def minutes_of(page: Page, key: str) -> float:
+def _judging(page: Page, key: str) -> str:
     """What it took to judge a claim."""
-    return sum(k.seconds for some in page.kept.get(key, {}).values() for k in some) / 60
+    every = [one for some in page.kept.get(key, {}).values() for one in some]
+    return _minutes(sum(one.seconds for one in every), sum(one.cpu_seconds for one in every))
+
+
+def _minutes(seconds: float, of_cpu: float) -> str:
+    return f"{seconds / 60:.1f} minutes ({of_cpu / 60:.1f} of CPU)"
 
 
 def _markdown(page: Page, tested: Sequence[Section], untested: Sequence[Section]) -> str:
@@ -186,7 +191,7 @@ def _markdown(page: Page, tested: Sequence[Section], untested: Sequence[Section]
         text.append(f"{plain_markdown(section.claim.says)} ({section.claim.source}).\n")
         text.append(tables.markdown(section.facts))
         text.append("".join(f"- {plain_markdown(note)}\n" for note in section.notes))
-        text.append(f"`{page.command}`, {section.minutes:.1f} minutes to judge.\n")
+        text.append(f"`{page.command}`; judging took {section.took}.\n")
     text.append("## What was not tested, and why\n")
     pairs = [(s.claim.says, "; ".join(s.notes)) for s in untested] + list(UNTESTABLE)
     text.append("".join(f"- {plain_markdown(what)}: {why}\n" for what, why in pairs))

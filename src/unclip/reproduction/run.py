@@ -16,7 +16,13 @@ from unclip.common.counted import counted
 from unclip.common.processes import interruptible
 from unclip.common.terminal import say
 from unclip.reproduction.arms import Key, Run, is_finished, plan_runs, train_all
-from unclip.reproduction.evaluations import Evaluation, Kept, evaluations_of, measured
+from unclip.reproduction.evaluations import (
+    Evaluation,
+    Kept,
+    evaluations_of,
+    is_trained,
+    measured,
+)
 from unclip.reproduction.page import Page, write_page
 from unclip.reproduction.preset import Claim, Preset
 from unclip.reproduction.results import NOT_YET, Result, as_json, judged, result_of
@@ -105,26 +111,33 @@ def say_plan(work: Reproduction) -> None:
 
 
 def reproduce(work: Reproduction) -> None:
-    """Train, judge, compare; the page is written after each step."""
-    with interruptible():
-        results = {key: _not_yet(work, key) for key in work.claims}
-        kept: dict[str, KeptArms] = {}
+    """Train, judge, compare: each claim as soon as its arms are trained.
 
-        def trained(group: Sequence[Run]) -> None:
-            left = sum(not is_finished(run) for run in work.runs.values())
-            write(work, f"training, {counted(left, 'run')} left", results, kept)
+    The page is written after each step.
+    """
+    results = {key: _not_yet(work, key) for key in work.claims}
+    kept: dict[str, KeptArms] = {}
 
-        trained([])
-        train_all(work.runs, work.preset, after=trained)
-        for number, (key, claim) in enumerate(work.claims.items(), 1):
+    def judge() -> None:
+        for key, claim in work.claims.items():
             todo = _evaluations(work, key)
-            if isinstance(todo, str):
+            if key in kept or isinstance(todo, str) or not all(map(is_trained, todo)):
                 continue
             kept[key] = _judged(work, todo)
             results[key] = result_of(key, claim, kept[key])
-            say(f"{key}: judged ({number} of {len(work.claims)})")
-            write(work, f"{number} of {len(work.claims)} claims judged", results, kept)
+            say(f"{key}: judged ({len(kept)} of {len(work.claims)})")
+            write(work, _state(work, kept), results, kept)
+        write(work, _state(work, kept), results, kept)
+
+    with interruptible():
+        judge()
+        train_all(work.runs, work.preset, after=judge)
         write(work, "", results, kept)
+
+
+def _state(work: Reproduction, kept: Mapping[str, KeptArms]) -> str:
+    left = sum(not is_finished(run) for run in work.runs.values())
+    return f"{counted(left, 'run')} to train, {len(kept)} of {len(work.claims)} claims judged"
 
 
 def _not_yet(work: Reproduction, key: str) -> Result:

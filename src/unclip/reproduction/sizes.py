@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -51,22 +51,32 @@ class Sizes:
 
 
 def runs_needed(preset: Preset, claims: Mapping[str, Claim], seeds: int) -> list[tuple[str, int]]:
-    """(training, seed) of all that the claims' arms depend on, parents first."""
-    needed: dict[tuple[str, int], None] = {}
+    """(training, seed) of all that the claims' arms depend on, parents first.
 
-    def add(name: str, seed: int) -> None:
-        if name not in preset.trainings:  # the claim says so when it is its turn
-            return
-        for parent in preset.trainings[name].parents.values():
-            add(parent, seed)
-        needed[name, seed] = None
+    What the claim with the least to train depends on comes first, so that it is judged first.
+    """
 
-    for claim in claims.values():
-        for arm in claim.arms.values():
-            for part in arm.parts:
-                for seed in range(seeds if claim.about == "method" else 1):
+    def needed(claim: Claim) -> dict[tuple[str, int], None]:
+        found: dict[tuple[str, int], None] = {}
+
+        def add(name: str, seed: int) -> None:
+            if name not in preset.trainings:  # the claim says so when it is its turn
+                return
+            for parent in preset.trainings[name].parents.values():
+                add(parent, seed)
+            found[name, seed] = None
+
+        for seed in range(seeds if claim.about == "method" else 1):
+            for arm in claim.arms.values():
+                for part in arm.parts:
                     add(part, seed)
-    return list(needed)
+        return found
+
+    def minutes(runs: Iterable[tuple[str, int]]) -> float:
+        return sum(preset.trainings[name].minutes for name, _ in runs)
+
+    ordered = sorted(map(needed, claims.values()), key=minutes)
+    return list({run: None for runs in ordered for run in runs})
 
 
 def choose_sizes(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ _OF_TRAINING = (
     "data_skipped",
     "peak_memory_gib",
     "seconds",
+    "cpu_seconds",
     "forecast",
     "training_seconds",
 )
@@ -125,6 +127,7 @@ def finish(
         "data_skipped": skipped,
         "peak_memory_gib": peak_memory_bytes(trainer.strategy.root_device) / 2**30,
         "seconds": time.perf_counter() - began,
+        "cpu_seconds": sum(os.times()[:4]),
         "forecast": forecast.seconds,
         "training_seconds": forecast.took,
         "parameters": sum(p.numel() for p in stage.net.parameters()),

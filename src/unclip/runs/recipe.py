@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -193,11 +193,14 @@ def run_together(
     variables: Mapping[str, str] | None = None,
     *,
     at_once: int | None = None,
+    needs: Mapping[str, Sequence[str]] | None = None,
+    ended: Callable[[], None] = lambda: None,
 ) -> None:
     """Run named commands at once; when one fails the others are stopped.
 
     Their environment is this one's with ``variables`` besides. With ``at_once`` so many run at a
-    time, and the next begins as one ends.
+    time, and the next begins as one ends: the first whose ``needs``, other commands, have ended.
+    ``ended`` is called after each, in the place of a command, before the next one begins.
 
     Several share the cores of a CPU, and their lines begin with their names (`StageLines`); one
     alone has the terminal to itself.
@@ -212,13 +215,18 @@ def run_together(
     pipe: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     running: dict[str, subprocess.Popen] = {}
     readers: list[threading.Thread] = []
-    waiting = list(commands.items())
+    waiting = dict(commands)
     shown = StageLines()
 
-    def start(name: str, words: list[str]) -> None:
+    def ready() -> str | None:
+        unfinished = {*waiting, *running}
+        needed = needs or {}
+        return next((n for n in waiting if unfinished.isdisjoint(needed.get(n, ()))), None)
+
+    def start(name: str) -> None:
         with starting() as prepare:
             running[name] = process = subprocess.Popen(
-                words, env=env, preexec_fn=prepare, **(pipe if many else {})
+                waiting.pop(name), env=env, preexec_fn=prepare, **(pipe if many else {})
             )
         if many:
             readers.append(
@@ -228,23 +236,19 @@ def run_together(
 
     with interruptible(), shown if many else contextlib.nullcontext():
         try:
-            while waiting or any(process.poll() is None for process in running.values()):
-                _refuse_failed(running)
-                alive = sum(process.poll() is None for process in running.values())
-                for _ in range(min(at_once - alive, len(waiting))):
-                    start(*waiting.pop(0))
+            while waiting or running:
+                while len(running) < at_once and (name := ready()):
+                    start(name)
                 time.sleep(0.1)
-            _refuse_failed(running)
+                for name in [n for n, process in running.items() if process.poll() is not None]:
+                    if code := running[name].returncode:
+                        raise UserError(f"{name}: training failed (exit {code}), see above")
+                    del running[name]
+                    ended()
         finally:
             stop(running.values())
             for reader in readers:
                 reader.join()
-
-
-def _refuse_failed(running: dict[str, subprocess.Popen]) -> None:
-    for name, process in running.items():
-        if process.poll():
-            raise UserError(f"{name}: training failed (exit {process.returncode}), see above")
 
 
 def _same(before: dict[str, Any], now: ResolvedExperiment) -> bool:

@@ -14,7 +14,7 @@ from unclip.tracking.files import number
 IDENTICAL, CLOSE, DIFFERENT = "bit-identical", "within tolerance", "different"
 UNKNOWN = "not comparable"
 RTOL = 0.01  # of what counts as within tolerance
-TIMED = ("samples_per_second", "data_wait", "peak_memory_gib", "seconds", "time")
+TIMED = ("samples_per_second", "data_wait", "peak_memory_gib", "seconds", "cpu_seconds", "time")
 """Metrics that tell of the machine: no two runs agree in them. All others must."""
 
 Series = dict[int, float]  # step -> value
