@@ -165,7 +165,15 @@ def _measured(
                     sampling=sampling_of(str(folder)),
                 )
             )
-            add_point(run.line, generated, reference, network, probe, k=measuring.neighbours)
+            add_point(
+                run.line,
+                generated,
+                reference,
+                network,
+                probe,
+                k=measuring.neighbours,
+                distance=found[-1].figures[network.distance],
+            )
     if found:
         check_comparable(found, MAY_DIFFER)
     return found

@@ -16,6 +16,7 @@ from torchmetrics.image.fid import _compute_fid
 
 from unclip.embeddings.metrics import frechet_distance  # by QR factors of the samples
 from unclip.embeddings.moments import Moments
+from unclip.evaluation.features.statistics import Statistics
 from unclip.evaluation.metrics import kernels
 from unclip.evaluation.metrics import neighbours as neighbours_module
 from unclip.evaluation.metrics.gaussians import (
@@ -32,8 +33,10 @@ from unclip.evaluation.metrics.images import (
     mean_interval,
     wilson,
 )
+from unclip.evaluation.metrics.jackknife import frechet_error
 from unclip.evaluation.metrics.kernels import cmmd, kid
 from unclip.evaluation.metrics.neighbours import neighbours
+from unclip.evaluation.protocols.images import frechet_figure
 
 
 def features(n, d=8, seed=0, shift=0.0):
@@ -114,6 +117,53 @@ def test_the_line_is_that_of_least_squares_in_one_over_n():
     design = np.stack([np.ones(15), 1 / np.array(sizes)], 1)
     want = np.linalg.lstsq(design, np.array(distances), rcond=None)[0][0]
     assert frechet_infinity(x, fitted(y)) == pytest.approx(want, rel=1e-8)
+
+
+def test_the_jackknife_is_what_leaving_a_tenth_out_gives():
+    """Against the same distances by QR factors, where there are fewer samples than features too."""
+    for n, d in ((60, 3), (30, 40)):
+        x, y = features(n, d=d), features(50, d=d, seed=1, shift=1.0)
+        keep = torch.arange(n)
+        each = np.array([frechet_distance(x[keep % 10 != g], y) for g in range(10)])
+        want = math.sqrt(9 / 10 * np.square(each - each.mean()).sum())
+        assert frechet_error(x, fitted(y)) == pytest.approx(want, rel=1e-6)
+
+
+def test_the_jackknife_gives_the_standard_error_of_a_mean_far_away():
+    """In one dimension FD is (m - m')² + (s - s')²: the error is 2 |m - m'| s / √N at s = s'."""
+    rng = torch.Generator().manual_seed(0)
+    exact = Gaussian(None, torch.zeros(1).double(), torch.eye(1).double())
+    x = 3 + torch.randn(50, 500, 1, generator=rng, dtype=torch.float64)
+    found = np.mean([frechet_error(rows, exact) for rows in x])
+    assert found == pytest.approx(6 / math.sqrt(500), rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_the_interval_of_a_frechet_distance_holds_that_of_as_many_others(shift):
+    """In about 95 % of 200 simulations; the distance of few samples is above that of endless."""
+    rng = torch.Generator().manual_seed(7)
+    found = []
+    for _ in range(200):
+        x, y = (torch.randn(n, 4, generator=rng, dtype=torch.float64) for n in (150, 200))
+        found.append(
+            frechet_figure(Statistics(fitted(x + shift), x + shift), Statistics(fitted(y), y))
+        )
+    truth = np.mean([each.value for each in found])
+    covered = np.mean([each.low <= truth <= each.high for each in found])
+    print(shift, covered)
+    assert 0.91 <= covered <= 0.99
+
+
+def test_statistics_alone_have_no_interval_and_a_reference_of_them_is_known():
+    x, y = features(100), features(100, seed=1, shift=1.0)
+    both, known = Statistics(fitted(x), x), Statistics(fitted(y))
+    narrow = frechet_figure(both, known)
+    wide = frechet_figure(both, Statistics(fitted(y), y))
+    assert wide.value == narrow.value
+    assert wide.high - wide.value > narrow.high - narrow.value > 0
+    assert frechet_figure(known, both).low is None
+    assert frechet_figure(Statistics(fitted(x[:19]), x[:19]), both).low is None
 
 
 # --- kernels ---

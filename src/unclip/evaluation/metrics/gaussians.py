@@ -48,17 +48,17 @@ def frechet(a: Gaussian, b: Gaussian) -> float:
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"{len(a.mean)} features and {len(b.mean)} cannot be compared")
-    return _distance(a, b, _root(b))
+    return _distance(a, b, root(b))
 
 
 def _distance(a: Gaussian, b: Gaussian, root_b: Tensor) -> float:
-    shared = torch.linalg.svdvals(_root(a) @ root_b.T).sum()
+    shared = torch.linalg.svdvals(root(a) @ root_b.T).sum()
     between = (a.mean - b.mean).square().sum()
     distance = between + a.covariance.trace() + b.covariance.trace() - 2 * shared
     return max(distance.item(), 0.0)
 
 
-def _root(g: Gaussian) -> Tensor:
+def root(g: Gaussian) -> Tensor:
     """R ``[rank, D]`` with RᵀR the covariance; directions of rounding errors are left out."""
     values, vectors = torch.linalg.eigh((g.covariance + g.covariance.T) / 2)
     scale = values[-1] + g.mean.square().sum()  # what the sums were rounded at
@@ -84,10 +84,10 @@ def frechet_infinity(rows: Tensor, reference: Gaussian) -> float:
     sizes = sorted({round(s) for s in np.linspace(len(rows) / 10, len(rows), POINTS)})
     if rows.shape[1:] != reference.mean.shape:
         raise ValueError(f"{rows.shape[1]} features, the reference has {len(reference.mean)}")
-    moments, root, distances = Moments(rows.shape[1]), _root(reference), []
+    moments, factor, distances = Moments(rows.shape[1]), root(reference), []
     for before, size in zip([0, *sizes], sizes):
         moments.update(rows[before:size])
-        distances.append(_distance(gaussian(moments), reference, root))
+        distances.append(_distance(gaussian(moments), reference, factor))
     return float(np.polyfit(1 / np.array(sizes), np.array(distances), 1)[1])
 
 

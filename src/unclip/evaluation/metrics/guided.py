@@ -11,7 +11,6 @@ from unclip.evaluation.linear_probes.probe import LinearProbe
 from unclip.evaluation.metrics import bootstrap
 from unclip.evaluation.metrics.bootstrap import MOST, Resampled
 from unclip.evaluation.metrics.conditions import Figure
-from unclip.evaluation.metrics.gaussians import frechet
 from unclip.evaluation.metrics.neighbours import overlap
 
 
@@ -22,20 +21,20 @@ class Line:
     Attributes:
         title: Of the cascade, and the steps.
         scales: Guidance scales of the decoder.
-        values: Measures without an interval at each scale, by name.
+        values: Measures that are not resampled, at each scale, by name.
         resampled: Measures with one; their draws are of the same captions and real images at
             every scale and of every line.
     """
 
     title: str
     scales: list[float] = field(default_factory=list)
-    values: dict[str, list[float]] = field(default_factory=dict)
+    values: dict[str, list[Figure]] = field(default_factory=dict)
     resampled: dict[str, list[Resampled]] = field(default_factory=dict)
 
     def figures(self, name: str) -> list[Figure]:
         """Of a measure, at each scale."""
         if name in self.values:
-            return [Figure(value=value) for value in self.values[name]]
+            return self.values[name]
         found = self.resampled[name]
         return [Figure(value=r.value, low=r.interval[0], high=r.interval[1]) for r in found]
 
@@ -53,8 +52,12 @@ def add_point(
     probe: LinearProbe | None,
     *,
     k: int,
+    distance: Figure,
 ) -> None:
-    """Measure one scale's samples by one network; all samples take part, at most `ROWS`."""
+    """Measure one scale's samples by one network; all samples take part, at most `ROWS`.
+
+    ``distance`` is their Fréchet distance.
+    """
     x, y = generated.rows, reference.rows
     title = network.title
     if y is not None and x is not None:
@@ -70,10 +73,10 @@ def add_point(
         every = bootstrap.resample(len(x), 1)
         scores = bootstrap.mean(probe.scores(x), every.generated)
         _add(line.resampled, f"predicted {probe.kind}", scores)
-    _add(line.values, network.distance, frechet(generated.gaussian, reference.gaussian))
+    _add(line.values, network.distance, distance)
 
 
-def _add(table: dict, name: str, value: float | Resampled) -> None:
+def _add(table: dict, name: str, value: Figure | Resampled) -> None:
     table.setdefault(name, []).append(value)
 
 

@@ -12,6 +12,7 @@ from unclip.evaluation.features.images import open_images
 from unclip.evaluation.features.network import FeatureNetwork
 from unclip.evaluation.features.statistics import Statistics, measure, read_statistics
 from unclip.evaluation.linear_probes.probe import LinearProbe
+from unclip.evaluation.metrics import jackknife
 from unclip.evaluation.metrics.conditions import Conditions, Figure, ImagesEvaluation
 from unclip.evaluation.metrics.gaussians import frechet, frechet_infinity, vendi
 from unclip.evaluation.metrics.images import mean_interval, wilson
@@ -128,7 +129,7 @@ def _against(
                 f"features, which takes {dim + 1:,}; {network.distance} then measures N: give "
                 f"{ENOUGH * dim:,}, or use KID"
             )
-    figures[network.distance] = Figure(value=frechet(generated.gaussian, reference.gaussian))
+    figures[network.distance] = frechet_figure(generated, reference)
     x, y = generated.rows, reference.rows
     if x is None:
         return
@@ -152,6 +153,21 @@ def _against(
         low, high = wilson(share, n)
         figures[name] = Figure(value=share, low=low, high=high)
     figures["density"] = Figure(value=shared.density)
+
+
+def frechet_figure(generated: Statistics, reference: Statistics) -> Figure:
+    """With an interval over the choice of the images that are there; statistics are taken as known.
+
+    It holds the distance that as many other images would have, which N raises.
+    """
+    value, variance = frechet(generated.gaussian, reference.gaussian), 0.0
+    if generated.rows is None or len(generated.rows) < jackknife.LEAST:
+        return Figure(value=value)
+    for one, other in ((generated, reference), (reference, generated)):
+        if one.rows is not None and len(one.rows) >= jackknife.LEAST:
+            variance += jackknife.frechet_error(one.rows, other.gaussian) ** 2
+    half = jackknife.T95 * variance**0.5
+    return Figure(value=value, low=max(0.0, value - half), high=value + half)
 
 
 def _alone(found: ImagesEvaluation, generated: Statistics) -> None:
