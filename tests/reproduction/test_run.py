@@ -156,6 +156,12 @@ def test_a_claim_is_judged_as_soon_as_its_arms_are_trained(project, judged, monk
     assert [each["verdict"] for each in found] == ["holds", "not told apart"]
 
 
+def test_a_budget_is_for_the_claims_that_a_cascade_suffices_for(project, judged):
+    """`refused` needs a decoder, which is not there: its captions take no time."""
+    hours = 2 * (3 + 30 * 0.01) / 3600  # two arms to be opened and to draw 30 captions
+    assert reproduced("--budget", str(hours))[0]["estimate"]["n"] == 30
+
+
 def test_too_few_captions_say_so(project, judged):
     found = reproduced("--budget", "0.00001")[0]
     assert found["estimate"]["n"] == 12

@@ -77,6 +77,11 @@ class Claim:
     margin: float = 0.0  # largest effect that counts as none (expected: equal)
     note: str = ""  # what to know of the test
 
+    @property
+    def parts(self) -> set[str]:
+        """Trainings that make up its arms."""
+        return {part for arm in self.arms.values() for part in arm.parts}
+
 
 Config = TypeVar("Config")
 

@@ -67,7 +67,9 @@ def plan(
         UserError: an experiment says what cannot be.
     """
     given = {} if cascade is None else _stages_of(cascade, preset)
-    sizes = choose_sizes(preset, claims, hours, train=cascade is None)
+    there = preset.trainings if cascade is None else given
+    possible = {key: claim for key, claim in claims.items() if claim.parts <= set(there)}
+    sizes = choose_sizes(preset, possible, hours, train=cascade is None)
     keys = [] if cascade else runs_needed(preset, claims, sizes.seeds)
     runs = plan_runs(preset, keys, sizes, out / RUNS, given=given, overrides=overrides)
     return Reproduction(
