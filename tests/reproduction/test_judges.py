@@ -12,9 +12,11 @@ from unclip.common.images import to_uint8
 from unclip.data.scenes.dataset import single_object_prompts
 from unclip.data.scenes.render import draw
 from unclip.evaluation.oracle.oracle import check
+from unclip.evaluation.probes.prompts import held_out_scenes
+from unclip.pipeline.manipulations import embed
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
-from unclip.reproduction.judges.judge import Inputs
+from unclip.reproduction.judges.judge import Inputs, images_of
 from unclip.reproduction.judges.reading import described, note, prompt_of
 from unclip.reproduction.judges.registry import JUDGES
 from unclip.reproduction.values import VALUES
@@ -82,13 +84,42 @@ def test_ranks_are_of_unit_embeddings_of_held_out_scenes(cascade):
         ("variations", {"of": "other", "images": 1}),
         ("components", {"share": 0.5}),
         ("edits", {"theta": 0.2}),
-        ("upsampling", {}),
+        ("rebuilding", {}),
+        ("interpolations", {"at": 0.5}),
     ],
 )
 def test_each_judge_notes_a_record_per_image(cascade, name, options):
     found = judge(cascade, name, settings={"decoder": {"steps": 2}}, **options)
     assert len(found.records) == 2
     assert found.sheet is not None
+
+
+def test_the_way_from_one_scene_to_the_next_begins_and_ends_at_their_variations(cascade):
+    """Images at 1 are those of the next scene's z_i, with the noise of the first."""
+    seeds, settings = [0, 1, 2], {"decoder": {"steps": 2}}
+    inputs = Inputs({p: cascade / p for p in WHOLE}, {"settings": settings}, 3, 0, "cpu")
+    scenes = held_out_scenes(3, 0, inputs.scenes_config())
+    sampling = inputs.sampling(inputs.cascade())
+    with torch.no_grad():
+        z_i = embed(sampling, images_of(scenes))
+        ends = [to_uint8(sampling.decode(z, seeds).image) for z in (z_i, z_i[[1, 2, 0]])]
+    following = [scenes[k] for k in (1, 2, 0)]
+    for at, images in zip((0.0, 1.0), ends):
+        found = judge(cascade, "interpolations", n=3, at=at, settings=settings)
+        want = [note(image, prompt_of(scene)) for image, scene in zip(images, following)]
+        assert [record["images"] for record in found.records] == [[one] for one in want]
+
+
+def test_x_T_of_the_image_rebuilds_it_better_than_a_new_one(cascade):
+    """DDIM backwards and forwards, which hardly needs a trained network."""
+    few = {"decoder": {"steps": 8, "guidance": 1.0}}
+    psnr = {
+        x_T: [r["psnr"] for r in judge(cascade, "rebuilding", n=3, x_T=x_T, settings=few).records]
+        for x_T in ("inverted", "new")
+    }
+    assert min(psnr["inverted"]) > max(psnr["new"]) + 3
+    with pytest.raises(UserError, match=r"options\.x_T: old: must be inverted or new"):
+        judge(cascade, "rebuilding", x_T="old")
 
 
 def test_a_word_changes_what_clip_says_and_an_arm_without_words_is_not_asked(cascade, monkeypatch):

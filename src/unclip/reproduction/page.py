@@ -25,10 +25,6 @@ UNTESTABLE = (
     ("what people prefer (table 1)", "needs people: `unclip study` asks them"),
     ("aesthetic quality (figure 12)", "needs ratings by people: `unclip fit-probe` fits them"),
     ("spelling (figure 16)", "needs a reader of words, which the oracle is not"),
-    (
-        "interpolations, rebuilding from (z_i, x_T) (figures 3, 4)",
-        "drawn by `unclip figures`, not judged",
-    ),
     ("diversity on photographs (CIFAR-10)", "the oracle reads scenes alone"),
     ("photographs, artistic styles, 1024 px", "scenes have none of these"),
 )

@@ -1,4 +1,4 @@
-"""Starts from images of held-out scenes: variations, text diffs, principal components."""
+"""Starts from images of held-out scenes: variations, interpolations, text diffs, components."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from unclip.common.errors import UserError
 from unclip.common.images import Array, to_uint8
 from unclip.data.scenes.render import Scene
+from unclip.embeddings.geometry import slerp
 from unclip.evaluation.figures.drawings import edit_captions
 from unclip.evaluation.probes.prompts import held_out_scenes
 from unclip.pipeline.manipulations import embed
@@ -27,7 +28,7 @@ def variations(inputs: Inputs) -> Measured:
     if of not in ("own", "other"):
         raise UserError(f"options.of: {of}: must be own or other")
     scenes = _scenes(inputs)
-    wanted = scenes if of == "own" else [*scenes[1:], scenes[0]]
+    wanted = scenes if of == "own" else _following(scenes)
     pipeline = inputs.pipeline()
     sampling = inputs.sampling(pipeline.cascade)
     with torch.no_grad():
@@ -68,6 +69,25 @@ def components(inputs: Inputs) -> Measured:
         images_of(scenes), [k], seed=inputs.seed, settings=inputs.settings()
     )
     return _noted(list(to_uint8(found.image[:, 0])), scenes, 1, [f"{k} components"] * len(scenes))
+
+
+def interpolations(inputs: Inputs) -> Measured:
+    """Images ``at`` a part of the way from z_i of a scene to that of the next (figure 4).
+
+    Compared with the next scene. The noise of a pair is the same all the way, as in the figure.
+    """
+    inputs.allow("at", "settings")
+    at = float(inputs.options.get("at", 0.5))
+    scenes, sampling = _scenes(inputs), inputs.sampling(inputs.cascade())
+    with torch.no_grad():
+        z_i = embed(sampling, images_of(scenes))
+        seeds = [1000 * inputs.seed + k for k in range(len(scenes))]
+        found = sampling.decode(slerp(z_i, z_i.roll(-1, dims=0), at), seeds).image
+    return _noted(list(to_uint8(found)), _following(scenes), 1, [f"at {at:g}"] * len(scenes))
+
+
+def _following(scenes: list[Scene]) -> list[Scene]:
+    return [*scenes[1:], scenes[0]]
 
 
 def _scenes(inputs: Inputs) -> list[Scene]:

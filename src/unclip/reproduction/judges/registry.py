@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from unclip.reproduction.judges import drawing, embeddings, images, rank, upsampling, words
+from unclip.reproduction.judges import drawing, embeddings, images, rank, rebuilding, words
 from unclip.reproduction.judges.judge import Inputs, Measured
 
 JUDGES: dict[str, Callable[[Inputs], Measured]] = {
@@ -14,6 +14,7 @@ JUDGES: dict[str, Callable[[Inputs], Measured]] = {
     "variations": images.variations,
     "edits": images.edits,
     "components": images.components,
+    "interpolations": images.interpolations,
     "words": words.measure,
-    "upsampling": upsampling.measure,
+    "rebuilding": rebuilding.measure,
 }
