@@ -1,8 +1,10 @@
 """What few images do to FD and KID: real images against real and blurred ones.
 
     python benchmarks/small_samples.py SOURCE --n 1000 --out small_samples.png
+    python benchmarks/small_samples.py SOURCE --n 500 --also decoder=samples/
 
-Takes 2n images at random, blurs half of them, and prints a table of all against the other half.
+Takes 2n images at random, blurs half of them, and prints a table of all against the other half,
+and of the first n of any other sets (--also).
 Then it draws both measures between random halves of the real images, whose truth is 0, at several
 sizes. Features are made once and kept in --cache.
 """
@@ -21,12 +23,15 @@ from PIL import Image, ImageFilter
 
 from unclip.common import tables
 from unclip.embeddings.metrics import frechet_distance
+from unclip.embeddings.moments import Moments
 from unclip.evaluation.features.images import ImageSet, open_images
 from unclip.evaluation.features.network import open_network
-from unclip.evaluation.features.statistics import measure
+from unclip.evaluation.features.statistics import Statistics, measure
+from unclip.evaluation.metrics.gaussians import gaussian
 from unclip.evaluation.metrics.images import mean_interval, wilson
 from unclip.evaluation.metrics.kernels import kid
 from unclip.evaluation.metrics.neighbours import neighbours
+from unclip.evaluation.protocols.images import frechet_figure
 
 BLURS = (0.0, 0.5, 1.0)  # standard deviations, pixels
 DRAWS = 8
@@ -60,12 +65,22 @@ def features(args: argparse.Namespace) -> dict[str, torch.Tensor]:
     order = random.Random(0).sample(range(len(images)), 2 * args.n)
     sets = {"reference": Blurred(images, order[: args.n], 0.0)}
     sets |= {f"blur {s:g}": Blurred(images, order[args.n :], s) for s in BLURS}
+    for word in args.also:
+        name, _, source = word.partition("=")
+        sets[name] = Blurred(open_images(source, option="--also"), list(range(args.n)), 0.0)
     found = {
         name: measure(ImageSet(reader, name, "set", None), network).rows
         for name, reader in sets.items()
     }
     np.savez(args.cache, **{name: rows.numpy() for name, rows in found.items()})
     return found
+
+
+def fitted(rows: torch.Tensor) -> Statistics:
+    """Rows with their Gaussian."""
+    moments = Moments(rows.shape[1])
+    moments.update(rows)
+    return Statistics(gaussian(moments), rows)
 
 
 def spread(
@@ -87,17 +102,20 @@ def main() -> None:
     parser.add_argument("source")
     parser.add_argument("--features", default="efficientnet_lite0")
     parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--also", nargs="+", default=[], metavar="NAME=SOURCE")
     parser.add_argument("--cache", type=Path, default=Path("small_samples.npz"))
     parser.add_argument("--out", type=Path, default=Path("small_samples.png"))
     args = parser.parse_args()
     sets = features(args)
     reference = sets["reference"]
     lines = [["against the reference", "FD", "KID", "precision", "recall"]]
-    for name in [f"blur {s:g}" for s in BLURS]:
-        x = sets[name]
+    for name, x in sets.items():
+        if name == "reference":
+            continue
         mean, low, high = mean_interval(kid(x, reference, block=len(x) // 10))
         shares = neighbours(x, reference, k=K)
-        cells = [f"{frechet_distance(x, reference):.4g}", f"{mean:.4f} ({low:.4f} to {high:.4f})"]
+        cells = [str(frechet_figure(fitted(x), fitted(reference)))]
+        cells.append(f"{mean:.4f} ({low:.4f} to {high:.4f})")
         for share, n in ((shares.precision, len(x)), (shares.recall, len(reference))):
             low, high = wilson(share, n)
             cells.append(f"{share:.3f} ({low:.3f} to {high:.3f})")
