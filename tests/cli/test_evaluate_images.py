@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from unclip.cli import main
 from unclip.evaluation.features.efficientnet import EfficientNetLite0
+from unclip.evaluation.protocols import images
 
 
 def save_images(folder, n, *, side=16, seed=0, start=0, ending="png"):
@@ -191,6 +192,19 @@ def test_bad_input_is_refused_in_a_line(sets, own, tmp_path, capsys, monkeypatch
     assert "--neighbours 3: needs 4" in error(capsys, few, *words)
     assert ".npz" in error(capsys, few, *words, "--save-statistics", tmp_path / "x.pt")
     assert "20 or more" in error(capsys, few, *words, "--infinity")
+
+
+def test_a_set_that_is_not_there_is_refused_before_the_other_is_measured(
+    sets, own, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(images, "measure", None)
+    (tmp_path / "bad.npz").write_bytes(b"damaged")
+    for first, second in (("nothing", "real"), ("made", "nothing"), ("made", "bad.npz")):
+        pair = [
+            sets / name if (sets / name).exists() else tmp_path / name for name in (first, second)
+        ]
+        line = error(capsys, pair[0], "--reference", pair[1], "--features", own)
+        assert ("nothing" in line) or ("bad.npz: is not a file of statistics" in line)
 
 
 def test_features_that_are_not_finite_are_refused_with_the_images_name(sets, tmp_path, capsys):

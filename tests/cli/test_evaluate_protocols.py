@@ -321,6 +321,15 @@ def test_guidance_at_every_scale_of_two_cascades(words, cascade, tmp_path, capsy
     assert more["figures"]["KID, own-CLIP"][:3] == one["figures"]["KID, own-CLIP"]
 
 
+def test_a_cascade_that_is_not_there_is_refused_before_another_is_sampled(
+    words, cascade, tmp_path, capsys
+):
+    words.insert(3, str(tmp_path / "glide"))
+    line = error(capsys, guidance(words, tmp_path / "o", "--features", f"own:{cascade}"))
+    assert "glide: no such folder" in line
+    assert not (tmp_path / "o").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

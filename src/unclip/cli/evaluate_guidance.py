@@ -17,7 +17,7 @@ from unclip.cli.evaluate_cascade import (
 )
 from unclip.cli.image_files import slug
 from unclip.cli.outputs import unique
-from unclip.cli.sampling_options import open_pipeline, settings_of
+from unclip.cli.sampling_options import check_pipeline, open_pipeline, settings_of
 from unclip.common.checks import require
 from unclip.common.errors import UserError
 
@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> None:
     for name, option, given in (("guidance", "scales", True), ("steps", "steps", args.steps)):
         if name in decoder and given:
             raise UserError(f"decoder.{name}: is set by --{option}; leave it out")
+    for name in args.cascade:  # before the first is sampled
+        check_pipeline(name)
     from unclip.runs.evaluate_guidance import evaluate_guidance
 
     titles = unique([slug(Path(name).resolve().name) for name in args.cascade])

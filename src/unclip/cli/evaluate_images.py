@@ -100,7 +100,7 @@ def run_images(args: argparse.Namespace) -> None:
     from unclip.evaluation.features.network import open_network
     from unclip.evaluation.features.statistics import save_statistics
     from unclip.evaluation.linear_probes.probe import load_probe
-    from unclip.evaluation.protocols.images import check_output, evaluate_images, set_statistics
+    from unclip.evaluation.protocols.images import check_output, evaluate_images, open_set
     from unclip.training.world import join_processes
 
     if args.save_statistics is not None:
@@ -115,10 +115,11 @@ def run_images(args: argparse.Namespace) -> None:
             raise UserError(f"--probe {args.probe}: reads embeddings of a CLIP; --features clip:…")
         probe = load_probe(args.probe, network.clip)
     how = {"size": args.size, "workers": args.workers}
-    reference = None
+    opened = [open_set(args.generated, network, option="images", **how)]
     if args.reference is not None:
-        reference = set_statistics(args.reference, network, option="--reference", **how)
-    generated = set_statistics(args.generated, network, option="images", **how)
+        opened.append(open_set(args.reference, network, option="--reference", **how))
+    generated, *others = [measured() for measured in opened]
+    reference = others[0] if others else None
     if rank > 0:
         return
     found = evaluate_images(

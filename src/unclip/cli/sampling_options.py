@@ -233,11 +233,17 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
     return Pipeline(with_settings(pipeline.cascade, Settings(changes)))
 
 
+def check_pipeline(named: str) -> None:
+    """Refuse a cascade that is neither published nor there."""
+    if find_cascade(named) is None:
+        require_there(named, meant(named))
+
+
 def _open(args: argparse.Namespace) -> Pipeline:
     own = (args.clip, args.prior, args.decoder, args.upsampler)
     named = named_pipeline(args)
-    if named and not any(own) and find_cascade(named) is None:
-        require_there(named, meant(named))  # before the slow imports
+    if named and not any(own):
+        check_pipeline(named)  # before the slow imports
     from unclip.common.devices import find_device
     from unclip.pipeline.execution import choose_compilation, choose_offload
     from unclip.pipeline.pipeline import Pipeline

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from unclip.common.errors import UserError
 from unclip.common.fields import as_dataclass
 from unclip.evaluation.features.images import ImageSet, open_images
 from unclip.evaluation.features.network import FeatureNetwork, open_network
-from unclip.evaluation.features.statistics import Statistics, measure, read_statistics
+from unclip.evaluation.features.statistics import Statistics, measure
 from unclip.evaluation.linear_probes.probe import LinearProbe, load_probe
 from unclip.evaluation.metrics.conditions import Figure, ImagesEvaluation
 from unclip.evaluation.metrics.images import wilson
 from unclip.evaluation.oracle.oracle import check
 from unclip.evaluation.protocols import cascade_page
 from unclip.evaluation.protocols.captioned import Protocol
-from unclip.evaluation.protocols.images import evaluate_images, set_statistics
+from unclip.evaluation.protocols.images import evaluate_images, open_set
 from unclip.evaluation.protocols.sampled import sampling_of
 from unclip.pipeline.settings import Settings
 from unclip.runs.sample_captions import Opener, reproducible, sample_captions
@@ -66,25 +66,20 @@ class Measuring:
         Raises:
             UserError: See `open`; or the reference is not there, or of another network.
         """
-        opened = self.open(torch.device("cpu"))
-        for network, _ in opened if self.reference else ():
-            assert self.reference is not None
-            if self.reference.endswith(".npz"):
-                read_statistics(self.reference, network, option="--reference")
-            else:
-                open_images(self.reference, option="--reference")
+        for network, _ in self.open(torch.device("cpu")):
+            if self.reference is not None:
+                self._opened(self.reference, network, None)
 
     def of_reference(self, protocol: Protocol, network: FeatureNetwork, side: int) -> Statistics:
         """The real images' statistics, for samples of ``side`` pixels."""
         if self.reference is None:
             return measure(protocol.reference(side), network, workers=self.workers)
-        return set_statistics(
-            self.reference,
-            network,
-            option="--reference",
-            size=protocol.size or side,
-            workers=self.workers,
-        )
+        return self._opened(self.reference, network, protocol.size or side)()
+
+    def _opened(
+        self, reference: str, network: FeatureNetwork, size: int | None
+    ) -> Callable[[], Statistics]:
+        return open_set(reference, network, option="--reference", size=size, workers=self.workers)
 
 
 def evaluate_cascade(

@@ -192,8 +192,11 @@ def read_statistics(spec: str, network: FeatureNetwork, *, option: str) -> Stati
         raise UserError(f"{option} {spec}: does not exist") from None
     except KeyError as error:
         raise UserError(f"{option} {spec}: holds no {str(error).split()[0]}") from None
-    except Exception as error:  # a damaged zip raises nearly anything
-        raise UserError(f"{option} {spec}: is not a file of statistics: {error}") from None
+    except Exception:  # a damaged zip raises nearly anything
+        raise UserError(
+            f"{option} {spec}: is not a file of statistics, or damaged; make one with "
+            "--save-statistics"
+        ) from None
     fits = mean.ndim == 1 and covariance.shape == (len(mean), len(mean))
     if not fits or not mean.isfinite().all() or not covariance.isfinite().all():
         raise UserError(f"{option} {spec}: mu and sigma are not a mean and its covariance")

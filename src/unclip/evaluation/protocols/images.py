@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +26,20 @@ logger = logging.getLogger(__name__)
 ENOUGH = 10  # samples per feature, from which a covariance is well known
 
 
-def set_statistics(
+def open_set(
     spec: str, network: FeatureNetwork, *, option: str, size: int | None, workers: int
-) -> Statistics:
-    """Of the images at ``spec``, or of a file of statistics (``.npz``).
+) -> Callable[[], Statistics]:
+    """Statistics of the images at ``spec``, measured when called, or of a file (``.npz``).
+
+    What is not there is refused now, before another set is measured for hours.
 
     Raises:
-        UserError: see `measure` and `read_statistics`.
+        UserError: see `open_images`, `measure` and `read_statistics`.
     """
     if spec.endswith(".npz"):
-        return read_statistics(spec, network, option=option)
-    return measure(open_images(spec, option=option, size=size), network, workers=workers)
+        found = read_statistics(spec, network, option=option)
+        return lambda: found
+    return partial(measure, open_images(spec, option=option, size=size), network, workers=workers)
 
 
 def evaluate_images(
