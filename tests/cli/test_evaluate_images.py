@@ -197,7 +197,10 @@ def test_bad_input_is_refused_in_a_line(sets, own, tmp_path, capsys, monkeypatch
 def test_a_set_that_is_not_there_is_refused_before_the_other_is_measured(
     sets, own, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(images, "measure", None)
+    def never(*_, **__):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(images, "measure", never)
     (tmp_path / "bad.npz").write_bytes(b"damaged")
     for first, second in (("nothing", "real"), ("made", "nothing"), ("made", "bad.npz")):
         pair = [

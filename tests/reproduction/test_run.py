@@ -15,6 +15,7 @@ import pytest
 
 from unclip.cli import main
 from unclip.common import artifacts
+from unclip.common.errors import Interrupted
 from unclip.reproduction import arms, evaluations, run
 from unclip.reproduction.judges.judge import Measured
 from unclip.reproduction.judges.registry import JUDGES
@@ -160,6 +161,18 @@ def test_a_budget_is_for_the_claims_that_a_cascade_suffices_for(project, judged)
     """`refused` needs a decoder, which is not there: its captions take no time."""
     hours = 2 * (3 + 30 * 0.01) / 3600  # two arms to be opened and to draw 30 captions
     assert reproduced("--budget", str(hours))[0]["estimate"]["n"] == 30
+
+
+def test_a_signal_while_a_judge_draws_ends_the_command(project, judged, monkeypatch):
+    def stopped(inputs):
+        raise Interrupted("SIGTERM: progress is saved")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(JUDGES, "drawing", stopped)
+        command = ["reproduce-paper", "--preset", "small", "--cascade", "cascade", "--out", "out"]
+        assert main(command) == 75
+    assert "In progress" in Path("out/index.html").read_text()
+    assert reproduced()[0]["verdict"] == "holds"
 
 
 def test_too_few_captions_say_so(project, judged):

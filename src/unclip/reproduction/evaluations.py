@@ -12,7 +12,7 @@ from typing import Any
 
 from unclip.common import json_text
 from unclip.common.atomic import atomic_write
-from unclip.common.errors import UserError
+from unclip.common.errors import Interrupted, UserError
 from unclip.common.images import save
 from unclip.reproduction.arms import Run, is_finished
 from unclip.reproduction.preset import Claim, Preset
@@ -93,6 +93,8 @@ def measured(evaluation: Evaluation, folder: Path, device: str) -> Kept:
     began, cpu_began = time.perf_counter(), time.process_time()
     try:
         found = JUDGES[evaluation.judge](inputs)
+    except Interrupted:
+        raise
     except UserError as error:
         return Kept([], None, 0.0, 0.0, str(error))
     if found.sheet is not None:

@@ -133,6 +133,7 @@ def reproduce(work: Reproduction) -> None:
         write(work, _state(work, kept), results, kept)
 
     with interruptible():
+        write(work, _state(work, kept), results, kept)
         judge()
         train_all(work.runs, work.preset, after=judge)
         write(work, "", results, kept)
