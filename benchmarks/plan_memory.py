@@ -28,7 +28,8 @@ PRIOR = ["model.width=512", "model.layers=8", "model.heads=8", "data.batch_size=
 UPSAMPLER = ["model.unet.channels=64", "model.unet.blocks=2", "data.crop_fraction=1.0"]
 UPSAMPLER += ["data.batch_size=4"]
 WIDE = ["model.width=1024", "model.layers=8", "model.heads=8", "data.batch_size=16"]
-LORA = ["adapter.kind=lora", "adapter.rank=16"]
+LORA = ["init=none", "adapter.kind=lora", "adapter.rank=16"]  # no weights are read
+WORD = ["init=none", "adapter.kind=token", "adapter.token=<sks>"]
 BF16, FLOAT = "trainer.precision=bf16-mixed", "trainer.precision=32"
 FULL = "trainer.activation_checkpointing=full"
 SELECTIVE = "trainer.activation_checkpointing=selective"
@@ -45,6 +46,7 @@ CASES = {
     "wide prior, float32": ("prior/diffusion_tiny", [*WIDE, FLOAT]),
     "wide prior, adapter": ("prior/diffusion_tiny", [*WIDE, FLOAT, *LORA]),
     "wide prior, 8-bit": ("prior/diffusion_tiny", [*WIDE, FLOAT, "optim.name=adamw8bit"]),
+    "prior, a new word": ("prior/diffusion_tiny", [*PRIOR, FLOAT, *WORD]),
     "decoder, adapter": ("decoder/tiny", [*DECODER, FLOAT, *LORA]),
     "decoder, adapter, full": ("decoder/tiny", [*DECODER, FLOAT, *LORA, FULL]),
     "upsampler, float32": ("upsampler/256_tiny", [*UPSAMPLER, FLOAT]),
@@ -133,7 +135,7 @@ def measure(name: str, overrides: list[str]) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     resolved = load_experiment(name, overrides)
-    kept = [x for x in overrides if x.startswith(("trainer.", "adapter.", "optim."))]
+    kept = [x for x in overrides if x.startswith(("trainer.", "adapter.", "optim.", "init="))]
     few = load_experiment(name, ["data.batch_size=2", *kept])
     data = batches(resolved)
     train(few, batches(few))

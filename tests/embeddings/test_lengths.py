@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from unclip.common.artifacts import Artifact
 from unclip.common.errors import UserError
-from unclip.embeddings.clip import FrozenClip, check_embedding
+from unclip.embeddings.agreement import check_embedding
+from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.codec import fit_codec
 from unclip.embeddings.lengths import as_embeddings, directions, dots, stored, with_lengths
 from unclip.embeddings.moments import Moments

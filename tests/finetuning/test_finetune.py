@@ -251,3 +251,101 @@ def test_what_the_first_steps_told_is_compared_with_the_truth(request_of):
         "prior: stopped at step 40; its weights are of step 20",
     ]
     assert compared(tasks, [types.SimpleNamespace(summary={"forecast": None})] * 2) == []
+
+
+WORD = {"adapter": "token", "token": "<sks> colour", "caption": "a photo of <sks> colour"}
+
+
+def test_a_word_is_learned_by_the_prior_and_nothing_is_drawn_before(
+    request_of, photos, cascade, tmp_path
+):
+    for n in range(9):  # some may be held out
+        (photos / f"{n}.txt").write_text("<SKS> colour, bright")
+    prepared = prepare(request_of(**WORD))
+    (task,) = prepared.tasks
+    now = settings(task)
+    assert (task.part, task.folder) == ("prior", tmp_path / "mine" / "token_prior")
+    assert (now.run.dir, now.init) == (str(task.folder), str(cascade / "prior"))
+    told = (now.adapter.kind, now.adapter.token, now.adapter.vectors, now.adapter.initial)
+    assert told == ("token", "<sks>", 1, "colour")
+    assert (now.optim.name, now.optim.weight_decay) == ("adamw", 0)
+    assert prepared.preservation == "off, since no weights change"
+    other = request_of(**WORD | {"initial": "red blue", "vectors": 2})
+    assert settings(first(other)).adapter.initial == "red blue"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"token": "photo"}, "--token=photo: is a word that CLIP knows"),
+        ({"token": "my <sks>"}, "--token=my: is a word that CLIP knows"),
+        ({"initial": "a b"}, "--initialise-from=a b: has 2 tokens, and the word 1 vector;"),
+        ({"stages": ("decoder",)}, "so it can learn no word; give --stages prior"),
+        ({"stages": ("decoder", "prior")}, "--stages decoder prior: a word is learned by one"),
+        ({"stages": ("upsampler",)}, "so it can learn no word; give --stages prior"),
+        ({"preserve": 0.3}, "--preserve: has no effect with --adapter token"),
+    ],
+)
+def test_what_cannot_learn_a_word_is_one_line(request_of, photos, tmp_path, changes, said):
+    for n in range(9):
+        (photos / f"{n}.txt").write_text("<sks>")
+    with pytest.raises(UserError) as caught:
+        prepare(request_of(**WORD | changes))
+    assert said in str(caught.value)
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_word_that_no_caption_says_is_one_line(request_of, tmp_path):
+    with pytest.raises(UserError, match=r"^--token=<sks>: stands in no caption of the training"):
+        prepare(request_of(adapter="token", token="<sks>", caption="a photo of <sks>"))
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_cascade_without_clip_learns_no_word(request_of, cascade, tmp_path):
+    shutil.copytree(cascade / "decoder" / "artifact", tmp_path / "c" / "decoder")
+    with pytest.raises(UserError, match="has no CLIP, whose word it would be"):
+        prepare(request_of(**WORD | {"base": str(tmp_path / "c")}))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--adapter", "token"], "--adapter token: needs --token"),
+        (["--vectors", "2"], "--vectors: has no effect without --adapter token"),
+        (["--initialise-from", "dog"], "--initialise-from: has no effect without"),
+        (["--adapter", "token", "--token", "<a>", "--vectors", "0"], "must be at least 1"),
+        (["--adapter", "token", "--token", "<a>", "--initialise-from", " "], "must be a text"),
+    ],
+)
+def test_options_of_a_word_go_with_it(cascade, photos, tmp_path, capsys, words, said):
+    given = ["finetune", str(photos), "--from", str(cascade), "--out", str(tmp_path / "o")]
+    assert main([*given, *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_words_one_after_the_other(cascade, photos, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(
+        finetune, "run_together", lambda commands: [main(w[3:]) for w in commands.values()]
+    )
+    monkeypatch.setattr(choices, "_memory", lambda *_: [])
+    for path in photos.glob("*.txt"):
+        path.unlink()
+    one, two = tmp_path / "one", tmp_path / "two"
+    words = ["--adapter", "token", "--steps", "2", "data.batch_size=4", "--device", "cpu"]
+    words += ["--prompt", "a <sks>"]
+    first = ["finetune", str(photos), "--from", str(cascade), "--token", "<sks>", "--out", str(one)]
+    assert main([*first, *words]) == 0
+    second = ["finetune", str(photos), "--from", str(one), "--out", str(two), "--token"]
+    assert main([*second, "<SKS>", *words]) == 2
+    assert "has learned it already" in capfd.readouterr().err
+    assert main([*second, "<cup>", *words]) == 0
+    base, once, twice = (Pipeline.load(folder) for folder in (cascade, one, two))
+    captions = ["a photo", "a <sks>"]
+    images = [p.generate(captions, [0, 0]).image for p in (base, once, twice)]
+    assert torch.equal(images[0][0], images[2][0])
+    assert torch.equal(images[1], images[2])
+    assert not torch.equal(images[0][1], images[1][1])
+    assert [*twice.cascade.tokenizer.words] == ["<sks>", "<cup>"]
+    assert len({p.cascade.sha256 for p in (base, once, twice)}) == 3
+    assert main([*first, *words]) == 0  # finished, kept

@@ -20,6 +20,8 @@ examples:
   unclip finetune pets/ --from karlo --caption "a photo of a {folder}" --out pets
   unclip finetune photos/ --from runs/quickstart --stages decoder --steps 200 --out mine
   unclip sample "sks dog in the snow" --pipeline mine
+  unclip finetune photos/ --from karlo --adapter token --token "<sks> dog" --out word
+  unclip sample "<sks> dog in the snow" --pipeline word
 """
 EACH = 4  # images of a caption on the page
 MOST = 4  # held-out captions on the page
@@ -52,7 +54,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--out", required=True, help="folder of the new cascade")
     said = p.add_mutually_exclusive_group()
     said.add_argument(
-        "--token", metavar="TEXT", help='what the images show, as "sks dog": a photo of TEXT'
+        "--token",
+        metavar="TEXT",
+        help='what the images show, as "sks dog": a photo of TEXT; with --adapter token its first '
+        "word is the one that is learned",
     )
     said.add_argument(
         "--caption", metavar="TEXT", help="of images that have none; {folder} is that of the image"
@@ -66,9 +71,19 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--stages", nargs="+", default=[], help="of the cascade (default decoder prior)")
     p.add_argument(
         "--adapter",
-        choices=["auto", "lora", "none"],
+        choices=["auto", "lora", "none", "token"],
         default="auto",
-        help="lora: train an adapter, none: all weights (default auto: lora for large networks)",
+        help="lora: train an adapter, none: all weights, token: no weights, but a new word of the "
+        "CLIP, by the loss of the prior (default auto: lora for large networks)",
+    )
+    p.add_argument(
+        "--vectors", type=int, metavar="N", help="that the new word stands for (default 1)"
+    )
+    p.add_argument(
+        "--initialise-from",
+        metavar="WORD",
+        help="what the new word means at first (default: what follows it in --token, else the mean "
+        "of all words)",
     )
     p.add_argument("--steps", type=int, help="of each stage (default 1000, of a prior 500)")
     p.add_argument(
@@ -97,9 +112,19 @@ def run(args: argparse.Namespace) -> None:
     require(share is None or 0 <= share <= 0.9, "--preserve", "must be in [0, 0.9]")
     alone = args.preserve_captions is None or share != 0
     require(alone, "--preserve-captions", "has no effect with --preserve 0")
-    for option in ("token", "caption", "captioner", "out"):
+    for option in ("token", "caption", "captioner", "out", "initialise_from"):
         value = getattr(args, option)
-        require(value is None or not is_blank(value), f"--{option}", "must be a text")
+        key = f"--{option.replace('_', '-')}"
+        require(value is None or not is_blank(value), key, "must be a text")
+    learns = args.adapter == "token"
+    require(
+        not learns or args.token is not None, "--adapter token", "needs --token, as '<sks> dog'"
+    )
+    for option in ("vectors", "initialise_from"):
+        key = f"--{option.replace('_', '-')}"
+        alone = learns or getattr(args, option) is None
+        require(alone, key, "has no effect without --adapter token")
+    require(args.vectors is None or args.vectors >= 1, "--vectors", "must be at least 1")
     for prompt in args.prompt or []:
         require(not is_blank(prompt), "--prompt", "must be a text")
     model = args.captioner or "hf://"
@@ -129,6 +154,8 @@ def run(args: argparse.Namespace) -> None:
         token=args.token,
         stages=tuple(args.stages),
         adapter=args.adapter,
+        vectors=args.vectors,
+        initial=args.initialise_from,
         steps=args.steps,
         preserve=args.preserve,
         preserve_captions=args.preserve_captions,

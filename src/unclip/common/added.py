@@ -7,13 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unclip.common import artifacts
+from unclip.common.adapters import TOKEN
 from unclip.common.artifacts import Artifact, Merging
 from unclip.common.errors import UserError
 from unclip.common.meaning import meaning
 
 
-def read_adapter(word: str, *, key: str = "ADAPTER") -> tuple[Artifact, float]:
+def read_adapter(
+    word: str, *, key: str = "ADAPTER", tokens: bool = False
+) -> tuple[Artifact, float]:
     """``PATH`` or ``PATH:WEIGHT``: an adapter, and how often it counts (once).
+
+    ``tokens`` says that a learned word will do as well, which has no weight.
 
     Raises:
         UserError: it is no adapter.
@@ -30,6 +35,13 @@ def read_adapter(word: str, *, key: str = "ADAPTER") -> tuple[Artifact, float]:
     found = artifacts.describe(path, key=key)
     if found.adapter is None:
         raise UserError(f"{key}={path}: has whole weights; give a run with adapter.kind=lora")
+    if found.adapter.kind == TOKEN and not tokens:
+        raise UserError(
+            f"{key}={path}: is a learned word, which changes no weights; give a run with "
+            "adapter.kind=lora"
+        )
+    if found.adapter.kind == TOKEN and weight != 1:
+        raise UserError(f"{key}={word}: is a learned word, which has no weight; give {path}")
     return found, weight
 
 
@@ -66,7 +78,7 @@ def with_adapters(paths: Sequence[Path | str], words: Sequence[str]) -> list[Pat
     """
     if isinstance(words, str) or not all(isinstance(word, str) for word in words):
         raise UserError(f"adapters={words!r}: must be a list of texts, as ['runs/mine:0.5']")
-    given = [read_adapter(word, key="adapter") for word in words]
+    given = [read_adapter(word, key="adapter", tokens=True) for word in words]
     if not given:
         return list(paths)
     parts = [artifacts.describe(path) for path in paths]

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unclip.common import json_text, yaml_text
-from unclip.common.adapters import AdapterConfig
+from unclip.common.adapters import TOKEN, AdapterConfig
 from unclip.common.errors import UserError, article
 from unclip.common.fields import as_dataclass
 from unclip.common.hashing import file_sha256
@@ -38,7 +38,8 @@ X0_ERRORS = "errors.json"  # only where `unclip fit-variance` was run
 FILES = ("artifact.json", "config.yaml", "provenance.json", "weights.safetensors")
 
 
-MORE = (X0_ERRORS, MERGES)
+WORDS = "words.safetensors"  # that a CLIP has learned (`unclip.embeddings.words`)
+MORE = (X0_ERRORS, MERGES, WORDS)
 """Files that only some artifacts have."""
 
 
@@ -92,6 +93,12 @@ class Artifact:
         return None if found.kind == "none" else found
 
     @property
+    def learned_words(self) -> list[Artifact]:
+        """The runs with ``adapter.kind=token`` that this is or has, a word each."""
+        own = [self] if self.merging is None else [each for each, _ in self.merging.adapters]
+        return [one for one in own if one.adapter is not None and one.adapter.kind == TOKEN]
+
+    @property
     def base(self) -> Artifact:
         """The weights that an adapter is of: where the run had them, or in ``init`` beside it.
 
@@ -119,7 +126,9 @@ class Artifact:
         return found if isinstance(found, str) else None
 
     def merge(self, weights: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-        """``weights`` with this adapter, counted ``scale`` times."""
+        """``weights`` with this adapter, counted ``scale`` times; a token changes none of them."""
+        if self.adapter is not None and self.adapter.kind == TOKEN:
+            return dict(weights)
         try:
             return merged(weights, self.weights(), scale)
         except ValueError as error:

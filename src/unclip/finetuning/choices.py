@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from unclip.common import artifacts
+from unclip.common.adapters import TOKEN
 from unclip.common.counted import about
 from unclip.common.errors import UserError
 from unclip.common.terminal import say
 from unclip.config.load import ResolvedExperiment, load_experiment, merge_overrides
+from unclip.finetuning import learned_word
 from unclip.finetuning.preservation import Preservation
 from unclip.finetuning.request import Found, Request
 from unclip.planning import devices
@@ -63,11 +65,13 @@ def task_of(
         "optim.lr": before.optim.lr * (1.0 if lora else 0.1),
         "optim.warmup_steps": steps // 20,
         "ema.decay": min(before.ema.decay, 1 - 10 / (steps + 10)),
-        "run.dir": Path(request.out) / part,
+        "run.dir": folder_of(request, part),
     }
     for key in (CLIP, PCA):
         if (base / key).is_dir():
             chosen[key] = base / key
+    if request.adapter == TOKEN:
+        chosen |= learned_word.settings(request)
     if lora:
         chosen |= {"adapter.kind": "lora", "adapter.rank": 16}
     words = [
@@ -80,7 +84,12 @@ def task_of(
     words = merge_overrides(words, list(request.overrides))
     resolved = load_experiment(name, words)
     words += _memory(resolved, request.device)
-    return Task(part, name, words, Path(request.out) / part)
+    return Task(part, name, words, folder_of(request, part))
+
+
+def folder_of(request: Request, part: str) -> Path:
+    """Of the run; a stage by which a word is learned stays as it is in the cascade."""
+    return Path(request.out) / (f"{TOKEN}_{part}" if request.adapter == TOKEN else part)
 
 
 def _text(value: Any) -> str:

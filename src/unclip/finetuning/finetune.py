@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unclip.common import artifacts, atomic, json_text
+from unclip.common.adapters import TOKEN
 from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.common.terminal import say
 from unclip.config.load import load_experiment, parse_overrides
 from unclip.data.config import ReadingConfig
 from unclip.data.sources import open_splits
-from unclip.finetuning.choices import task_of
+from unclip.finetuning import learned_word
+from unclip.finetuning.choices import folder_of, task_of
 from unclip.finetuning.preservation import FOLDER, Preservation, preservation
 from unclip.finetuning.request import Found, Request
 from unclip.runs.ahead import print_table
@@ -42,6 +44,7 @@ OURS = (
     "data.caption",
     "data.mixture",
     "adapter.kind",
+    "adapter.token",
 )
 """Fields that are decided here, or by options."""
 
@@ -65,7 +68,7 @@ def prepare(request: Request) -> Prepared:
     kept = _kept(request)
     if kept is not None:  # a machine with other memory would choose otherwise now
         return kept
-    found, parts = _count(request), _parts(request)
+    parts, found = _parts(request), _count(request)
     chosen = preservation(request, found, parts)
     preserved = None if isinstance(chosen, str) else chosen
     return Prepared([task_of(request, part, found, preserved) for part in parts], chosen)
@@ -80,7 +83,7 @@ def _kept(request: Request) -> Prepared | None:
         content = json_text.read_object(path)
         then = dict(content["request"])
         tasks = [
-            Task(str(part), str(name), list(words), Path(request.out) / str(part))
+            Task(str(part), str(name), list(words), folder_of(request, str(part)))
             for part, name, words in content["tasks"]
         ]
         chosen = content.get("preservation", "off")  # of an older version
@@ -90,7 +93,7 @@ def _kept(request: Request) -> Prepared | None:
         raise UserError(f"{path}: is damaged ({error}); give another --out") from None
     for key, now in json.loads(json.dumps(asdict(request))).items():
         if then.get(key) != now:
-            named = {"source": "PHOTOS", "base": "--from"}
+            named = {"source": "PHOTOS", "base": "--from", "initial": "--initialise-from"}
             option = named.get(key, f"--{key.replace('_', '-')}")
             raise UserError(
                 f"{path}: was begun with {option} {then.get(key)}, not {now}; give that, or "
@@ -128,6 +131,8 @@ def _count(request: Request) -> Found:
         raise
     if not len(found.train):
         raise UserError(f"{request.source}: no sample is left for training")
+    if request.adapter == TOKEN:
+        learned_word.require_in_captions(request, found.train)
     return Found(len(found.train), share, small)
 
 
@@ -142,6 +147,8 @@ def _parts(request: Request) -> list[str]:
     for part in request.stages:
         if part not in trains:
             raise UserError(f"--stages {part}: must be one of {', '.join(trains)}")
+    if request.adapter == TOKEN:
+        return [learned_word.stage_of(request, trains)]
     return list(request.stages) or [p for p in (DECODER, PRIOR) if p in trains]
 
 
@@ -195,6 +202,8 @@ def finetune(request: Request, prepared: Prepared) -> float:
     for part, words in commands.items():
         run_together({part: words})
     _complete(Path(request.base), out)
+    if request.adapter == TOKEN:
+        learned_word.write(request, tasks[0].folder)
     return time.perf_counter() - began
 
 

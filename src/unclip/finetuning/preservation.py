@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unclip.common import artifacts
+from unclip.common.adapters import TOKEN
 from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 from unclip.config.load import load_experiment
@@ -86,6 +87,10 @@ def preservation(request: Request, found: Found, parts: Sequence[str]) -> Preser
     if request.preserve == 0:
         return "off, as --preserve 0 says"
     asked = request.preserve is not None or request.preserve_captions is not None
+    if request.adapter == TOKEN and asked:
+        raise UserError("--preserve: has no effect with --adapter token, which changes no weights")
+    if request.adapter == TOKEN:
+        return "off, since no weights change"
     if not (asked or found.small):
         return "off, since the images are many; --preserve 0.25 turns it on"
     captions = _captions(request, min(MOST, max(LEAST, found.training)))
@@ -112,8 +117,7 @@ def _captions(request: Request, count: int) -> list[str]:
     if data.source == "scenes":  # a path would be a stranger's, perhaps
         scenes = Scenes(data.scenes, size=8, count=count)
         return [scenes[k].captions[0] for k in range(count)]
-    kind = (request.token or "").split()[1:]
-    return [f"a photo of a {kind[-1]}"] * count if kind else []
+    return [f"a photo of a {request.kind}"] * count if request.kind else []
 
 
 def _mixed(request: Request, part: str) -> bool:

@@ -19,6 +19,7 @@ from unclip.common.devices import find_device
 from unclip.common.errors import UserError
 from unclip.common.hashing import file_sha256
 from unclip.common.undrawn import Undrawn
+from unclip.embeddings import words
 from unclip.embeddings.clip import FrozenClip, fingerprint_of
 from unclip.embeddings.codec import Codec
 from unclip.embeddings.config import Embeddings
@@ -102,7 +103,8 @@ class Cascade:
         own = self.decoder
         if self.clip is None or (own.takes == "none" and own.clip is None):
             return own.tokenize
-        return Tokenizer(self.clip.model.context)
+        tokenizer: Tokenizer = self.clip.model.tokenize
+        return tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer(self.clip.model.context)
 
     def require_clip(self) -> FrozenClip:
         """The CLIP, for what needs one.
@@ -116,7 +118,7 @@ class Cascade:
 
     def fingerprint(self) -> str:
         """A hash of what decides its samples, but for the samplers' settings and the codec."""
-        state = hashlib.sha256(self.clip.fingerprint.encode() if self.clip else b"")
+        state = hashlib.sha256(_of_clip(self.clip).encode())
         for part in (self.prior, self.decoder, *self.upsamplers):
             if part is not None:
                 state.update(fingerprint_of(part.net.state_dict()).encode())
@@ -225,6 +227,11 @@ def load_cascade(
     )
 
 
+def _of_clip(clip: FrozenClip | None) -> str:
+    """A hash of the CLIP and the words that it has learned; "" of none."""
+    return "" if clip is None else clip.fingerprint + words.digest(clip.model)
+
+
 def _sha256(clip: FrozenClip | None, stages: Sequence[Path | str | Artifact]) -> str:
     """Of what decides samples besides the samplers' settings; of upsamplers the order is theirs."""
     found = []
@@ -238,7 +245,7 @@ def _sha256(clip: FrozenClip | None, stages: Sequence[Path | str | Artifact]) ->
         errors = artifact.path / artifacts.X0_ERRORS
         own = file_sha256(errors) if errors.is_file() else ""
         found.append(json.dumps([artifact.stage, weights, config, own], sort_keys=True))
-    state = [clip.fingerprint if clip else "", *sorted(found)]
+    state = [_of_clip(clip), *sorted(found)]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 

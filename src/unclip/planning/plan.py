@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from unclip.common.adapters import adapts
+from unclip.common.adapters import WORD, adapts, learns_word
 from unclip.common.errors import UserError
 from unclip.config.load import ResolvedExperiment
 from unclip.data.loader import local_batch_size
+from unclip.embeddings import words
+from unclip.embeddings.clip import Clip
 from unclip.nn import attention
 from unclip.planning import devices
 from unclip.planning.devices import Device
@@ -195,7 +197,7 @@ def measure(
             if gpu and resolved.config.trainer.activation_offload:
                 offload_blocks(net, partial(_away, away), Absent.get)
             with kernels(gpu=gpu, recomputing=how != "none"):
-                seen = trace(net, asked.given, resolved, share)
+                seen = trace(net, asked.given, resolved, share, learns=_learning(clip, net))
             offloaded = sum(each.size for each in away)
             traces[how] = seen._replace(live=before + seen.live, offloaded=offloaded)
     return StepCost(counted, asked.trace.flops, traces)
@@ -217,10 +219,23 @@ def _as_it_trains(resolved: ResolvedExperiment, sizes: ParentSizes) -> nn.Module
     """The network with its adapter, in the types that its weights have in training."""
     net = build_net(resolved, sizes)
     if adapts(resolved.config):
-        adapters.inject(net, resolved.config.adapter)
+        config = resolved.config.adapter
+        if learns_word(resolved.config):
+            adapters.inject_word(net, torch.empty(config.vectors, sizes.text_width or 0))
+        else:
+            adapters.inject(net, config)
     if resolved.config.trainer.precision == "bf16-true":
         precision.to_bfloat16(net)
     return net
+
+
+def _learning(clip: Clip | None, net: nn.Module) -> Clip | None:
+    """The CLIP if it learns the word whose rows train in ``net``."""
+    rows: Tensor | None = getattr(net, WORD, None)
+    if clip is None or rows is None:
+        return None
+    words.teach_while_training(clip, WORD, len(rows), lambda: rows)
+    return clip
 
 
 def _away(away: list[Absent], tensor: Tensor) -> Absent:

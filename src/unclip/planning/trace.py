@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from unclip.common.adapters import learns_word
 from unclip.config.load import ResolvedExperiment
 from unclip.embeddings.clip import Clip
 from unclip.stages.interface import Given, Share, some_tokens
@@ -153,11 +154,18 @@ def ask(clip: Clip, resolved: ResolvedExperiment, share: Share) -> ClipStep:
     """Run the frozen CLIP; arguments as of `trace`."""
     watch = Watch([*clip.parameters(), *clip.buffers()])
     with watch, _autocast(resolved):
-        given = given_by(clip, resolved, share.batch)
+        given = given_by(clip, resolved, share.batch, text=not learns_word(resolved.config))
     return ClipStep(given, Trace(watch.live, watch.flops))
 
 
-def trace(net: nn.Module, given: Given, resolved: ResolvedExperiment, share: Share) -> Trace:
+def trace(
+    net: nn.Module,
+    given: Given,
+    resolved: ResolvedExperiment,
+    share: Share,
+    *,
+    learns: Clip | None = None,
+) -> Trace:
     """Run the forward and backward pass of a micro-batch as Lightning does.
 
     Args:
@@ -165,9 +173,11 @@ def trace(net: nn.Module, given: Given, resolved: ResolvedExperiment, share: Sha
         given: the frozen CLIP's answer.
         resolved: the experiment.
         share: how much of the batch this process has.
+        learns: the frozen CLIP, if a word of it trains: its texts are encoded with a gradient.
     """
     parameters = [p for p in net.parameters() if p.requires_grad]
-    watch = Watch([*net.parameters(), *net.buffers()])
+    frozen = [] if learns is None else [*learns.parameters(), *learns.buffers()]
+    watch = Watch([*net.parameters(), *net.buffers(), *frozen])
     micro_batches, image = 1, (3, 0, 0)
     if resolved.stage.name == CLIP:  # whose micro-batches are held until the step is done
         side, micro_batches = resolved.config.model.image_size, resolved.config.trainer.accumulate
@@ -185,7 +195,10 @@ def trace(net: nn.Module, given: Given, resolved: ResolvedExperiment, share: Sha
             if micro_batches > 1:  # its embeddings first (`unclip.stages.clip.cached_gradients`)
                 with torch.no_grad():
                     loss(net, resolved, given, share)
-            return loss(net, resolved, given, share)
+            if learns is None:
+                return loss(net, resolved, given, share)
+            text = learns.encode_text(some_tokens(share.batch, learns.context))
+            return loss(net, resolved, given._replace(text=text), share)
 
         with _autocast(resolved):
             value = forward()
@@ -199,15 +212,17 @@ def trace(net: nn.Module, given: Given, resolved: ResolvedExperiment, share: Sha
 
 
 @torch.no_grad()
-def given_by(clip: Clip | None, resolved: ResolvedExperiment, batch: int) -> Given:
-    """The frozen CLIP's part of a step of ``batch`` samples."""
+def given_by(
+    clip: Clip | None, resolved: ResolvedExperiment, batch: int, *, text: bool = True
+) -> Given:
+    """The frozen CLIP's part of a step of ``batch`` samples, with or without their ``text``."""
     needs = resolved.stage.needs(resolved.config)
     if clip is None:
         return Given()
     side = clip.image_size
-    text = clip.encode_text(some_tokens(batch, clip.context)) if needs.text else None
+    said = clip.encode_text(some_tokens(batch, clip.context)) if needs.text and text else None
     z_i = clip.encode_image(torch.zeros(batch, 3, side, side)) if needs.image else None
-    return Given(z_i, text)
+    return Given(z_i, said)
 
 
 def loss(net: nn.Module, resolved: ResolvedExperiment, given: Given, share: Share) -> Tensor:

@@ -143,6 +143,8 @@ def begin(resolved: ResolvedExperiment, stage: Stage, path: str, parents: Loaded
             ``init_skip`` does not name them. Nothing is loaded then.
     """
     artifact, skip = artifacts.describe(path, key=KEY), resolved.config.init_skip
+    if artifact.learned_words:
+        raise UserError(f"{KEY}={path}: holds a learned word alone; name the weights of its base")
     if artifact.adapter is not None:
         raise UserError(
             f"{KEY}={path}: is an adapter; `unclip merge {path} --out DIR` makes whole weights of "

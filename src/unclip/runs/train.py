@@ -25,6 +25,7 @@ from unclip.runs.evaluating import EvaluateSamples
 from unclip.runs.finish import SamplesAtEnd, finish, restoring
 from unclip.runs.fit import fit
 from unclip.runs.folders import acquire_run, folder_to_resume, shared, shared_folder
+from unclip.runs.learned_word import about_word, require_said
 from unclip.runs.parents import Parents, load_parents, parents, refuse_fitted
 from unclip.runs.record import origin_of_run, tracked_run
 from unclip.runs.resume import (
@@ -117,6 +118,8 @@ def train(
             say(f"{resolved.name}: {folder}{resuming}")
             if begun is not None and checkpoint is None:
                 say(begun.line(), error=True)
+            if stage.learns_word:
+                say(about_word(stage), error=True)
             for line in resume_notes(typed, resumed) if resumed else ():
                 say(line, error=True)
             if sys.stderr.isatty() and not resolved.config.tracking.wandb:
@@ -159,6 +162,10 @@ def assemble(
     if not resumed and (begun is None or {*stage.fitted} & {*begun.new}):
         stage.prepare(data, device_of(experiment.trainer.accelerator))
     stage.adapt()
+    if stage.learns_word:
+        tokenize = stage.frozen_clip.model.tokenize
+        word = experiment.adapter.token
+        require_said(word, data.splits.train, tokenize, key="adapter.token")
     return Assembled(data, stage, begun)
 
 

@@ -13,7 +13,7 @@ from unclip.common import artifacts, yaml_text
 from unclip.common.errors import UserError
 from unclip.common.moved import locate_parent
 from unclip.common.terminal import say
-from unclip.embeddings.clip import check_embedding
+from unclip.embeddings.agreement import check_embedding
 from unclip.runs.folders import trained
 from unclip.sharing import bundle
 from unclip.sharing.card import DescribedStage, card, check_licence

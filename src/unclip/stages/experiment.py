@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from unclip.common.adapters import AdapterConfig
+from unclip.common.adapters import TOKEN, AdapterConfig
 from unclip.common.checks import require, require_choices
 from unclip.common.errors import UserError
 from unclip.diffusion.config import DiffusionConfig, SamplerConfig, section_counts
@@ -160,6 +160,8 @@ class AveragedExperiment(Experiment):
     def validate(self) -> None:
         """Refuse an adapter of nothing, or beside weights that its artifact would not hold."""
         super().validate()
+        if self.adapter.kind == TOKEN:
+            self._check_token()
         if self.adapter.kind != "none":
             require(self.init is not None, "adapter.kind", "needs init, the weights that it adapts")
             named = [p for p in self.init_skip if not p.startswith(("model.", "diffusion."))]
@@ -168,6 +170,25 @@ class AveragedExperiment(Experiment):
                 "init_skip",
                 f"{named[:1]}: with an adapter no other weight trains, so none can begin anew",
             )
+
+    def _check_token(self) -> None:
+        """Refuse what a word that the CLIP learns cannot be trained with."""
+        require(
+            self.optim.name != "muon",
+            "optim.name",
+            "must be adamw with adapter.kind=token: muon is for the layers of networks",
+        )
+        require(
+            self.trainer.strategy != "fsdp",
+            "trainer.strategy",
+            "must be auto or ddp with adapter.kind=token",
+        )
+        data = getattr(self, "data", None)
+        require(
+            getattr(data, "embeddings", None) is None,
+            "data.embeddings",
+            "must be null with adapter.kind=token: what a CLIP says of captions changes",
+        )
 
 
 def sample_plainly(sampler: SamplerConfig, diffusion: DiffusionConfig, *, steps: int) -> None:

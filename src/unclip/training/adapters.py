@@ -1,13 +1,13 @@
-"""Puts an adapter into a network that is to be fine-tuned, by the library peft."""
+"""Puts an adapter into a network that is to be fine-tuned: LoRA by the library peft, or a word."""
 
 from __future__ import annotations
 
 import re
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
-from unclip.common.adapters import AdapterConfig
+from unclip.common.adapters import WORD, AdapterConfig
 from unclip.common.checks import require
 from unclip.common.errors import UserError
 from unclip.nn.blocks import blocks_of
@@ -17,6 +17,8 @@ _NAME = "default"  # peft's, of an adapter: it is part of the weights' names
 
 def own_name(name: str) -> str | None:
     """How an artifact calls a weight of the adapter; None of any other weight."""
+    if name.rpartition(".")[2] == WORD:
+        return WORD
     return name.replace(f".{_NAME}.", ".") if ".lora_" in name else None
 
 
@@ -58,6 +60,12 @@ def share(average: nn.Module, net: nn.Module) -> None:
         if not parameter.requires_grad:
             layer, _, own = name.rpartition(".")
             setattr(average.get_submodule(layer), own, parameter)
+
+
+def inject_word(net: nn.Module, rows: Tensor) -> None:
+    """Have the rows ``[n, W]`` of a learned word in ``net``; nothing else of it trains any more."""
+    net.requires_grad_(False)
+    net.register_parameter(WORD, nn.Parameter(rows))
 
 
 def inject(net: nn.Module, config: AdapterConfig) -> None:

@@ -24,6 +24,7 @@ from unclip.data.batches import Encoded
 from unclip.data.embedding_store.table import VectorTable, keys_of, places, record_type
 from unclip.data.files import cache_folder
 from unclip.embeddings.clip import Clip, FrozenClip
+from unclip.embeddings.words import digest as words_digest
 
 KEY = "data.cache_embeddings"
 MOST = 20 * 2**30  # bytes of all that is kept
@@ -232,7 +233,7 @@ def _name(clip: FrozenClip, needed: Needed, size: int) -> str:
     device = clip.model.mean.device
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     decides = (
-        clip.fingerprint,
+        clip.fingerprint + words_digest(clip.model),
         clip.model.embeddings,
         clip.model.image_size,
         needed._replace(batch=size),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import lightning as L
@@ -11,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from unclip.common.adapters import adapts
+from unclip.common.adapters import WORD, adapts, learns_word
+from unclip.common.errors import UserError
 from unclip.common.images import CaptionedImage
 from unclip.common.seeding import derive_seed
 from unclip.common.terminal import say
+from unclip.embeddings import words
 from unclip.embeddings.clip import FrozenClip
 from unclip.nn.compilation import compile_blocks, missing_for_compilation
 from unclip.training import adapters, precision, strategies
@@ -83,13 +87,43 @@ class Stage(L.LightningModule):
         """Train an adapter in place of the network's own weights, if the experiment wants one."""
         if not self.is_adapted:
             return
-        adapters.inject(self.net, self.experiment.adapter)
+        put: Callable[[nn.Module], None] = partial(adapters.inject, config=self.experiment.adapter)
+        if self.learns_word:
+            put = self._learn()
+        put(self.net)
         if self.ema is not None:
-            adapters.inject(self.ema, self.experiment.adapter)
+            put(self.ema)
             self.ema.requires_grad_(False).eval()
             self.restart_average()
             if not self._shards:
                 adapters.share(self.ema, self.net)
+
+    def _learn(self) -> Callable[[nn.Module], None]:
+        """Teach the frozen CLIP the word whose rows train; returns what puts them into a network.
+
+        Raises:
+            UserError: the word is not new, its initial words do not fit, or no text is read.
+        """
+        if not self.reads.text:
+            raise UserError(
+                "adapter.kind=token: nothing that the CLIP says of captions is read here; train "
+                "the prior, or a decoder with model.caption=clip"
+            )
+        config, clip = self.experiment.adapter, self.frozen_clip.model
+        word = words.new_word(clip, config.token, key="adapter.token")
+        rows = words.first_rows(clip, config.vectors, config.initial, key="adapter.initial")
+
+        def now() -> Tensor:
+            found: Tensor = getattr(self.net if self.training else self.sampling_net, WORD)
+            return found
+
+        words.teach_while_training(clip, word, config.vectors, now)
+        return lambda net: adapters.inject_word(net, rows.clone())
+
+    @property
+    def learns_word(self) -> bool:
+        """Whether what trains is a word of the frozen CLIP, and nothing of the network."""
+        return learns_word(self.experiment)
 
     @property
     def is_adapted(self) -> bool:
@@ -174,7 +208,10 @@ class Stage(L.LightningModule):
             self.clip.model.to(self.device)
             data: Any = getattr(self.trainer, "datamodule", None)
             if data is not None:
-                data.keep_encodings(self.clip, self.reads)
+                reads = self.reads
+                if self.learns_word:  # what the CLIP says of texts changes with every step
+                    reads = Reads(image=reads.image)
+                data.keep_encodings(self.clip, reads)
 
     @property
     def reads(self) -> Reads:

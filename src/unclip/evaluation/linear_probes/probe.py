@@ -11,7 +11,8 @@ from torch import Tensor
 
 from unclip.common import artifacts
 from unclip.common.errors import UserError
-from unclip.embeddings.clip import FrozenClip, check_embedding
+from unclip.embeddings.agreement import check_embedding
+from unclip.embeddings.clip import FrozenClip
 from unclip.evaluation.features.network import read_weights
 from unclip.evaluation.linear_probes.fit import Fitted
 

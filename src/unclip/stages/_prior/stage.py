@@ -32,9 +32,11 @@ class Pair(NamedTuple):
     caption: Caption
 
 
-@torch.no_grad()
 def encode(clip: Clip, batch: PriorBatch, *, features: bool) -> Pair:
-    """The batch as ``clip`` sees it; the caption as CLIP's token features or as own tokens."""
+    """The batch as ``clip`` sees it; the caption as CLIP's token features or as own tokens.
+
+    The gradient of a frozen CLIP ends in a word that it learns, if there is one.
+    """
     z_i = z_i_of(clip, batch)
     if not features:
         assert batch.tokens is not None

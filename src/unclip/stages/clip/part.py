@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unclip.common.artifacts import describe, expect
+from unclip.common.artifacts import WORDS, describe, expect
+from unclip.embeddings import words
 from unclip.embeddings.clip import FrozenClip, load_open_clip
 from unclip.stages.clip.config import ClipConfig
 from unclip.stages.clip.network import build_clip
@@ -18,8 +19,11 @@ def load(path: Path | str, clip: Any = None, *, key: str = "clip") -> FrozenClip
     """
     if str(path).startswith("open_clip:"):
         model = load_open_clip(str(path))
-    else:
-        artifact = expect(describe(path, key=key), ("clip",), key=key)
-        config = artifact.section("model", ClipConfig)
-        model = artifact.network(lambda: build_clip(config), "model")
-    return FrozenClip(model, model.fingerprint(), str(path))
+        return FrozenClip(model, model.fingerprint(), str(path))
+    artifact = expect(describe(path, key=key), ("clip",), key=key)
+    config = artifact.section("model", ClipConfig)
+    model = artifact.network(lambda: build_clip(config), "model")
+    clip = FrozenClip(model, model.fingerprint(), str(path))
+    if (artifact.path / WORDS).is_file():
+        words.read(artifact.path / WORDS, clip)
+    return clip

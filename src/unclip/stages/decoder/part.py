@@ -7,7 +7,8 @@ from pathlib import Path
 
 from unclip.common import artifacts
 from unclip.common.errors import UserError
-from unclip.embeddings.clip import FrozenClip, check_embedding
+from unclip.embeddings.agreement import check_embedding
+from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.gpt2 import tokenizer_of
 from unclip.stages.decoder.config import DecoderConfig, DecoderExperiment
 from unclip.stages.decoder.network import build_network

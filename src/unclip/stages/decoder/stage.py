@@ -61,7 +61,6 @@ class DecoderStage(DiffusionStage):
         text = model.use_z_i and self.experiment.embedding == "text"
         return Reads(image=model.use_z_i and not text, text=text or features, features=features)
 
-    @torch.no_grad()
     def encode(self, batch: DecoderBatch) -> Tensor | None:
         """What the decoder gets of the CLIP ``[B, D]``: z_i, or z_t in its place, or nothing."""
         if not self.experiment.model.use_z_i:
@@ -90,7 +89,6 @@ class DecoderStage(DiffusionStage):
         )
         return self.losses(output, at)
 
-    @torch.no_grad()
     def read(self, batch: DecoderBatch) -> Words:
         """The captions as the network reads them."""
         text = None if self._clip_model is None else text_of(self._clip_model, batch)

@@ -12,7 +12,8 @@ from unclip.common import artifacts
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Caption, Progress
 from unclip.diffusion.config import DiffusionConfig
-from unclip.embeddings.clip import Clip, FrozenClip, check_embedding
+from unclip.embeddings.agreement import check_embedding
+from unclip.embeddings.clip import Clip, FrozenClip
 from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._prior.null_text import null_text
 from unclip.stages._prior.part import PriorPart

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from unclip.common.artifacts import describe, expect
 from unclip.common.errors import UserError
-from unclip.embeddings.clip import FrozenClip, check_embedding
+from unclip.embeddings.agreement import check_embedding
+from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.codec import Codec
 
 

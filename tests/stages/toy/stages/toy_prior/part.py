@@ -11,7 +11,8 @@ from torch import Tensor
 from unclip.common import artifacts
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Caption, Progress
-from unclip.embeddings.clip import Clip, FrozenClip, check_embedding
+from unclip.embeddings.agreement import check_embedding
+from unclip.embeddings.clip import Clip, FrozenClip
 from unclip.stages._prior.part import PriorPart
 from unclip.stages.interface import LoadedParents
 from unclip.stages.toy_prior.config import ToyPriorExperiment, ToySamplerConfig
