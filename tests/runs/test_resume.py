@@ -413,7 +413,14 @@ def test_a_checkpoint_that_says_nothing_of_its_run_is_continued(copy, minute_exp
 # --- the end of a run -----------------------------------------------------------------------------
 
 
-TIMED = ("seconds", "training_seconds", "samples_per_second", "data_wait", "peak_memory_gib")
+TIMED = (
+    "seconds",
+    "cpu_seconds",
+    "training_seconds",
+    "samples_per_second",
+    "data_wait",
+    "peak_memory_gib",
+)
 
 
 def figures(folder):

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,7 +85,7 @@ def finish(
     folder: Path,
     *,
     start: int,
-    began: float,
+    began: os.times_result,
     samples: Samples,
     throughput: Throughput,
     forecast: Forecast,
@@ -97,7 +96,7 @@ def finish(
 
     With early stopping the weights are those of the best checkpoint, whatever the last one's are.
     The artifact is written last: where it is, everything is. ``start`` is the step from which this
-    process has trained, which may be the last; ``began`` is when, on the performance counter.
+    process has trained, which may be the last; ``began`` are `os.times` then.
     """
     step, config = trainer.global_step, resolved.config.trainer
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
@@ -117,6 +116,7 @@ def finish(
     skipped = sum(World.here().gather(trainer.datamodule.skipped))  # type: ignore[attr-defined]
     if not trainer.is_global_zero:
         raise SystemExit  # the first process does the rest
+    took = [now - then for now, then in zip(os.times(), began, strict=True)]
     summary: dict[str, Any] = {
         "experiment": resolved.name,
         "steps": step,
@@ -126,8 +126,8 @@ def finish(
         "data_wait": throughput.waited / throughput.seconds if throughput.seconds else 0.0,
         "data_skipped": skipped,
         "peak_memory_gib": peak_memory_bytes(trainer.strategy.root_device) / 2**30,
-        "seconds": time.perf_counter() - began,
-        "cpu_seconds": sum(os.times()[:4]),
+        "seconds": took[4],
+        "cpu_seconds": sum(took[:4]),
         "forecast": forecast.seconds,
         "training_seconds": forecast.took,
         "parameters": sum(p.numel() for p in stage.net.parameters()),

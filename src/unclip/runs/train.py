@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import sys
-import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -219,7 +219,7 @@ def _fit(
         callbacks=[*callbacks, keeper],
         loggers=loggers,
     )
-    began = time.perf_counter()
+    began = os.times()
     with restoring(checkpoint, keeper):
         trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return finish(
