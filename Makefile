@@ -12,7 +12,7 @@ TABLE = $(if $(filter scenes,$(ON)),,_$(ON))
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup quickstart test test-all test-docs gpu-check mutants check format clean \
-	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sweep sample reproduce figures demo docs release
+	embed fit-pca compare-priors train-clip train-prior train-decoder train-upsampler sweep sample reproduce figures demo docs tutorials release
 
 help:  ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -79,7 +79,7 @@ test-all: $(STAMP)  ## the slow tests too, and fifty times the examples of the p
 	$(BIN)/python -m pytest -m '' --hypothesis-profile=long
 
 test-docs: $(STAMP)  ## run every command that README and docs show, shrunk; build the site (30 min)
-	$(BIN)/python -m pytest -m '' -rs tests/test_shown_commands.py tests/test_links.py tests/test_site.py \
+	$(BIN)/python -m pytest -m '' -rs tests/test_shown_commands.py tests/test_tutorials.py tests/test_links.py tests/test_site.py \
 		tests/pipeline/test_front_door.py
 
 gpu-check: $(STAMP)  ## what only a GPU can show: its tests, and unclip check-machine (8 min)
@@ -102,6 +102,9 @@ format: $(STAMP)  ## rewrite the code in the project's format
 
 docs: $(STAMP)  ## the site, in build/docs: open build/docs/index.html
 	$(BIN)/python docs/site/build.py
+
+tutorials: $(STAMP)  ## execute the tutorials here, with runs/quickstart, and keep what they draw (45 min)
+	$(BIN)/python docs/site/tutorials.py $(ARGS)
 
 release: $(STAMP)  ## build and check wheel and sdist of the tag at this commit, in dist/
 	.ci/release

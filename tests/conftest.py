@@ -17,6 +17,8 @@ from torch.utils import deterministic
 
 from unclip.data.remote import PUBLIC_ONLY
 
+pytest_plugins = ["reader"]  # the folder of a reader of the pages
+
 # `make test-all`: fifty times the examples of `make test`, other ones each time.
 settings.register_profile("long", max_examples=5000, deadline=None, print_blob=True)
 

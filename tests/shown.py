@@ -40,14 +40,21 @@ class Shown(NamedTuple):
             return []
         options = dict(OPTION.findall(marker))
         left_out = [x.strip() for x in options.get("except", "").split(" | ") if x.strip()]
-        changes = [x.split(" => ") for x in options.get("shrink", "").split(";") if " => " in x]
+        replaced = changes(marker)
         found = []
         for command in self.commands:
             if not any(text in command for text in left_out):
-                for before, after in changes:
-                    command = command.replace(before.strip(), after.strip())
+                for before, after in replaced:
+                    command = command.replace(before, after)
                 found.append(command)
         return found
+
+
+def changes(marker: str) -> list[tuple[str, str]]:
+    """What a comment shrinks, and to what."""
+    pairs = dict(OPTION.findall(marker)).get("shrink", "").split(";")
+    split = (pair.partition(" => ") for pair in pairs)
+    return [(before.strip(), after.strip()) for before, arrow, after in split if arrow]
 
 
 def lines_of(text: str) -> list[str]:
@@ -80,7 +87,7 @@ def words_of(command: str) -> list[list[str]]:
         words = shlex.split(command, comments=True)
     except ValueError:
         return []
-    ends = [k for k, word in enumerate(words) if word in (">", "|", "&&")]
+    ends = [k for k, word in enumerate(words) if word in (">", "|", "||", "&&")]
     words = words[: min(ends, default=len(words))]
     if "-m" in words and "unclip" in words:
         return [words[words.index("unclip") + 1 :]]

@@ -37,8 +37,8 @@ def test_no_message_sends_to_what_a_wheel_does_not_hold():
 
 def test_the_readme_lists_every_page_and_a_page_every_experiment():
     readme = (ROOT / "README.md").read_text()
-    for page in (ROOT / "docs").glob("*.md"):
-        assert f"(docs/{page.name})" in readme, page.name
+    for page in (*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "tutorials").glob("*.md")):
+        assert f"({page.relative_to(ROOT).as_posix()})" in readme, page.name
     table = (ROOT / "docs" / "experiments.md").read_text().split("## What is there")[1]
     rows = [line for line in table.split("\n## ")[0].splitlines() if line.startswith("| `")]
     listed = " ".join(rows)

@@ -13,7 +13,9 @@ import shutil
 import sys
 from pathlib import Path
 
+import nbformat
 import reference
+import tutorials
 from sphinx.cmd.build import build_main
 
 HERE = Path(__file__).resolve().parent
@@ -49,11 +51,21 @@ def assemble(source: Path) -> None:
         toctree(title, [*targets, *(generated if title == "Reference" else ())])
         for title, targets in sections(pages).items()
     ]
+    for page in sorted((source / "tutorials").glob("*.md")):
+        offer_notebook(page)
     legal = pages.partition("\n\nunclip is licensed")
     index = before + "".join(legal[1:]).lstrip("\n") + "\n" + "\n".join(trees)
     (source / "index.md").write_text(index, encoding="utf-8")
     for path in source.rglob("*.md"):
         path.write_text(relinked(path, source), encoding="utf-8")
+
+
+def offer_notebook(page: Path) -> None:
+    """Write a tutorial as a notebook beside it, and say below its title where to download it."""
+    nbformat.write(tutorials.with_outputs(page), page.with_suffix(".ipynb"))
+    title, _, rest = page.read_text(encoding="utf-8").partition("\n")
+    line = f"{{download}}`Download this page as a notebook <{page.stem}.ipynb>`."
+    page.write_text(f"{title}\n\n{line}\n{rest}", encoding="utf-8")
 
 
 def sections(table: str) -> dict[str, list[str]]:

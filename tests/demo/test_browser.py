@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import axe
 import numpy as np
 import pytest
 from PIL import Image
@@ -172,6 +173,34 @@ def test_a_text_named_png_is_refused_in_one_line(visit, server):
     assert "image: not an image that can be read" in toast.inner_text()
     assert "Traceback" not in page.content()
     assert server[1].read_text() == ""
+
+
+@pytest.mark.parametrize("name", ["Interpolate", "Edit", "Inpaint"])
+def test_every_editor_answers_a_text_named_png_in_one_line(visit, server, name):
+    page = visit()
+    panel = tab(page, name)
+    for box in panel.get_by_role("textbox").all():
+        box.fill("a red circle")
+    for field in panel.locator("input[type=file]").all():
+        field.set_input_files({"name": "notes.png", "mimeType": "image/png", "buffer": b"a text"})
+        page.wait_for_load_state("networkidle")
+    press(panel, name)
+    toast = page.get_by_test_id("toast-body").first
+    toast.wait_for()
+    _title, _cross, line = toast.inner_text().strip().splitlines()
+    assert "image: " in line
+    assert "Traceback" not in page.content()
+    assert server[1].read_text() == ""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_inaccessible(visit, scheme):
+    page = visit()
+    page.emulate_media(color_scheme=scheme)
+    page.reload()
+    for name in TABS:
+        tab(page, name).get_by_role("button", name=name, exact=True).wait_for()
+        assert axe.violations(page) == []
 
 
 def test_an_empty_caption_is_asked_for(visit):

@@ -70,8 +70,9 @@ def build_server(
         mcp_server=False,
         theme=gr.themes.Default(
             primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["monospace"]
-        ),
+        ).set(button_primary_background_fill="*primary_600"),  # white on 500 is too pale
         css_paths=Path(__file__).with_name("page.css"),
+        head_paths=Path(__file__).with_name("head.html"),
     )
     # What `launch` would do: else `close` does nothing, and any path passes for an upload.
     blocks.is_running = blocks.has_launched = True
