@@ -189,6 +189,15 @@ def test_options_of_the_other_kind_are_refused(tmp_path, capsys):
     assert "no stages in it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["decoder", "prior"])
+def test_a_stage_that_reads_a_clip_is_not_planned_without_one(kind, cascade, tmp_path, capsys):
+    shutil.copytree(cascade / kind / "artifact", tmp_path / kind)
+    assert main(["plan", str(tmp_path)]) == 2
+    assert f"its {kind} reads a CLIP, and there is none" in capsys.readouterr().err
+    shutil.copytree(cascade / "clip" / "artifact", tmp_path / "clip")
+    assert main(["plan", str(tmp_path)]) == 0
+
+
 def test_trained_cascades_are_planned_with_either_prior(cascade, tmp_path, capsys):
     for prior in ("prior", "ar_prior"):
         root = tmp_path / prior

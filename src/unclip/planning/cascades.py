@@ -27,7 +27,7 @@ def parts_of_folder(root: Path) -> list[StagePart]:
     """Those that `unclip sample` would load; a prior alone counts too.
 
     Raises:
-        UserError: it is no cascade.
+        UserError: it is no cascade, or lacks the CLIP that a stage of it reads.
     """
     require_there(root)
     folders = [root / name for name in (CLIP, DECODER, PRIOR)]
@@ -36,7 +36,13 @@ def parts_of_folder(root: Path) -> list[StagePart]:
     for folder in folders:
         if folder.is_dir():
             found = artifacts.describe(folder)
-            experiment = found.stored(registry.stage(found.stage, str(folder)).experiment)
+            row = registry.stage(found.stage, str(folder))
+            if CLIP in row.parents and found.embed_dim is not None and not folders[0].is_dir():
+                raise UserError(
+                    f"pipeline={root}: its {row.kind} reads a CLIP, and there is none; add the one "
+                    f"that it was trained with, as by `unclip import CLIP --out {root}`"
+                )
+            experiment = found.stored(row.experiment)
             file = (found.path / "weights.safetensors").stat().st_size
             parts.append(StagePart(folder.name, found.stage, experiment, file))
     if not parts:
