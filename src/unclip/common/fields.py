@@ -6,6 +6,8 @@ A field is a bool, int, float, str or `Literal`, a list of one of these, one of 
 
 from __future__ import annotations
 
+import ast
+import copy
 import dataclasses
 import functools
 import math
@@ -210,10 +212,16 @@ def _hint(part: str, names: list[str], top: Any) -> str:
 
 
 def _made(cls: Any, tree: dict[str, Any]) -> Any:
-    """The dataclass ``cls`` with what ``tree`` says, put together by OmegaConf."""
+    """The dataclass ``cls`` with what ``tree`` says."""
+    return copy.deepcopy(_merged(cls, repr(tree)))
+
+
+@functools.lru_cache(maxsize=512)
+def _merged(cls: Any, tree: str) -> Any:
+    """The same, put together by OmegaConf once: it takes far longer than a copy of the result."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_object(OmegaConf.merge(_defaults(cls), tree))
+    return OmegaConf.to_object(OmegaConf.merge(_defaults(cls), ast.literal_eval(tree)))
 
 
 @functools.cache

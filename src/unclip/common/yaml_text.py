@@ -6,6 +6,8 @@ No key twice, 1e-4 is a number, and so is 10 alone: 010 and 12:30, which YAML 1.
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,11 @@ def read(text: str) -> Any:
         ValueError: it is no such YAML, or too much; one line that says what and, if known, where.
     """
     bounded.limit(len(text) <= bounded.BYTES, f"has more than {bounded.BYTES:,} characters")
+    return copy.deepcopy(_parsed(text))
+
+
+@functools.lru_cache(maxsize=256)  # an experiment's parents are read again and again
+def _parsed(text: str) -> Any:
     try:
         _check_events(text)
         value = yaml.load(text, _Loader)
