@@ -33,6 +33,7 @@ def test_its_figures_are_those_of_its_images_and_are_written_as_a_runs(cascade, 
     assert (tmp_path / "e" / "images.png").is_file()
 
 
+@pytest.mark.slow
 def test_settings_reach_the_sampler_and_the_seed_the_captions(cascade):
     def pictures(*words):
         drawn = evaluated(cascade, *words).drawn

@@ -39,7 +39,9 @@ def call(cascade, minute_experiment, tmp_path, monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("kind", ["clip", "prior", "ar_prior"])
+@pytest.mark.parametrize(
+    "kind", ["clip", pytest.param("prior", marks=pytest.mark.slow), "ar_prior"]
+)
 def test_a_sound_stage_passes(call, kind):
     status, line = call(kind)
     assert status == 0

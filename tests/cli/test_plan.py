@@ -50,6 +50,7 @@ def test_mistakes_are_one_line(minute_experiment, capsys):
         assert len(error.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "experiment", ["prior/ar_s", pytest.param("prior/ar_l", marks=pytest.mark.slow)]
 )

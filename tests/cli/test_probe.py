@@ -135,6 +135,7 @@ def test_a_cascade_without_codec_says_how_to_make_one(folder, tmp_path, capsys):
     assert "make one with `unclip fit-pca`" in line
 
 
+@pytest.mark.slow
 def test_figures_of_ones_own_images(folder, tmp_path, capsys):
     file = tmp_path / "mine.png"
     Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(file)

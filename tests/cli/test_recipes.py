@@ -148,7 +148,9 @@ def test_what_a_recipe_has_started_ends_with_it_even_if_it_is_killed():
     assert alive == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_told_to_stop_a_recipe_stops_what_it_has_started(number):
     program = "from unclip.runs.recipe import run_together as run; run({'a': ['sleep', '600']})"
     recipe = psutil.Popen(

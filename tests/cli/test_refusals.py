@@ -38,6 +38,7 @@ REFUSED = {
     "a comparison of one": "runs compare {prior_run} --out new",
     "an experiment of no parent": "experiments new mine --from none --dir new",
 }
+STARTS_A_RUN = "a recipe on no data"
 
 
 @pytest.fixture
@@ -64,7 +65,10 @@ def words(tmp_path, monkeypatch, cascade, minute_experiment):
     }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(k, marks=pytest.mark.slow) if k == STARTS_A_RUN else k for k in REFUSED],
+)
 def test_a_refusal_makes_nothing(case, words, tmp_path, capsys):
     def tree():
         return {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")}

@@ -36,6 +36,7 @@ def losses(minute_experiment, source, folder):
     return [row["train/loss"] for row in rows if "train/loss" in row]
 
 
+@pytest.mark.slow
 def test_folder_tar_parquet_and_coco_give_the_same_losses(stored, minute_experiment, tmp_path):
     found = {
         name: losses(minute_experiment, source, tmp_path / name) for name, source in stored.items()

@@ -147,6 +147,7 @@ def test_a_folder_without_a_decoder_is_no_cascade(request_of, cascade, tmp_path)
         prepare(request_of(base=str(tmp_path / "c")))
 
 
+@pytest.mark.slow
 def test_from_images_to_a_page_and_again(cascade, photos, tmp_path, monkeypatch, capfd):
     ran = []
 

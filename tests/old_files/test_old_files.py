@@ -141,6 +141,7 @@ def test_old_experiments_are_valid_and_have_as_many_parameters(old, capsys):
     assert {name: count for state, name, count, *_ in words if state == "ok"} == THEN["experiments"]
 
 
+@pytest.mark.slow
 def test_every_field_of_an_old_experiment_has_its_value_still(old, capsys):
     """Those of a file that names them all; new fields may have come."""
     for name in THEN["experiments"]:

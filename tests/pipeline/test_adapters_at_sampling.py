@@ -32,6 +32,7 @@ def adapters(cascade, minute_experiment, tmp_path_factory):
     return run("decoder", "one", 1), run("decoder", "two", 2), run("upsampler", "high", 3)
 
 
+@pytest.mark.slow
 def test_a_pipeline_with_adapters_is_that_of_the_merged_weights(cascade, adapters, tmp_path):
     one, two, high = adapters
     words = [f"{one}:0.5", f"{two}:-1.5"]

@@ -158,6 +158,7 @@ def test_a_prior_reads_words_of_its_own(cascade, minute_experiment):
         assert part.draw(clip.model, ["a"], noise_of([0], "prior")).is_cuda
 
 
+@pytest.mark.slow
 def test_a_pca_is_fitted(cascade, minute_experiment):
     clip = registry.STAGES["clip"].load(cascade / "clip")
     resolved = load_experiment(str(minute_experiment("pca")), [])

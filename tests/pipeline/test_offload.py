@@ -90,6 +90,7 @@ def on_device(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters() if p.is_cuda)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [pytest.param(False, marks=SLOW), True])
 def test_one_at_a_time_is_on_the_gpu(loaded, blocks, monkeypatch):
     """On a GPU that is not there, which refuses what was left on the CPU."""

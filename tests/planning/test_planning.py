@@ -72,6 +72,7 @@ def test_time_is_operations_over_speed(four):
     assert four.clip_flops == 0
 
 
+@pytest.mark.slow
 def test_a_batch_costs_the_same_however_it_is_split(four, planned):
     alone = planned("upsampler", 1, "a100")
     split = planned("upsampler", 2, "a100", "trainer.accumulate=2")

@@ -84,6 +84,7 @@ def test_its_arithmetic_is_that_of_a_sampling(karlo, capsys):
     }
 
 
+@pytest.mark.slow
 def test_guidance_doubles_the_samples_and_a_batch_multiplies_them(karlo, capsys):
     def samples(*more):
         found = plan(capsys, karlo, "--device", "cpu", *more)
@@ -99,6 +100,7 @@ def test_guidance_doubles_the_samples_and_a_batch_multiplies_them(karlo, capsys)
     assert more["seconds"] == pytest.approx(4 * cost["seconds"])
 
 
+@pytest.mark.slow
 def test_heun_evaluates_twice_and_half_precision_halves(karlo, capsys):
     found = plan(capsys, karlo, "--device", "h100", "decoder.sampler=heun", "decoder.steps=5")
     assert [s["evaluations"] for s in found["stages"] if s["stage"] == "decoder"] == [10]
@@ -128,6 +130,7 @@ def test_the_activations_are_those_that_a_forward_pass_holds(karlo, capsys):
     assert cost["activations_bytes"] == pytest.approx(max(most), rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_name_is_planned_without_a_download(capsys, monkeypatch, tmp_path):
     from unclip.weights import hub
 

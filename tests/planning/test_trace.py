@@ -73,7 +73,10 @@ def test_a_linear_layer_by_hand():
     assert watch.flops == 2 * (2 * batch * width * width)  # forward, and the weight's gradient
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [k if k != "decoder" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS],
+)
 def test_pretended_and_real_steps_are_alike(kind, found):
     resolved, pretended = found(kind)
     expected = pretended.traces["none"]

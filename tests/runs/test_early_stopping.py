@@ -90,6 +90,7 @@ def test_what_was_best_is_taken_at_the_end_of_the_steps_too(load, tmp_path):
     assert same(weights(tmp_path / "run"), average(tmp_path / "run", 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step", [6, *(pytest.param(each, marks=pytest.mark.slow) for each in (3, 4, 7))]
 )

@@ -84,6 +84,7 @@ def losses(run):
 OWN_TOKENS = ("model.caption=bpe", "model.context=20")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "more"), [("prior", ()), ("prior", OWN_TOKENS), ("ar_prior", ()), ("decoder", ())]
 )

@@ -78,6 +78,7 @@ def test_a_changed_field_is_named_and_results_differ(packed, tmp_path, elsewhere
     assert rows["weights"]["distance"] > 0
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped(packed, tmp_path, elsewhere, capsys):
     place = bundle(recorded(packed(), torch_threads=1), tmp_path)
     words = ["reproduce", place, "--dir", "out"]

@@ -112,6 +112,7 @@ def test_only_the_front_door_lies_directly_in_the_package():
     assert sorted(p.name for p in PACKAGE.glob("*.py")) == ["__init__.py", "__main__.py"]
 
 
+@pytest.mark.slow
 def test_the_front_door_opens_and_importing_it_imports_no_torch():
     code = """
 import sys, unclip

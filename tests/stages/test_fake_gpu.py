@@ -51,9 +51,16 @@ MINUTE = [
     ("upsampler", ["model.unet.attention=[32]", "model.unet.head_channels=16", *WORDS]),
 ]
 CASES = [("decoder", [])] + [(name, []) for _, name in TINY] + MINUTE
-QUICK = {"model.null_text=caption", "model.noise_levels=4", "optim.sam_rho=0.05"}
+QUICK = {
+    "model.null_text=caption",
+    "model.noise_levels=4",
+    "optim.sam_rho=0.05",
+    "sampler.top_p=0.9",
+}
 LARGE = {
     "prior/laion_tiny",
+    "prior/ar_tiny",
+    "upsampler/tiny",
     "decoder/tiny",
     "prior/diffusion_tiny",
     "upsampler/1024_tiny",

@@ -55,9 +55,13 @@ DECODERS = {
     "captions alone": [*KARLO, "model.use_z_i=false"],
     "z_t for z_i": [*KARLO, "embedding=text"],
 }
+QUICK = ("Karlo's", "captions alone", "z_t for z_i")  # the others are slow
 
 
-@pytest.mark.parametrize("option", DECODERS)
+@pytest.mark.parametrize(
+    "option",
+    [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in DECODERS],
+)
 def test_a_decoder_trains_and_samples(cascade, minute_experiment, tmp_path, option):
     words = [f"run.dir={tmp_path}", f"clip={cascade / 'clip'}", "drop_caption=0.5"]
     given = load_experiment(str(minute_experiment("decoder")), words + DECODERS[option])

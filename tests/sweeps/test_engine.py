@@ -161,6 +161,7 @@ def killed_half_way(file, folder, number):
     return sweep, said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
     [

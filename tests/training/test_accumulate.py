@@ -59,7 +59,10 @@ def assert_same(found, expected):
             ], name
 
 
-@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize(
+    "kind",
+    [k if k != "decoder" else pytest.param(k, marks=pytest.mark.slow) for k in STAGES],
+)
 def test_a_batch_in_micro_batches_trains_the_same(metrics, tmp_path, kind):
     whole = metrics(kind, tmp_path / "1", 1, 3)
     for accumulate in (2, 4):

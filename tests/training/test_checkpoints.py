@@ -236,7 +236,9 @@ except UserError as error:
 """
 
 
-@pytest.mark.parametrize("limit", [100, 3000])  # the weights do not fit, or the rest
+@pytest.mark.parametrize(  # the weights do not fit, or the rest
+    "limit", [100, pytest.param(3000, marks=pytest.mark.slow)]
+)
 def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path, limit):
     here = os.path.dirname(__file__)
     script = FULL_DISK.format(tests=here, run=str(tmp_path), limit=limit)

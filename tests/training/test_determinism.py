@@ -35,7 +35,10 @@ def load(cascade, minute_experiment):
     return load
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [k if k != "decoder" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS],
+)
 def test_runs_with_any_workers_killed_or_not_end_with_the_same_bits(
     load, tmp_path, monkeypatch, kind
 ):

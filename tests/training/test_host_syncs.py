@@ -110,7 +110,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "more"), CASES)
-@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32", pytest.param("bf16-mixed", marks=pytest.mark.slow)])
 def test_a_step_does_not_wait(
     cascade, minute_experiment, tmp_path, monkeypatch, kind, more, precision
 ):

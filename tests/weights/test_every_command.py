@@ -113,6 +113,7 @@ def test_figures(run, tmp_path):
     assert "karlo" in page
 
 
+@pytest.mark.slow
 def test_figures_of_scenes_say_that_it_was_not_trained_on_them(run, tmp_path):
     run("figures", "karlo", "--out", tmp_path / "f", *STEPS)
     assert (tmp_path / "f" / "index.html").is_file()
@@ -192,6 +193,7 @@ def test_glides_inpainting_network_does_without_repaint(run, glide, tmp_path, mo
         run("inpaint", *words, "--resample", "2", *GLIDE, "--out", tmp_path / "again")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["glide", pytest.param("with-clip", marks=pytest.mark.slow)])
 def test_the_other_commands_on_glide(run, glide, tmp_path, name):
     place = ("--pipeline", name, "decoder.steps=3")

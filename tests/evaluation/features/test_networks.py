@@ -73,6 +73,7 @@ def pixels_of(folder):
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
+@pytest.mark.slow
 def test_the_classical_path_is_torch_fidelitys(tmp_path, inception_file):
     """Reading, resizing, network and figures: theirs are of their network's outputs."""
     folders = [save_images(tmp_path / x, 4, seed=k, mean=100 + 40 * k) for k, x in enumerate("ab")]

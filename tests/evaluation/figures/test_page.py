@@ -54,6 +54,7 @@ def test_every_figure_is_there(pages):
         assert (folder / f"figure_{figure.number:02d}.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_beside_it(pages):
     page, _ = pages[0]
     sources = re.findall(r'(?:src|href)="([^"]{0,22})', page)
