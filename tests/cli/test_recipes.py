@@ -136,6 +136,7 @@ def test_a_finished_run_is_kept_if_it_is_the_same_experiment(name, changes, same
     assert _same(before, now) == same
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere children outlive a killed parent")
 def test_what_a_recipe_has_started_ends_with_it_even_if_it_is_killed():
     program = "from unclip.runs.recipe import run_together as run; run({'a': ['sleep', '600']})"

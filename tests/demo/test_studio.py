@@ -83,6 +83,7 @@ def test_interpolation(studio, pipeline, upload, noise):
     assert np.array_equal([each.image for each in drawn], to_uint8(truth))
 
 
+@pytest.mark.slow
 def test_text_edit(studio, pipeline, upload):
     captions, knobs = ("a red circle", "a blue circle"), own(studio.edited)
     assert knobs[0] == 1.0  # guidance, of which edits want none

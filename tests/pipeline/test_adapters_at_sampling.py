@@ -57,6 +57,7 @@ def test_a_pipeline_with_adapters_is_that_of_the_merged_weights(cascade, adapter
     assert ImageChops.difference(a, c).getbbox() is not None
 
 
+@pytest.mark.slow
 def test_an_adapter_of_other_weights_is_one_line(cascade, adapters, tmp_path, capsys):
     other = tmp_path / "other"
     shutil.copytree(adapters[0] / "artifact", other)

@@ -100,6 +100,7 @@ def test_a_manipulation(on_gpu, method):
         check(METHODS[method](on_gpu(), settings=how))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_gpu", ["diffusion"], indirect=True)
 @pytest.mark.parametrize("name", quick(sorted(set(SAMPLERS) - set(ANALYTIC)), "dpmpp_2m"))
 def test_a_sampler_guided_in_an_interval(on_gpu, name):
@@ -108,6 +109,7 @@ def test_a_sampler_guided_in_an_interval(on_gpu, name):
         check(on_gpu().generate(["a"], [0], settings=settings(**changes)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_gpu", ["diffusion"], indirect=True)
 @pytest.mark.parametrize("convention", quick(INVERSIONS, "fixed_point"))
 def test_an_inversion(on_gpu, convention):

@@ -41,6 +41,7 @@ def words(changes):
     return [f"{s}.{k}={v}" for s, each in changes.items() for k, v in each.items()]
 
 
+@pytest.mark.slow
 def test_its_parameters_and_weights_are_those_of_the_loaded_networks(karlo, capsys):
     found = plan(capsys, karlo, "--device", "cpu")
     cascade = Pipeline.load(karlo).cascade

@@ -134,6 +134,7 @@ def test_the_command_that_fits_is_one_to_type(cascade, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_experiments_are_a_cascade_that_is_not_trained(capsys):
     """With the CLIP that they name."""
     found = plan(capsys, "prior/diffusion_tiny", "decoder/tiny", "--memory", "1GiB")

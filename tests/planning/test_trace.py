@@ -111,6 +111,7 @@ def test_operations_of_attention_by_hand():
     assert watch.flops == (2 + 5) * 2 * batch * heads * length**2 * width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gpu", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_recomputation_costs_operations_and_saves_memory(kind, gpu, found):

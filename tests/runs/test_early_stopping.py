@@ -78,6 +78,7 @@ def test_it_ends_with_the_best_weights_and_stays_ended(load, tmp_path, capfd):
     assert (folder / "summary.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_gets_better_to_its_end_is_as_without(load, tmp_path):
     kept = train(load("kept", "trainer.early_stopping=3")).summary
     train(load("plain", "trainer.early_stopping=0"))

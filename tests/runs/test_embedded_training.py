@@ -114,6 +114,7 @@ def test_a_folder_without_texts_tokens_and_manifest_gives_the_same_losses(
     torch.testing.assert_close(losses(trained("prior", tmp_path)), fly, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_without_images_a_prior_has_its_metrics_and_a_decoder_its_samples(trained):
     prior, decoder = trained("prior", "float32"), trained("decoder", "float32")
     for run, metric in ((prior, "val/cosine"), (decoder, "val/clip_cosine")):
@@ -126,6 +127,7 @@ def test_without_images_a_prior_has_its_metrics_and_a_decoder_its_samples(traine
     assert (decoder / "samples/step_0000004.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_codec_fitted_to_embeddings_is_that_of_the_images(
     cascade, minute_experiment, scenes, embedded, tmp_path
 ):

@@ -103,6 +103,7 @@ def test_no_text_of_a_run_becomes_markup_in_its_card(packed, evil):
     assert [t.content for t in tokens if t.type == "inline" and t.content == "Limits"]
 
 
+@pytest.mark.slow
 def test_help_does_not_wait_for_the_hub():
     code = "import sys; from unclip.cli import main\n"
     code += "try: main(['--help'])\nexcept SystemExit: pass\n"

@@ -170,6 +170,7 @@ def test_without_key_or_network_a_run_goes_on_offline(server, client, run, capfd
     assert len(list(folder.glob("wandb/offline-run-*/*.wandb"))) == 1
 
 
+@pytest.mark.slow
 def test_offline_keeps_all_for_wandb_sync(client, run):
     client(WANDB_MODE="offline")
     folder = run("clip")

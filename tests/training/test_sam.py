@@ -167,6 +167,7 @@ def test_at_a_learning_rate_of_zero_nothing_moves(minute_experiment, tmp_path, m
     assert losses(tmp_path / "0.0") == losses(tmp_path / str(RHO))
 
 
+@pytest.mark.slow
 def test_a_radius_of_zero_is_plain_training_and_a_tiny_one_nearly(
     cascade, minute_experiment, tmp_path
 ):

@@ -62,6 +62,7 @@ def test_the_page_needs_nothing_beside_it(pages):
     assert set(sources) == {"data:image/png;base64,"}
 
 
+@pytest.mark.slow
 def test_what_others_wrote_is_escaped(pages):
     page, _ = pages[0]
     assert "<x>" not in page
@@ -92,6 +93,7 @@ def test_no_text_of_a_figure_becomes_markup(small, tmp_path, monkeypatch):
     assert text.count("<code>&lt;script&gt;") == 6
 
 
+@pytest.mark.slow
 def test_the_same_cascade_gives_the_same_bytes(pages):
     (_, one), (_, two) = pages
     names = sorted(p.relative_to(one) for p in one.rglob("*.png"))
@@ -100,6 +102,7 @@ def test_the_same_cascade_gives_the_same_bytes(pages):
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_commands_of_single_figures_can_be_copied(pages):
     page, folder = pages[0]
     source, target = edit_captions(SCENES[0])

@@ -146,6 +146,7 @@ def test_nothing_is_seen_in_noise(amplitude):
     assert read(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) == []
 
 
+@pytest.mark.slow
 def test_a_image_blurred_beyond_recognition_shows_no_scene():
     pictures = [(worse(draw(scene, 64), blur=6), scene) for scene in SCENES[:100]]
     assert np.mean([check(p, scene).shows(("colour", "shape")) for p, scene in pictures]) < 0.03
