@@ -61,8 +61,9 @@ def test_decoder_and_prior_begin_from_the_cascade_on_the_images(
         now = settings(task)
         assert (now.init, now.clip) == (str(cascade / task.part), str(cascade / "clip"))
         mixed = {name: (one.source, one.weight) for name, one in now.data.mixture.items()}
-        assert mixed == {"own": (str(photos), 0.75), "base": (f"{tmp_path}/mine/preserved", 0.25)}
+        assert mixed == {"own": (str(photos), 0.5), "base": (f"{tmp_path}/mine/preserved", 0.5)}
         assert (now.data.source, now.data.held_out, now.data.flip) == ("mixture", 0.1, True)
+        assert now.init_teaches == "base"
         assert now.trainer.early_stopping == 3
         assert now.optim.lr == pytest.approx(before.optim.lr / 10)
         assert (now.trainer.max_steps, now.trainer.val_every, now.optim.warmup_steps) == (40, 4, 2)
@@ -206,7 +207,7 @@ def test_from_images_to_a_page_and_again(cascade, photos, tmp_path, monkeypatch,
 def test_what_the_base_is_kept_by(request_of, cascade, tmp_path):
     """Captions of the base's scenes, of a file, or of the kind; else none, which is said."""
     chosen = prepare(request_of()).preservation
-    assert (chosen.share, len(chosen.captions)) == (0.25, 32)
+    assert (chosen.share, len(chosen.captions)) == (0.5, 32)
     assert len(set(chosen.captions)) > 25
     assert chosen == prepare(request_of()).preservation  # the same again
     file = tmp_path / "captions.txt"

@@ -187,7 +187,7 @@ def test_checkpoints_hold_the_adapter_alone_and_refuse_another_base(resolved, ca
     base.rename(away)
     longer = resolved("upsampler", LORA, "trainer.max_steps=4", folder="runs/parts", base=base)
     shutil.copytree(cascade / "decoder", tmp_path / "runs/init")
-    with pytest.raises(UserError, match=r"^--resume: .* of the weights \w+, which are neither in"):
+    with pytest.raises(UserError, match=r"^--resume: .* needs the weights \w+ that it began from"):
         train(longer, resume=True)
     shutil.rmtree(tmp_path / "runs/init")
     shutil.copytree(away / "artifact", tmp_path / "runs/init")  # found beside the run as well

@@ -91,7 +91,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         type=float,
         metavar="SHARE",
         help="of each batch that the cascade itself has drawn before, so that it forgets less "
-        "(default 0.25 of a small set, if captions for it are known; 0: none)",
+        "(default 0.5 of a small set, if captions for it are known; 0: none)",
     )
     p.add_argument(
         "--preserve-captions",

@@ -44,6 +44,7 @@ def task_of(
     steps = request.steps or STEPS[kind]
     chosen: dict[str, Any] = {
         "init": base / part,
+        "init_teaches": None,
         "data.source": request.source,
         "data.caption": request.caption,
         "data.held_out": found.held_out,
@@ -80,7 +81,8 @@ def task_of(
         if _has(before, key) and _get(before, key) != value
     ]
     if preserved is not None:
-        words = merge_overrides(words, preserved.overrides(request.source))
+        taught = _has(before, "init_teaches")
+        words = merge_overrides(words, preserved.overrides(request.source, taught=taught))
     words = merge_overrides(words, list(request.overrides))
     resolved = load_experiment(name, words)
     words += _memory(resolved, request.device)

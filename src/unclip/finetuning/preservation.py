@@ -1,7 +1,8 @@
 """Prior preservation: images that the base has drawn itself stay among those that it trains on.
 
 What a network could draw before, it forgets less (DreamBooth, arXiv 2208.12242, section 3.3). The
-images are drawn once, by the restartable `unclip sample`, and are a source of a mixture.
+images are drawn once, by the restartable `unclip sample`, and are a source of a mixture. What the
+base itself says of them, noised, is the target (`init_teaches`), rather than the images.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from unclip.data.scenes.dataset import Scenes
 from unclip.finetuning.request import Found, Request
 from unclip.stages.row import DECODER
 
-SHARE = 0.25  # of each batch
+SHARE = 0.5  # of each batch
 LEAST, MOST = 32, 200  # images
 FOLDER = "preserved"  # in the new cascade's
 
@@ -67,9 +68,10 @@ class Preservation:
             scratch.write_text("".join(lines), encoding="utf-8")
         return [sys.executable, "-m", "unclip", *self.words]
 
-    def overrides(self, source: str) -> list[str]:
-        """Of a stage that trains on ``source`` and on them."""
+    def overrides(self, source: str, *, taught: bool) -> list[str]:
+        """Of a stage that trains on ``source`` and on them, ``taught`` by the base if it can be."""
         return [
+            *(["init_teaches=base"] if taught else []),
             "data.source=mixture",
             f"data.mixture.own.source={source}",
             f"data.mixture.own.weight={1 - self.share:g}",
@@ -92,7 +94,7 @@ def preservation(request: Request, found: Found, parts: Sequence[str]) -> Preser
     if request.adapter == TOKEN:
         return "off, since no weights change"
     if not (asked or found.small):
-        return "off, since the images are many; --preserve 0.25 turns it on"
+        return "off, since the images are many; --preserve 0.5 turns it on"
     captions = _captions(request, min(MOST, max(LEAST, found.training)))
     problem = ""
     if not captions:

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from unclip.common.adapters import adapts
 from unclip.embeddings.clip import Clip
 from unclip.nn.blocks import blocks_of
 from unclip.planning.trace import Trace
+from unclip.stages.experiment import teaches
 from unclip.training.muon import layers
 
 FLOAT = 4  # bytes
@@ -41,6 +43,7 @@ class Sizes(NamedTuple):
     buffers: int  # bytes
     clip: int  # parameters of the frozen CLIP
     clip_bytes: int  # and its buffers
+    teacher: int = 0  # bytes of a second network, which teaches this one
 
     @property
     def root(self) -> int:
@@ -90,6 +93,7 @@ def sizes_of(net: nn.Module, clip: Clip | None, experiment: Any) -> Sizes:
         buffers=_bytes(net.buffers()),
         clip=0 if clip is None else _count(clip.parameters()),
         clip_bytes=_bytes(frozen),
+        teacher=_bytes(net.parameters()) * (teaches(experiment) and not adapts(experiment)),
     )
 
 
@@ -121,7 +125,11 @@ def need(layout: Layout, sizes: Sizes, trace: Trace, *, world: int, precision: s
     if world > 1:  # DDP's buckets, of which gradients are views, are there all the time
         peak = max(trace.live, key=lambda live: live.activations + live.copies)
         activations = peak.activations
-    other = {"frozen CLIP": sizes.clip_bytes, "weights in 16 bits": peak.copies}
+    other = {
+        "frozen CLIP": sizes.clip_bytes,
+        "teacher": sizes.teacher,
+        "weights in 16 bits": peak.copies,
+    }
     memory = Memory(
         weights=sizes.weights + sizes.buffers,
         gradients=sizes.gradients,
@@ -166,7 +174,7 @@ def built(sizes: Sizes) -> int:
     """Bytes of what each process builds in the machine's memory before it moves to the GPU."""
     parameters = sizes.trained + sizes.frozen
     networks = (FLOAT * parameters + sizes.buffers) * (1 + sizes.averaged)
-    return networks + sizes.clip_bytes
+    return networks + sizes.clip_bytes + sizes.teacher
 
 
 def _present(parts: dict[str, int]) -> dict[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from unclip.planning.kernels import kernels
 from unclip.planning.memory import Layout, MemoryNeed, Sizes, need, sizes_of
 from unclip.planning.trace import Absent, ClipStep, Trace, ask, trace
 from unclip.runs.parents import build_net, frozen_clip, named_sizes, refuse_fitted
-from unclip.stages.experiment import ParentSizes
+from unclip.stages.experiment import ParentSizes, teaches
 from unclip.stages.interface import Given, Share
 from unclip.stages.row import CLIP
 from unclip.training import adapters, precision
@@ -133,7 +133,8 @@ def plan(
     sizes, clip_flops, traces = measure(resolved, Share(batch, gpus), gpu=found.gpu, hows=hows)
     said = any(key in resolved.origins for key in KEYS)
     rows = []
-    for layout in _layouts(asked, gpus, hows, offload=found.gpu):
+    shards = _shards(experiment)
+    for layout in _layouts(asked, gpus, hows, shards=shards, offload=shards and found.gpu):
         seen = traces[layout.activation_checkpointing]
         needed = need(layout, sizes, seen, world=gpus, precision=experiment.trainer.precision)
         flops = gpus * accumulate * (clip_flops + seen.flops)
@@ -160,9 +161,18 @@ def _asked(resolved: ResolvedExperiment, gpus: int) -> Layout:
     )
 
 
-def _layouts(asked: Layout, gpus: int, hows: Sequence[str], *, offload: bool) -> list[Layout]:
+def _shards(experiment: Any) -> bool:
+    """Whether FSDP can train it: the experiment's own `validate` refuses the rest."""
+    eight_bit = experiment.optim.name == "adamw8bit"
+    return not (eight_bit or learns_word(experiment) or teaches(experiment))
+
+
+def _layouts(
+    asked: Layout, gpus: int, hows: Sequence[str], *, shards: bool, offload: bool
+) -> list[Layout]:
     """What is tried, simplest first, and what the experiment asks for."""
-    strategies = [("ddp", False), ("fsdp", False)] if gpus > 1 else [("auto", False)]
+    strategies = [("ddp" if gpus > 1 else "auto", False)]
+    strategies += [("fsdp", False)] * (shards and gpus > 1)
     strategies += [("fsdp", True)] * offload
     layouts = [Layout(s, how, off) for s, off in strategies for how in hows]
     return layouts if asked in layouts else [*layouts, asked]

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import flop_registry
 from unclip.common.adapters import learns_word
 from unclip.config.load import ResolvedExperiment
 from unclip.embeddings.clip import Clip
+from unclip.stages.experiment import teaches
 from unclip.stages.interface import Given, Share, some_tokens
 from unclip.stages.row import CLIP
 
@@ -192,7 +193,8 @@ def trace(
             watch.hold(torch.zeros(micro_batches, share.batch, *image))
 
         def forward() -> Tensor:
-            if micro_batches > 1:  # its embeddings first (`unclip.stages.clip.cached_gradients`)
+            # A CLIP's embeddings first (`unclip.stages.clip.cached_gradients`), or a teacher.
+            if micro_batches > 1 or teaches(resolved.config):
                 with torch.no_grad():
                     loss(net, resolved, given, share)
             if learns is None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unclip.common import artifacts
+from unclip.common.adapters import adapts
 from unclip.common.artifacts import Artifact
 from unclip.common.counted import counted
 from unclip.common.errors import UserError
@@ -21,7 +22,7 @@ from unclip.config.load import FILE, ResolvedExperiment, load_experiment
 from unclip.runs.inputs import newest_artifact
 from unclip.runs.parents import Make
 from unclip.runs.published import fetch
-from unclip.stages.experiment import ParentSizes
+from unclip.stages.experiment import ParentSizes, teaches
 from unclip.stages.interface import LoadedParents
 from unclip.tracking.files import PROVENANCE, read_json
 from unclip.training.stage import Stage
@@ -60,20 +61,25 @@ def recorded(folder: Path) -> Begun | None:
     return Begun(**found)
 
 
+def needed(experiment: Any) -> bool:
+    """Whether training needs the weights of ``init`` to the end: checkpoints lack them."""
+    return adapts(experiment) or teaches(experiment)
+
+
 def base_of(folder: Path) -> str:
-    """The weights that the run in ``folder`` trains an adapter of: its checkpoints lack them.
+    """The weights of ``init`` that the run in ``folder`` needs: see `needed`.
 
     Raises:
         UserError: they are neither where the run had them nor in ``init`` beside it.
     """
     begun, beside = recorded(folder), folder.resolve().parent / "init"
     if begun is None:
-        raise UserError(f"--resume: {folder / PROVENANCE}: does not say which weights are adapted")
+        raise UserError(f"--resume: {folder / PROVENANCE}: does not say what it began from")
     found = artifacts.find_base(begun.source, begun.sha256, beside)
     if found is None:
         raise UserError(
-            f"--resume: {folder}: trains an adapter of the weights {begun.sha256[:12]}, which are "
-            f"neither in {begun.source} nor in {beside}; put them into one of these"
+            f"--resume: {folder}: needs the weights {begun.sha256[:12]} that it began from, which "
+            f"are neither in {begun.source} nor in {beside}; put them into one of these"
         )
     return str(found.path)
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import lightning as L
 
 from data_modules.base import StageData
-from unclip.common.adapters import adapts
 from unclip.common.errors import UserError
 from unclip.common.processes import die_with_parent, interruptible
 from unclip.common.terminal import say
@@ -94,7 +93,7 @@ def train(
         depends_on = parents(resolved, make=make)
         if resumed is None:
             depends_on = depends_on._replace(init=init.find(resolved, make=make))
-        elif old is not None and adapts(resolved.config):
+        elif old is not None and init.needed(resolved.config):
             depends_on = depends_on._replace(init=init.base_of(old))
         determinism.pin_threads(trainer)
         folder = along or own.folder  # type: ignore[union-attr]
@@ -159,6 +158,7 @@ def assemble(
     begun = None
     if depends_on.init is not None:
         begun = init.begin(resolved, stage, depends_on.init, loaded)
+        stage.begun()
     if not resumed and (begun is None or {*stage.fitted} & {*begun.new}):
         stage.prepare(data, device_of(experiment.trainer.accelerator))
     stage.adapt()

@@ -191,6 +191,49 @@ class AveragedExperiment(Experiment):
         )
 
 
+@dataclass(kw_only=True)
+class DiffusionExperiment(AveragedExperiment):
+    """Fields of the stages whose network is a diffusion's."""
+
+    init_teaches: str | None = (
+        None  # source of data.mixture whose target is what the weights of init say of it
+    )
+
+    def validate(self) -> None:
+        """Refuse a teacher that is not there, or has nothing to teach."""
+        super().validate()
+        if self.init_teaches is None:
+            return
+        data: Any = getattr(self, "data")  # noqa: B009
+        named = sorted(data.mixture) if data.source == "mixture" else []
+        require(
+            self.init_teaches in named,
+            "init_teaches",
+            f"must be a source of data.mixture ({', '.join(named) or 'data.source is none'})",
+        )
+        require(self.init is not None, "init_teaches", "needs init, the weights that teach")
+        require(
+            getattr(data, "embeddings", None) is None,
+            "data.embeddings",
+            "must be null with init_teaches, which is of a source of data.mixture",
+        )
+        require(
+            self.adapter.kind != TOKEN,
+            "init_teaches",
+            "has no effect with adapter.kind=token: the network does not change",
+        )
+        require(
+            self.trainer.strategy != "fsdp",
+            "trainer.strategy",
+            "must be auto or ddp with init_teaches",
+        )
+
+
+def teaches(experiment: Any) -> bool:
+    """Whether the weights of ``init`` teach the network while it trains."""
+    return getattr(experiment, "init_teaches", None) is not None
+
+
 def sample_plainly(sampler: SamplerConfig, diffusion: DiffusionConfig, *, steps: int) -> None:
     """Set deterministic sampling in at most ``steps``, and a network of ε to learn v.
 

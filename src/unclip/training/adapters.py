@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
@@ -60,6 +62,24 @@ def share(average: nn.Module, net: nn.Module) -> None:
         if not parameter.requires_grad:
             layer, _, own = name.rpartition(".")
             setattr(average.get_submodule(layer), own, parameter)
+
+
+@contextmanager
+def left_out(net: nn.Module) -> Iterator[None]:
+    """Let ``net`` say what it says without its adapter, and without dropout."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # slow
+
+    layers = [module for module in net.modules() if isinstance(module, BaseTunerLayer)]
+    training = net.training
+    net.eval()
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        net.train(training)
 
 
 def inject_word(net: nn.Module, rows: Tensor) -> None:

@@ -83,6 +83,9 @@ class Stage(L.LightningModule):
         self._configured = False
         self.waiting_since = 0.0  # when all that follows a micro-batch was done
 
+    def begun(self) -> None:
+        """The network has the weights of ``init``, and nothing has trained yet."""
+
     def adapt(self) -> None:
         """Train an adapter in place of the network's own weights, if the experiment wants one."""
         if not self.is_adapted:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from unclip.common import artifacts
 from unclip.common.adapters import AdapterConfig
 from unclip.common.added import read_adapter, require_alike
 from unclip.common.artifacts import Artifact
 from unclip.common.errors import UserError
+
+FROM_NOTHING: dict[str, Any] = {"init": None, "init_skip": [], "init_teaches": None}
+"""What a configuration says that begins from no weights."""
 
 
 def merge(words: Sequence[str], out: Path) -> Artifact:
@@ -43,7 +47,7 @@ def merge(words: Sequence[str], out: Path) -> Artifact:
         out,
         stage=first.stage,
         weights=weights,
-        config={**config, "init": None, "init_skip": []},
+        config=config | {key: value for key, value in FROM_NOTHING.items() if key in config},
         provenance={**first.provenance, "merged": merged},
         embed_dim=first.embed_dim,
         clip_fingerprint=first.clip_fingerprint,

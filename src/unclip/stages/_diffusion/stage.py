@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from unclip.diffusion.schedules import full_schedule
 from unclip.diffusion.timesteps import timesteps_of
 from unclip.embeddings.clip import FrozenClip
 from unclip.stages._diffusion.known import known_channels, random_keep
+from unclip.stages._diffusion.teaching import Ask, Taught, Teacher
 from unclip.training.means import quartiles
 from unclip.training.random import StepRandom
 from unclip.training.stage import Stage
@@ -42,11 +44,27 @@ class DiffusionStage(Stage):
         if experiment.diffusion.timesteps == "importance":
             self.history = LossHistory(experiment.diffusion.steps)
         self._seen: list[tuple[Tensor, Tensor]] = []  # t and losses of this step's micro-batches
+        self._teacher: Teacher | None = None
 
     def on_fit_start(self) -> None:
         """Bring the noise tables to the device, and the frozen CLIP."""
         super().on_fit_start()
         self.schedule = self.schedule.to(self.device)
+        if self._teacher is not None:
+            self._teacher.to(self.device)
+
+    def begun(self) -> None:
+        """See `Stage.begun`."""
+        source = self.experiment.init_teaches
+        if source is not None:
+            self._teacher = Teacher(self.net, source, adapted=self.is_adapted)
+
+    def asked(self, ask: Ask, net: Any, keys: Sequence[str]) -> tuple[Tensor, Taught | None]:
+        """What ``net`` says of the batch with these keys, and in training what its teacher does."""
+        taught = None
+        if self._teacher is not None and net is self.net:
+            taught = self._teacher.says(ask, net, keys, self.device)
+        return ask(net), taught
 
     def add_noise(self, x0: Tensor, rng: StepRandom, *, training: bool) -> NoisedBatch:
         """``x0`` at drawn timesteps; validation draws them evenly, whatever training does."""
@@ -69,8 +87,12 @@ class DiffusionStage(Stage):
             diffusion = replace(diffusion, timesteps="uniform")
         return timesteps_of(u, diffusion), None
 
-    def losses(self, output: Tensor, at: NoisedBatch) -> dict[str, Any]:
+    def losses(
+        self, output: Tensor, at: NoisedBatch, taught: Taught | None = None
+    ) -> dict[str, Any]:
         """Means over the batch: ``loss`` trains; its parts, and the MSE by quarter of t.
+
+        Of the samples that are taught, ``loss`` is the distance to the teacher's output.
 
         Where timesteps are drawn by importance, the means are weighted back to even ones, and the
         losses of all processes go into the history at the end of the step, so that all its
@@ -86,14 +108,16 @@ class DiffusionStage(Stage):
             config=self.experiment.diffusion,
         )
         weight: Tensor | float = 1.0
+        loss = terms.loss
+        if taught is not None:
+            loss = torch.where(taught.rows, taught.gap(output, at.x_t.shape[1]), loss)
         if self.history is not None and at.weight is not None:
-            self._seen.append(of_all_processes(at.t, terms.loss))
+            self._seen.append(of_all_processes(at.t, loss))
             if self.completes_step:
-                t, loss = (torch.cat(parts) for parts in zip(*self._seen))
-                self.history.update(t, loss)
+                self.history.update(*(torch.cat(parts) for parts in zip(*self._seen)))
                 self._seen.clear()
             weight = at.weight
-        values = {"loss": (weight * terms.loss).mean()}
+        values = {"loss": (weight * loss).mean()}
         if terms.vb is not None:
             values |= {"mse": (weight * terms.mse).mean(), "vb": (weight * terms.vb).mean()}
         return values | quartiles(terms.mse.detach(), at.t, len(self.schedule))

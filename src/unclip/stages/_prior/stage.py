@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
@@ -30,6 +31,7 @@ class Pair(NamedTuple):
     z_i: Tensor  # [B, D]
     z_t: Tensor  # [B, D]
     caption: Caption
+    keys: Sequence[str] = ()
 
 
 def encode(clip: Clip, batch: PriorBatch, *, features: bool) -> Pair:
@@ -41,10 +43,10 @@ def encode(clip: Clip, batch: PriorBatch, *, features: bool) -> Pair:
     if not features:
         assert batch.tokens is not None
         caption = Caption(batch.tokens, None, token_mask(batch.tokens))
-        return Pair(z_i, z_t_of(clip, batch), caption)
+        return Pair(z_i, z_t_of(clip, batch), caption, batch.keys)
     text = text_of(clip, batch)
     z_t = text.z_t if batch.z_t is None else stored(batch.z_t, clip.embeddings)
-    return Pair(z_i, z_t, Caption(None, text.tokens, text.mask))
+    return Pair(z_i, z_t, Caption(None, text.tokens, text.mask), batch.keys)
 
 
 def judge(found: Tensor, pair: Pair, batch: PriorBatch, kind: Embeddings | None = None) -> Preview:

@@ -11,7 +11,7 @@ from unclip.diffusion.config import GuidedSamplerConfig, ImageDiffusionConfig
 from unclip.embeddings.config import Embeddings
 from unclip.nn.config import TextEncoderConfig, UNetConfig
 from unclip.stages.experiment import (
-    AveragedExperiment,
+    DiffusionExperiment,
     ParentSizes,
     fill_embeddings,
     fill_size,
@@ -68,7 +68,7 @@ class DecoderConfig:
 
 
 @dataclass(kw_only=True)
-class DecoderExperiment(AveragedExperiment):
+class DecoderExperiment(DiffusionExperiment):
     """The diffusion decoder P(x | z_i, y)."""
 
     clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG

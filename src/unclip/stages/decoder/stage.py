@@ -75,9 +75,7 @@ class DecoderStage(DiffusionStage):
         """Hybrid loss (MSE of eps, bound of the variance); the two conditions drop on their own."""
         at = self.add_noise(batch.image, rng, training=training)
         drop_z_i, drop_caption = self.experiment.drop_z_i, self.experiment.drop_caption
-        output = net(
-            at.x_t,
-            at.t,
+        given = dict(
             z_i=self.jitter(self.encode(batch), rng) if training else self.encode(batch),
             keep_z_i=rng.keep("drop_z_i", len(at.t), drop_z_i if training else 0.0),
             known=self.known(at.x0, rng),
@@ -87,7 +85,8 @@ class DecoderStage(DiffusionStage):
                 self.null,
             ),
         )
-        return self.losses(output, at)
+        output, taught = self.asked(lambda net: net(at.x_t, at.t, **given), net, batch.keys)
+        return self.losses(output, at, taught)
 
     def read(self, batch: DecoderBatch) -> Words:
         """The captions as the network reads them."""

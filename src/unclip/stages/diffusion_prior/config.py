@@ -11,7 +11,7 @@ from unclip.diffusion.config import DiffusionConfig, PriorSamplerName
 from unclip.embeddings.config import Embeddings
 from unclip.stages._prior.config import CandidatesConfig, fill_from_clip
 from unclip.stages.experiment import (
-    AveragedExperiment,
+    DiffusionExperiment,
     ParentSizes,
     require_probability,
     require_steps_fit,
@@ -52,7 +52,7 @@ class PriorSamplerConfig(CandidatesConfig):
 
 
 @dataclass(kw_only=True)
-class DiffusionPriorExperiment(AveragedExperiment):
+class DiffusionPriorExperiment(DiffusionExperiment):
     """The x0-predicting diffusion prior P(z_i | y)."""
 
     clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG

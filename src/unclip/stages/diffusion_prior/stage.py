@@ -54,8 +54,9 @@ class DiffusionPriorStage(PriorStage, DiffusionStage):
         """
         at = self.add_noise(net.to_x0(pair.z_i), rng, training=training)
         keep = rng.keep("drop_text", len(at.t), self.experiment.drop_text if training else 0.0)
-        output = net(at.x_t, at.t, **told(pair.z_t, pair.caption, keep, self.null))
-        return self.losses(output, at)
+        text = told(pair.z_t, pair.caption, keep, self.null)
+        output, taught = self.asked(lambda net: net(at.x_t, at.t, **text), net, pair.keys)
+        return self.losses(output, at, taught)
 
     def draw(self, pair: Pair, noise: SampleNoise) -> Tensor:
         """As the experiment's sampler says."""

@@ -11,7 +11,7 @@ from unclip.diffusion.config import DiffusionConfig
 from unclip.embeddings.config import Embeddings
 from unclip.stages._prior.config import CandidatesConfig, fill_from_clip
 from unclip.stages.experiment import (
-    AveragedExperiment,
+    DiffusionExperiment,
     ParentSizes,
     require_probability,
     require_steps_fit,
@@ -49,7 +49,7 @@ class LaionPriorConfig:
 
 
 @dataclass(kw_only=True)
-class LaionPriorExperiment(AveragedExperiment):
+class LaionPriorExperiment(DiffusionExperiment):
     """P(z_i | y) by LAION's network."""
 
     clip: str = "clip/tiny"  # experiment | artifact folder | open_clip:ARCH/TAG

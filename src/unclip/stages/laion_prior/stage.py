@@ -44,7 +44,8 @@ class LaionPriorStage(PriorStage, DiffusionStage):
             for name in ("drop_text", "drop_x_t")
         )
         told = {"z_t": pair.z_t, "caption": pair.caption, "keep": keep, "keep_x_t": keep_x_t}
-        return self.losses(net(at.x_t, at.t, **told), at)
+        output, taught = self.asked(lambda net: net(at.x_t, at.t, **told), net, pair.keys)
+        return self.losses(output, at, taught)
 
     def draw(self, pair: Pair, noise: SampleNoise) -> Tensor:
         """As the experiment's sampler says."""

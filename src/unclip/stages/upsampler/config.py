@@ -11,7 +11,7 @@ from unclip.degradations.config import CorruptionConfig
 from unclip.diffusion.config import ImageDiffusionConfig, SamplerConfig
 from unclip.nn.config import ConvUNetConfig, TextEncoderConfig
 from unclip.stages.experiment import (
-    AveragedExperiment,
+    DiffusionExperiment,
     ParentSizes,
     require_probability,
     require_steps_fit,
@@ -88,7 +88,7 @@ def check_sampler(
 
 
 @dataclass(kw_only=True)
-class UpsamplerExperiment(AveragedExperiment):
+class UpsamplerExperiment(DiffusionExperiment):
     """A diffusion upsampler P(x_high | x_low)."""
 
     model: UpsamplerConfig = field(default_factory=UpsamplerConfig)

@@ -94,12 +94,17 @@ class UpsamplerStage(DiffusionStage):
         if self.experiment.model.low_8_bit:
             low = as_8_bit(low)
         low, level = self.add_noise_to_low(low, rng)
-        words = None
-        if batch.tokens is not None:
-            drop = self.experiment.drop_caption if training else 0.0
-            keep = rng.keep("drop_caption", len(low), drop)
-            words = net.read(batch.tokens, mask_of(self.experiment.model, batch.tokens), keep)
-        return self.losses(net(at.x_t, at.t, low, level, words, self.known(at.x0, rng)), at)
+        drop = self.experiment.drop_caption if training else 0.0
+
+        def ask(net: Upsampler) -> Tensor:
+            words = None
+            if batch.tokens is not None:
+                keep = rng.keep("drop_caption", len(low), drop)
+                words = net.read(batch.tokens, mask_of(self.experiment.model, batch.tokens), keep)
+            return net(at.x_t, at.t, low, level, words, self.known(at.x0, rng))
+
+        output, taught = self.asked(ask, net, batch.keys)
+        return self.losses(output, at, taught)
 
     def add_noise_to_low(self, low: Tensor, rng: StepRandom) -> tuple[Tensor, Tensor | None]:
         """``low`` at drawn noise levels, and these ``[B]``, if the network is told them."""
