@@ -43,14 +43,17 @@ def test_an_iteration_that_is_given_up_ends_its_thread():
     assert not [t for t in threading.enumerate() if t.name.startswith("next batch")]
 
 
+class Numbers:
+    """Picklable, for loaders whose processes are not forked."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, k):
+        return k, threading.current_thread().name
+
+
 def test_a_loader_without_processes_makes_batches_in_a_thread():
-    class Numbers:
-        def __len__(self):
-            return 4
-
-        def __getitem__(self, k):
-            return k, threading.current_thread().name
-
     def given(workers):
         loader = Loader(Numbers(), batches=[[0, 1], [2, 3]], collate=list, num_workers=workers)
         return list(loader)
