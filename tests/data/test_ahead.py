@@ -44,7 +44,7 @@ def test_an_iteration_that_is_given_up_ends_its_thread():
 
 
 class Numbers:
-    """Picklable, for loaders whose processes are not forked."""
+    """Which thread makes a sample."""
 
     def __len__(self):
         return 4
@@ -53,12 +53,16 @@ class Numbers:
         return k, threading.current_thread().name
 
 
-def test_a_loader_without_processes_makes_batches_in_a_thread():
-    def given(workers):
-        loader = Loader(Numbers(), batches=[[0, 1], [2, 3]], collate=list, num_workers=workers)
-        return list(loader)
+def given(workers):
+    loader = Loader(Numbers(), batches=[[0, 1], [2, 3]], collate=list, num_workers=workers)
+    return list(loader)
 
+
+def test_a_loader_without_processes_makes_batches_in_a_thread():
     mine = given(0)
     assert [[k for k, _ in batch] for batch in mine] == [[0, 1], [2, 3]]
     assert all(name.startswith("next batch") for batch in mine for _, name in batch)
+
+
+def test_a_loader_with_processes_needs_no_thread():
     assert all(name == "MainThread" for batch in given(1) for _, name in batch)
