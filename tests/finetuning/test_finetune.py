@@ -90,6 +90,18 @@ def test_large_weights_train_by_an_adapter(request_of, monkeypatch):
     assert settings(first(request_of(adapter="none"))).adapter.kind == "none"
 
 
+def test_small_stages_share_the_cores_of_a_cpu(request_of, monkeypatch):
+    together = []
+    monkeypatch.setattr(finetune, "run_together", lambda commands: together.append([*commands]))
+    request = request_of(preserve=0)
+    prepared = prepare(request)
+    finetune.finetune(request, prepared)
+    monkeypatch.setattr(choices, "LARGE", 1)
+    finetune.finetune(request, prepared)
+    assert together == [["decoder", "prior"], ["decoder"], ["prior"]]
+    assert not choices.side_by_side(request_of(device="cuda"))
+
+
 def test_the_average_ends_where_the_training_does(request_of):
     """Of a short run the average forgets what it began from: its decay^steps is small."""
     for steps in (40, 1000):
@@ -171,7 +183,7 @@ def test_from_images_to_a_page_and_again(cascade, photos, tmp_path, monkeypatch,
     told = capfd.readouterr().out
     assert [run[0] for run in ran] == ["sample", "train", "train"]
     assert all(f"unclip {run[0]} {run[1]}" in told for run in ran)
-    assert "25% of each batch are 32 images that" in told
+    assert "50% of each batch are 32 images that" in told
     for part in ("decoder", "prior"):
         old, new = (artifacts.describe(folder / part).weights() for folder in (cascade, out))
         assert any(not torch.equal(old[name], new[name]) for name in old)

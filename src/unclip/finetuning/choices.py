@@ -89,6 +89,12 @@ def task_of(
     return Task(part, name, words, folder_of(request, part))
 
 
+def side_by_side(request: Request) -> bool:
+    """Whether small stages share the cores of a CPU: one of them cannot use two well."""
+    files = Path(request.base).glob(f"**/{artifacts.FILES[-1]}")
+    return request.device == "cpu" and all(file.stat().st_size < LARGE for file in files)
+
+
 def folder_of(request: Request, part: str) -> Path:
     """Of the run; a stage by which a word is learned stays as it is in the cascade."""
     return Path(request.out) / (f"{TOKEN}_{part}" if request.adapter == TOKEN else part)

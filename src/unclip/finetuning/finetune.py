@@ -25,7 +25,7 @@ from unclip.config.load import load_experiment, parse_overrides
 from unclip.data.config import ReadingConfig
 from unclip.data.sources import open_splits
 from unclip.finetuning import learned_word
-from unclip.finetuning.choices import folder_of, task_of
+from unclip.finetuning.choices import folder_of, side_by_side, task_of
 from unclip.finetuning.preservation import FOLDER, Preservation, preservation
 from unclip.finetuning.request import Found, Request
 from unclip.runs.ahead import print_table
@@ -199,8 +199,8 @@ def finetune(request: Request, prepared: Prepared) -> float:
         run_together({"captions": [sys.executable, "-m", "unclip", *_captioning(request)]})
     if commands and isinstance(chosen, Preservation) and (words := chosen.command()):
         run_together({FOLDER: words})
-    for part, words in commands.items():
-        run_together({part: words})
+    for some in [commands] if side_by_side(request) else [{p: w} for p, w in commands.items()]:
+        run_together(some)
     _complete(Path(request.base), out)
     if request.adapter == TOKEN:
         learned_word.write(request, tasks[0].folder)
