@@ -101,6 +101,34 @@ def test_the_text_is_read_once_however_many_steps_a_prior_takes():
     assert step / 10 < whole / 5  # 3 of 64 positions, and all of them look at 64
 
 
+@pytest.mark.parametrize("kind", ["bpe", "clip"])
+def test_an_interval_of_guidance_reads_the_text_no_second_time(kind):
+    config = DiffusionPriorConfig(
+        caption=kind, context=L, vocabulary=50, width=16, layers=2, heads=2
+    )
+    net, words = randomised(DiffusionPrior(config, D, 12)), caption(kind)
+    reads, condition = [], net.condition
+    net.condition = lambda **given: reads.append(given) or condition(**given)
+
+    def draw(*, once: bool, interval: list[float] | None) -> torch.Tensor:
+        return sample_prior(
+            net,
+            z_t=torch.linspace(-1, 1, B * D, dtype=torch.float64).view(B, D),
+            caption=words,
+            diffusion=DiffusionConfig(),
+            sampler=PriorSamplerConfig(
+                steps=6, candidates=2, guidance=3.0, guidance_interval=interval
+            ),
+            noise=SampleNoise(range(B)),
+            read_once=once,
+        )
+
+    found = draw(once=True, interval=[0.3, 3.0])
+    assert len(reads) == 1
+    torch.testing.assert_close(found, draw(once=False, interval=[0.3, 3.0]))
+    assert not torch.allclose(found, draw(once=True, interval=None))
+
+
 def decoder() -> Decoder:
     config = DecoderConfig(
         image_size=8,

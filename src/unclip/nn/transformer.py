@@ -19,6 +19,11 @@ class Read(NamedTuple):
     kept: list[KeysValues]  # of each block
     mask: Tensor  # [B or 1, 1, L, S] True = the L positions to come may see this one of all S
 
+    def first(self, count: int) -> Read:
+        """That of the first ``count`` sequences of the batch."""
+        kept = [KeysValues(*(part[:count] for part in each)) for each in self.kept]
+        return Read(kept, self.mask[:count])
+
 
 class TransformerBlock(nn.Module):
     """x + attention(LN(x)), then x + MLP(LN(x)) with a hidden width of 4W and GELU."""

@@ -14,6 +14,7 @@ from unclip.common.types import Caption, Denoiser, Progress
 from unclip.diffusion.config import DiffusionConfig
 from unclip.diffusion.predictor import build_guided_predictor, guided_denoiser
 from unclip.diffusion.samplers import sample
+from unclip.nn.transformer import Read
 from unclip.stages._prior.config import CandidatesConfig
 from unclip.stages._prior.null_text import NullText, told
 from unclip.stages._prior.sampling import best_of, repeat_batch, repeat_each
@@ -45,13 +46,18 @@ def sample_prior(
     (batch, dim), many = z_t.shape, sampler.candidates
     captions, texts = repeat_each(caption, many), z_t.repeat_interleave(many, dim=0)
 
+    read: list[Read] = []  # both branches, of which the guided one is the first half
+
     def conditioned(z_t: Tensor, caption: Caption, keep: Tensor) -> Denoiser:
         given = told(z_t, caption, keep, null)
         if not read_once:
             return partial(net, **given)
-        return partial(net.denoise, conditioning=net.condition(**given))
+        read.append(net.condition(**given))
+        return partial(net.denoise, conditioning=read[-1])
 
     def denoiser(scale: float) -> Denoiser:
+        if scale == 1 and read:
+            return partial(net.denoise, conditioning=read[0].first(len(texts)))
         keep = torch.ones(len(texts), dtype=torch.bool, device=texts.device)
         if scale == 1:
             return conditioned(texts, captions, keep)
