@@ -31,7 +31,7 @@ with safe_open(GOLDEN, "pt") as opened:
 SAMPLED = ["eps", "v_clamped"] + [
     pytest.param(name, marks=pytest.mark.slow) for name in ("plain", "linear", "v", "final_clamp")
 ]
-CLOSE = dict(rtol=0, atol=1e-5)
+CLOSE = 1e-5  # of the largest: the golden numbers, float32, are up to 0.4 of that off themselves
 
 
 def golden(name: str) -> dict[str, torch.Tensor]:
@@ -63,6 +63,10 @@ def given(io: dict[str, torch.Tensor]) -> tuple[torch.Tensor, Caption]:
     return io["z_t"], Caption(None, words, (words != 0).any(dim=-1))
 
 
+def assert_close(found: torch.Tensor, golden: torch.Tensor) -> None:
+    torch.testing.assert_close(found, golden, rtol=0, atol=CLOSE * golden.abs().max().item())
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name", CONFIGS)
 def test_other_options_compute_what_dalle2_pytorch_does(name, tmp_path):
@@ -73,9 +77,9 @@ def test_other_options_compute_what_dalle2_pytorch_does(name, tmp_path):
     def predict(keep=None):
         return net(io["x"], io["t"], z_t=z_t, caption=caption, keep=keep)
 
-    torch.testing.assert_close(predict(), io["output"], **CLOSE)
+    assert_close(predict(), io["output"])
     nothing = torch.zeros(len(z_t), dtype=torch.bool)
-    torch.testing.assert_close(predict(nothing), io["dropped"], **CLOSE)
+    assert_close(predict(nothing), io["dropped"])
 
 
 @torch.no_grad()
@@ -95,7 +99,7 @@ def test_other_predictions_are_sampled_as_dalle2_pytorch_does(name, tmp_path):
         sampler=replace(sampler, guidance=2.0, candidates=1),
         noise=Recorded(io["noise"][:, :, None]),  # one candidate of each caption
     )
-    torch.testing.assert_close(found, F.normalize(io["sample"], dim=-1), **CLOSE)
+    assert_close(found, F.normalize(io["sample"], dim=-1))
 
 
 @pytest.mark.parametrize(
