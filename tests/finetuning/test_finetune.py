@@ -160,6 +160,12 @@ def test_a_folder_without_a_decoder_is_no_cascade(request_of, cascade, tmp_path)
         prepare(request_of(base=str(tmp_path / "c")))
 
 
+def test_a_cascade_without_a_clip_says_how_to_add_one(request_of, cascade, tmp_path):
+    shutil.copytree(cascade / "decoder", tmp_path / "c" / "decoder")
+    with pytest.raises(UserError, match=r"c: has no clip, .* `unclip import SOURCE --out .*c`"):
+        prepare(request_of(base=str(tmp_path / "c")))
+
+
 @pytest.mark.slow
 def test_from_images_to_a_page_and_again(cascade, photos, tmp_path, monkeypatch, capfd):
     ran = []

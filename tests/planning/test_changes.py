@@ -98,6 +98,7 @@ def test_a_stage_of_a_published_cascade_is_planned_without_its_weights(capsys):
     assert main([*words, "trainer.precision=16-mixed", LORA]) == 0
     out = capsys.readouterr().out
     assert "of 89" in out  # million parameters, but for the adapter's
+    assert "frozen (karlo/clip)" in out
     assert "first that fits: auto" in out
     assert main(["plan", "karlo/decoders", "--gpus", "1", "--device", "t4"]) == 2
     assert "tells of no decoders; it has" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import torch
 from imports import GOLDENS, change, configure, karlo_folder
 
 from unclip.cli import main
+from unclip.common import artifacts
 from unclip.weights.reading.tensors import read_file
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -42,6 +43,20 @@ def _lacking(f):
 
 def _shape(f):
     change(f / "prior" / WEIGHTS, lambda s: s.update(prd_embedding=torch.zeros(1, 1, 5)))
+
+
+def _last_shape(f):
+    change(f / "super_res_last" / WEIGHTS, lambda s: s.update({"conv_in.bias": torch.zeros(5)}))
+
+
+def _vision_shape(f):
+    name = "vision_model.embeddings.class_embedding"
+    change(f / "image_encoder" / "model.safetensors", lambda s: s.update({name: torch.zeros(5)}))
+
+
+def _vision_nan(f):
+    name = "visual_projection.weight"
+    change(f / "image_encoder" / "model.safetensors", lambda s: s[name].fill_(float("nan")))
 
 
 def _value(f):
@@ -95,6 +110,28 @@ def _link(f):
     (f / "prior" / WEIGHTS).symlink_to(f.parent / "outside.safetensors")
 
 
+def _two_projections(f):
+    shutil.copytree(f / "text_proj", f / "text_proj2")
+
+
+def _beyond(f):
+    numbers = torch.full((1, 12), 1e300, dtype=torch.float64)
+    change(f / "prior" / WEIGHTS, lambda s: s.update(clip_mean=numbers))
+
+
+def _no_deviation(f):
+    change(f / "prior" / WEIGHTS, lambda s: s["clip_std"].zero_())
+
+
+def _loop(f):
+    (f / "prior" / WEIGHTS).unlink()
+    (f / "prior" / WEIGHTS).symlink_to(WEIGHTS)
+
+
+def _long_name(f):
+    change(f / "prior" / WEIGHTS, lambda s: s.update({"a" * 100_000: torch.zeros(3)}))
+
+
 def _revisions(f):
     notes = f / ".cache" / "huggingface" / "download"
     for k, name in enumerate(("prior", "decoder")):
@@ -120,7 +157,10 @@ def _latent(f):
         (_missing_component, ("super_res_last", "missing")),
         (_truncated, ("decoder/" + WEIGHTS, "safetensors")),
         (_extra, ("prior", "norm2")),
-        (_lacking, ("embedding_proj.bias", "missing")),
+        (_lacking, ("source/text_proj: text_proj.embedding_proj.bias", "missing")),
+        (_last_shape, ("source/super_res_last: super_res_last.conv_in.bias", "[5]")),
+        (_vision_shape, ("source/image_encoder: vision_model", "[5]")),
+        (_vision_nan, ("source/image_encoder: visual_projection.weight", "NaN")),
         (_shape, ("prd_embedding", "[1, 1, 5]")),
         (_value, ("prior/config.json", "norm_in_type=layer")),
         (_scheduler, ("decoder_scheduler", "beta_schedule=sigmoid")),
@@ -133,6 +173,11 @@ def _latent(f):
         (_half_nan, ("text_projection.weight", "infinite")),
         (_escape, ("index.json", "../../outside.safetensors")),
         (_link, ("prior/" + WEIGHTS, "symbolic link")),
+        (_two_projections, ("has 2 of UnCLIPTextProjModel",)),
+        (_beyond, ("source/prior: clip_mean", "beyond 3.4e38")),
+        (_no_deviation, ("source/prior: clip_std", "not above 0")),
+        (_loop, ("prior/" + WEIGHTS, "symbolic link")),
+        (_long_name, ("prior/" + WEIGHTS, "aaa...: is a name of 100,000 characters")),
         (_revisions, ("different revisions", "0abcdef", "1abcdef")),
         (_another_scheduler, ("model_index.json", "prior_scheduler=DDPMScheduler")),
         (_latent, ("model_index.json", "vae=VQModel")),
@@ -144,6 +189,7 @@ def test_a_broken_folder_is_one_line(tmp_path, capsys, breaks, says):
     assert main(["import", str(source), "--out", str(out)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
+    assert len(error) < 1000
     for word in says:
         assert word in error
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "outside.safetensors") == [
@@ -246,6 +292,103 @@ def test_a_nearly_right_name_is_answered(tmp_path, capsys):
     assert "did you mean the cascade 'karlo'?" in capsys.readouterr().err
     assert main(["plan", "runs/nowhere", "--device", "cpu"]) == 2
     assert "nor is it a folder of a cascade" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("model_index.json", "model_index.json: is no file of weights"),
+        ("prior/config.json", "config.json: is no file of weights"),
+        ("model-00001-of-00002.safetensors", "is one shard of several; name their folder"),
+        ("prior.ckpt", "(ViT-L-14_stats.th) too; give a folder with both"),
+    ],
+)
+def test_a_file_that_is_not_enough_by_itself_names_its_folder(tmp_path, capsys, name, says):
+    source = karlo_folder(tmp_path / "source")
+    shutil.copy(source / "prior" / WEIGHTS, source / "model-00001-of-00002.safetensors")
+    for original in ("prior.ckpt", "stats.th"):
+        shutil.copy(GOLDENS / "karlo" / original, source)
+    assert main(["import", str(source / name), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("numbers", "says"),
+    [
+        (torch.zeros(5), "stats.th: stats.mean has the shape [5]"),
+        (torch.full((12,), float("nan")), "stats.th: stats.mean has a NaN"),
+        (None, "stats.th: is a second pair of statistics beside"),
+    ],
+)
+def test_statistics_are_refused_by_their_own_file(tmp_path, capsys, numbers, says):
+    for name in ("prior.ckpt", "stats.th", "config.json"):
+        shutil.copy(GOLDENS / "karlo" / name, tmp_path)
+    if numbers is None:
+        shutil.copy(tmp_path / "stats.th", tmp_path / "again.th")
+    else:
+        torch.save((numbers, torch.ones(len(numbers))), tmp_path / "stats.th")
+    assert main(["import", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/{says}" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["a b", "a \N{DOG FACE}", "two\nlines", "\x1b[31mred"])
+def test_a_folder_may_have_any_name(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(GOLDENS / "karlo-diffusers" / "prior", tmp_path / name / "prior")
+    note = tmp_path / name / ".cache/huggingface/download/prior/config.json.metadata"
+    note.parent.mkdir(parents=True)
+    note.write_bytes(b"\xff\x00\n")
+    out = f"out {name.strip(chr(27))}"
+    assert main(["import", name, "--out", out]) == 0
+    assert main(["import", name, "--out", out]) == 2
+    assert main(["export", out, "--to", "diffusers", "--out", f"back {name}"]) == 0
+    assert "\x1b" not in capsys.readouterr().err
+    imported = artifacts.describe(Path(out) / "prior").provenance["imported"]
+    assert "revision" not in imported
+    assert imported["source"].isprintable()
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "says"),
+    [
+        ("fine", "\x1b[31mred", "--out \\x1b[31mred: holds control characters"),
+        ("fine", "\udcff", "\\udcff: its name is not UTF-8"),
+        ("\udcff", "fine", "\\udcff: its name is not UTF-8"),
+    ],
+)
+def test_names_that_no_file_can_hold_are_refused(tmp_path, monkeypatch, capsys, source, out, says):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(GOLDENS / "karlo-diffusers" / "prior", tmp_path / source)
+    before = set(tmp_path.iterdir())
+    assert main(["import", source, "--out", out]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_of_another_source_only_its_clip_is_asked(tmp_path, capsys):
+    """Networks beside the CLIP need nothing, such as GLIDE's merges or Karlo's statistics."""
+    source, clip, out = tmp_path / "source", tmp_path / "clip", tmp_path / "out"
+    shutil.copytree(GOLDENS / "karlo-diffusers" / "prior", source)
+    command = ["import", str(source), "--out", str(out), "--clip"]
+    for name in ("glide/base.pt", "karlo/prior.ckpt"):
+        clip.mkdir(exist_ok=True)
+        shutil.copy(GOLDENS / name, clip)
+        assert main([*command, str(clip)]) == 2
+        assert capsys.readouterr().err == f"unclip: error: --clip {clip}: holds no CLIP\n"
+    shutil.rmtree(clip)
+    karlo_folder(clip)
+    shutil.rmtree(clip / "decoder")  # so that its model_index.json is not true
+    assert main([*command, str(clip)]) == 0
+    assert main([*command, str(clip / "image_encoder"), "--force"]) == 2
+    assert (
+        "image_encoder: holds the image half of a CLIP; give both halves" in capsys.readouterr().err
+    )
 
 
 def test_what_holds_no_stage_is_refused(tmp_path, capsys):

@@ -197,6 +197,33 @@ def test_the_precision_of_a_schedule_comes_back(own, tmp_path, tables):
         import_weights(str(tmp_path / "out"), tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("prior", "sampler.guidance", -1),
+        ("prior", "sampler.candidates", 0),
+        ("decoder", "sampler.eta", 1e30),
+        ("decoder", "sampler.steps", "../../x"),
+        ("upsampler", "sampler.noise_level", -1),
+        ("upsampler", "sampler.steps", [2]),
+        ("upsampler", "tables", "float16"),
+    ],
+)
+def test_a_value_beside_an_export_is_refused_by_its_file(karlo, tmp_path, kind, key, value):
+    copy = shutil.copytree(karlo / "out", tmp_path / "copy")
+    file = copy / "provenance.json"
+    content = json.loads(file.read_text())
+    section = content["exported"]["stages"][kind]
+    *above, last = key.split(".")
+    for name in above:
+        section = section[name]
+    section[last] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"provenance\.json: .*{last}"):
+        import_weights(str(copy), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_export_says_where_its_stages_are_from(karlo):
     told = json.loads((karlo / "out" / "provenance.json").read_text())["exported"]["stages"]
     assert list(told) == ["clip", "decoder", "prior", "upsampler"]

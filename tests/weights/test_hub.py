@@ -133,6 +133,31 @@ def test_two_revisions_do_not_meet_in_a_cascade(fake, tmp_path, capsys):
     assert "one revision" in capsys.readouterr().err
 
 
-def test_a_wrong_address_says_its_form(capsys, tmp_path):
-    assert main(["import", "hf://karlo", "--out", str(tmp_path / "out")]) == 2
-    assert "hf://ORG/NAME@REVISION" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "hf://karlo",
+            "hf://",
+            "hf://a/b/c",
+            "hf://a/b@",
+            "hf://a/b@x y",
+            "hf://../b",
+            "hf://a/..",
+        ),
+        *(
+            "hf://a/b@../../c",
+            "hf://a/b@/c",
+            "hf://a/b--c",
+            "hf://a/b\nc",
+            "https://",
+            "https://host",
+        ),
+        *("https:///a.pt", "https://[/a.pt", "https://host:port/a.pt"),
+    ],
+)
+def test_a_wrong_address_says_its_form(capsys, tmp_path, address):
+    assert main(["import", address, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert ("hf://ORG/NAME@REVISION" if address.startswith("hf") else "https://HOST/FILE") in error
+    assert error.count("\n") == 1

@@ -232,7 +232,10 @@ def test_kandinskys_padding_embedding_has_no_place(tmp_path, capsys):
     ("edit", "says"),
     [
         (lambda c: c.update(projection_dim="big"), "projection_dim=big"),
-        (lambda c: c.update(text_config=3), "text_config"),
+        (lambda c: c.update(text_config=3), "text_config=3: is no section"),
+        (lambda c: c.update(vision_config="ViT"), "vision_config=ViT: is no section"),
+        (lambda c: c.update(vision_config=[]), "vision_config=[]: is no section"),
+        (lambda c: c.update(vision_config_dict=0), "vision_config_dict=0: is no section"),
         (lambda c: c["text_config"].update(hidden_act="relu"), "hidden_act=relu"),
         (lambda c: c["text_config"].update(vocab_size=5), "vocab_size=5"),
         (lambda c: c["text_config"].update(num_hidden_layers=10**6), "num_hidden_layers=1000000"),

@@ -114,20 +114,27 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f"--{option}: is needed to plan a training; see `unclip plan --help`")
     from unclip.config.load import load_experiment
 
+    clip_name = ""
     with tempfile.TemporaryDirectory() as scratch:
         if of_cascade is not None:
             from unclip.planning.cascades import imported_words, training_of
+            from unclip.stages.row import CLIP
 
             folder = Path(scratch)
             resolved = training_of(of_cascade, path.name, args.overrides, folder)
             words = imported_words(of_cascade, path.name)
+            if Path(getattr(resolved.config, CLIP, "")).is_relative_to(folder):
+                clip_name = str(path.parent / CLIP)
         else:
             resolved = load_experiment(args.experiment, args.overrides)  # before slow imports
             words = [args.experiment]
-        _training(args, resolved, shlex.join(["unclip", "train", *words, *args.overrides]))
+        command = shlex.join(["unclip", "train", *words, *args.overrides])
+        _training(args, resolved, command, clip_name)
 
 
-def _training(args: argparse.Namespace, resolved: ResolvedExperiment, command: str) -> None:
+def _training(
+    args: argparse.Namespace, resolved: ResolvedExperiment, command: str, clip_name: str
+) -> None:
     from unclip.planning.changes import smallest_change
     from unclip.planning.devices import read_memory
     from unclip.planning.plan import plan
@@ -139,7 +146,7 @@ def _training(args: argparse.Namespace, resolved: ResolvedExperiment, command: s
     change = smallest_change(found) if chosen.layout.cpu_offload or not chosen.fits else None
     if args.json:
         return say(json.dumps(as_json(found, change), indent=2), lines=True)
-    say(text(found, change, command=command), lines=True)
+    say(text(found, change, command=command, clip_name=clip_name), lines=True)
 
 
 def _require_known(word: str) -> None:

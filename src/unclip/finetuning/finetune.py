@@ -147,9 +147,14 @@ def _parts(request: Request) -> list[str]:
     for part in request.stages:
         if part not in trains:
             raise UserError(f"--stages {part}: must be one of {', '.join(trains)}")
-    if request.adapter == TOKEN:
-        return [learned_word.stage_of(request, trains)]
-    return list(request.stages) or [p for p in (DECODER, PRIOR) if p in trains]
+    chosen = list(request.stages) or [p for p in (DECODER, PRIOR) if p in trains]
+    reads = request.adapter == TOKEN or any(p.startswith((DECODER, PRIOR)) for p in chosen)
+    if reads and not (base / CLIP).exists():
+        raise UserError(
+            f"--from {base}: has no {CLIP}, which training needs; add one: `unclip import SOURCE "
+            f"--out {base}`"
+        )
+    return [learned_word.stage_of(request, trains)] if request.adapter == TOKEN else chosen
 
 
 def announce(request: Request, prepared: Prepared) -> None:

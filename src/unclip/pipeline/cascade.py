@@ -268,7 +268,10 @@ def open_folder(
     if not root.is_dir():
         raise UserError(f"pipeline={folder}: is a file; a bundle has to be unpacked into a folder")
     if not (root / DECODER).is_dir():
-        raise UserError(f"pipeline={folder}: {DECODER} missing in it")
+        raise UserError(
+            f"pipeline={folder}: {DECODER} missing in it, and nothing else draws; give the folder "
+            f"of a cascade that has one, or import one: `unclip import SOURCE --out {folder}`"
+        )
     given = {name: root / name for name in (PRIOR, PCA) if (root / name).is_dir()}
     return load_cascade(
         clip=str(root / CLIP) if (root / CLIP).is_dir() else None,

@@ -48,20 +48,25 @@ def shown(count: int) -> str:
     return f"{count / 100:,.2f}"
 
 
-def text(plan: Plan, change: Change | None = None, *, command: str = "") -> str:
+def text(
+    plan: Plan, change: Change | None = None, *, command: str = "", clip_name: str = ""
+) -> str:
     """What is printed.
 
     Args:
         plan: The experiment's.
         change: With which it fits, where no strategy alone does.
         command: Which trains the experiment as it is.
+        clip_name: Of the frozen CLIP, where the experiment's path of it means nothing.
     """
     experiment, device = plan.experiment.config, plan.device
     trainer = experiment.trainer
     memory = unit(max(row.need.memory.total for row in plan.rows), BYTES, 1024)
     flops = unit(plan.flops + plan.clip_flops, FLOPS, 1000)
     network, clip = hundredths([plan.flops, plan.clip_flops], flops)
-    frozen = f", {plan.sizes.clip:,} frozen ({experiment.clip})" if plan.sizes.clip else ""
+    frozen = (
+        f", {plan.sizes.clip:,} frozen ({clip_name or experiment.clip})" if plan.sizes.clip else ""
+    )
     base = f" of {plan.sizes.trained + plan.sizes.frozen:,}" * bool(plan.sizes.frozen)
     of = f" = {shown(network)} forward and backward + {shown(clip)} frozen CLIP"
     peak = device.peak(trainer.precision) / 1e12

@@ -13,7 +13,7 @@ from unclip.stages.clip.config import ClipConfig, ClipExperiment
 from unclip.weights.found import Found
 from unclip.weights.maps import clip as clip_map
 from unclip.weights.reading.folders import Source
-from unclip.weights.settings import LAYERS, Settings
+from unclip.weights.settings import LAYERS, Settings, section
 
 HALVES = ("text_encoder", "image_encoder")
 LOG_SCALE = (
@@ -46,9 +46,9 @@ def from_transformers(
     if joint:
         # Files of before transformers 4.26 may have the values that count in a second section.
         named = [(f"{half}_config_dict", f"{half}_config") for half in ("text", "vision")]
-        halves = [halves[0].get(counts) or halves[0].get(plain) or {} for counts, plain in named]
-        if not all(isinstance(half, dict) for half in halves):
-            raise UserError(f"{where}: text_config: is no section; fetch the file again")
+        whole = {name: value for name, value in halves[0].items() if value is not None}
+        sections = [(section(whole, a, where), section(whole, b, where)) for a, b in named]
+        halves = [counts or plain for counts, plain in sections]
     config = ClipConfig(embeddings="raw")
     if joint or folders["text"]:
         config = _config(halves, dim, where, joint)
@@ -71,6 +71,7 @@ def from_transformers(
         lambda net: clip_map.transformers(),
         state,
         settings=dict(zip(HALVES, halves)),
+        places={} if joint else {"vis": source.where(used[-1])},
         lacks=lacks,
     )
 

@@ -13,6 +13,7 @@ from unclip.stages import registry
 from unclip.stages.row import DECODER, UPSAMPLER
 from unclip.weights.found import Found
 from unclip.weights.reading.folders import Source
+from unclip.weights.together import validate
 
 PROVENANCE = "provenance.json"
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -31,7 +32,7 @@ def restore_notes(source: Source, found: list[Found]) -> None:
         return
     exported = source.json(PROVENANCE).get("exported")
     stages: Any = exported.get("stages") if isinstance(exported, dict) else None
-    where = f"{source.where(PROVENANCE)}: "
+    where = source.where(PROVENANCE)
     alone = not any(each.stage == DECODER for each in found)
     for each in found:
         noted = stages.get(registry.STAGES[each.stage].kind) if isinstance(stages, dict) else None
@@ -39,17 +40,19 @@ def restore_notes(source: Source, found: list[Found]) -> None:
         experiment = each.experiment
         if noted.get("sampler") is not None:
             sampler = experiment.sampler
-            mine = as_dataclass(type(sampler), noted["sampler"], where, "sampler.")
+            mine = as_dataclass(type(sampler), noted["sampler"], f"{where}: ", "sampler.")
             same = {"clip": sampler.clip, "clip_range": sampler.clip_range}
+            validate(mine, where)
             experiment.sampler = replace(mine, **same)
         if "tables" in noted:
             values = asdict(experiment.diffusion) | {"tables": noted["tables"]}
             experiment.diffusion = as_dataclass(
-                type(experiment.diffusion), values, where, "diffusion."
+                type(experiment.diffusion), values, f"{where}: ", "diffusion."
             )
         if each.stage == UPSAMPLER and alone and "low_size" in noted:
             values = asdict(experiment.model) | {"low_size": noted["low_size"]}
-            experiment.model = as_dataclass(type(experiment.model), values, where, "model.")
+            experiment.model = as_dataclass(type(experiment.model), values, f"{where}: ", "model.")
+            validate(experiment.model, where)
 
 
 def half_parts(state: dict[str, Tensor]) -> dict[str, str]:

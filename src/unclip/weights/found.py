@@ -26,6 +26,7 @@ class Found:
         sizes: What the CLIP is for it: D, width of the token features, tokens.
         files: Further files of its artifact, by the names that they get there.
         settings: Their configuration by component, which an export writes back.
+        places: Where tensors are whose names begin so, if not at ``where``.
         lacks: Why it cannot be a stage by itself, for an error.
     """
 
@@ -36,10 +37,16 @@ class Found:
     sizes: ParentSizes = field(default_factory=ParentSizes)
     files: dict[str, Path] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
     lacks: str = ""
 
     def __post_init__(self) -> None:
         self.experiment.stage = self.stage
+
+    def place(self, name: str) -> str:
+        """What errors about a tensor begin with."""
+        named = (place for prefix, place in self.places.items() if name.startswith(prefix))
+        return next(named, self.where)
 
     @property
     def stage(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from unclip.common.errors import UserError
 from unclip.common.home import expanded
@@ -14,7 +15,8 @@ from unclip.weights.download import download, require_reachable
 from unclip.weights.reading.folders import Source, local
 from unclip.weights.reading.tensors import MOST_BYTES
 
-_URL = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+_WORD = r"\w(?:[\w.-]*\w)?"
+_URL = re.compile(rf"hf://({_WORD}/{_WORD})(?:@({_WORD}(?:/{_WORD})*))?")
 
 
 def open_source(spec: str) -> Source:
@@ -29,6 +31,7 @@ def open_source(spec: str) -> Source:
     if not spec.strip():
         raise UserError("SOURCE: must not be empty; give a folder, a file or an address")
     if spec.startswith("https://"):
+        _require_file_address(spec)
         require_reachable(spec)
         return Source(
             spec.rpartition("/")[0], [last_part(spec)], lambda _: download(spec), {"source": spec}
@@ -40,7 +43,7 @@ def open_source(spec: str) -> Source:
     if not spec.startswith("hf://"):
         return local(expanded(spec))
     found = _URL.fullmatch(spec)
-    if found is None:
+    if found is None or ".." in spec or "--" in found[1]:
         raise UserError(f"{spec}: must be of the form hf://ORG/NAME or hf://ORG/NAME@REVISION")
     repository, revision = found[1], found[2]
     try:
@@ -65,6 +68,17 @@ def open_source(spec: str) -> Source:
     names = [f.rfilename for f in info.siblings if not f.rfilename.startswith(".")]
     origin = {"source": f"hf://{repository}", "revision": info.sha, "licence": _licence(info)}
     return Source(spec, names, fetch, origin)
+
+
+def _require_file_address(url: str) -> None:
+    """Refuse an address without a host or a file."""
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname and parts.path.strip("/")) and parts.port != 0
+    except ValueError:  # a bracket, a port of letters
+        named = False
+    if not named:
+        raise UserError(f"{url}: must be of the form https://HOST/FILE")
 
 
 def _cached(spec: str, repository: str, revision: str | None, error: Exception) -> Source:

@@ -11,23 +11,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unclip.common import artifacts
+from unclip.common import artifacts, bounded
 from unclip.common.errors import UserError
 from unclip.common.hashing import file_sha256
 from unclip.common.replacing import put_in_place, require_only
 from unclip.common.scratch import scratch_folder
-from unclip.common.terminal import say
+from unclip.common.terminal import say, visible
 from unclip.embeddings.clip import fingerprint_of
 from unclip.stages import registry
 from unclip.stages.row import CLIP
 from unclip.tracking import provenance
 from unclip.weights.diffusers.find import find as find_components
+from unclip.weights.diffusers.find import find_clip as find_clip_component
 from unclip.weights.exported import half_parts, restore_notes
 from unclip.weights.found import Found
 from unclip.weights.hub import open_source
+from unclip.weights.maps.prior import DEVIATIONS
 from unclip.weights.maps.rules import to_ours
 from unclip.weights.originals.find import find as find_files
-from unclip.weights.reading.folders import Source
+from unclip.weights.originals.find import find_clip as find_clip_file
+from unclip.weights.reading.folders import Source, require_utf8
 from unclip.weights.reading.tensors import checked
 from unclip.weights.together import (
     check_revisions,
@@ -68,6 +71,7 @@ def import_weights(
         UserError: one line that names the file, the key and the fix.
     """
     specs = [spec] if isinstance(spec, str) else spec
+    _require_writable_name(out)
     for place in specs if out.is_dir() else ():
         if Path(place).is_dir() and out.samefile(place):
             raise UserError(f"--out {out}: is the source itself; name another folder")
@@ -126,6 +130,15 @@ def import_weights(
     return list(targets.values())
 
 
+def _require_writable_name(out: Path) -> None:
+    """Refuse a name that no configuration can hold: each stage's names its CLIP."""
+    require_utf8(out)
+    try:
+        bounded.check_text(str(out))
+    except ValueError as error:
+        raise UserError(f"--out {out}: {error}; name another folder") from None
+
+
 def tell_commits(sources: Iterable[Source]) -> None:
     """Say how to have the same files of the hub again, where an address names a branch or none."""
     for source in sources:
@@ -146,9 +159,11 @@ def _found(
     found: list[tuple[Found, Source]] = []
     if clip is not None:
         source = sources[clip]
-        found += [(each, source) for each in find(source, half=half) if each.stage == CLIP]
+        found += [(each, source) for each in find_clip(source, half=half)]
         if not found:
             raise UserError(f"--clip {clip}: holds no CLIP")
+        if found[0][0].lacks:
+            raise UserError(f"--clip {clip}: holds the image half of a CLIP; give both halves")
     for spec in specs:
         source, before = sources[spec], {one.stage: one for one, _ in found}
         for each in find(source, half=half, merges=merges):
@@ -161,19 +176,28 @@ def _found(
 
 def find(source: Source, *, half: bool, merges: Path | None = None) -> list[Found]:
     """The stages of a source, the CLIP first."""
-    if any(
-        name.endswith(("model_index.json", "config.json")) and _named(source, name)
+    if not _has_components(source):
+        return find_files(source, merges=merges)
+    found = find_components(source, half=half)
+    restore_notes(source, found)
+    return found
+
+
+def find_clip(source: Source, *, half: bool) -> list[Found]:
+    """The CLIP of a source, if it has one; whatever else is there is not asked for anything."""
+    if _has_components(source):
+        return find_clip_component(source, half=half)
+    return find_clip_file(source)
+
+
+def _has_components(source: Source) -> bool:
+    """Whether a configuration names a class of diffusers or transformers."""
+    return any(
+        key in source.json(name)
         for name in source.names
-    ):
-        found = find_components(source, half=half)
-        restore_notes(source, found)
-        return found
-    return find_files(source, merges=merges)
-
-
-def _named(source: Source, name: str) -> bool:
-    content = source.json(name)
-    return any(key in content for key in ("_class_name", "architectures", "model_type"))
+        if name.endswith(("model_index.json", "config.json"))
+        for key in ("_class_name", "architectures", "model_type")
+    )
 
 
 def _write(
@@ -194,9 +218,15 @@ def _write(
             ) from None
     net = net.model if found.stage == CLIP else net
     before = set(source.used)
-    state = {k: checked(v, k, found.where) for k, v in found.state().items()}
+    state = {k: checked(v, k, found.place(k)) for k, v in found.state().items()}
+    for name in DEVIATIONS & state.keys():
+        if not (state[name] > 0).all():
+            raise UserError(
+                f"{found.place(name)}: {name} has a standard deviation that is not above 0; fetch "
+                "the file again"
+            )
     weights: dict[str, Tensor] = to_ours(
-        state, found.rules(net), expected=net.state_dict(), source=found.where
+        state, found.rules(net), expected=net.state_dict(), source=found.place
     )
     halves = half_parts(state)
     state.clear()
@@ -222,7 +252,7 @@ def _write(
             "imported": {
                 **source.origin,
                 "licence": source.origin.get("licence") or _licence(source),
-                "files": {name: file_sha256(source.used[name]) for name in names}
+                "files": {visible(name): file_sha256(source.used[name]) for name in names}
                 | {name: file_sha256(file) for name, file in found.files.items()},
                 "settings": found.settings,
                 "half": halves,

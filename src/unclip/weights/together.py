@@ -47,10 +47,11 @@ def check_together(found: list[Found]) -> None:
     for each in found:
         for section in ("model", "diffusion", "sampler"):
             if hasattr(each.experiment, section):
-                _validate(getattr(each.experiment, section), each.where)
+                validate(getattr(each.experiment, section), each.where)
 
 
-def _validate(config: Any, where: str) -> None:
+def validate(config: Any, where: str) -> None:
+    """Refuse a section's values that its stage cannot have; the error begins with ``where``."""
     try:
         config.validate()
     except UserError as error:

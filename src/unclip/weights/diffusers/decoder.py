@@ -39,6 +39,8 @@ def read_decoder(parts: Components, folders: list[str], half: bool) -> Found:
         raise UserError(
             f"{source.label}: {TEXT_PROJ} (the folder text_proj) is missing; a decoder needs it"
         )
+    if len(projections) > 1:
+        raise UserError(f"{source.label}: has {len(projections)} of {TEXT_PROJ}; give one of them")
     p = parts.settings(projections[0])
     tokens, dim = p.get("clip_extra_context_tokens", int, 4), p.get("clip_embeddings_dim", int, 768)
     p.fixed(time_embed_dim=4 * shape["channels"], cross_attention_dim=width)
@@ -57,4 +59,5 @@ def read_decoder(parts: Components, folders: list[str], half: bool) -> Found:
         state,
         ParentSizes(dim, dim),
         settings=parts.settings_of(DECODER, decoder=folder, text_proj=projections[0]),
+        places={"text_proj.": source.where(projections[0])},
     )

@@ -16,10 +16,7 @@ def find(source: Source, *, half: bool) -> list[Found]:
     """The stages of a source, the CLIP first."""
     parts = Components(source)
     parts.check()
-    found = []
-    clips = {kind: parts.of(cls) for cls, kind in CLIPS.items()}
-    if any(clips.values()):
-        found.append(from_transformers(source, clips, parts.configs, half=half))
+    found = _clip(parts, half)
     for cls, read in ((PRIOR, read_prior), (DECODER, read_decoder), (UPSAMPLER, read_upsampler)):
         folders = parts.of(cls)
         if len(folders) > (2 if cls == UPSAMPLER else 1):
@@ -27,3 +24,15 @@ def find(source: Source, *, half: bool) -> list[Found]:
         if folders:
             found.append(read(parts, folders, half))
     return found
+
+
+def find_clip(source: Source, *, half: bool) -> list[Found]:
+    """The CLIP of a source, if it has one; the source may be a pipeline of any kind."""
+    return _clip(Components(source), half)
+
+
+def _clip(parts: Components, half: bool) -> list[Found]:
+    folders = {kind: parts.of(cls) for cls, kind in CLIPS.items()}
+    if not any(folders.values()):
+        return []
+    return [from_transformers(parts.source, folders, parts.configs, half=half)]

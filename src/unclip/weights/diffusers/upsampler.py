@@ -41,6 +41,7 @@ def read_upsampler(parts: Components, folders: list[str], half: bool) -> Found:
         settings=parts.settings_of(
             UPSAMPLER, **dict(zip(("super_res_first", "super_res_last"), (first, *last)))
         ),
+        places=dict(zip(("super_res_last.",), map(source.where, last))),
     )
 
 

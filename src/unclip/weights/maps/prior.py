@@ -52,6 +52,10 @@ def karlo(net: DiffusionPrior) -> list[Rule]:
     return [Rule(f"model.{rule.theirs}", rule.ours, rule.change) for rule in rules] + outside
 
 
+DEVIATIONS = frozenset({"stats.std", "clip_std"})
+"""What their standard deviations of z_i are called."""
+
+
 def stats(pair: Sequence[Tensor]) -> dict[str, Tensor]:
     """The pair of their ``ViT-L-14_stats.th`` under the names that `karlo` has for it."""
     mean, std = pair

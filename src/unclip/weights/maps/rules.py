@@ -109,6 +109,10 @@ class Rule:
         return _regex(self.ours)
 
 
+Source = str | Callable[[str], str]
+"""What errors begin with: the file or folder, of all tensors or by a tensor's name."""
+
+
 def prefixed(rules: Iterable[Rule], *, theirs: str = "", ours: str = "") -> list[Rule]:
     """The rules of a module that stands inside another on either side."""
     return [
@@ -121,7 +125,7 @@ def to_ours(
     rules: Sequence[Rule],
     *,
     expected: Mapping[str, Tensor],
-    source: str,
+    source: Source,
 ) -> dict[str, Tensor]:
     """Their tensors under our names.
 
@@ -129,7 +133,7 @@ def to_ours(
         state: Theirs.
         rules: Of all of them.
         expected: Every name that our network has, with a tensor of its shape; may be on "meta".
-        source: What errors begin with: the file or folder.
+        source: What errors begin with: the file or folder, of all or by a tensor's name.
 
     Raises:
         UserError: a name without a place in our network, one that is missing, or a shape that
@@ -219,7 +223,7 @@ def _missing(
 
 
 def _changed(
-    tensors: Sequence[Tensor], rule: Rule, expected: Tensor, name: str, source: str
+    tensors: Sequence[Tensor], rule: Rule, expected: Tensor, name: str, source: Source
 ) -> Tensor:
     try:
         result = rule.change.into(tensors).contiguous()
@@ -228,13 +232,18 @@ def _changed(
     if result is None or result.shape != expected.shape:
         shapes = " and ".join(str(list(x.shape)) for x in tensors)
         raise UserError(
-            f"{source}: {name} has the shape {shapes}, which does not become "
+            f"{_place_of(name, source)}: {name} has the shape {shapes}, which does not become "
             f"{list(expected.shape)}; it is a network of another size"
         )
     return result
 
 
-def _refuse(names: Sequence[str], source: str, problem: str) -> None:
+def _refuse(names: Sequence[str], source: Source, problem: str) -> None:
     if names:
         more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-        raise UserError(f"{source}: {names[0]}{more} {problem}; it is another kind of network")
+        place = _place_of(names[0], source)
+        raise UserError(f"{place}: {names[0]}{more} {problem}; it is another kind of network")
+
+
+def _place_of(name: str, source: Source) -> str:
+    return source if isinstance(source, str) else source(name)

@@ -60,6 +60,12 @@ def find(source: Source, *, merges: Path | None = None) -> list[Found]:
     return found + _glide(source, folder, states, config, merges)
 
 
+def find_clip(source: Source) -> list[Found]:
+    """The CLIP of a source, if it has one."""
+    states, _ = _read(source, _folder(source))
+    return [from_openai(*states["clip"])] if "clip" in states else []
+
+
 def _glide(
     source: Source, folder: str, states: States, config: dict[str, Any], given: Path | None
 ) -> list[Found]:
@@ -102,17 +108,22 @@ def _folder(source: Source) -> str:
     return laion[0]
 
 
-def _read(source: Source, folder: str) -> tuple[States, State | None]:
+def _read(source: Source, folder: str) -> tuple[States, tuple[State, str] | None]:
     """The networks in a folder by their kinds, and the statistics of Karlo's prior."""
     states: States = {}
-    stats, unknown = None, []
+    stats: tuple[State, str] | None = None
+    unknown = []
     for name in source.inside(folder):
         if not name.endswith(ENDINGS):
             continue
         where = source.where(name)
         content = read_file(source.path(name), where)
         if isinstance(content, (list, tuple)):
-            stats = karlo.statistics(content, where)
+            if stats is not None:
+                raise UserError(
+                    f"{where}: is a second pair of statistics beside {stats[1]}; give one"
+                )
+            stats = karlo.statistics(content, where), where
             continue
         state = state_of(content, where)
         kind = _kind(state, where)

@@ -61,12 +61,12 @@ class Section:
         return Chain(diffusion, clamp(reach))
 
 
-def prior(state: State, where: str, stats: State | None, said: Section) -> Found:
+def prior(state: State, where: str, stats: tuple[State, str] | None, said: Section) -> Found:
     """``prior-ckpt-step=01000000-of-01000000.ckpt`` or ``prior_fp16.ckpt``."""
     if stats is None:
         raise UserError(
-            f"{where}: needs the file of mean and standard deviation "
-            "(ViT-L-14_stats.th) beside it; fetch that too"
+            f"{where}: needs the file of mean and standard deviation (ViT-L-14_stats.th) too; give "
+            "a folder with both"
         )
     h = said.model
     width, dim = shape_of(state, "model.clip_img_proj.weight", where)
@@ -90,8 +90,9 @@ def prior(state: State, where: str, stats: State | None, said: Section) -> Found
         where,
         prior_experiment(dim, context, width, layers, heads, 0.0, chain),
         prior_map.karlo,
-        lambda: state | stats,
+        lambda: state | stats[0],
         ParentSizes(dim, dim, context),
+        places=dict.fromkeys(stats[0], stats[1]),
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unclip.common import json_text
 from unclip.common.errors import UserError
+from unclip.common.terminal import visible
 from unclip.weights.reading.tensors import ENDINGS, SAFE, read_file, state_of
 
 MOST_FILES = 2_000
@@ -111,8 +112,13 @@ class Source:
         for shard in dict.fromkeys(placed.values()):
             if PurePosixPath(shard).name != shard or "\\" in shard:
                 raise UserError(
-                    f"{self.where(index)}: weight_map: {shard[:80]} leads out of the folder; "
+                    f"{self.where(index)}: weight_map: {shard[:80]!r} leads out of the folder; "
                     "fetch it again"
+                )
+            if not shard.endswith(ENDINGS):
+                raise UserError(
+                    f"{self.where(index)}: weight_map: {shard[:80]!r} is no file of weights; fetch "
+                    "it again"
                 )
             names[shard] = f"{folder}/{shard}" if folder else shard
             self.path(names[shard])  # all are there before any is read
@@ -146,6 +152,7 @@ def local(path: Path) -> Source:
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
+    require_utf8(path)
     folder = path if path.is_dir() else path.parent
     blobs = folder.resolve().parent.parent / "blobs"
     snapshot = folder.resolve().parent.name == "snapshots"
@@ -154,11 +161,17 @@ def local(path: Path) -> Source:
     else:
         if path.is_symlink():
             raise UserError(f"{path}: is a symbolic link; name the file itself")
+        if not path.name.endswith((*ENDINGS, *MERGES)):
+            raise UserError(
+                f"{path}: is no file of weights, which end in {', '.join(ENDINGS)}; name its folder"
+            )
+        if _SHARD.search(path.name):
+            raise UserError(f"{path}: is one shard of several; name their folder")
         near = [path, *(folder / name for name in BESIDE)]
         files = {f.name: f for f in near if f.is_file() and not f.is_symlink()}
-    origin: dict[str, Any] = {"source": path.name}
+    origin: dict[str, Any] = {"source": visible(path.name)}
     if snapshot:
-        origin["revision"] = folder.resolve().name
+        origin["revision"] = visible(folder.resolve().name)
     revisions = _revisions(folder)
 
     def fetch(name: str) -> Path:
@@ -177,6 +190,14 @@ def local(path: Path) -> Source:
     return source
 
 
+def require_utf8(path: Path) -> None:
+    """Refuse a name of bytes that are no text, which safetensors does not open."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: its name is not UTF-8; rename it") from None
+
+
 def _walk(root: Path, blobs: Path | None) -> dict[str, Path]:
     found: dict[str, Path] = {}
     folders = [root]
@@ -187,7 +208,7 @@ def _walk(root: Path, blobs: Path | None) -> dict[str, Path]:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_symlink():
-                    real = Path(entry.path).resolve()
+                    real = Path(os.path.realpath(entry.path))  # of a loop, the link itself
                     if blobs is None or real.parent != blobs or not real.is_file():
                         raise UserError(f"{root}/{name}: is a symbolic link; put the file there")
                     found[name] = Path(entry.path)
@@ -210,7 +231,7 @@ def _revisions(folder: Path) -> dict[str, str]:
     for note in sorted(notes.rglob("*.metadata"))[:MOST_FILES] if notes.is_dir() else []:
         with note.open(errors="replace") as file:
             commit = file.readline(100).strip()
-        if commit:
+        if re.fullmatch("[0-9a-f]{6,64}", commit):
             found[note.relative_to(notes).as_posix().removesuffix(".metadata")] = commit
     return found
 

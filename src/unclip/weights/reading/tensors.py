@@ -24,6 +24,7 @@ ENDINGS = SAFE + PICKLED
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MOST_BYTES = 64 << 30  # of a file
 MOST_TENSORS = 100_000
+MOST_LETTERS = 300  # of a tensor's name
 _LEGACY_BYTES = 4 << 30  # of a file from before torch 1.6, which is read whole
 
 
@@ -79,6 +80,11 @@ def state_of(content: Any, where: str) -> dict[str, Tensor]:
                 f"{where}: {str(name)[:80]} is {type(tensor).__name__}, not a tensor; save the "
                 "state dict alone"
             )
+        if len(name) > MOST_LETTERS:
+            raise UserError(
+                f"{where}: {name[:80]}...: is a name of {len(name):,} characters; the most is "
+                f"{MOST_LETTERS}"
+            )
         _whole(tensor, name, where)
         short = ".".join(p for p in name.split(".") if p not in ("module", "_orig_mod"))
         if short in found and not torch.equal(found[short], tensor):
@@ -102,6 +108,8 @@ def checked(tensor: Tensor, name: str, where: str) -> Tensor:
     _whole(tensor, name, where)
     if not tensor.isfinite().all():
         raise UserError(f"{where}: {name} has a NaN or infinite value; fetch the file again")
+    if tensor.dtype == torch.float64 and not tensor.float().isfinite().all():
+        raise UserError(f"{where}: {name} has a number beyond 3.4e38, the most of float32")
     return tensor
 
 

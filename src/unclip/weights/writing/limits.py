@@ -44,8 +44,8 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
         Limit("diffusion.variance", ("fixed_small",), "UnCLIPScheduler has no other for a prior"),
     ),
     DECODER: (
-        RAW,
         Limit("model.use_z_i", (True,), "UnCLIPTextProjModel needs image embeddings"),
+        RAW,
         Limit("model.use_caption", (True,), "UnCLIPTextProjModel needs captions"),
         WORDS,
         NULL,
