@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 
 import pytest
@@ -64,3 +65,25 @@ def test_a_hostile_place_to_begin_from_is_refused(shared, tmp_path, capsys):
         manifest["files"][name] = {"sha256": file_sha256(path), "size": path.stat().st_size}
     (tmp_path / "open" / "manifest.json").write_text(json.dumps(manifest))
     assert "must be parents/init" in error(capsys, "reproduce", "open")
+
+
+def test_a_run_over_an_imported_clip_asks_for_it(
+    cascade, minute_experiment, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(rerun, "in_a_process", lambda words, variables: main(words))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(artifacts.describe(cascade / "clip").path, "clip")
+    file = tmp_path / "clip" / "provenance.json"
+    provenance = json.loads(file.read_text()) | {"imported": {"source": "karlo"}}
+    del provenance["metrics"]  # which an import has none of
+    file.write_text(json.dumps(provenance))
+    assert main(["train", str(minute_experiment("prior")), "run.dir=run", "clip=clip"]) == 0
+    assert main(["share", "run", "--to", "b.zip"]) == 0
+    line = error(capsys, "reproduce", "b.zip", "--dir", "out")
+    assert "its clip was imported (from karlo), not trained; give clip=PATH" in line
+    assert not (tmp_path / "out").exists()
+    assert main(["reproduce", "b.zip", "clip=clip", "--dir", "out"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("bit-identical")
+    assert main(["share", "run", "--to", "whole.zip", "--weights"]) == 0
+    assert main(["reproduce", "whole.zip", "--dir", "again"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("bit-identical")

@@ -240,6 +240,7 @@ def _part(begin: str, artifact: artifacts.Artifact, *, weights: bool) -> Content
             experiment[parent] = bundle.role(parent)
     provenance = public_tree(finite(artifact.provenance), names=True)
     provenance.pop(MARK, None)
+    provenance.setdefault("metrics", {})  # of weights that were imported, not trained
     if steps := bent(artifact.provenance, artifact.config):
         say(f"unclip: note: {artifact.path}: {bent_line(steps)}", error=True)
     if "command" in provenance:

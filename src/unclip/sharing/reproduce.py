@@ -134,6 +134,7 @@ def check(again: Again, place: str, *, rtol: float = compare.RTOL) -> Report:
         raise UserError(f"{place}: {error}") from None
     for name in again.names():
         _check_init(again.bundle.parts[name], parts[name], place)
+        _check_trained(again.bundle.parts[name], name, place)
     for name in PARENTS:
         if again.inside(name) and _parent_row(again, name).verdict != compare.IDENTICAL:
             raise Refused(place, f"parents/{name}", f"is not the {name} that the run depends on")
@@ -165,6 +166,17 @@ def _check_init(part: BundleEntry, now: ResolvedExperiment, place: str) -> None:
         raise UserError(
             f"{INIT}={now.config.init}: has other weights ({found[:12]}) than the run began from "
             f"({wanted[:12]}); name those"
+        )
+
+
+def _check_trained(part: BundleEntry, name: str, place: str) -> None:
+    """Refuse to make a parent again that was imported, so that no training leads to it."""
+    imported = part.provenance.get("imported")
+    if isinstance(imported, dict):
+        source = str(imported.get("source"))[:100]
+        raise UserError(
+            f"{place}: its {name} was imported (from {source}), not trained; give {name}=PATH, the "
+            "artifact that `unclip import` writes, or share the run with --weights"
         )
 
 
