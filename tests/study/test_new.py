@@ -131,6 +131,27 @@ def test_other_images_in_the_same_folder_are_refused(arms, tmp_path):
         make(tmp_path / "arms", tmp_path / "s", questions=["caption"])
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"study": {"questions": [], "seed": 1}},
+        {"study": {"questions": "caption", "seed": 1}},
+        {"study": {"questions": ["colour"], "seed": 1}},
+        {"study": {"questions": ["caption"], "seed": 1.5}},
+        {"study": 5},
+        {"arms": {"a": {"source": "a"}}},
+        {"arms": {"a": {"source": "a"}, "b": {"source": 3}}},
+        {"pairs_sha256": None},
+    ],
+)
+def test_a_manifest_that_does_not_say_all_is_named(change, study, tmp_path):
+    shutil.copytree(study.folder, tmp_path / "s")
+    file = tmp_path / "s/manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(UserError, match=r"manifest\.json: damaged, or of another version; run the"):
+        load_study(tmp_path / "s")
+
+
 def test_what_is_damaged_is_named(study, tmp_path):
     shutil.copytree(study.folder, tmp_path / "s")
     image = next((tmp_path / "s/shown").iterdir())

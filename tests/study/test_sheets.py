@@ -165,6 +165,19 @@ def test_a_vote_that_contradicts_a_recorded_one_is_refused(study, own, tmp_path)
     assert votes_in(own) == [Vote(pair.id, "Ada", "a", "b")]
 
 
+@pytest.mark.parametrize("name", ["=Ada", "'=Ada", "''+1", "'Ada", "Ada"])
+def test_names_that_look_like_formulas_come_back_as_they_were(name, study, own, tmp_path):
+    pair = next(iter(study.pairs))
+    voted = Vote(pair, name, "a", "b")
+    votes = Votes(own / VOTES)
+    votes.add([voted])
+    votes.close()
+    assert run("export", own, "--votes", tmp_path / "v.csv") == 0
+    assert not rows_of(tmp_path / "v.csv")[0]["rater"].startswith("=")
+    assert run("import", own, tmp_path / "v.csv") == 0
+    assert votes_in(own) == [voted]
+
+
 def test_filled_sheets_are_not_replaced_unasked(own, tmp_path, capsys):
     assert run("export", own, "--out", tmp_path / "o") == 0
     (tmp_path / "o/sheet_001.csv").write_text("filled in")

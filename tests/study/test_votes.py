@@ -97,6 +97,43 @@ def test_a_damaged_file_is_named_and_kept(tmp_path):
     assert (tmp_path / "v.sqlite").read_bytes().startswith(b"no database")
 
 
+@pytest.mark.parametrize(
+    "values", [("'x'", "'a'", "1"), ("'a'", "NULL", "1"), ("'b'", "'a'", "'long'")]
+)
+def test_what_another_program_wrote_and_is_no_vote_is_named(values, votes, tmp_path):
+    votes.add([Vote("p", "Ada", "a", "b")])
+    other = sqlite3.connect(tmp_path / "v.sqlite", isolation_level=None)
+    other.execute("CREATE TABLE loose AS SELECT * FROM votes")
+    other.execute("DROP TABLE votes")
+    other.execute("ALTER TABLE loose RENAME TO votes")
+    other.execute("INSERT INTO votes VALUES ('q', 'Bob', {}, {}, {}, 'now')".format(*values))
+    other.close()
+    with pytest.raises(UserError, match=r"v\.sqlite: damaged \(no vote: \('q', 'Bob', "):
+        votes.all()
+    assert votes.of("Ada") == [Vote("p", "Ada", "a", "b")]
+
+
+def test_a_database_of_something_else_is_named(tmp_path):
+    other = sqlite3.connect(tmp_path / "v.sqlite")
+    other.execute("CREATE TABLE votes (x)")
+    other.close()
+    for read_only in (True, False):
+        with pytest.raises(UserError, match=r"v\.sqlite: damaged \(no such "):
+            Votes(tmp_path / "v.sqlite", read_only=read_only)
+
+
+def test_a_file_that_is_damaged_further_on_is_named(tmp_path):
+    path = tmp_path / "v.sqlite"
+    whole = Votes(path)
+    whole.add([Vote(f"pair {k}", f"rater {k % 9}", "a", "b") for k in range(3000)])
+    whole.close()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) - 8192] = b"\xa5" * (len(data) - 8192 - len(data) // 2)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"v\.sqlite: damaged"):
+        Votes(path, read_only=True).all()
+
+
 def test_reading_makes_no_file(tmp_path):
     found = Votes(tmp_path / "v.sqlite", read_only=True)
     assert found.all() == []

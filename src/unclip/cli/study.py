@@ -221,7 +221,7 @@ def import_(args: argparse.Namespace) -> None:
     try:
         new = votes.add(found)
     except Busy as error:
-        raise UserError(f"{args.study}: {error}; no vote was recorded, try again") from None
+        raise UserError(f"{error}; no vote was recorded, try again") from None
     votes.close()
     say(f"{args.study}: {counted(new, 'new vote')}, {len(found) - new:,} were there already")
 

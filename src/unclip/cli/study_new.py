@@ -111,6 +111,9 @@ def run(args: argparse.Namespace) -> None:
     sampled = [each.source for each in sources.values() if each.sample is not None]
     if sampled:
         _check_execution(args)
+    elif args.sampler_words or args.fast:
+        word = args.sampler_words[0] if args.sampler_words else "--fast"
+        raise UserError(f"{word}: --a and --b are images, of which none is sampled; leave it out")
     local = [each.source for each in sources.values()]
     require_apart(args.out, [*local, *([args.captions] if args.captions else [])], option="--out ")
     captions = None if args.captions is None else read_captions(args.captions)

@@ -82,9 +82,17 @@ def _write(file: Path, rows: list[list[str]]) -> None:
         part.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
 def _harmless(cell: str) -> str:
     """Text that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+    return f"'{cell}" if cell.lstrip("'").startswith(_FORMULA) else cell
+
+
+def _meant(cell: str) -> str:
+    """What `_harmless` has made of a text."""
+    return cell[1:] if cell[:1] == "'" and cell.lstrip("'").startswith(_FORMULA) else cell
 
 
 def read_sheet(study: Study, file: Path, rater: str | None = None) -> list[Vote]:
@@ -155,7 +163,7 @@ def _vote(study: Study, cells: dict[str, str], rater: str | None, where: str) ->
             "they were"
         )
     try:
-        name = name_of_rater(cells.get("rater", "") or rater or "")
+        name = name_of_rater(_meant(cells.get("rater", "")) or rater or "")
     except ValueError as error:
         raise UserError(f"{where}: rater: {error}") from None
     left = "a" if sides[0] == pair.a else "b"

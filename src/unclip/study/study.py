@@ -93,22 +93,18 @@ def load_study(folder: Path) -> Study:
         if (folder / BEGUN).is_file():
             raise UserError(f"{folder}: is not finished; run the same `{COMMAND}` again")
         raise UserError(f"{folder}: is no study; `{COMMAND}` makes one")
+    again = f"run the same `{COMMAND}` again, which keeps votes"
+    if not _is_whole(manifest):
+        raise UserError(f"{folder / MANIFEST}: damaged, or of another version; {again}")
     try:
         if file_sha256(folder / PAIRS) != manifest["pairs_sha256"]:
             raise ValueError("is not as it was written")
         lines = (folder / PAIRS).read_text(encoding="utf-8").split("\n")
         pairs = [Pair(**json.loads(line)) for line in lines if line]
         study = Study(folder, manifest, {pair.id: pair for pair in pairs})
-        if not set(study.questions) <= set(QUESTIONS) or study.seed < 0:
-            raise ValueError("is of another version")
-        titles = [study.title(arm) for arm in ARMS]
-        if not all(isinstance(title, str) for title in titles):
-            raise ValueError("is of another version")
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{folder / PAIRS}: damaged ({why}); run the same `{COMMAND}` again, which keeps votes"
-        ) from None
+        raise UserError(f"{folder / PAIRS}: damaged ({why}); {again}") from None
     for pair in pairs:
         for arm in ARMS:
             if not study.image(pair.image(arm)).is_file():
@@ -117,3 +113,15 @@ def load_study(folder: Path) -> Study:
                     "which keeps votes"
                 )
     return study
+
+
+def _is_whole(manifest: dict[str, Any]) -> bool:
+    """Whether a manifest says all that the pages and reports need."""
+    try:
+        questions, seed = (manifest["study"][name] for name in ("questions", "seed"))
+        titles = [manifest["arms"][arm]["source"] for arm in ARMS]
+    except (KeyError, TypeError):
+        return False
+    named = isinstance(questions, list) and questions and all(q in [*QUESTIONS] for q in questions)
+    texts = all(isinstance(text, str) for text in (*titles, manifest.get("pairs_sha256")))
+    return bool(named) and texts and type(seed) is int and seed >= 0

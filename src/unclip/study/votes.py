@@ -37,6 +37,11 @@ CREATE TABLE IF NOT EXISTS votes (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+_COLUMNS = {
+    "pair, rater, answer, left_arm, seconds, at": "votes",
+    "name, code, at": "raters",
+    "name, value": "settings",
+}
 
 
 class Vote(NamedTuple):
@@ -49,7 +54,7 @@ class Vote(NamedTuple):
     seconds: float | None = None  # from seeing to answering
 
 
-class Busy(Exception):
+class Busy(UserError):
     """Another process holds the file; the same call may go through later."""
 
 
@@ -94,16 +99,16 @@ class Votes:
             self._open.execute("PRAGMA foreign_keys = ON")
             if self._empty or not read_only:
                 self._open.executescript(_TABLES)
-            for table in ("votes", "raters", "settings"):
-                self._open.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
+            for columns, table in _COLUMNS.items():
+                self._open.execute(f"SELECT {columns} FROM {table} LIMIT 1").fetchone()
         except sqlite3.OperationalError as error:
+            if str(error).startswith("no such "):
+                raise self._damaged(str(error)) from None
             raise UserError(
                 f"{path}: {error}; another program may be using it, or the folder is read-only"
             ) from None
         except sqlite3.DatabaseError as error:
-            raise UserError(
-                f"{path}: damaged ({error}); restore a copy, or move it away to start without votes"
-            ) from None
+            raise self._damaged(str(error)) from None
 
     def close(self) -> None:
         """Write all into the one file."""
@@ -119,7 +124,7 @@ class Votes:
                 yield self._open
                 self._open.execute("COMMIT")
             except sqlite3.OperationalError as error:
-                raise Busy(str(error)) from None
+                raise self._busy(error) from None
             finally:
                 if self._open.in_transaction:
                     self._open.execute("ROLLBACK")
@@ -129,7 +134,32 @@ class Votes:
             try:
                 return self._open.execute(query, values).fetchall()
             except sqlite3.OperationalError as error:
-                raise Busy(str(error)) from None
+                raise self._busy(error) from None
+            except sqlite3.DatabaseError as error:
+                raise self._damaged(str(error)) from None
+
+    def _busy(self, error: sqlite3.Error) -> Busy:
+        return Busy(f"{self._path}: {error}; another program may be using it, or the disk is full")
+
+    def _damaged(self, what: str) -> UserError:
+        return UserError(
+            f"{self._path}: damaged ({what}); restore a copy, or move it away to start without "
+            "votes"
+        )
+
+    def _votes(self, query: str, *values: str) -> list[Vote]:
+        """Rows that are votes.
+
+        Raises:
+            UserError: another program has written one that is none.
+        """
+        found = [Vote(*row) for row in self._rows(query, *values)]
+        for vote in found:
+            known = vote.answer in ANSWERS and vote.left in ARMS
+            texts = isinstance(vote.pair, str) and isinstance(vote.rater, str)
+            if not (known and texts and isinstance(vote.seconds, (int, float, type(None)))):
+                raise self._damaged(f"no vote: {str(tuple(vote))[:100]}")
+        return found
 
     def setting(self, name: str, otherwise: str) -> str:
         """A value that is kept; ``otherwise`` becomes it where there is none."""
@@ -178,12 +208,12 @@ class Votes:
     def of(self, rater: str) -> list[Vote]:
         """A rater's, the earliest first."""
         query = "SELECT pair, rater, answer, left_arm, seconds FROM votes WHERE rater = ?"
-        return [Vote(*row) for row in self._rows(f"{query} ORDER BY at, pair", rater)]
+        return self._votes(f"{query} ORDER BY at, pair", rater)
 
     def all(self) -> list[Vote]:
         """Of every rater."""
         query = "SELECT pair, rater, answer, left_arm, seconds FROM votes ORDER BY rater, pair"
-        return [Vote(*row) for row in self._rows(query)]
+        return self._votes(query)
 
     def counts(self) -> Counter[str]:
         """Votes by pair."""
