@@ -145,6 +145,19 @@ def test_statistics_are_written_and_read_as_pytorch_fid_does(sets, own, tmp_path
     assert "another network" in error(capsys, sets / "made", "--features", own, "--reference", bare)
     np.savez(bare, mu=np.full(16, np.nan), sigma=np.eye(16))
     assert "not a mean" in error(capsys, sets / "made", "--features", own, "--reference", bare)
+    lopsided = np.eye(16)
+    lopsided[0, 5] = 1
+    for sigma in (-np.eye(16), lopsided):
+        np.savez(bare, mu=np.zeros(16), sigma=sigma)
+        assert "not a mean" in error(capsys, sets / "made", "--features", own, "--reference", bare)
+    for record in ("[1]", "5", "no json", '{"n": -5}', '{"n": "many"}', '{"size": 1.5}'):
+        np.savez(bare, mu=np.zeros(16), sigma=np.eye(16), unclip=np.array(record))
+        line = error(capsys, sets / "made", "--features", own, "--reference", bare)
+        assert "bare.npz: is not a file of statistics, or damaged" in line
+    np.savez(bare, mu=np.zeros(16) + 1j, sigma=np.eye(16))
+    assert "is not a file of" in error(
+        capsys, sets / "made", "--features", own, "--reference", bare
+    )
     bare.write_bytes(b"no zip")
     assert str(bare) in error(capsys, sets / "made", "--features", own, "--reference", bare)
 
@@ -179,9 +192,10 @@ def test_bad_input_is_refused_in_a_line(sets, own, tmp_path, capsys, monkeypatch
     assert "32 pixels a side" in line
     assert "--size 32" in line
     Image.new("RGB", (20, 16)).save(tmp_path / "single" / "wide.png")
-    assert "wide.png is 20x16, not square" in error(capsys, single, *words)
+    pair = [single, *words, "--neighbours", "1"]
+    assert "wide.png is 20x16, not square" in error(capsys, *pair)
     (tmp_path / "single" / "wide.png").write_bytes(b"\x89PNG damaged")
-    assert "wide.png" in error(capsys, single, *words)
+    assert "wide.png" in error(capsys, *pair)
     assert "does not exist" in error(capsys, tmp_path / "nothing", *words)
     (tmp_path / "empty").mkdir()
     assert "images" in error(capsys, tmp_path / "empty", *words)
@@ -208,6 +222,56 @@ def test_a_set_that_is_not_there_is_refused_before_the_other_is_measured(
         ]
         line = error(capsys, pair[0], "--reference", pair[1], "--features", own)
         assert ("nothing" in line) or ("bad.npz: is not a file of statistics" in line)
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
+    sets, own, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    status, _, _ = run(capsys, sets / "made", "--features", own, "--save-statistics", "S.npz")
+    assert status == 0
+
+    def never(*_, **__):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(images, "measure", never)
+    few = save_images(tmp_path / "few", 3)
+    large = save_images(tmp_path / "large", 5, side=32)
+    made, real = sets / "made", ["--reference", sets / "real"]
+    for words, said in (
+        ([made, *real, "--neighbours", "36"], "--neighbours 36: needs 37 images or more a side"),
+        ([few, *real], "here are 3 and 40"),
+        ([made, *real, "--neighbours", "50000"], "needs at most 49,999"),
+        ([few, *real, "--infinity", "--neighbours", "1"], "few has 3 images, 20 or more"),
+        ([large, *real], "bring both to one size with --size 32"),
+        ([large, "--reference", "S.npz"], "bring both to one size with --size 32"),
+        ([made, "--infinity"], "--infinity: is a distance to real images; add --reference"),
+        (["S.npz"], "S.npz: statistics alone have no figures; add --reference"),
+        (["S.npz", *real, "--infinity"], "--infinity: needs images; S.npz has statistics alone"),
+    ):
+        assert said in error(capsys, *words, "--features", own)
+
+
+def test_what_one_process_refuses_ends_all_of_them(sets, own, monkeypatch):
+    """None waits for sums that will not come, and the first alone says why."""
+    from unclip.common.errors import UserError
+    from unclip.evaluation.features import statistics
+    from unclip.evaluation.features.images import open_images
+    from unclip.evaluation.features.network import open_network
+
+    network = open_network(own, device=torch.device("cpu"))
+    found = open_images(str(sets / "made"), option="images")
+
+    class Two(statistics.World):
+        def gather(self, value):
+            assert self.rank in (0, 1)
+            return [value, "images made: 0035.png is damaged"]
+
+    for rank, raised in ((0, UserError), (1, SystemExit)):
+        monkeypatch.setattr(Two, "here", classmethod(lambda cls, rank=rank: cls(rank, 2)))
+        monkeypatch.setattr(statistics, "World", Two)
+        with pytest.raises(raised, match=r"0035\.png is damaged" if rank == 0 else "2"):
+            statistics.measure(found, network)
 
 
 def test_features_that_are_not_finite_are_refused_with_the_images_name(sets, tmp_path, capsys):
@@ -287,8 +351,9 @@ def test_only_figures_of_one_measurement_stand_side_by_side(sets, own, tmp_path,
     assert "differ in precision: 32, 32, 64" in err
     status, _, err = compare(capsys, files["a"], files["b"], "--allow-different", "guidence")
     assert "did you mean 'guidance'" in err
-    (tmp_path / "other.json").write_text("{}")
-    status, _, err = compare(capsys, files["a"], tmp_path / "other.json")
-    assert "is not the output of" in err
+    for text in ("{}", '{"evaluations": 5}', '{"evaluations": null}', '{"evaluations": [3]}'):
+        (tmp_path / "other.json").write_text(text)
+        status, _, err = compare(capsys, files["a"], tmp_path / "other.json")
+        assert "is not the output of" in err
     status, _, err = compare(capsys, tmp_path / "none.json")
     assert status == 2

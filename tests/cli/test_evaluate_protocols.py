@@ -10,9 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from unclip.cli import main
@@ -201,6 +206,9 @@ def test_captioned_images_have_a_caption_each(coco):
         ({"--protocol": "scenes"}, "--annotations: does not apply to --protocol scenes"),
         ({"--out": "HERE"}, "is no folder of `unclip evaluate`"),
         ({"--size": "0"}, "--size: must be at least 1"),
+        ({"CASCADE": ""}, "cascade: must not be empty"),
+        ({"--neighbours": "12"}, "--neighbours 12: needs 13 images or more a side"),
+        ({"--reference": "STATISTICS"}, "bring both to one size with --size 256"),
     ],
 )
 def test_wrong_words_are_a_line_before_anything_is_sampled(
@@ -208,8 +216,16 @@ def test_wrong_words_are_a_line_before_anything_is_sampled(
 ):
     (tmp_path / "empty").mkdir()
     places = {"EMPTY": str(tmp_path / "empty"), "HERE": str(tmp_path)}
+    places["STATISTICS"] = str(tmp_path / "empty" / "s.npz")
+    if "STATISTICS" in change.values():
+        save = ["evaluate", "images", str(words[words.index("--images") + 1]), "--size", "16"]
+        save += ["--features", f"own:{cascade}", "--save-statistics", places["STATISTICS"]]
+        assert main(save) == 0
     given = [*words, "--limit", "20", "--features", f"own:{cascade}", "--out", str(tmp_path / "o")]
     for option, value in change.items():
+        if option == "CASCADE":
+            given[given.index(str(cascade))] = value
+            continue
         if option in given:
             at = given.index(option)
             given[at : at + 2] = []
@@ -284,6 +300,68 @@ def guidance(words, out, *more):
     return [*command, "--out", str(out), *more]
 
 
+def test_a_probe_is_of_one_clip_of_several(cascade, monkeypatch):
+    """Its own CLIP need not be the first that is named; if it is none, that is the line."""
+    from unclip.evaluation.features.network import open_network
+    from unclip.runs import evaluate_cascade as module
+
+    own = open_network(f"own:{cascade}", device=torch.device("cpu"))
+    other = replace(own, name="clip", clip=replace(own.clip, fingerprint="0" * 64))
+    networks = {"clip:other": other, "own": own}
+    monkeypatch.setattr(module, "open_network", lambda spec, **_: networks[spec])
+    probe = object()
+
+    def load(path, clip):
+        if clip.fingerprint == "0" * 64:
+            raise UserError("--probe=p: trained on the embeddings of another CLIP")
+        return probe
+
+    monkeypatch.setattr(module, "load_probe", load)
+    both = module.Measuring(features=["clip:other", "own"], probe=Path("p"))
+    assert [found for _, found in both.open(torch.device("cpu"))] == [None, probe]
+    with pytest.raises(UserError, match="another CLIP"):
+        module.Measuring(features=["clip:other"], probe=Path("p")).open(torch.device("cpu"))
+
+
+@pytest.fixture
+def glide(cascade, minute_experiment, tmp_path):
+    """A cascade whose decoder reads captions alone."""
+    from unclip.config.load import load_experiment
+    from unclip.runs.train import train
+
+    words = ["model.use_z_i=false", "drop_caption=0.2", "trainer.max_steps=2"]
+    words += [f"clip={cascade / 'clip'}", f"run.dir={tmp_path / 'glide/decoder'}"]
+    train(load_experiment(str(minute_experiment("decoder")), words))
+    shutil.copytree(cascade / "upsampler", tmp_path / "glide/upsampler")
+    return tmp_path / "glide"
+
+
+@pytest.mark.slow
+def test_guidance_of_an_unclip_beside_a_glide_with_a_probe(words, cascade, glide, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    table = pa.table({"embedding": list(rng.normal(size=(40, 16))), "rating": rng.normal(size=40)})
+    pq.write_table(table, tmp_path / "r.parquet")
+    probe = ["fit-probe", "aesthetics", tmp_path / "r.parquet", "--clip", cascade / "clip"]
+    assert main([str(w) for w in [*probe, "--out", tmp_path / "probe"]]) == 0
+    words.insert(3, str(glide))  # prior.steps=2 among the words: a GLIDE has none
+    out = tmp_path / "g"
+    own = ["--features", f"own:{cascade}", "--probe", str(tmp_path / "probe")]
+    assert main(guidance(words, out, *own, "--scales", "1", "3")) == 0
+    found = json.loads((out / "guidance.json").read_text())
+    assert [line["title"] for line in found["lines"]] == [cascade.name, "glide"]
+    for line in found["lines"]:
+        scores = line["figures"]["predicted aesthetics"]
+        assert all(each["low"] <= each["value"] <= each["high"] for each in scores)
+    assert len(found["slopes_per_doubling"]["predicted aesthetics"]) == 3
+    told = {one["samplers"].startswith("prior") for one in found["conditions"]}
+    assert told == {True, False}
+    capsys.readouterr()
+    words.remove(str(cascade))
+    line = error(capsys, guidance(words, tmp_path / "h", "--features", f"own:{cascade}"))
+    assert "prior.steps: no cascade has a prior" in line
+    assert not (tmp_path / "h").exists()
+
+
 @pytest.mark.slow
 def test_guidance_at_every_scale_of_two_cascades(words, cascade, tmp_path, capsys):
     own, out = f"own:{cascade}", tmp_path / "g"
@@ -336,6 +414,9 @@ def test_a_cascade_that_is_not_there_is_refused_before_another_is_sampled(
         (["--scales", "0"], "--scales: must each be in"),
         (["--scales", "nan"], "--scales: must each be in"),
         (["--scales", "2", "2.0"], "--scales: one is given twice"),
+        (["TWICE"], "--features: own-CLIP, own-CLIP: two have one name"),
+        (["--scales", "2", "2.0000001"], "--scales: one is given twice, to six digits"),
+        (["--steps", "2", "1001"], "decoder.steps"),
         (["--steps", "0"], "--steps: must each be at least 1"),
         (["decoder.guidance=2"], "decoder.guidance: is set by --scales"),
         (["--steps", "4", "decoder.steps=4"], "decoder.steps: is set by --steps"),
@@ -343,6 +424,7 @@ def test_a_cascade_that_is_not_there_is_refused_before_another_is_sampled(
 )
 def test_wrong_scales_are_a_line(more, said, words, cascade, tmp_path, capsys):
     words = [word for word in words if not word.startswith("decoder.")]
+    more = [f"own:{cascade}/clip" if word == "TWICE" else word for word in more]
     given = guidance(words, tmp_path / "o", "--features", f"own:{cascade}", *more)
     assert said in error(capsys, given)
     assert not (tmp_path / "o").exists()

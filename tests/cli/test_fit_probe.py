@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from unclip.cli import main
+from unclip.evaluation.linear_probes import table
 from unclip.evaluation.linear_probes.probe import load_probe
 from unclip.stages.clip.part import load
 
@@ -133,11 +134,18 @@ def test_laions_weights_are_one_linear_map(cascade, tmp_path, capsys):
         assert status == 0, said
         found = load_probe(tmp_path / name, clip).scores(z)
         assert torch.allclose(found, call(z)[:, 0].double(), atol=1e-6)
-    torch.save(torch.nn.Linear(12, 1).state_dict(), tmp_path / "c.pth")
-    words = ["aesthetics", "--laion", tmp_path / "c.pth", "--clip", cascade / "clip"]
-    status, said = fit(capsys, *words, "--out", tmp_path / "c")
-    assert status == 2
-    assert "not linear layers from the 16 features" in said
+    weight = torch.zeros(1, 16)
+    wrong = [torch.nn.Linear(12, 1).state_dict(), {"weight": weight, "bias": torch.zeros(3)}]
+    for state in wrong:
+        torch.save(state, tmp_path / "c.pth")
+        words = ["aesthetics", "--laion", tmp_path / "c.pth", "--clip", cascade / "clip"]
+        status, said = fit(capsys, *words, "--out", tmp_path / "c")
+        assert status == 2
+        assert "not linear layers from the 16 features" in said
+
+
+NONE = "".join(f"none.png,{k}\n" for k in range(10))
+ONE = "".join(f"{k % 2}.png,{k}\n" for k in range(12))
 
 
 @pytest.mark.parametrize(
@@ -145,9 +153,22 @@ def test_laions_weights_are_one_linear_map(cascade, tmp_path, capsys):
     [
         ("aesthetics", "image,score\n0.png,1\n", "no column 'rating', only image, score"),
         ("aesthetics", "image,rating\n0.png,good\n", "row 1: rating 'good' is not a number"),
-        ("aesthetics", "image,rating\n0.png,1\n", "1 ratings; cross-validation needs 10"),
+        ("aesthetics", "image,rating\n0.png,1\n", "1 rating; cross-validation needs 10"),
         ("aesthetics", "image,rating\n", "has no rows"),
-        ("aesthetics", "image,rating\nnone.png,1\n", "none.png"),
+        ("aesthetics", f"image,rating\n{NONE}", "none.png"),
+        (
+            "aesthetics",
+            "image,image,rating\n" + "a,b,1\na,b,2\n" * 5,
+            "2 columns 'image'",
+        ),
+        (
+            "aesthetics",
+            f"image,rating\n{NONE},3\n",
+            "row 11: '' is not the name",
+        ),
+        ("aesthetics", "image,rating\n" + "0.png,3\n" * 12, "all ratings are equal"),
+        ("aesthetics", f"image,rating\n{ONE}", "2 different images; cross-validation"),
+        ("preference", "first,second,choice\n0.png,1.png,tie\n", "0 pairs; cross-validation needs"),
         ("preference", "first,second,choice\n0.png,1.png,both\n", "must be first, second or tie"),
         ("preference", "first,second\n0.png,1.png\n", "no column 'choice'"),
     ],
@@ -164,6 +185,41 @@ def test_a_table_that_cannot_be_used_is_refused_in_a_line(
     assert said in line
     assert line.count("unclip: error:") == 1
     assert not (tmp_path / "p").exists()
+
+
+def test_names_are_text_with_a_mark_in_front_of_them_in_quotes_and_of_digits_alone(
+    images, cascade, tmp_path, capsys
+):
+    for k in range(12):
+        shutil.copy(images / f"{k}.png", tmp_path / f"0{k:02}")
+    rows = "".join(f'"0{k:02}",{k},a\n' for k in range(12))
+    (tmp_path / "t.csv").write_text(f"\ufeffimage,rating,note\n{rows}", encoding="utf-8")
+    words = ["aesthetics", tmp_path / "t.csv", "--clip", cascade / "clip"]
+    status, said = fit(capsys, *words, "--out", tmp_path / "p")
+    assert status == 0, said
+    assert "12 ratings of 12 images" in said
+
+
+def test_a_table_is_checked_before_its_images_are_embedded(
+    images, cascade, tmp_path, capsys, monkeypatch
+):
+    def never(*_):
+        raise AssertionError("embedded")
+
+    monkeypatch.setattr(table, "_encoded", never)
+    rows = "".join(f"{k}.png,{k}\n" for k in range(39))
+    (tmp_path / "r.csv").write_text(f"image,rating\n{rows}39.png,great\n")
+    (tmp_path / "p.csv").write_text("first,second,choice\n" + "0.png,1.png,first\n" * 9)
+    for kind, name, line in (
+        ("aesthetics", "r.csv", "row 1: rating '0' is not a number"),
+        ("preference", "p.csv", "9 pairs; cross-validation needs 10"),
+    ):
+        words = [kind, tmp_path / name, "--clip", cascade / "clip", "--out", tmp_path / "p"]
+        status, said = fit(capsys, *words)
+        assert status == 2
+        assert line in said
+    words = ["preference", tmp_path / "no.csv", "--clip", "nowhere", "--out", tmp_path / "p"]
+    assert "no.csv: no such table" in fit(capsys, *words)[1]
 
 
 def test_a_table_or_laions_weights_and_not_both(images, cascade, tmp_path, capsys):

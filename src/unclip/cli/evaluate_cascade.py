@@ -150,6 +150,8 @@ def check_protocol(args: argparse.Namespace) -> None:
     require(args.limit is None or args.limit >= 2, "--limit", "must be at least 2")
     require(args.size is None or args.size <= 4096, "--size", "must be in [1, 4096]")
     require(args.workers >= 0, "--workers", "must not be negative")
+    for name in args.cascade if isinstance(args.cascade, list) else [args.cascade]:
+        require(name != "", "cascade", "must not be empty")  # it would be the default one
     check_folder(args.out)
     takes = {
         "coco30k": ("annotations", "images", "captions_of", "reference_of", "size"),

@@ -67,9 +67,9 @@ def run(args: argparse.Namespace) -> None:
     require(all(0 < s <= 100 for s in args.scales), "--scales", "must each be in (0, 100]")
     require(all(count >= 1 for count in args.steps), "--steps", "must each be at least 1")
     for option in ("scales", "steps"):
-        values = getattr(args, option)
+        values = [f"{value:g}" for value in getattr(args, option)]  # as their folders are named
         if len(set(values)) < len(values):
-            raise UserError(f"--{option}: one is given twice")
+            raise UserError(f"--{option}: one is given twice, to six digits")
     settings = settings_of(args)
     decoder = settings.changes.get("decoder", {})
     for name, option, given in (("guidance", "scales", True), ("steps", "steps", args.steps)):

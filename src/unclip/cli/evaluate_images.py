@@ -100,7 +100,12 @@ def run_images(args: argparse.Namespace) -> None:
     from unclip.evaluation.features.network import open_network
     from unclip.evaluation.features.statistics import save_statistics
     from unclip.evaluation.linear_probes.probe import load_probe
-    from unclip.evaluation.protocols.images import check_output, evaluate_images, open_set
+    from unclip.evaluation.protocols.images import (
+        check_output,
+        check_sets,
+        evaluate_images,
+        open_set,
+    )
     from unclip.training.world import join_processes
 
     if args.save_statistics is not None:
@@ -118,7 +123,10 @@ def run_images(args: argparse.Namespace) -> None:
     opened = [open_set(args.generated, network, option="images", **how)]
     if args.reference is not None:
         opened.append(open_set(args.reference, network, option="--reference", **how))
-    generated, *others = [measured() for measured in opened]
+    real = opened[1] if len(opened) > 1 else None
+    how = {"k": args.neighbours, "infinity": args.infinity}
+    check_sets(opened[0], real, probe=args.probe, **how)
+    generated, *others = [each.measured() for each in opened]
     reference = others[0] if others else None
     if rank > 0:
         return
@@ -128,10 +136,9 @@ def run_images(args: argparse.Namespace) -> None:
         network,
         title=args.generated,
         reference_title=args.reference,
-        k=args.neighbours,
-        infinity=args.infinity,
         probe=probe,
         sampling=sampling,
+        **how,
     )
     if args.save_statistics is not None:
         with writing(args.save_statistics, "--save-statistics"):

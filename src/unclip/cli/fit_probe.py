@@ -69,22 +69,24 @@ def run(args: argparse.Namespace) -> None:
     from unclip.stages.clip.part import load
 
     source = args.laion or args.table
+    if not source.is_file():  # before a CLIP is opened, or fetched
+        option, what = ("", "table") if args.laion is None else ("--laion ", "file")
+        raise UserError(f"{option}{source}: no such {what}")
     require_apart(args.out, [source, args.clip], option="--out ")
     device = find_device(args.device)
     named = args.clip.startswith("open_clip:")
     clip = load(args.clip if named else trained(args.clip), key="--clip")
     made: dict[str, object] = {"command": "fit-probe", "seed": args.seed}
     if args.laion is not None:
-        if not args.laion.is_file():
-            raise UserError(f"--laion {args.laion}: no such file")
         fitted = read_laion(args.laion, clip)
         line = "read from LAION's weights"
     else:
         table = read_table(args.table, args.kind, clip, device)
         try:
             if args.kind == "aesthetics":
-                fitted = fit_ratings(table.z, table.rating, seed=args.seed)
-                line = f"{len(table.rating):,} ratings; correlation"
+                fitted = fit_ratings(table.z, table.rating, image=table.image, seed=args.seed)
+                line = f"{counted(len(table.rating), 'rating')} of "
+                line += f"{counted(len(table.z), 'image')}; correlation"
             else:
                 fitted = fit_pairs(table.z, table.first, table.second, table.chosen, seed=args.seed)
                 line = f"{counted(len(table.chosen), 'pair')}, "

@@ -293,10 +293,15 @@ def check_stages(cascade: Cascade, settings: Settings) -> None:
         UserError: it names the first of them.
     """
     settings.check()
-    there = {PRIOR: cascade.prior, DECODER: cascade.decoder, UPSAMPLER: cascade.upsamplers}
-    for stage, part in there.items():
-        if not part and (key := settings.first_of(stage)):
+    for stage in lacking(cascade):
+        if key := settings.first_of(stage):
             raise UserError(f"{key}: this cascade has no {stage}")
+
+
+def lacking(cascade: Cascade) -> list[str]:
+    """Which stages that have settings it does not have."""
+    there = {PRIOR: cascade.prior, DECODER: cascade.decoder, UPSAMPLER: cascade.upsamplers}
+    return [stage for stage, part in there.items() if not part]
 
 
 def with_settings(cascade: Cascade, settings: Settings) -> Cascade:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,12 @@ from unclip.evaluation.metrics.images import wilson
 from unclip.evaluation.oracle.oracle import check
 from unclip.evaluation.protocols import cascade_page
 from unclip.evaluation.protocols.captioned import Protocol
-from unclip.evaluation.protocols.images import evaluate_images, open_set
+from unclip.evaluation.protocols.images import (
+    OpenedSet,
+    check_sets,
+    evaluate_images,
+    open_set,
+)
 from unclip.evaluation.protocols.sampled import sampling_of
 from unclip.pipeline.settings import Settings
 from unclip.runs.sample_captions import Opener, reproducible, sample_captions
@@ -51,34 +57,51 @@ class Measuring:
             UserError: one cannot be opened, or none is the probe's CLIP.
         """
         found: list[tuple[FeatureNetwork, LinearProbe | None]] = []
+        refused: UserError | None = None
         for spec in self.features:
             network = open_network(spec, device=device, precision=self.precision)
-            reads = self.probe is not None and network.clip is not None
-            probe = load_probe(self.probe, network.clip) if reads else None  # type: ignore[arg-type]
+            probe = None
+            if self.probe is not None and network.clip is not None:
+                try:
+                    probe = load_probe(self.probe, network.clip)
+                except UserError as error:  # another CLIP of several may be the probe's
+                    refused = refused or error
             found.append((network, probe))
         if self.probe is not None and not any(probe for _, probe in found):
-            raise UserError(f"--probe {self.probe}: reads embeddings of a CLIP; --features clip:…")
+            line = f"--probe {self.probe}: reads embeddings of a CLIP; --features clip:…"
+            raise refused or UserError(line)
         return found
 
-    def check(self) -> None:
-        """Refuse, before hours of sampling, what could not be opened after them.
+    def check(self, protocol: Protocol) -> list[str]:
+        """Refuse, before hours of sampling, what could not be measured after them.
+
+        Returns:
+            The networks' titles.
 
         Raises:
-            UserError: See `open`; or the reference is not there, or of another network.
+            UserError: See `open`; or the reference is not there, of another network, of another
+                size or of too few images, as the samples may be.
         """
-        for network, _ in self.open(torch.device("cpu")):
+        count, size = len(protocol.captions), protocol.size
+        networks = [network for network, _ in self.open(torch.device("cpu"))]
+        for network in networks:
             if self.reference is not None:
-                self._opened(self.reference, network, None)
+                real = self._opened(self.reference, network, size)
+            else:
+                images = protocol.reference(size or 64)
+                measured = partial(measure, images, network)
+                real = OpenedSet(protocol.compared, len(images), size, True, measured)
+            samples = OpenedSet("samples", count, size, True, real.measured)
+            check_sets(samples, real, k=self.neighbours, infinity=self.infinity)
+        return [network.title for network in networks]
 
     def of_reference(self, protocol: Protocol, network: FeatureNetwork, side: int) -> Statistics:
         """The real images' statistics, for samples of ``side`` pixels."""
         if self.reference is None:
             return measure(protocol.reference(side), network, workers=self.workers)
-        return self._opened(self.reference, network, protocol.size or side)()
+        return self._opened(self.reference, network, protocol.size or side).measured()
 
-    def _opened(
-        self, reference: str, network: FeatureNetwork, size: int | None
-    ) -> Callable[[], Statistics]:
+    def _opened(self, reference: str, network: FeatureNetwork, size: int | None) -> OpenedSet:
         return open_set(reference, network, option="--reference", size=size, workers=self.workers)
 
 
@@ -113,7 +136,7 @@ def evaluate_cascade(
         Interrupted: A signal said so; finished shards are kept.
     """
     check_folder_of(out)
-    measuring.check()
+    measuring.check(protocol)
     samples = out / SAMPLES
     manifest = sample_captions(
         pipeline, protocol.captions, samples, config, settings=settings, force=force

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unclip.common.devices import find_device
+from unclip.common.errors import UserError
+from unclip.common.local_rank import local_rank
 from unclip.evaluation.features.images import open_images
 from unclip.evaluation.features.network import FeatureNetwork
 from unclip.evaluation.features.statistics import measure
@@ -18,6 +20,8 @@ from unclip.evaluation.protocols import guidance_page
 from unclip.evaluation.protocols.captioned import Protocol
 from unclip.evaluation.protocols.images import evaluate_images
 from unclip.evaluation.protocols.sampled import sampling_of
+from unclip.pipeline.cascade import lacking, with_settings
+from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 from unclip.runs.evaluate_cascade import SAMPLES, Measuring, check_folder_of
 from unclip.runs.sample_captions import Opener, reproducible, sample_captions
@@ -58,7 +62,8 @@ def evaluate_guidance(
     """Sample every cascade at every scale into ``out/samples``, measure, and write the results.
 
     The decoder alone is guided more or less. Captions and seeds are the same everywhere, so that
-    scales and cascades are compared caption by caption.
+    scales and cascades are compared caption by caption. ``settings`` of a stage are those of the
+    cascades that have it: a GLIDE has no prior.
 
     Args:
         cascades: Titles, all different, and how each is opened.
@@ -79,13 +84,26 @@ def evaluate_guidance(
         Interrupted: A signal said so; finished shards are kept.
     """
     check_folder_of(out)
-    measuring.check()
+    titles = measuring.check(protocol)
+    if len(set(titles)) < len(titles):  # a curve has the name of its network
+        raise UserError(
+            f"--features: {', '.join(titles)}: two have one name; measure by one of them"
+        )
     runs = list(_runs(cascades, out, scales, steps or (None,)))
+    if local_rank() == 0:
+        _check_settings(cascades, runs, settings, str(find_device(config.device)))
     for run in runs:
         opened = _once(run.pipeline)
         for scale, folder in zip(scales, run.folders):
             how = _guided(settings, scale, run.steps)
-            sample_captions(opened, protocol.captions, folder, config, settings=how, force=force)
+            sample_captions(
+                _with_own(opened, how),
+                protocol.captions,
+                folder,
+                config,
+                settings=replace(how, changes={}),
+                force=force,
+            )
     World.here().gather(None)  # the first process has written the lists of images
     device = find_device(config.device)
     with reproducible(device.type):
@@ -126,6 +144,38 @@ def _once(pipeline: Opener) -> Opener:
         return opened[0]
 
     return open_it
+
+
+def _with_own(pipeline: Opener, settings: Settings) -> Opener:
+    """Opens a cascade with the ``settings`` of the stages that it has."""
+
+    def open_it(device: str) -> Pipeline:
+        cascade = pipeline(device).cascade
+        return Pipeline(with_settings(cascade, settings.without(*lacking(cascade))))
+
+    return open_it
+
+
+def _check_settings(
+    cascades: Sequence[Cascade], runs: Sequence[_Run], settings: Settings, device: str
+) -> None:
+    """Refuse settings that a later cascade cannot be sampled with, before the first is sampled.
+
+    Raises:
+        UserError: it names the first such setting.
+    """
+    missing: list[set[str]] = []
+    for cascade in cascades:
+        opened = cascade.pipeline(device).cascade
+        missing.append(set(lacking(opened)))
+        for run in runs:
+            if run.pipeline is cascade.pipeline:
+                for scale in run.line.scales:
+                    how = _guided(settings, scale, run.steps)
+                    with_settings(opened, how.without(*missing[-1]))
+    for stage in sorted(set.intersection(*missing)):
+        if key := settings.first_of(stage):
+            raise UserError(f"{key}: no cascade has a {stage}")
 
 
 def _guided(settings: Settings, scale: float, steps: int | None) -> Settings:

@@ -41,6 +41,24 @@ def test_the_ridge_is_scikit_learns():
     assert b == pytest.approx(theirs.intercept_, rel=1e-9)
 
 
+def test_several_ratings_of_an_image_are_held_out_together():
+    """Of images that tell nothing about their ratings, 5 of each: no fit knows one it has seen."""
+    z, image = embeddings(40, d=64), torch.arange(40).repeat(5)
+    own = noise(40)[image] + 0.01 * noise(200, seed=2)
+    assert abs(fit_ratings(z, own, image=image).held_out) < 0.5
+    assert fit_ratings(z[image], own).held_out > 0.9  # as if they were 200 images
+
+
+def test_ratings_that_nothing_is_fitted_to_are_refused():
+    z = embeddings(20)
+    with pytest.raises(ValueError, match="9 ratings; cross-validation needs 10"):
+        fit_ratings(z[:9], noise(9))
+    with pytest.raises(ValueError, match="all ratings are equal"):
+        fit_ratings(z, torch.ones(20))
+    with pytest.raises(ValueError, match="3 different images; cross-validation needs 10"):
+        fit_ratings(z[:3], noise(12), image=torch.arange(12) % 3)
+
+
 def test_noise_alone_gets_a_large_penalty_and_no_correlation():
     found = fit_ratings(embeddings(60, d=40), noise(60))
     real = fit_ratings(embeddings(60), embeddings(60) @ taste() + 0.01 * noise(60))

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from prdc import compute_prdc
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
@@ -296,6 +297,26 @@ def test_the_inception_score_is_torch_fidelitys():
     ours = inception_score(logits, 4, batch=9)
     assert np.mean(ours) == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
     assert np.std(ours) == pytest.approx(theirs["inception_score_std"], rel=1e-6)
+
+
+def test_sums_of_class_scores_go_where_gpus_exchange_them(monkeypatch):
+    """nccl, by which `evaluate cascade` joins GPUs, sums nothing that lies on the CPU."""
+    score, moved = InceptionScore(3), []
+    score.update(torch.arange(4), torch.eye(4, 3))
+    before = score.scores()
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_backend", lambda: "nccl")
+    monkeypatch.setattr(dist, "all_reduce", lambda sums: sums.mul_(2))
+    to = torch.Tensor.to
+
+    def recorded(self, place, *more):
+        moved.append(place)
+        return to(self, "cpu" if place == "cuda" else place, *more)
+
+    monkeypatch.setattr(torch.Tensor, "to", recorded)
+    score.all_reduce()
+    assert "cuda" in moved
+    assert score.scores() == before
 
 
 def test_clip_scores_are_cosines_in_percent_and_never_negative():

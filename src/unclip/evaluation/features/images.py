@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.common.home import expanded
 from unclip.data import files
@@ -87,8 +88,9 @@ class ImageSet:
         """
         try:
             key, image, caption, jpeg = self.reader[number]
-        except BadSample as problem:
-            raise UserError(f"{self.option} {self.name}: {problem}") from None
+        except (BadSample, UserError) as problem:
+            line = str(problem).removeprefix("data.source: ")
+            raise UserError(f"{self.option} {self.name}: {line}") from None
         if self.size is not None:
             (image,) = Square(sizes=(self.size,))(image, Random(0))
         height, width = image.shape[:2]
@@ -122,7 +124,8 @@ def open_images(spec: str, *, option: str, size: int | None = None) -> ImageSet:
         line = str(error).removeprefix("data.source: ")
         raise UserError(f"{option}: {line}") from None
     if len(reader) < 2:
-        raise UserError(f"{option} {spec}: {len(reader)} image; a distribution needs 2 or more")
+        told = counted(len(reader), "image")
+        raise UserError(f"{option} {spec}: {told}; a distribution needs 2 or more")
     return ImageSet(reader, spec, option, size)
 
 

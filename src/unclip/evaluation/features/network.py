@@ -128,9 +128,10 @@ def read_weights(file: Path, key: str) -> tuple[dict[str, Tensor], str]:
             found = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{key} {file}: cannot be read: {error}") from None
-    except Exception as error:  # unpickling raises nearly anything
-        first = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(f"{key} {file}: is not a plain state dict: {first}") from None
+    except Exception:  # unpickling raises nearly anything, and torch advises to run the code
+        raise UserError(
+            f"{key} {file}: is not a plain state dict of tensors; code in it is not run"
+        ) from None
     tensors = isinstance(found, dict) and all(isinstance(v, Tensor) for v in found.values())
     if not tensors or not found:
         raise UserError(f"{key} {file}: is not a plain state dict of tensors")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,35 +82,37 @@ def measure(images: ImageSet, network: FeatureNetwork, *, workers: int = 0) -> S
     inception = InceptionScore(network.classes) if network.classes else None
     seen: list[tuple[int, str, str | None, bool, float]] = []
     size: tuple[int, str] | None = None
-    for batch in scan(images, numbers, collate=list, workers=workers, title=images.name[-30:]):
-        for one in batch:
-            size = _same_size(images, one, size)
-        pixels = torch.from_numpy(np.stack([one.image for one in batch]))
-        encoded = network.encode(pixels.permute(0, 3, 1, 2).to(network.device))
-        features = encoded.features.double().cpu()
-        fine = features.isfinite().all(1)
-        if not fine.all():
-            key = batch[int((~fine).nonzero()[0])].key
-            raise UserError(
-                f"{images.option} {images.name}: features of {key} are NaN or infinite; "
-                "check --features, or try --precision 64"
-            )
-        at = torch.tensor([one.number for one in batch])
-        moments.update(features)
-        unit.update(features)
-        reservoir.update(at, features)
-        if inception is not None and encoded.logits is not None:
-            inception.update(at, encoded.logits)
-        scores = _clip_scores(network, batch, features)
-        seen += [(o.number, o.digest, o.caption, o.jpeg, s) for o, s in zip(batch, scores)]
+    with _told_to_all(world):
+        for batch in scan(images, numbers, collate=list, workers=workers, title=images.name[-30:]):
+            for one in batch:
+                size = _same_size(images, one, size)
+            pixels = torch.from_numpy(np.stack([one.image for one in batch]))
+            encoded = network.encode(pixels.permute(0, 3, 1, 2).to(network.device))
+            features = encoded.features.double().cpu()
+            fine = features.isfinite().all(1)
+            if not fine.all():
+                key = batch[int((~fine).nonzero()[0])].key
+                raise UserError(
+                    f"{images.option} {images.name}: features of {key} are NaN or infinite; "
+                    "check --features, or try --precision 64"
+                )
+            at = torch.tensor([one.number for one in batch])
+            moments.update(features)
+            unit.update(features)
+            reservoir.update(at, features)
+            if inception is not None and encoded.logits is not None:
+                inception.update(at, encoded.logits)
+            scores = _clip_scores(network, batch, features)
+            seen += [(o.number, o.digest, o.caption, o.jpeg, s) for o, s in zip(batch, scores)]
     for each in (moments, unit):
         each.all_reduce()
     if inception is not None:
         inception.all_reduce()
     reservoir.gather()
-    for other in world.gather(size):
-        if size and other and other[0] != size[0]:
-            raise _sizes_differ(images, size, other)
+    sizes = [each for each in world.gather(size) if each is not None]
+    for other in sizes:
+        if other[0] != sizes[0][0]:
+            raise world.exit_for(_sizes_differ(images, sizes[0], other))
     everything = sorted(row for rows in world.gather(seen) for row in rows)
     captions = [caption for _, _, caption, _, _ in everything]
     known = None not in captions
@@ -126,6 +129,19 @@ def measure(images: ImageSet, network: FeatureNetwork, *, workers: int = 0) -> S
         jpeg=sum(row[3] for row in everything),
         network=made_by(network),
     )
+
+
+@contextmanager
+def _told_to_all(world: World) -> Iterator[None]:
+    """What one process refuses ends all of them: none waits for sums that will not come."""
+    refused: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        refused = error
+    for told in world.gather(None if refused is None else str(refused)):
+        if told is not None:
+            raise world.exit_for(UserError(told))
 
 
 def _hash(texts: Sequence[str]) -> str:
@@ -185,20 +201,22 @@ def read_statistics(spec: str, network: FeatureNetwork, *, option: str) -> Stati
     try:
         with np.load(expanded(spec), allow_pickle=False) as file:
             mean, covariance = (
-                torch.from_numpy(file[k].astype(np.float64)) for k in ("mu", "sigma")
+                torch.from_numpy(file[k].astype(np.float64, casting="same_kind"))
+                for k in ("mu", "sigma")
             )
-            record = json.loads(str(file["unclip"])) if "unclip" in file else {}
+            record = _record(json.loads(str(file["unclip"]))) if "unclip" in file else {}
     except FileNotFoundError:
         raise UserError(f"{option} {spec}: does not exist") from None
     except KeyError as error:
-        raise UserError(f"{option} {spec}: holds no {str(error).split()[0]}") from None
+        name = str(error).split()[0].strip("'\"")
+        raise UserError(f"{option} {spec}: holds no {name}, so is no file of statistics") from None
     except Exception:  # a damaged zip raises nearly anything
         raise UserError(
             f"{option} {spec}: is not a file of statistics, or damaged; make one with "
             "--save-statistics"
         ) from None
     fits = mean.ndim == 1 and covariance.shape == (len(mean), len(mean))
-    if not fits or not mean.isfinite().all() or not covariance.isfinite().all():
+    if not fits or not mean.isfinite().all() or not _is_covariance(covariance):
         raise UserError(f"{option} {spec}: mu and sigma are not a mean and its covariance")
     if len(mean) != network.dim:
         raise UserError(
@@ -223,3 +241,25 @@ def read_statistics(spec: str, network: FeatureNetwork, *, option: str) -> Stati
         images=record.get("images"),
         network={k: record[k] for k in wanted} if record else None,
     )
+
+
+def _record(found: Any) -> dict[str, Any]:
+    """What `save_statistics` wrote of how they were made. Raises ValueError if it is no such."""
+    n, size, images = (found.get(name) for name in ("n", "size", "images"))
+    counts = [value for value in (n, size) if value is not None]
+    if any(type(value) is not int or value < 1 for value in counts):
+        raise ValueError("n and size are numbers of images and pixels")
+    if not isinstance(images, (str, type(None))):
+        raise ValueError("images is a hash")
+    return dict(found)
+
+
+def _is_covariance(found: Tensor) -> bool:
+    """Whether a square matrix is one, but for rounding errors."""
+    if not found.isfinite().all():
+        return False
+    if not len(found):  # of another network, which is said elsewhere
+        return True
+    slack = 1e-6 * found.abs().max()
+    symmetric = bool(((found - found.T).abs() <= slack).all())
+    return symmetric and bool(torch.linalg.eigvalsh(found)[0] >= -slack * len(found))

@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.common.counted import counted
 from unclip.common.seeds import require_seed
 
 STRENGTHS = tuple(10.0**k for k in range(-6, 5))  # of the penalty; small ones fit more
 FOLDS = 5
+_FEW = f"; cross-validation needs {2 * FOLDS} or more"
 _NEWTON = 100  # steps at most; a dozen are enough
 
 
@@ -27,23 +29,49 @@ class Fitted(NamedTuple):
     held_out: float  # ratings: correlation; pairs: share right; of images that were not fitted
 
 
-def fit_ratings(z: Tensor, rating: Tensor, *, seed: int = 0) -> Fitted:
-    """Least |w·z + b - rating|² / N + strength · |w|², with the strength by cross-validation.
+def check_ratings(rating: Tensor) -> None:
+    """Refuse ratings ``[R]`` that nothing can be fitted to.
+
+    Raises:
+        ValueError: fewer than 10, or all equal.
+    """
+    if len(rating) < 2 * FOLDS:
+        raise ValueError(f"{counted(len(rating), 'rating')}{_FEW}")
+    if (rating == rating[0]).all():
+        raise ValueError("all ratings are equal")
+
+
+def check_pairs(count: int) -> None:
+    """Refuse too few pairs.
+
+    Raises:
+        ValueError: fewer than 10.
+    """
+    if count < 2 * FOLDS:
+        raise ValueError(f"{counted(count, 'pair')}{_FEW}")
+
+
+def fit_ratings(z: Tensor, rating: Tensor, *, image: Tensor | None = None, seed: int = 0) -> Fitted:
+    """Least |w·z + b - rating|² / R + strength · |w|², with the strength by cross-validation.
+
+    The folds are of images: several ratings of one image are held out together.
 
     Args:
         z: Embeddings ``[N, D]``.
-        rating: ``[N]``.
+        rating: ``[R]``.
+        image: ``[R]``, int64, which image of ``z`` each is of; None: R = N, one of each.
         seed: Of the folds.
 
     Raises:
-        ValueError: fewer than 10 images, or ratings that are all equal.
+        ValueError: see `check_ratings`; or fewer than 10 images.
     """
-    if len(z) < 2 * FOLDS:
-        raise ValueError(f"{len(z)} ratings; cross-validation needs {2 * FOLDS} or more")
     z, rating = z.double(), rating.double()
-    if rating.std() == 0:
-        raise ValueError("all ratings are equal")
-    fold = _folds(len(z), seed)
+    check_ratings(rating)
+    if len(z) < 2 * FOLDS:
+        raise ValueError(f"{counted(len(z), 'different image')}{_FEW}")
+    image = torch.arange(len(z)) if image is None else image
+    fold = _folds(len(z), seed)[image]
+    z = z[image]
     predicted = torch.empty(len(STRENGTHS), len(z), dtype=torch.float64)
     for number in range(FOLDS):
         out = fold == number
@@ -85,8 +113,7 @@ def fit_pairs(z: Tensor, first: Tensor, second: Tensor, chosen: Tensor, *, seed:
     Raises:
         ValueError: fewer than 10 pairs, or too few images to hold any out.
     """
-    if len(first) < 2 * FOLDS:
-        raise ValueError(f"{len(first)} pairs; cross-validation needs {2 * FOLDS} or more")
+    check_pairs(len(first))
     z, chosen = z.double(), chosen.double()
     difference = z[first] - z[second]
     fold = _folds(len(z), seed)

@@ -84,6 +84,8 @@ def read_laion(file: Path, clip: FrozenClip) -> Fitted:
             raise ValueError
         for name in names:
             layer = state[f"{name}weight"].double()
+            if state[f"{name}bias"].shape != layer.shape[:1]:
+                raise ValueError
             weight, bias = layer @ weight, layer @ bias + state[f"{name}bias"].double()
         if weight.shape[0] != 1:
             raise ValueError

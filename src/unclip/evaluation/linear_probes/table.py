@@ -8,6 +8,7 @@ numbers, made by the CLIP that is named.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -27,16 +28,18 @@ from unclip.data import files
 from unclip.data.decode import BadSample, decode_image
 from unclip.data.transforms import Square, to_tensor
 from unclip.embeddings.clip import FrozenClip
+from unclip.evaluation.linear_probes.fit import check_pairs, check_ratings
 
 BATCH = 32  # images embedded at a time
 
 
 @dataclass(frozen=True)
 class RatingTable:
-    """Of N images."""
+    """R ratings of N images."""
 
     z: Tensor  # [N, D], unit length
-    rating: Tensor  # [N], float64
+    image: Tensor  # [R], which of z
+    rating: Tensor  # [R], float64
 
 
 @dataclass(frozen=True)
@@ -57,23 +60,36 @@ def read_table(path: Path, kind: str, clip: FrozenClip, device: torch.device) ->
         UserError: it cannot be read, lacks a column, or a row cannot be used; names the row.
     """
     table = _opened(path)
-    if kind == "aesthetics":
-        z, (at,) = _embedded(path, table, [("image", "embedding")], clip, device)
+    if not table.num_rows:
+        raise UserError(f"{path}: has no rows")
+    if kind == "aesthetics":  # what is cheap to check comes first
         rating = torch.tensor([_rating(path, row, v) for row, v in _rows(path, table, "rating")])
-        return RatingTable(z[at], rating.double())
+        _check(path, check_ratings, rating.double())
+        z, (at,) = _embedded(path, table, [("image", "embedding")], clip, device)
+        return RatingTable(z, at, rating.double())
     sides = [("first", "first_embedding"), ("second", "second_embedding")]
-    z, (first, second) = _embedded(path, table, sides, clip, device)
     choices = [_choice(path, row, v) for row, v in _rows(path, table, "choice")]
+    _check(path, check_pairs, sum(choice is not None for choice in choices))
+    z, (first, second) = _embedded(path, table, sides, clip, device)
     kept = torch.tensor([k for k, choice in enumerate(choices) if choice is not None]).long()
     chosen = torch.tensor([choice for choice in choices if choice is not None]).double()
     return PairTable(z, first[kept], second[kept], chosen, len(choices) - len(kept))
+
+
+def _check(path: Path, check: Callable[[Any], None], value: Any) -> None:
+    try:
+        check(value)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _opened(path: Path) -> pa.Table:
     try:
         if path.suffix.lower() == ".parquet":
             return pa.parquet.read_table(path)
-        return pa.csv.read_csv(path)
+        # Names of files are text, also where they look like numbers or dates.
+        names = dict.fromkeys(("image", "first", "second", "choice"), pa.string())
+        return pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(column_types=names))
     except FileNotFoundError:
         raise UserError(f"{path}: no such table") from None
     except (pa.ArrowInvalid, OSError) as error:
@@ -82,10 +98,11 @@ def _opened(path: Path) -> pa.Table:
 
 
 def _rows(path: Path, table: pa.Table, column: str) -> list[tuple[int, Any]]:
-    if column not in table.column_names:
-        raise UserError(
-            f"{path}: has no column {column!r}, only {', '.join(table.column_names) or 'none'}"
-        )
+    if table.column_names.count(column) != 1:
+        told = ", ".join(table.column_names)[:150] or "none"
+        several = f"has {table.column_names.count(column)} columns {column!r}; keep one"
+        none = f"has no column {column!r}, only {told}"
+        raise UserError(f"{path}: {several if column in table.column_names else none}")
     return list(enumerate(table.column(column).to_pylist(), 1))
 
 
@@ -98,7 +115,7 @@ def _rating(path: Path, row: int, value: Any) -> float:
 
 def _choice(path: Path, row: int, value: Any) -> float | None:
     known = {"first": 1.0, "second": 0.0, "tie": None}
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise UserError(f"{path}: row {row}: choice {value!r} must be first, second or tie")
     return known[value]
 
@@ -116,15 +133,21 @@ def _embedded(
     if stored:
         keys = [[_vector(path, row, v, clip).tobytes() for row, v in side] for side in columns]
     else:
-        keys = [[str(v).encode() for _, v in side] for side in columns]
+        keys = [[_name(path, row, v).encode() for row, v in side] for side in columns]
     number = {key: k for k, key in enumerate(dict.fromkeys(k for side in keys for k in side))}
-    if not number:
-        raise UserError(f"{path}: has no rows")
     if stored:
         z = torch.from_numpy(np.stack([np.frombuffer(key) for key in number]))
     else:
         z = _encoded(path, [key.decode() for key in number], clip, device)
     return F.normalize(z, dim=1), [torch.tensor([number[k] for k in side]) for side in keys]
+
+
+def _name(path: Path, row: int, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(
+            f"{path}: row {row}: {str(value)[:50]!r} is not the name of an image's file"
+        )
+    return value
 
 
 def _vector(path: Path, row: int, value: Any, clip: FrozenClip) -> np.ndarray:
@@ -151,6 +174,7 @@ def _encoded(path: Path, names: list[str], clip: FrozenClip, device: torch.devic
                 data = files.read(str(path.parent / name))
                 images.append(square(decode_image(data, where=name), Random(0))[0])
             except (UserError, BadSample) as error:
-                raise UserError(f"{path}: image {error}") from None
+                line = str(error).removeprefix("data.source: ")
+                raise UserError(f"{path}: image {line}") from None
         found.append(model.encode_image(to_tensor(images).to(device)).double().cpu())
     return torch.cat(found)

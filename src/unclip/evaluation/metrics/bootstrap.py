@@ -100,6 +100,8 @@ def slope(points: Sequence[Resampled], scales: Sequence[float]) -> Resampled:
     weights = at / at.square().sum()
     values = torch.tensor([point.value for point in points]).double()
     draws = torch.stack([point.draws for point in points])
+    # The weights sum to 0: what is alike at every scale changes by exactly 0.
+    values, draws = values - values[0], draws - draws[0]
     return Resampled((weights @ values).item(), weights @ draws)
 
 

@@ -127,7 +127,9 @@ def read_evaluation(path: Path, features: str | None = None) -> ImagesEvaluation
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     several = content.get("evaluations", [content])
-    form = all(isinstance(one, dict) and {"conditions", "figures"} <= set(one) for one in several)
+    form = isinstance(several, list) and all(
+        isinstance(one, dict) and {"conditions", "figures"} <= set(one) for one in several
+    )
     if not several or not form:
         raise UserError(
             f"{path}: is not the output of `unclip evaluate images --json` or `unclip evaluate "

@@ -35,7 +35,9 @@ class InceptionScore:
     def all_reduce(self) -> None:
         """Replace the sums by those over all processes, if there are any: call it once, last."""
         if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(self._sums)
+            sums = self._sums.to("cuda" if dist.get_backend() == "nccl" else "cpu")
+            dist.all_reduce(sums)
+            self._sums = sums.cpu()
 
     def scores(self) -> list[float]:
         """Of each split that has samples."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.evaluation.features.images import open_images
 from unclip.evaluation.features.network import FeatureNetwork
-from unclip.evaluation.features.statistics import Statistics, measure, read_statistics
+from unclip.evaluation.features.statistics import ROWS, Statistics, measure, read_statistics
 from unclip.evaluation.linear_probes.probe import LinearProbe
 from unclip.evaluation.metrics import jackknife
 from unclip.evaluation.metrics.conditions import Conditions, Figure, ImagesEvaluation
@@ -26,10 +27,29 @@ logger = logging.getLogger(__name__)
 ENOUGH = 10  # samples per feature, from which a covariance is well known
 
 
+@dataclass(frozen=True)
+class OpenedSet:
+    """A set that is there, and not measured yet.
+
+    Attributes:
+        name: As it was given.
+        count: Images; None where a file of statistics does not tell.
+        size: Pixels a side of the first; None likewise.
+        images: Whether it has images; else statistics alone.
+        measured: Goes over the images.
+    """
+
+    name: str
+    count: int | None
+    size: int | None
+    images: bool
+    measured: Callable[[], Statistics]
+
+
 def open_set(
     spec: str, network: FeatureNetwork, *, option: str, size: int | None, workers: int
-) -> Callable[[], Statistics]:
-    """Statistics of the images at ``spec``, measured when called, or of a file (``.npz``).
+) -> OpenedSet:
+    """The images at ``spec``, or a file of statistics (``.npz``).
 
     What is not there is refused now, before another set is measured for hours.
 
@@ -37,9 +57,48 @@ def open_set(
         UserError: see `open_images`, `measure` and `read_statistics`.
     """
     if spec.endswith(".npz"):
-        found = read_statistics(spec, network, option=option)
-        return lambda: found
-    return partial(measure, open_images(spec, option=option, size=size), network, workers=workers)
+        read = read_statistics(spec, network, option=option)
+        return OpenedSet(spec, read.gaussian.n, read.size, False, lambda: read)
+    found = open_images(spec, option=option, size=size)
+    side = size or len(found(0).image)
+    measured = partial(measure, found, network, workers=workers)
+    return OpenedSet(spec, len(found), side, True, measured)
+
+
+def check_sets(
+    generated: OpenedSet,
+    reference: OpenedSet | None,
+    *,
+    k: int,
+    infinity: bool = False,
+    probe: Path | None = None,
+) -> None:
+    """Refuse sets that cannot be compared, before either is measured.
+
+    Args:
+        generated: To be judged.
+        reference: Real images, if any.
+        k: Of precision, recall, density and coverage.
+        infinity: Whether the distance at endless samples is asked for.
+        probe: Of `unclip fit-probe`, if given.
+
+    Raises:
+        UserError: as `evaluate_images`; or what was asked for needs images or a reference.
+    """
+    if reference is None and not generated.images:
+        raise UserError(f"{generated.name}: statistics alone have no figures; add --reference")
+    if infinity and reference is None:
+        raise UserError("--infinity: is a distance to real images; add --reference")
+    for option, given in (("--infinity", infinity), (f"--probe {probe}", probe is not None)):
+        if given and not generated.images:
+            raise UserError(f"{option}: needs images; {generated.name} has statistics alone")
+    if reference is None:
+        return
+    _check_sizes(generated.size, reference.size, generated.name, reference.name)
+    if infinity:
+        _check_infinity(generated.name, generated.count or 0)
+    if generated.images and reference.images:
+        _check_neighbours(k, generated.count or 0, reference.count or 0)
 
 
 def evaluate_images(
@@ -93,7 +152,7 @@ def evaluate_images(
             f"{title}: {counted(generated.jpeg, 'JPEG image')}, whose losses count too; save PNG"
         )
     if reference is not None:
-        _check_sizes(generated, reference, title, reference_title)
+        _check_sizes(generated.size, reference.size, title, reference_title)
         _against(found, generated, reference, network, k, infinity)
     _alone(found, generated)
     if probe is not None and generated.rows is not None:
@@ -103,15 +162,26 @@ def evaluate_images(
     return found
 
 
-def _check_sizes(
-    generated: Statistics, reference: Statistics, title: str, reference_title: str | None
-) -> None:
-    a, b = generated.size, reference.size
+def _check_sizes(a: int | None, b: int | None, title: str, reference_title: str | None) -> None:
     if None not in (a, b) and a != b:
         raise UserError(
             f"{title} has images of {a} pixels a side, {reference_title} of {b}; bring both to one "
             f"size with --size {a}"
         )
+
+
+def _check_infinity(title: str, count: int) -> None:
+    if count < 20:
+        raise UserError(f"--infinity: {title} has {counted(count, 'image')}, 20 or more are needed")
+
+
+def _check_neighbours(k: int, *counts: int) -> None:
+    """Of sets of ``counts`` images, of which at most `ROWS` are compared."""
+    if min(*counts, ROWS) <= k:
+        told = f"{k + 1:,} images or more a side; here are {' and '.join(f'{n:,}' for n in counts)}"
+        if k >= ROWS:
+            told = f"at most {ROWS - 1:,}, since {ROWS:,} images of each set are compared"
+        raise UserError(f"--neighbours {k}: needs {told}")
 
 
 def _against(
@@ -139,10 +209,7 @@ def _against(
     if x is None:
         return
     if infinity:
-        if len(x) < 20:
-            raise UserError(
-                f"--infinity: {found.title} has {counted(len(x), 'image')}, 20 or more are needed"
-            )
+        _check_infinity(found.title, len(x))
         value = frechet_infinity(x, reference.gaussian)
         figures[f"{network.distance}∞"] = Figure(value=value)
     if y is None:
@@ -150,8 +217,7 @@ def _against(
     figures["KID"] = _interval(kid(x, y))
     if network.clip is not None:
         figures["CMMD"] = Figure(value=cmmd(x, y))
-    if min(len(x), len(y)) <= k:
-        raise UserError(f"--neighbours {k}: needs {k + 1} images or more a side")
+    _check_neighbours(k, len(x), len(y))
     shared = neighbours(x, y, k=k)
     for name, n in (("precision", len(x)), ("recall", len(y)), ("coverage", len(y))):
         share = getattr(shared, name)
