@@ -166,6 +166,15 @@ def test_what_is_damaged_is_named(study, tmp_path):
             load_study(place)
 
 
+@pytest.mark.parametrize("word", ["decoder.steps=2", "--fast"])
+def test_settings_of_samplers_are_refused_where_nothing_is_sampled(word, arms, tmp_path, capsys):
+    words = ["study", "new", "--a", arms / "a", "--b", arms / "b", "--n", 2, word]
+    words += ["--questions", "caption", "--out", tmp_path / "s"]
+    assert main([str(each) for each in words]) == 2
+    assert f"{word}: --a and --b are images, of which none is sampled" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
 @pytest.mark.slow
 def test_two_cascades_are_sampled_and_the_power_is_said_first(cascade, tmp_path, capsys):
     (tmp_path / "c.txt").write_text("a red circle\na blue star\na green heart\n")
