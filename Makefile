@@ -79,6 +79,7 @@ test-all: $(STAMP)  ## the slow tests too, and fifty times the examples of the p
 	$(BIN)/python -m pytest -m '' --hypothesis-profile=long
 
 test-docs: $(STAMP)  ## run every command that README and docs show, shrunk; build the site (30 min)
+	PYTHONPATH=tests $(BIN)/python tests/page_counts.py
 	$(BIN)/python -m pytest -m '' -rs tests/test_shown_commands.py tests/test_tutorials.py tests/test_links.py tests/test_site.py \
 		tests/pipeline/test_front_door.py
 

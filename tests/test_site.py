@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from unclip import cli
+from unclip.common import yaml_text
 from unclip.stages import registry
 from unclip.stages.decoder.config import DecoderExperiment
 
@@ -64,10 +65,21 @@ def test_most_fields_have_a_comment(reference):
 
 def test_every_command_is_in_the_reference(reference):
     text = reference.command_line()
-    for command in cli.COMMANDS:
-        name = command.__name__.rpartition(".")[2]
-        assert re.search(rf"^## unclip {name.partition('_')[0]}", text, re.M), name
-    assert "### unclip runs compare" in text
+    titles = re.findall(r"^#+ unclip (.*)$", text, re.M)
+    assert len(titles) == len(set(titles))
+    assert len([title for title in titles if " " not in title]) == len(cli.COMMANDS)
+    assert {"runs compare", "study new", "evaluate images", "evaluate guidance"} <= set(titles)
+
+
+def test_every_file_of_experiments_is_in_the_reference(reference):
+    text = reference.shipped()
+    for path in (ROOT / "experiments").glob("*/*.yaml"):
+        name = path.relative_to(ROOT / "experiments").with_suffix("").as_posix()
+        short = {"recipes": f"unclip recipe {path.stem}", "sweeps": f"unclip sweep {path.stem}"}
+        shown = short.get(path.parent.name, name)
+        assert path.stem == "claims" or f"| `{shown}" in text, name
+    claims = yaml_text.read_file(ROOT / "experiments" / "reproduction" / "claims.yaml")
+    assert all(f"| `{name}` |" in text for name in claims)
 
 
 @pytest.mark.slow

@@ -12,13 +12,17 @@ import re
 import textwrap
 import tokenize
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from unclip.cli import parser
+from unclip.common import yaml_text
+from unclip.config.files import shipped_experiments
+from unclip.config.listing import listing
 from unclip.stages import registry
+from unclip.stages.row import KINDS
 
 PACKAGES = {  # of the API, and what they are for
     "unclip": "The front door: `from unclip import Pipeline, load_experiment, train`.",
@@ -41,7 +45,7 @@ FRONT = (
 def write(folder: Path) -> list[str]:
     """Write all pages; returns their names from the folder above, in the order of reading."""
     folder.mkdir(parents=True)
-    pages = {"cli": command_line(), "config": experiments()}
+    pages = {"cli": command_line(), "config": experiments(), "shipped": shipped()}
     for package, about in PACKAGES.items():
         pages[package] = api(package, about)
     for name, text in pages.items():
@@ -67,6 +71,8 @@ def _parsers(
         if isinstance(action, argparse._SubParsersAction):
             for name, below in action.choices.items():
                 yield from _parsers(below, (*words, name))
+    for name, below in getattr(top, "verbs", {}).items():
+        yield from _parsers(below, (*words, name))
 
 
 def experiments() -> str:
@@ -78,8 +84,42 @@ def experiments() -> str:
         text += "\n| field | type | default | |\n|---|---|---|---|\n"
         for key, kind, default, note in fields_of(row.experiment):
             cells = (f"`{key}`", f"`{kind}`", f"`{default}`" if default else "", note)
-            text += "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+            text += _row(cells)
     return text
+
+
+def shipped() -> str:
+    """Every file of `experiments/` by its kind, with what its opening comment says."""
+    text = "# Shipped experiments\n\n"
+    text += "What comes with unclip. `unclip experiments show NAME` prints all fields of one.\n"
+    folder = shipped_experiments()
+    for kind in (*KINDS, "cascades"):
+        text += f"\n## {kind}\n\n| name | parameters | hardware | time | |\n|---|---|---|---|---|\n"
+        for entry in listing().entries:
+            if entry.shipped and entry.name.startswith(f"{kind}/"):
+                count = f"{entry.parameters:,}" if entry.parameters else ""
+                cells = (f"`{entry.name}`", count, entry.hardware, entry.time, entry.about)
+                text += _row(cells)
+    for kind, command in (("recipes", "recipe"), ("sweeps", "sweep"), ("reproduction", "")):
+        text += f"\n## {kind}\n\n| file | |\n|---|---|\n"
+        for path in sorted((folder / kind).glob("*.yaml")):
+            if path.stem == "claims":  # a table of its own
+                continue
+            content = yaml_text.read_file(path)
+            about = content.get("about") or content.get("description") or ""
+            name = f"unclip {command} {path.stem}" if command else f"{kind}/{path.name}"
+            text += _row((f"`{name}`", str(about)))
+    text += "\n## Claims of the paper\n\n`unclip reproduce-paper --only NAME` tests one.\n"
+    text += "\n| name | where | claim |\n|---|---|---|\n"
+    for name, claim in yaml_text.read_file(folder / "reproduction" / "claims.yaml").items():
+        text += _row((f"`{name}`", claim["source"], claim["says"]))
+    return text
+
+
+def _row(cells: Iterable[str | None]) -> str:
+    """A row of a table; outside code `<name>` is text, not a tag."""
+    texts = (re.sub(r"(`[^`]*`)|<", lambda m: m[1] or "\\<", cell or "") for cell in cells)
+    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |\n"
 
 
 def fields_of(cls: type, before: str = "") -> Iterator[tuple[str, str, str, str]]:

@@ -307,7 +307,8 @@ def test_a_folder_of_other_things_is_never_touched(embed, tmp_path, capsys):
         for more in ((), ("--force",)):
             message = error(capsys, *embed(out, *more))
             assert (
-                message == f"--out {out}: exists and is no folder of `unclip embed`; name another"
+                message
+                == f"--out {out}: exists and is not a folder of `unclip embed`; name another"
             )
     assert files(tmp_path) == {"mine": b"precious"}
 

@@ -138,7 +138,7 @@ def test_statistics_are_written_and_read_as_pytorch_fid_does(sets, own, tmp_path
     assert "another network: precision 64 there, 32 here" in line
     bare = tmp_path / "bare.npz"
     np.savez(bare, mu=np.zeros(16), sigma=np.eye(16))
-    assert "does not tell its network" in error(
+    assert "does not name its network" in error(
         capsys, sets / "made", "--features", own, "--reference", bare
     )
     np.savez(bare, mu=np.zeros(2048), sigma=np.eye(2048))

@@ -204,7 +204,7 @@ def test_captioned_images_have_a_caption_each(coco):
         ({"--probe": "nothing"}, "nothing"),
         ({"--reference": "nothing"}, "nothing"),
         ({"--protocol": "scenes"}, "--annotations: does not apply to --protocol scenes"),
-        ({"--out": "HERE"}, "is no folder of `unclip evaluate`"),
+        ({"--out": "HERE"}, "is not a folder of `unclip evaluate`"),
         ({"--size": "0"}, "--size: must be at least 1"),
         ({"CASCADE": ""}, "cascade: must not be empty"),
         ({"--neighbours": "12"}, "--neighbours 12: needs 13 images or more a side"),

@@ -347,7 +347,8 @@ def test_force_replaces_what_the_command_wrote_and_nothing_else(sample, whole, t
         for force in ((), ("--force",)):
             line = error(capsys, sample(place, "--devices", "1", *force))
             assert line == (
-                f"--out {place}: exists and is no folder of `unclip sample --devices`; name another"
+                f"--out {place}: exists and is not a folder of `unclip sample --devices`; name "
+                "another"
             )
 
 

@@ -62,7 +62,7 @@ NOT_SETTINGS = [
 
 @pytest.mark.parametrize("words", NOT_SETTINGS)
 def test_a_mistyped_setting_is_not_taken_for_a_caption_or_a_file(words):
-    with pytest.raises(UserError, match=r"is no sampler setting.*after `--`"):
+    with pytest.raises(UserError, match=r"is not a sampler setting.*after `--`"):
         parse(*words)
 
 

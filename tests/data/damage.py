@@ -43,7 +43,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Counted:
-    """The file ``name`` is no part of a sample: it is counted, for ``reason``."""
+    """The file ``name`` is not a part of a sample: it is counted, for ``reason``."""
 
     name: str
     reason: str

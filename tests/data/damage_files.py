@@ -71,8 +71,8 @@ def line(text):
     return make
 
 
-case("line of metadata.jsonl that is no JSON", Stops("line 10 is not JSON", "line"))(line("{"))
-case("line of metadata.jsonl that is no object", Stops("line 10 needs a", "line"))(line("[1]"))
+case("line of metadata.jsonl that is not JSON", Stops("line 10 is not JSON", "line"))(line("{"))
+case("line of metadata.jsonl that is not an object", Stops("line 10 needs a", "line"))(line("[1]"))
 case("line of metadata.jsonl without file_name", Stops("line 10 needs a", "line"))(
     line('{"caption": "x"}')
 )

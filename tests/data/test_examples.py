@@ -59,7 +59,7 @@ def test_an_example_tells_what_it_stands_in_for():
 
 
 def test_a_source_of_bad_samples_only_ends():
-    with pytest.raises(UserError, match=r"^data\.source: 50 samples in turn cannot be used"):
+    with pytest.raises(UserError, match=r"^data\.source: 50 samples in a row cannot be used"):
         examples(FakeSource(20, bad=range(20)))[Draw(0, 0)]
 
 

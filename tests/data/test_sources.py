@@ -56,7 +56,7 @@ def test_what_is_not_there_is_said_with_what_was_looked_for(tmp_path):
     for name, reason in (
         ("missing", "does not exist"),
         ("empty", "holds no samples"),
-        ("photos.zip", "is of no known kind"),
+        ("photos.zip", "is not a source that unclip reads"),
         ("none", "holds no samples"),
     ):
         with pytest.raises(UserError, match=rf"^data\.source: .*{name} {reason}") as caught:
@@ -187,7 +187,9 @@ def test_a_part_that_cannot_be_used_is_named_by_its_key(tmp_path, mixed):
     key = next(n for n in range(100) if is_held_out(f"{n:04d}", 0.5))
     one = write_tar(tmp_path / "one.tar", records(100)[key : key + 1])
     alone = replace(mixed, mixture=mixture(one=(one, 1.0)), held_out=0.5)
-    with pytest.raises(UserError, match=r"^data\.mixture\.one\.source: .* no sample for training"):
+    with pytest.raises(
+        UserError, match=r"^data\.mixture\.one\.source: .* no training samples; lower data.held_out"
+    ):
         open_splits(alone, image_size=8)
 
 

@@ -209,7 +209,10 @@ def test_embeddings_of_zeros_are_refused(tmp_path, which):
     folder = write_clip_retrieval(tmp_path / "e", COUNTS)
     for number, count in enumerate(COUNTS):
         np.save(folder / f"{which}_emb/{which}_emb_{number}.npy", np.zeros((count, 8), np.float16))
-    for on_error, message in (("skip", "next to no rows"), ("error", "the embedding is all zeros")):
+    for on_error, message in (
+        ("skip", "almost no usable rows"),
+        ("error", "the embedding is all zeros"),
+    ):
         with pytest.raises(UserError, match=message):
             list(prior_data(folder, held_out=0, on_error=on_error).train_dataloader())
 
@@ -224,9 +227,7 @@ def test_too_many_rows_that_are_no_numbers_stop_the_run(tmp_path):
     for number, count in enumerate(COUNTS):
         np.save(folder / f"img_emb/img_emb_{number}.npy", np.full((count, 8), np.inf, np.float16))
     loader = prior_data(folder, held_out=0, max_skipped=1.0).train_dataloader()
-    with pytest.raises(
-        UserError, match=r"next to no rows that can be used; the last: .* not finite"
-    ):
+    with pytest.raises(UserError, match=r"almost no usable rows; the last: .* not finite"):
         list(loader)
 
 

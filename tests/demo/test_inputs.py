@@ -82,7 +82,7 @@ def test_under_a_transparent_canvas_is_white():
 
 @pytest.mark.parametrize("editor", [None, {"background": None, "layers": [layer((0, 0))]}])
 def test_painting_on_nothing_is_refused(editor):
-    with pytest.raises(UserError, match="image: upload one first"):
+    with pytest.raises(UserError, match=r"^image: none was read; upload a PNG or JPEG"):
         inputs.painted(editor)
 
 

@@ -75,7 +75,7 @@ def test_a_file_that_does_not_fit_is_refused_in_a_line(merges, tmp_path):
         ready(Gpt2Tokenizer(8, vocabulary=VOCABULARY, merges=None))
     with pytest.raises(UserError, match=r"makes 264 tokens, model\.text\.vocabulary is 50257"):
         ready(Gpt2Tokenizer(8, vocabulary=50257, merges=str(merges)))
-    many = "".join(f"zz {k}\n" for k in range(7)).encode()  # of what is no token
+    many = "".join(f"zz {k}\n" for k in range(7)).encode()  # of what is not a token
     files = {"missing": None, "binary": b"\xff\xfe\x00" * 9, "same": b"q z\n" * 7}
     for name, content in (files | {"three": b"a b c\n" * 7, "odd": many}).items():
         path = tmp_path / name

@@ -105,7 +105,7 @@ def test_what_cannot_be_is_one_line(photos, tmp_path, capsys):
         caption_folder(photos, describe)
     (photos / "0.txt").unlink()
     for words, said in (
-        (["nowhere", "--with", "x"], "nowhere: is no folder"),
+        (["nowhere", "--with", "x"], "nowhere: is not a folder"),
         ([str(photos), "--with", "x", "--batch", "0"], "--batch"),
         ([str(photos), "--with", str(tmp_path / "x")], "no such file or folder"),
         ([str(photos), "--with", str(tmp_path / "empty")], "has no config.json"),

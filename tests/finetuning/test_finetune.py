@@ -156,7 +156,7 @@ def test_images_without_captions_need_a_word(request_of, photos):
 
 def test_a_folder_without_a_decoder_is_no_cascade(request_of, cascade, tmp_path):
     shutil.copytree(cascade / "clip", tmp_path / "c" / "clip")
-    with pytest.raises(UserError, match="is no cascade: decoder missing"):
+    with pytest.raises(UserError, match="is not a cascade: decoder missing"):
         prepare(request_of(base=str(tmp_path / "c")))
 
 
@@ -206,7 +206,7 @@ def test_from_images_to_a_page_and_again(cascade, photos, tmp_path, monkeypatch,
     assert len(ran) == 3  # finished, kept
     capfd.readouterr()
     assert main([*words, "trainer.seed=1"]) == 2
-    assert "was begun with --overrides" in capfd.readouterr().err
+    assert "was started with --overrides" in capfd.readouterr().err
     content = json.loads((out / finetune.FILE).read_text())
     whole = json.dumps(content)
     for damaged in (
@@ -316,7 +316,7 @@ def test_what_cannot_learn_a_word_is_one_line(request_of, photos, tmp_path, chan
 
 
 def test_a_word_that_no_caption_says_is_one_line(request_of, tmp_path):
-    with pytest.raises(UserError, match=r"^--token=<sks>: stands in no caption of the training"):
+    with pytest.raises(UserError, match=r"^--token=<sks>: is in none of the training"):
         prepare(request_of(adapter="token", token="<sks>", caption="a photo of <sks>"))
     assert not (tmp_path / "mine").exists()
 

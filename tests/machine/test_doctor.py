@@ -117,6 +117,13 @@ def test_a_damaged_torch_is_one_problem(capsys, monkeypatch):
     assert only(told(capsys)[1])[0] == "torch cannot be used: ImportError: libcudart.so"
 
 
+def test_a_busy_machine_is_not_told_to_install_torch_again(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "_asked", lambda: (None, doctor.SLOW))
+    what, fix = only(told(capsys)[1])
+    assert what == "torch cannot be used: importing it takes more than 180 s"
+    assert fix == "let other programs finish, then run `unclip doctor` again"
+
+
 def test_a_gpu_that_torch_does_not_find_or_that_does_not_compute_is_named(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "_driver", lambda: "580.1")
     assert "torch does not find it" in only(told(capsys)[1])[0]

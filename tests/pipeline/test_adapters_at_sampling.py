@@ -65,9 +65,9 @@ def test_an_adapter_of_other_weights_is_one_line(cascade, adapters, tmp_path, ca
     origin["parents"]["init"] = "0" * 64
     (other / "provenance.json").write_text(json.dumps(origin))
     for word, line in (
-        (str(other), "is of the weights 000000000000, which this cascade does not have"),
+        (str(other), "was trained on the weights 000000000000, which are not in this cascade"),
         (str(cascade / "decoder"), "has whole weights"),
-        (f"{adapters[0]}:much", "'much' is no number"),
+        (f"{adapters[0]}:much", "'much' is not a number"),
         ("nowhere", "no such artifact"),
     ):
         with pytest.raises(UserError, match=line):

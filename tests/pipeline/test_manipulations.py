@@ -258,7 +258,10 @@ def test_what_is_no_image_is_refused(pipeline, picture, message):
         (lambda p: p.vary(PICTURES, 1.0, []), "seeds: give at least one"),
         (lambda p: p.interpolate(*PICTURES, 1), "n=1: an interpolation has two ends"),
         (lambda p: p.interpolate(*PICTURES, 3, noise="x"), "noise=x: must be one of slerp, fixed"),
-        (lambda p: p.interpolate(PICTURES, PICTURES[0], 3), "2 images to go from, 1 to go to"),
+        (
+            lambda p: p.interpolate(PICTURES, PICTURES[0], 3),
+            "2 images to start from, 1 to end at; give",
+        ),
         (lambda p: p.text_diff(PICTURES, "a", "b", 1.5), r"theta_max=1\.5: is not in"),
         (lambda p: p.text_diff(PICTURES, "a", "b", -0.1), r"theta_max=-0\.1: is not in"),
         (lambda p: p.text_diff(PICTURES, "a", "b", n=0), "n=0: must be at least 1"),

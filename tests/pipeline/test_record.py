@@ -99,9 +99,9 @@ def test_the_hash_of_a_cascade_is_of_its_weights_and_not_of_its_samplers(cascade
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("{", "what it says of its sampling is damaged"),
-        ("[1]", "what it says of its sampling is damaged"),
-        ({"format": 2}, "has format 2 of what it says"),
+        ("{", "its record of how it was sampled is damaged"),
+        ("[1]", "its record of how it was sampled is damaged"),
+        ({"format": 2}, "has format 2, this unclip reads 1"),
         ({"command": "vary"}, "was made by `unclip vary` from another image"),
         ({"caption": " "}, "is damaged"),
         ({"caption": 3}, "is damaged"),

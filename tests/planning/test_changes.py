@@ -101,7 +101,7 @@ def test_a_stage_of_a_published_cascade_is_planned_without_its_weights(capsys):
     assert "frozen (karlo/clip)" in out
     assert "first that fits: auto" in out
     assert main(["plan", "karlo/decoders", "--gpus", "1", "--device", "t4"]) == 2
-    assert "tells of no decoders; it has" in capsys.readouterr().err
+    assert "lists no decoders; it has" in capsys.readouterr().err
 
 
 def test_sizes_of_memory_are_read_and_others_refused():

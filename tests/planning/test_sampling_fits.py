@@ -161,7 +161,7 @@ def test_experiments_are_a_cascade_that_is_not_trained(capsys):
             "--offload stages: a CPU has no memory of its own; use none",
         ),
         (["sample", "decoder/tiny", "decoder/tiny"], "a cascade has one decoder; 2 are named"),
-        (["sample", "pca/tiny"], "pca/tiny: is no stage of a cascade"),
+        (["sample", "pca/tiny"], "pca/tiny: is not a stage of a cascade"),
         (["decoder/tiny", "--offload", "stages"], "--offload: is for cascades"),
         (
             ["decoder/tiny", "--gpus", "1", "--device", "t4", "--memory", "8"],

@@ -72,7 +72,7 @@ def test_a_wrong_claim_names_file_and_key(tmp_path, old, new, says):
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("parents: {clip: clip}", "parents: {clip: clap}", "clap is no training of a clip"),
+        ("parents: {clip: clip}", "parents: {clip: clap}", "clap is not a training of a clip"),
         ("experiment: clip/tiny", "experiment: tiny", "must be KIND/NAME"),
         ("seeds: 2", "seeds: 0", "at least 1"),
         ("minutes: 1", "minuets: 1", "did you mean 'minutes'?"),

@@ -189,7 +189,7 @@ def test_too_few_captions_say_so(project, judged):
         (["--budget", "0"], "--budget"),
         (["--budget", "-1"], "--budget"),
         (["--preset", "large"], "--preset large: no such preset"),
-        (["--cascade", "nowhere"], "--cascade nowhere: is no folder"),
+        (["--cascade", "nowhere"], "--cascade nowhere: is not a folder"),
         (["optim.lrr=1"], "optim.lrr: no training here has this field"),
         (["trainer.seed=1"], "trainer.seed: the preset has the seeds"),
         (["--device", "tpu"], "--device"),

@@ -149,7 +149,7 @@ def test_merged_weights_are_those_of_the_two_maps_one_after_the_other(shape):
         ({"x.lora_A.weight": torch.ones(2, 5), "x.lora_B.weight": torch.ones(6, 2)}, "do not fit"),
         ({"x.lora_A.weight": torch.ones(2, 4), "x.lora_B.weight": torch.ones(6, 3)}, "do not fit"),
         ({"y.lora_A.weight": torch.ones(2, 4), "y.lora_B.weight": torch.ones(6, 2)}, "in the base"),
-        ({"x.weight": torch.ones(6, 4)}, "is no weight of an adapter"),
+        ({"x.weight": torch.ones(6, 4)}, "is not a weight of an adapter"),
         ({"x.lora_A.weight": torch.ones(0, 4), "x.lora_B.weight": torch.ones(6, 0)}, "do not fit"),
         ({"x.lora_A.weight": torch.ones(2, 4), "x.lora_B.weight": torch.ones(6)}, "do not fit"),
         (
@@ -322,7 +322,7 @@ def test_what_cannot_be_merged_is_one_line(resolved, cascade, tmp_path, capsys):
         ([first, second], "merge adapters of one base"),
         ([first, f"{first}:2"], f"{first}: is given twice; {first}:2 counts it twice"),
         ([first, other], "merge adapters that were trained with the same"),
-        ([f"{first}:half"], "is no number"),
+        ([f"{first}:half"], "is not a number"),
         ([f"{first}:nan"], "must be a finite number"),
         ([tmp_path / "nowhere"], "no such artifact"),
     ):

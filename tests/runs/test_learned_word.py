@@ -105,7 +105,7 @@ def test_a_resumed_word_has_the_same_bits(resolved):
         ("prior", ["adapter.vectors=0"], "adapter.vectors=0: must be at least 1"),
         ("prior", ["adapter.rank=2"], "adapter.rank=2: has no effect without adapter.kind=lora"),
         ("prior", ["adapter.initial=a b c"], "adapter.initial=a b c: has 3 tokens"),
-        ("prior", ["adapter.token=<other>"], "adapter.token=<other>: stands in no caption"),
+        ("prior", ["adapter.token=<other>"], "adapter.token=<other>: is in none of the"),
         ("prior", ["optim.name=muon"], "optim.name='muon': must be adamw"),
         ("prior", ["trainer.strategy=fsdp"], "trainer.strategy='fsdp': must be auto or ddp"),
         ("prior", ["init=null"], "adapter.kind='token': needs init"),

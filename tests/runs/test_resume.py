@@ -99,7 +99,7 @@ def test_every_field_is_refused_or_comes_through(cascade, kind, monkeypatch):
         try:
             wanted = load_experiment(str(folder / "experiment.yaml"), [typed])
         except UserError:
-            continue  # it is no experiment at all
+            continue  # it is not an experiment at all
         loaded = {(): own, (typed,): wanted}  # loading is slow
         monkeypatch.setattr(
             resume_module, "load_experiment", lambda file, given=(): loaded[tuple(given)]

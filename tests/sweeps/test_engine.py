@@ -222,7 +222,7 @@ def test_a_trial_that_is_told_to_stop_interrupts_the_sweep(sweep_file, tmp_path)
     def stopped(values, folder):
         return [sys.executable, "-c", "raise SystemExit(75)"]
 
-    with pytest.raises(Interrupted, match="trial 0 was told to stop; the same command goes on"):
+    with pytest.raises(Interrupted, match="trial 0 was stopped; run the same command to resume"):
         go(sweep_file(), tmp_path / "s", 2, command=stopped)
     assert [t["state"] for t in stored(tmp_path / "s")] == ["running"]
     assert states(go(sweep_file(), tmp_path / "s", 2)) == ["finished", "finished"]

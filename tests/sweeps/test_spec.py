@@ -99,7 +99,7 @@ def command(*words):
         ({"method": "annealing"}, "method: 'annealing' must be one of grid, random, bayes"),
         ({"method": None}, "method: None must be one of"),
         ({"parameters": None}, "parameters: must be a mapping"),
-        ({"parameters": {"x": {"vals": [1]}}}, "parameters.x.vals: is no key of uniform"),
+        ({"parameters": {"x": {"vals": [1]}}}, "parameters.x.vals: is not a key of uniform"),
         ({"method": "grid"}, "parameters.x: a grid needs `values`"),
         ({"metric": None}, "metric.name: name the metric to optimise"),
         ({"metric": {"name": "a", "goal": "high"}}, "metric.goal: 'high' must be minimize or max"),

@@ -120,7 +120,7 @@ def test_a_whole_name_is_no_part_of_another(root):
 def test_what_is_no_run_is_named(root, tmp_path):
     (tmp_path / "empty").mkdir()
     for word in (str(tmp_path / "empty"), "nowhere"):
-        with pytest.raises(UserError, match=r"no such run|is no run"):
+        with pytest.raises(UserError, match=r"no such run|is not a run"):
             choose(word, tmp_path / "none")
 
 

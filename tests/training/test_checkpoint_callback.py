@@ -1,4 +1,4 @@
-"""A run that is told to stop saves itself; one whose loss is no number says which samples."""
+"""A run that is told to stop saves itself; one whose loss is not a number says which samples."""
 
 from __future__ import annotations
 

@@ -188,8 +188,8 @@ def test_a_file_of_other_numbers_or_names_is_refused(capsys, source, breaks, say
         (b'{"_class_name": "\xff"}', "not UTF-8"),
         (b'{"_class_name": "PriorTransformer", "num_layers": -1}', "num_layers=-1"),
         (b'{"_class_name": "PriorTransformer", "num_layers": 1000000000}', "num_layers=1000000000"),
-        (b'{"_class_name": ["PriorTransformer"]}', "which is no stage of unclip"),
-        (b'{"model_type": ["clip"], "_class_name": "X"}', "which is no stage of unclip"),
+        (b'{"_class_name": ["PriorTransformer"]}', "which is not a stage of unclip"),
+        (b'{"model_type": ["clip"], "_class_name": "X"}', "which is not a stage of unclip"),
     ],
 )
 def test_a_configuration_of_other_bytes_or_values_is_refused(capsys, source, data, says):

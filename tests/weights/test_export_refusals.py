@@ -196,8 +196,8 @@ def test_what_is_there_is_kept_unless_it_is_an_earlier_export(capsys, cascade, t
     out.mkdir()
     words = ["export", str(cascade), "--to", "diffusers", "--out", str(out)]
     (out / "thesis.txt").write_text("years")
-    assert "is there; name another folder, or add --force" in refused(capsys, cascade)
-    assert "is no export of unclip" in refused(capsys, cascade, "--force")
+    assert "exists; name another folder, or add --force" in refused(capsys, cascade)
+    assert "is not an export of unclip" in refused(capsys, cascade, "--force")
     (out / "thesis.txt").unlink()
     assert main(words) == 0
     assert "is there" in refused(capsys, cascade)
@@ -288,7 +288,7 @@ def test_a_pipeline_of_somebody_else_stays(capsys, cascade, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    assert "is no export of unclip" in refused(capsys, cascade, "--force")
+    assert "is not an export of unclip" in refused(capsys, cascade, "--force")
     (tmp_path / "real").mkdir()
     (out / "model_index.json").rename(tmp_path / "real/model_index.json")
     out.rmdir()

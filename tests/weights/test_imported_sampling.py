@@ -41,7 +41,7 @@ def cascade(request, tmp_path_factory):
     """Karlo's goldens of either layout, imported with a CLIP that fits."""
     root = tmp_path_factory.mktemp(request.param)
     source = GOLDENS / request.param
-    if request.param == "karlo":  # without what is no part of the published files
+    if request.param == "karlo":  # without what is not a part of the published files
         source = root / "source"
         source.mkdir()
         for name in ("prior.ckpt", "stats.th", "decoder.ckpt", "improved_sr.ckpt", "config.json"):

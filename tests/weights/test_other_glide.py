@@ -205,7 +205,7 @@ def test_an_option_without_a_network_is_refused_by_name(changed, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        (dict(xf_width=0), "base.pt: time_embed.0.weight is no tensor of a network that unclip"),
+        (dict(xf_width=0), "base.pt: time_embed.0.weight is not a tensor of a network that unclip"),
         (dict(xf_layers=0), "base.pt: transformer.resblocks.0 is missing"),
     ],
     ids=str,

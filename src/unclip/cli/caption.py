@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     """Load the model, caption, say how many."""
     require(args.batch >= 1, "--batch", "must be at least 1")
     if not args.folder.is_dir():
-        raise UserError(f"{args.folder}: is no folder; name a local folder of images")
+        raise UserError(f"{args.folder}: is not a folder; name a local folder of images")
     from unclip.common.devices import find_device
     from unclip.finetuning.captioner import Captioned, caption_folder, captions_of
 

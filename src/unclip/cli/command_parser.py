@@ -150,8 +150,8 @@ class CommandParser(argparse.ArgumentParser):
         if stage not in STAGES:
             hint = nearest(stage, STAGES, otherwise="")
             raise UserError(
-                f"{word}: is no sampler setting{hint or ', such as decoder.steps=16'}; a caption "
-                "or a file that looks like one goes after `--`"
+                f"{word}: is not a sampler setting{hint or ', such as decoder.steps=16'}; a "
+                "caption or a file that looks like one goes after `--`"
             )
         if stage not in self.sampled:
             raise UserError(f"{key}: `{self.prog}` does not use the {stage}")

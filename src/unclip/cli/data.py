@@ -56,7 +56,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _add_inspect(verbs: argparse._SubParsersAction) -> None:
     p = verbs.add_parser(
         "inspect",
-        help="read every sample; count what is good, damaged, blank or double",
+        help="read every sample; count what is good, damaged, blank or duplicate",
         description="Reads every sample of a source and prints a table: sizes, captions and their "
         "tokens, unreadable samples, near-blank images (no channel deviates by 3 levels of 255) "
         "and images that look alike (64-bit perceptual hashes). With --out a folder "

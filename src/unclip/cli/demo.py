@@ -50,14 +50,14 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="another cascade, as --pipeline takes it: a tab shows both, with the same seeds",
     )
     add_pipeline(p)
-    add_sampling(p, "What the page's controls start from.")
+    add_sampling(p, "The page's controls start from these.")
     p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Serve until interrupted."""
     if find_spec("gradio") is None:
-        raise UserError("gradio is missing; `pip install 'unclip[demo]'` brings it")
+        raise UserError("demo: needs gradio: `pip install 'unclip[demo]'`")
     from unclip.demo.compare import names_of
     from unclip.demo.serve import serve
 

@@ -20,8 +20,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "doctor",
         help="say what is installed here, what is wrong, and the fix",
         description="Prints versions, devices, folders and their free space, whether there are "
-        "keys (never the keys), and which extras are missing. Asks no server. Exits 1 if something "
-        "is broken. Paste its output into a bug report.",
+        "keys (never the keys), and which extras are missing. Contacts no server. Exits 1 if "
+        "something is broken. Paste its output into a bug report.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -176,8 +176,8 @@ def _settings(
     """Sampler settings for each of ``names``: those that its ``stages``' sampler has.
 
     Raises:
-        UserError: a word that is no setting, one that none of the stages has, or a value that one
-            of them cannot be sampled with.
+        UserError: a word that is not a setting, one that none of the stages has, or a value that
+            one of them cannot be sampled with.
     """
     from unclip.common.errors import UserError
     from unclip.evaluation.config import read_changes

@@ -92,7 +92,7 @@ def add_protocol(p: CommandParser, *, several: bool) -> None:
     )
     p.add_argument("--size", type=int, help="pixels a side (default: the protocol's)")
     p.add_argument("--workers", type=int, default=0, help="processes that read (default 0)")
-    p.add_argument("--seed", type=seed, default=0, help="of the first image (default 0)")
+    p.add_argument("--seed", type=seed, default=0, help="seed of the first image (default 0)")
     p.add_argument("--batch", type=int, default=16, help="images at a time (default 16)")
     p.add_argument("--devices", type=int, help="processes per machine, a GPU or CPU core each")
     p.add_argument("--nodes", type=int, help="machines, where torchrun or srun started them")

@@ -50,7 +50,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help=PIPELINE,
     )
     p.add_argument(
-        "--out", type=Path, help="folder (default DIR/figures; where DIR is no folder, figures)"
+        "--out", type=Path, help="folder (default DIR/figures; where DIR is not a folder, figures)"
     )
     p.add_argument(
         "--images",

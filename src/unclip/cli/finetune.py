@@ -31,7 +31,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     p = commands.add_parser(
         "finetune",
-        help="train a cascade further on your images",
+        help="fine-tune a cascade on your images",
         description="Trains the decoder and the prior of a cascade further on your images, and "
         "writes a cascade that `--pipeline` takes, with a page of the same captions before and "
         "after. Precision, batch, memory and adapters are chosen by this machine and the size of "
@@ -60,7 +60,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         "word is the one that is learned",
     )
     said.add_argument(
-        "--caption", metavar="TEXT", help="of images that have none; {folder} is that of the image"
+        "--caption",
+        metavar="TEXT",
+        help="caption of images that have none; {folder} is the image's folder",
     )
     said.add_argument(
         "--captioner",
@@ -68,7 +70,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="a local model that captions images without a caption first: a folder or hf://ORG/NAME"
         " (`unclip data caption`)",
     )
-    p.add_argument("--stages", nargs="+", default=[], help="of the cascade (default decoder prior)")
+    p.add_argument(
+        "--stages", nargs="+", default=[], help="stages to train (default decoder prior)"
+    )
     p.add_argument(
         "--adapter",
         choices=["auto", "lora", "none", "token"],
@@ -76,32 +80,30 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="lora: train an adapter, none: all weights, token: no weights, but a new word of the "
         "CLIP, by the loss of the prior (default auto: lora for large networks)",
     )
-    p.add_argument(
-        "--vectors", type=int, metavar="N", help="that the new word stands for (default 1)"
-    )
+    p.add_argument("--vectors", type=int, metavar="N", help="vectors of the new word (default 1)")
     p.add_argument(
         "--initialise-from",
         metavar="WORD",
         help="what the new word means at first (default: what follows it in --token, else the mean "
         "of all words)",
     )
-    p.add_argument("--steps", type=int, help="of each stage (default 1000, of a prior 500)")
+    p.add_argument("--steps", type=int, help="steps of each stage (default 1000, of a prior 500)")
     p.add_argument(
         "--preserve",
         type=float,
         metavar="SHARE",
-        help="of each batch that the cascade itself has drawn before, so that it forgets less "
-        "(default 0.5 of a small set, if captions for it are known; 0: none)",
+        help="share of each batch that the cascade itself sampled before, so that it forgets less "
+        "(default 0.5 for a small set, if captions for it are known; 0: none)",
     )
     p.add_argument(
         "--preserve-captions",
         metavar="FILE",
-        help="captions for these (default: of the scenes that the cascade was trained on, or of "
-        "the kind that --token ends with)",
+        help="captions of these samples (default: of the scenes that the cascade was trained on, "
+        "or of the kind that --token ends with)",
     )
     p.add_argument("--prompt", action="append", help="caption on the page; repeatable")
     p.add_argument("--device", default="auto", help="auto (default) | cpu | cuda | mps")
-    p.add_argument("--dry-run", action="store_true", help="print what would be done, and end")
+    p.add_argument("--dry-run", action="store_true", help="print what would be done, and exit")
     p.set_defaults(run=run)
 
 

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out.exists() and not args.force:
         raise UserError(f"--out {args.out}: exists; name another folder, or add --force")
     if args.out.exists() and not (args.out / "artifact.json").is_file():
-        raise UserError(f"--out {args.out}: is no artifact, and is not replaced")
+        raise UserError(f"--out {args.out}: is not an artifact, and is not replaced")
     from unclip.common.devices import find_device
     from unclip.common.hashing import file_sha256
     from unclip.common.inputs import require_apart

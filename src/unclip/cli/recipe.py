@@ -25,7 +25,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "recipe",
         help="train a whole cascade and show what it can do",
         description="Trains the stages of a recipe, each into a folder of the cascade, then "
-        "writes a page of images of held-out captions. Prints first what will be trained. Finished "
+        "writes a page of images of held-out captions. First prints what will be trained. Finished "
         "stages are kept and interrupted ones continued: run the same command again to resume.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

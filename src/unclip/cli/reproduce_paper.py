@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     claims = chosen_claims(claims, args.only)
     preset = load_preset(args.preset)
     if args.cascade is not None and not args.cascade.is_dir():
-        raise UserError(f"--cascade {args.cascade}: is no folder")
+        raise UserError(f"--cascade {args.cascade}: is not a folder")
     check_folder(args.out)
     from unclip.common.devices import find_device
     from unclip.reproduction.run import plan, plan_lines, reproduce, say_plan

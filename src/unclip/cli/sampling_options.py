@@ -157,7 +157,7 @@ def add_manipulation(
 
 def add_output(p: argparse.ArgumentParser, folder: str = "samples") -> None:
     """Seed, folder and batch."""
-    p.add_argument("--seed", type=seed, default=0, help="of the first image (default 0)")
+    p.add_argument("--seed", type=seed, default=0, help="seed of the first image (default 0)")
     p.add_argument("--out", type=Path, default=Path(folder), help=f"folder (default {folder})")
     add_force(p)
     p.add_argument("--batch", type=int, default=16, help="images at a time (default 16)")

@@ -140,7 +140,7 @@ def _add_study(v: argparse.ArgumentParser) -> None:
 def serve(args: argparse.Namespace) -> None:
     """Serve until interrupted."""
     if find_spec("starlette") is None or find_spec("uvicorn") is None:
-        raise UserError("starlette and uvicorn are missing; `pip install 'unclip[demo]'` does it")
+        raise UserError("study serve: needs starlette and uvicorn: `pip install 'unclip[demo]'`")
     require(args.votes is None or args.votes >= 1, "--votes", "must be at least 1")
     check_address(args.host, args.port)
     study, votes = _open(args.study)

@@ -43,7 +43,7 @@ def add(verbs: argparse._SubParsersAction, **epilog: Any) -> None:
     v = verbs.add_parser(
         "new",
         help="sample or collect the pairs that people will judge",
-        description="Says what so many votes can tell, samples both cascades (or takes images "
+        description="Says what that many votes can tell, samples both cascades (or takes images "
         "that were sampled before), and makes pairs of images and grids of 4 x 4 of the same "
         "captions, with catch pairs whose answer is known. Run the same command again to resume.",
         **epilog,
@@ -93,8 +93,8 @@ def run(args: argparse.Namespace) -> None:
     )
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError(
-            "study new: is one process; to sample with several, run `unclip sample --captions FILE "
-            "--n 16 --devices N` for each cascade first, and give the folders as --a and --b"
+            "study new: runs in one process; to sample with several, run `unclip sample --captions "
+            "FILE --n 16 --devices N` for each cascade first, and give the folders as --a and --b"
         )
     from unclip.data.readers.captions import read_captions
     from unclip.study.folder import StudyConfig

@@ -21,7 +21,7 @@ def read_adapter(
     ``tokens`` says that a learned word will do as well, which has no weight.
 
     Raises:
-        UserError: it is no adapter.
+        UserError: it is not an adapter.
     """
     path, weight = word, 1.0
     head, colon, tail = word.rpartition(":")
@@ -29,7 +29,7 @@ def read_adapter(
         try:
             path, weight = head, float(tail)
         except ValueError:
-            raise UserError(f"{key}={word}: {tail!r} is no number; give PATH:WEIGHT") from None
+            raise UserError(f"{key}={word}: {tail!r} is not a number; give PATH:WEIGHT") from None
     if not abs(weight) < 1e6:  # nan too
         raise UserError(f"{key}={word}: the weight must be a finite number")
     found = artifacts.describe(path, key=key)
@@ -88,8 +88,8 @@ def with_adapters(paths: Sequence[Path | str], words: Sequence[str]) -> list[Pat
         if wanted not in [base.sha256 for base in bases]:
             there = ", ".join(f"{base.stage} {base.sha256[:12]}" for base in bases)
             raise UserError(
-                f"adapter={adapter.path}: is of the weights {str(wanted)[:12]}, which this cascade "
-                f"does not have ({there}); give the cascade that it was trained on"
+                f"adapter={adapter.path}: was trained on the weights {str(wanted)[:12]}, which are "
+                f"not in this cascade ({there}); give the cascade that it was trained on"
             )
     found: list[Path | str | Artifact] = []
     for path, part, base in zip(paths, parts, bases, strict=True):

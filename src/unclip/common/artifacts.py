@@ -142,10 +142,15 @@ class Artifact:
         try:
             found = load_file(file)
         except SafetensorError as error:
-            raise UserError(f"{file}: not a safetensors file: {error}") from None
+            raise UserError(
+                f"{file}: not a safetensors file ({error}); copy or export it again"
+            ) from None
         for name, tensor in found.items():
             if tensor.is_complex() or not torch.isfinite(tensor).all():
-                raise UserError(f"{file}: {name} holds NaN, infinite or complex numbers")
+                raise UserError(
+                    f"{file}: {name} holds NaN, infinite or complex numbers; export it again "
+                    "from a healthy run"
+                )
         return found
 
     def section(self, name: str, cls: type[Config]) -> Config:
@@ -208,7 +213,7 @@ class Artifact:
             if one != two:
                 raise UserError(
                     f"{self.path}: weights do not fit config.yaml: {name} has the shape {two}, the "
-                    f"config asks for {one}"
+                    f"config asks for {one}; copy both files from one run"
                 )
         weights = self.weights()
         for name, tensor in weights.items():
@@ -225,7 +230,9 @@ class Artifact:
             with safe_open(file, "pt") as stored:
                 return {k: stored.get_slice(k).get_shape() for k in stored.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise UserError(f"{file}: not a safetensors file: {error}") from None
+            raise UserError(
+                f"{file}: not a safetensors file ({error}); copy or export it again"
+            ) from None
 
     def _validate(self, value: Any) -> None:
         try:

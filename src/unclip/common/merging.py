@@ -17,7 +17,7 @@ def pairs(adapter: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """
     layers = [name.removesuffix(A) for name in adapter if name.endswith(A)]
     if odd := {*adapter} - {layer + end for layer in layers for end in (A, B)}:
-        raise ValueError(f"{min(odd)} is no weight of an adapter, or lacks its other half")
+        raise ValueError(f"{min(odd)} is not a weight of an adapter, or lacks its other half")
     found = {}
     for layer in layers:
         a, b = adapter[layer + A], adapter.get(layer + B)

@@ -13,6 +13,7 @@ from unclip.common.errors import UserError
 
 KEY = "unclip"
 CAPTION = "Description"  # the PNG specification's word, which viewers show
+DAMAGED = "its record of how it was sampled is damaged; give the PNG as unclip wrote it"
 Record = dict[str, Any]
 """Plain values; the same record makes the same bytes."""
 
@@ -54,5 +55,5 @@ def read_record(path: Path) -> Record:
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
-        raise UserError(f"{path}: what it says of its sampling is damaged")
+        raise UserError(f"{path}: {DAMAGED}")
     return record

@@ -66,7 +66,7 @@ def find_cascade(word: str) -> NamedCascade | None:
 
 
 def meant(word: str) -> str:
-    """The end of an error about a ``word`` that is no name of a published cascade, but nearly."""
+    """The end of an error about a ``word`` that is nearly the name of a published cascade."""
     name = closest(word, [name.removeprefix(f"{FOLDER}/") for name in cascade_files()])
     return f"; did you mean the cascade {name!r}?" if name else ""
 

@@ -130,7 +130,7 @@ def parse_overrides(items: Iterable[str]) -> dict[str, str]:
     """Each of `parse_override`, by key.
 
     Raises:
-        UserError: one is no override, or a key is given twice.
+        UserError: one is not an override, or a key is given twice.
     """
     found: dict[str, str] = {}
     for item in items:

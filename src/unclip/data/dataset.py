@@ -80,7 +80,8 @@ class Examples(Dataset[Example]):
             except BadSample as another:
                 problems.append(str(another))
         raise UserError(
-            f"data.source: {_TRIES} samples in turn cannot be used, e.g. {problems[-1]}"
+            f"data.source: {_TRIES} samples in a row cannot be used; the last: {problems[-1]}; "
+            "`unclip data inspect` lists them all"
         )
 
     def _example(self, draw: Draw, index: int) -> Example:

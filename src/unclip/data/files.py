@@ -131,7 +131,7 @@ def join(folder: str, name: str) -> str:
     if not is_url(folder):
         return os.path.join(folder, name)
     if "::" in name:
-        raise Unreadable(f"{folder}/{name}", "is no name of a file in a URL")
+        raise Unreadable(f"{folder}/{name}", "is not a name of a file in a URL")
     return f"{folder.rstrip('/')}/{name}"
 
 

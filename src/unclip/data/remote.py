@@ -142,7 +142,9 @@ def _system(url: str) -> tuple[AbstractFileSystem, str]:
     fsspec's `reference` is never read: its files name others, local ones too.
     """
     if "reference" in re.split("::|://", url.lower()):
-        raise UserError(f"data.source: {url}: reference files are not read")
+        raise UserError(
+            f"data.source: {url}: reference files are not read; name the files themselves"
+        )
     options: dict[str, Any] = {}
     scheme = url.lower().partition("://")[0].split("::")
     if os.environ.get(PUBLIC_ONLY) and scheme[-1] in ("http", "https"):
@@ -151,9 +153,10 @@ def _system(url: str) -> tuple[AbstractFileSystem, str]:
     try:
         system, name = fsspec.url_to_fs(url, **options)
     except ImportError as error:
-        package = f"({error}), or pip install 'unclip[remote]' for s3:// and gs://"
-        raise UserError(f"data.source: {url} needs a package that is not here {package}") from None
+        raise UserError(
+            f"data.source: {url} needs `pip install 'unclip[remote]'` or another package ({error})"
+        ) from None
     except ValueError as error:
-        raise UserError(f"data.source: {url} is no URL that can be read ({error})") from None
+        raise UserError(f"data.source: {url} is not a URL that unclip can read ({error})") from None
     _kept[id(system)] = system
     return system, name

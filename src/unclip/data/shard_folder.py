@@ -31,7 +31,7 @@ RECORDS = "shards"
 
 
 class OtherRun(UserError):
-    """A folder was begun with other settings than these."""
+    """A folder was started with other settings than these."""
 
 
 class ShardFolder(ABC):
@@ -110,7 +110,7 @@ class ShardFolder(ABC):
             return True
 
     def _other_things(self) -> UserError:
-        line = f"--out {self.out}: exists and is no folder of `{self.command}`; name another"
+        line = f"--out {self.out}: exists and is not a folder of `{self.command}`; name another"
         return UserError(line)
 
     def prepare(self, *, force: bool) -> None:
@@ -139,7 +139,7 @@ class ShardFolder(ABC):
         What it was made in goes too. On a file system without locks nobody is kept out.
 
         Raises:
-            UserError: Another call is at work there, or it cannot be made.
+            UserError: Another call is running there, or it cannot be made.
         """
         made = [path for path in (self.out, *self.out.parents) if not path.exists()]
         try:

@@ -77,7 +77,7 @@ class Skips:
             raise UserError(
                 f"{self.count} of the first {counted(self._given, 'sample')} cannot be used, "
                 f"more than data.max_skipped={self._most:g}: {kinds}; "
-                f"the last: {reported.problems[-1][0]}"
+                f"the last: {reported.problems[-1][0]}; `unclip data inspect` lists them all"
             )
         return reported.batch
 

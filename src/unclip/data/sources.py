@@ -107,7 +107,9 @@ def _mixed_splits(config: ReadingConfig, image_size: int) -> Splits:
     def open_one(one: ReadingConfig) -> Splits:
         splits = open_splits(one, image_size=image_size)
         if len(splits.train) == 0:
-            raise UserError(f"data.source: {one.source} has no sample for training")
+            raise UserError(
+                f"data.source: {one.source} has no training samples; lower data.held_out"
+            )
         return splits
 
     opened = _each_source(config, open_one)

@@ -160,7 +160,7 @@ class Guard:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise _Refused(400, "The request is not whole.")
+                raise _Refused(400, "The request is incomplete.")
             chunk = message.get("body", b"")
             chunks.append(chunk)
             for counter in (held, self._sent):

@@ -54,7 +54,9 @@ def painted(editor: dict[str, Any] | None) -> tuple[Array, Array]:
         editor: What `gradio.ImageEditor` gives: Pillow's "background" and "layers", of one size.
     """
     if not editor or editor["background"] is None:
-        raise UserError("image: upload one first, then paint over what is to be redrawn")
+        raise UserError(
+            "image: none was read; upload a PNG or JPEG, then paint over what is to be redrawn"
+        )
     background = editor["background"]
     problem = UploadLimits(max_pixels=MAX_PIXELS).problem(*background.size)
     if problem is not None:

@@ -113,7 +113,7 @@ def new_word(clip: Clip, word: str, *, key: str) -> str:
     """
     tokenize = clip.tokenize
     if not isinstance(tokenize, Tokenizer):
-        raise UserError(f"{key}: this CLIP has a tokenizer that learns no words")
+        raise UserError(f"{key}: this CLIP's tokenizer cannot take new words")
     if is_blank(word) or any(c.isspace() for c in word):
         raise UserError(f"{key}={word!r}: must be one word without spaces, as <sks>")
     found = tokenize.clean(word)
@@ -200,7 +200,7 @@ def learn_from(artifact: Artifact, clip: Clip) -> list[str]:
         file = str(each.path / "weights.safetensors")
         weights = each.weights()
         if [*weights] != [WORD]:
-            raise UserError(f"{file}: is no learned word: has {', '.join(weights)[:80]}")
+            raise UserError(f"{file}: is not a learned word: has {', '.join(weights)[:80]}")
         found.append(clip.tokenize.clean(config.token))
         teach_checked(clip, found[-1], weights[WORD], where=file)
     return found

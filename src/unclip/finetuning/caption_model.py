@@ -65,7 +65,7 @@ def load_caption_model(spec: str, device: torch.device) -> CaptionModel:
         )
     except Exception as error:  # a dozen kinds
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-        raise UserError(f"{spec}: is no captioning model of transformers: {line}") from None
+        raise UserError(f"{spec}: is not a captioning model of transformers: {line}") from None
     model.to(device).eval()
 
     @torch.inference_mode()

@@ -96,8 +96,8 @@ def _kept(request: Request) -> Prepared | None:
             named = {"source": "PHOTOS", "base": "--from", "initial": "--initialise-from"}
             option = named.get(key, f"--{key.replace('_', '-')}")
             raise UserError(
-                f"{path}: was begun with {option} {then.get(key)}, not {now}; give that, or "
-                "another --out"
+                f"{path}: was started with {option} {then.get(key)}, now {now}; give the same as "
+                "before, or another --out"
             )
     return Prepared(tasks, chosen)
 
@@ -107,7 +107,7 @@ def _count(request: Request) -> Found:
     caption = request.caption
     if request.captioner is not None:
         if not Path(request.source).is_dir():
-            raise UserError(f"--captioner: {request.source} is no local folder of images")
+            raise UserError(f"--captioner: {request.source} is not a local folder of images")
         caption = "to be written"
 
     def split(held_out: float) -> Any:
@@ -143,7 +143,7 @@ def _parts(request: Request) -> list[str]:
     there += [p.parent.parent.name for p in sorted(base.glob("*/artifact/artifact.json"))]
     trains = [p for p in there if p.startswith((DECODER, PRIOR, UPSAMPLER))]
     if DECODER not in there:
-        raise UserError(f"--from {base}: is no cascade: {DECODER} missing in it")
+        raise UserError(f"--from {base}: is not a cascade: {DECODER} missing in it")
     for part in request.stages:
         if part not in trains:
             raise UserError(f"--stages {part}: must be one of {', '.join(trains)}")

@@ -30,6 +30,7 @@ from unclip.tracking.index import size_of
 GIB = 2**30
 LEAST_FREE = 2 * GIB  # a cascade and its checkpoints do not fit into less
 PATIENCE = 180  # seconds for torch to be imported, from a cold disk too
+SLOW = f"importing it takes more than {PATIENCE} s"
 FOR_DEVELOPERS = ("dev", "docs", "test")  # extras
 
 
@@ -97,6 +98,8 @@ def _devices() -> Section:
     found, why = _asked()
     if found is None:
         fix = "pip install --force-reinstall torch torchvision (of one release)"
+        if why == SLOW:
+            fix = "let other programs finish, then run `unclip doctor` again"
         return Section(values, [Problem(f"torch cannot be used: {why}", fix)])
     values["threads"] = found["threads"]
     values["CUDA of torch"] = found["cuda"] or "none: this torch computes on CPUs"
@@ -164,7 +167,7 @@ def _folders() -> Section:
         )
     for root in missing_roots():
         problems.append(
-            Problem(f"UNCLIP_EXPERIMENTS: {_tilde(root)} is no folder", "make it, or unset it")
+            Problem(f"UNCLIP_EXPERIMENTS: {_tilde(root)} is not a folder", "make it, or unset it")
         )
     return Section(values, problems)
 
@@ -232,7 +235,7 @@ def _asked() -> tuple[dict[str, Any] | None, str]:
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired:
-        return None, f"importing it takes more than {PATIENCE} s"
+        return None, SLOW
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1]), ""
     lines = done.stderr.strip().splitlines()

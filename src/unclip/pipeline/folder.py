@@ -20,6 +20,6 @@ def require_there(word: str | Path, hint: str = "") -> None:
         UserError: it names it as ``word`` does, and by ``hint`` or `LISTS` where to find one.
     """
     if "://" in str(word):
-        raise UserError(f"pipeline={word}: is no cascade; {ADDRESSES}")
+        raise UserError(f"pipeline={word}: is not a cascade; {ADDRESSES}")
     if not Path(word).exists():
         raise UserError(f"pipeline={word}: no such folder{hint or LISTS}")

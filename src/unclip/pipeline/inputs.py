@@ -65,7 +65,7 @@ def captions_of(captions: Any, key: str = "captions") -> list[str]:
     """``captions`` as a list.
 
     Raises:
-        UserError: one is no text, or shows nothing; it names ``key``.
+        UserError: one is not text, or shows nothing; it names ``key``.
     """
     found = listed(key, captions, str)
     if any(map(is_blank, found)):
@@ -77,7 +77,7 @@ def caption_of(caption: Any, key: str) -> str:
     """One caption.
 
     Raises:
-        UserError: it is no text, or shows nothing; it names ``key``.
+        UserError: it is not text, or shows nothing; it names ``key``.
     """
     one(key, caption, str)
     return captions_of([caption], key)[0]
@@ -87,7 +87,7 @@ def seeds_of(seeds: Any, key: str = "seeds") -> list[int]:
     """``seeds`` as a list.
 
     Raises:
-        UserError: one is no whole number, or out of range; it names ``key``.
+        UserError: one is not a whole number, or out of range; it names ``key``.
     """
     found = listed(key, seeds, int)
     for seed in found:

@@ -105,7 +105,9 @@ def interpolate(sampling: Sampling, a: Given, b: Given, n: int, noise: str, seed
     """Section 3.2: great circles between two latents."""
     count = _count(a)
     if _count(b) != count:
-        raise UserError(f"{counted(count, 'image')} to go from, {_count(b)} to go to")
+        raise UserError(
+            f"{counted(count, 'image')} to start from, {_count(b)} to end at; give as many of each"
+        )
     if n < 2:
         raise UserError(f"n={n}: an interpolation has two ends, give at least 2")
     if noise not in NOISES:

@@ -12,7 +12,7 @@ import torch
 from unclip.common.blank import is_blank
 from unclip.common.errors import UserError
 from unclip.common.fields import as_dataclass
-from unclip.common.png_record import Record, read_record
+from unclip.common.png_record import DAMAGED, Record, read_record
 from unclip.common.seeds import require_seed
 from unclip.pipeline.cascade import Cascade, with_settings
 from unclip.pipeline.settings import PRECISIONS, Settings
@@ -86,7 +86,7 @@ class Recipe(NamedTuple):
         sections = [*([self.record.get("prior")] if cascade.prior else [])]
         sections += [self.record.get("decoder"), *upsamplers]
         if len(sections) != len(parts):
-            raise UserError(f"{self.path}: what it says of its sampling is damaged")
+            raise UserError(f"{self.path}: {DAMAGED}")
         changed: list[Any] = [self._sampled(p, s) for p, s in zip(parts, sections)]
         prior = changed.pop(0) if cascade.prior else None
         return replace(cascade, prior=prior, decoder=changed[0], upsamplers=tuple(changed[1:]))
@@ -110,8 +110,9 @@ def read_recipe(path: Path) -> Recipe:
     record = read_record(path)
     if record.get("format") != FORMAT:
         raise UserError(
-            f"{path}: has format {str(record.get('format'))[:20]} of what it says of its sampling, "
-            f"and this unclip reads {FORMAT}; use the version that wrote it"
+            f"{path}: its record of how it was sampled has format "
+            f"{str(record.get('format'))[:20]}, this unclip reads {FORMAT}; use the version that "
+            "wrote it"
         )
     command = record.get("command")
     if command != SAMPLE:
@@ -121,6 +122,6 @@ def read_recipe(path: Path) -> Recipe:
         )
     caption, seed, precision = (record.get(key) for key in ("caption", "seed", "precision"))
     if not isinstance(caption, str) or is_blank(caption) or precision not in PRECISIONS:
-        raise UserError(f"{path}: what it says of its sampling is damaged")
+        raise UserError(f"{path}: {DAMAGED}")
     require_seed(seed, f"{path}: seed")  # type: ignore[arg-type]
     return Recipe(path, caption, seed, precision, record)  # type: ignore[arg-type]

@@ -105,8 +105,8 @@ class Sampling:
         prior = self.cascade.prior
         if prior is None:
             raise UserError(
-                "prior: there is none, but the decoder takes image embeddings, which a prior "
-                "draws from a caption"
+                "prior: this cascade has none, and its decoder needs the image embedding that a "
+                "prior samples from a caption; add a prior"
             )
         return self.in_batches(
             len(captions),

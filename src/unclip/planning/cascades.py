@@ -27,7 +27,7 @@ def parts_of_folder(root: Path) -> list[StagePart]:
     """Those that `unclip sample` would load; a prior alone counts too.
 
     Raises:
-        UserError: it is no cascade, or lacks the CLIP that a stage of it reads.
+        UserError: it is not a cascade, or lacks the CLIP that a stage of it reads.
     """
     require_there(root)
     folders = [root / name for name in (CLIP, DECODER, PRIOR)]
@@ -78,7 +78,7 @@ def parts_of_experiments(names: Sequence[str]) -> list[StagePart]:
     for each in found:
         if each.stage.kind not in SAMPLED:
             known = ", ".join(SAMPLED)
-            raise UserError(f"{each.name}: is no stage of a cascade; those are {known}")
+            raise UserError(f"{each.name}: is not a stage of a cascade; those are {known}")
     for kind in (CLIP, DECODER, PRIOR):
         if kinds.count(kind) > 1:
             raise UserError(f"{names[-1]}: a cascade has one {kind}; {kinds.count(kind)} are named")
@@ -113,7 +113,7 @@ def training_of(
     if kind not in stages or kind == CLIP:
         there = [each for each in stages if each != CLIP]
         known = f"it has {', '.join(there)}" if there else "import it, and name its config.yaml"
-        raise UserError(f"{cascade.name}/{kind}: the cascade's file tells of no {kind}; {known}")
+        raise UserError(f"{cascade.name}/{kind}: the cascade's file lists no {kind}; {known}")
     files: dict[str, dict[str, Any]] = {}
     for each, (name, experiment) in stages.items():
         sections = {s: getattr(experiment, s, None) for s in ("model", "diffusion")}

@@ -91,7 +91,7 @@ def read_memory(text: str) -> int:
     """Bytes of ``8GB``, ``7.5GiB`` or ``512MiB``.
 
     Raises:
-        UserError: it is no size.
+        UserError: it is not a size.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([GM])(i?)B", text.strip())
     if not found or not (size := float(found[1])):

@@ -111,7 +111,7 @@ def load_preset(name: str) -> Preset:
             raise UserError(f"{where}.experiment: {training.experiment}: must be KIND/NAME")
         for kind, parent in training.parents.items():
             if trainings.get(parent) is None or trainings[parent].kind != kind:
-                raise UserError(f"{where}.parents: {kind}: {parent} is no training of a {kind}")
+                raise UserError(f"{where}.parents: {kind}: {parent} is not a training of a {kind}")
     if preset.seeds < 1 or preset.at_once < 1:
         raise UserError(f"{path}: seeds and at_once must be at least 1")
     return preset

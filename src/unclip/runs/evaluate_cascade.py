@@ -167,7 +167,9 @@ def check_folder_of(out: Path) -> None:
     """
     held = [path for path in out.iterdir() if path.name[0] != "."] if out.is_dir() else []
     if held and not (out / SAMPLES).is_dir():
-        raise UserError(f"--out {out}: exists and is no folder of `unclip evaluate`; name another")
+        raise UserError(
+            f"--out {out}: exists and is not a folder of `unclip evaluate`; name another"
+        )
 
 
 def measure_samples(

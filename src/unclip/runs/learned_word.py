@@ -28,8 +28,8 @@ def require_said(word: str, source: Source, tokenize: Tokenizer, *, key: str) ->
         if captions and bool((tokenize([*captions]) < 0).any()):
             return
     raise UserError(
-        f"{key}={word}: stands in no caption of the training samples, which have their own; write "
-        "it into these, or take the captions away"
+        f"{key}={word}: is in none of the training samples' captions; write it into them, or "
+        "remove them, so that data.caption is used"
     )
 
 

@@ -59,7 +59,7 @@ def cascade_folder(word: Path | str) -> Path:
 def _key(found: members.Members) -> str:
     """The checksum of a bundle's manifest."""
     if MANIFEST not in found.names:
-        raise UserError(f"{found.bundle}: is no bundle: it has no {MANIFEST}")
+        raise UserError(f"{found.bundle}: is not a bundle: it has no {MANIFEST}")
     with found.open(MANIFEST) as file:
         return hashlib.sha256(file.read(limit_of(MANIFEST))).hexdigest()
 

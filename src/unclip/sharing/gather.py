@@ -266,7 +266,7 @@ def _part(begin: str, artifact: artifacts.Artifact, *, weights: bool) -> Content
 
 
 def _refuse_links(file: Path, folder: Path) -> None:
-    """Refuse a file that is elsewhere than in ``folder``, or a sample that is no PNG."""
+    """Refuse a file that is elsewhere than in ``folder``, or a sample that is not a PNG."""
     if file.resolve() != folder.resolve() / file.relative_to(folder):
         raise UserError(f"{file}: is a link or below one; put a copy of the file there")
     if file.suffix == ".png":

@@ -75,7 +75,7 @@ def take(members: Members, into: Path) -> Manifest:
         raise UserError(f"{bundle}: holds more than {MAX_FILES} files, which no bundle does")
     _check_each(members)
     if MANIFEST not in names:
-        raise UserError(f"{bundle}: is no bundle: it has no {MANIFEST}")
+        raise UserError(f"{bundle}: is not a bundle: it has no {MANIFEST}")
     _copy(members, MANIFEST, into, limit_of(MANIFEST))
     manifest = read_manifest(into / MANIFEST, bundle)
     check_names(members, manifest)
@@ -159,7 +159,7 @@ class _Zip:
             if entry.flag_bits & 1:
                 raise Refused(bundle, name, "is encrypted")
             if kind not in (0, stat.S_IFREG):
-                raise Refused(bundle, name, "is no plain file (a link, device or folder)")
+                raise Refused(bundle, name, "is not a plain file (a link, device or folder)")
             if entry.header_offset < end:
                 raise Refused(bundle, name, "lies over another file in the zip")
             end = entry.header_offset + entry.compress_size
@@ -189,7 +189,7 @@ class _Folder:
                     elif entry.is_file(follow_symlinks=False):
                         self.names.append(name)
                     else:
-                        raise Refused(bundle, name, "is no plain file (a link, device or pipe)")
+                        raise Refused(bundle, name, "is not a plain file (a link, device or pipe)")
                     if len(self.names) + len(folders) > MAX_FILES:
                         raise UserError(
                             f"{bundle}: holds more than {MAX_FILES} files, which no bundle does"

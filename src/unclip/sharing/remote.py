@@ -102,7 +102,7 @@ def _from_wandb(url: str, into: Path) -> None:
 def _check(url: str, sizes: dict[str, int | None]) -> None:
     """Names and sizes as the server tells them; what comes is checked once more."""
     if MANIFEST not in sizes:
-        raise UserError(f"{url}: is no bundle: it has no {MANIFEST}")
+        raise UserError(f"{url}: is not a bundle: it has no {MANIFEST}")
     if len(sizes) > MAX_FILES:
         raise UserError(f"{url}: holds more than {MAX_FILES} files, which no bundle does")
     for name, size in sizes.items():

@@ -89,7 +89,7 @@ class BaseExperiment:
 
     GONE: ClassVar[dict[str, str]] = {"check": "use `unclip overfit NAME`"}
 
-    stage: str = ""  # an entry of unclip.stages.registry.STAGES
+    stage: str = ""  # what is trained: a name in stages/registry.py
     about: str = ""  # what the experiment is for, in a line
     run: RunConfig = field(default_factory=RunConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

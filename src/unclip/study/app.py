@@ -197,7 +197,7 @@ async def _body(request: Request) -> dict[str, Any]:
     try:
         found = json_text.read(data)
     except ValueError:
-        raise Refused(400, "This is no JSON.") from None
+        raise Refused(400, "This is not JSON.") from None
     if not isinstance(found, dict):
         raise Refused(400, "Send an object.")
     return found

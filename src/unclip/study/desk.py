@@ -84,7 +84,7 @@ class Desk:
         """Record a vote; what comes next.
 
         Raises:
-            Refused: nobody is known by that code, or it is no vote of this study.
+            Refused: nobody is known by that code, or it is not a vote of this study.
         """
         name = self._votes.rater_of(code) if code else None
         if name is None:

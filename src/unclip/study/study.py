@@ -92,7 +92,7 @@ def load_study(folder: Path) -> Study:
     if manifest is None:
         if (folder / BEGUN).is_file():
             raise UserError(f"{folder}: is not finished; run the same `{COMMAND}` again")
-        raise UserError(f"{folder}: is no study; `{COMMAND}` makes one")
+        raise UserError(f"{folder}: is not a study; `{COMMAND}` makes one")
     again = f"run the same `{COMMAND}` again, which keeps votes"
     if not _is_whole(manifest):
         raise UserError(f"{folder / MANIFEST}: damaged, or of another version; {again}")

@@ -180,7 +180,7 @@ class _Work:
         trial.seconds += time.monotonic() - each.began
         if status == SAVED and not each.told:
             self.trials.save()
-            raise Interrupted(f"trial {trial.number} was told to stop; the same command goes on")
+            raise Interrupted(f"trial {trial.number} was stopped; run the same command to resume")
         metrics = self._summary(trial)
         if status == 0 and metrics is not None:
             self._finish(trial, metrics)

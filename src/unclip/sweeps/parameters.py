@@ -79,7 +79,7 @@ def parameter(name: str, given: Any, where: str) -> Parameter:
     keys = _keys(kind, here)
     for key in given:
         if key not in ("distribution", *keys):
-            raise UserError(f"{here}.{key}: is no key of {kind}{nearest(key, keys)}")
+            raise UserError(f"{here}.{key}: is not a key of {kind}{nearest(key, keys)}")
     for key in keys:
         if key not in given and key not in DEFAULTS:
             raise UserError(f"{here}: {kind} needs {key}")

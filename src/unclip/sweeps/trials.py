@@ -103,8 +103,8 @@ def _lock(file: int, dir: Path) -> None:
         except BlockingIOError:
             if time.monotonic() > until:
                 raise UserError(
-                    f"--dir {dir}: another sweep, or a trial of it, is at work there; wait for it, "
-                    "or give another --dir"
+                    f"--dir {dir}: another sweep, or a trial of one, is running there; wait for "
+                    "it, or give another --dir"
                 ) from None
         if not said:
             say(f"{dir}: waiting for what still runs there", error=True)

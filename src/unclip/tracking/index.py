@@ -100,9 +100,9 @@ def choose(word: str, root: Path) -> RunRecord:
     if (Path(word) / EXPERIMENT).is_file():
         return describe(Path(word))
     if Path(word).exists() and not (root / word).exists():
-        raise UserError(f"{word}: is no run: there is no {EXPERIMENT} in it")
+        raise UserError(f"{word}: is not a run: there is no {EXPERIMENT} in it")
     if not root.is_dir():
-        raise UserError(f"{word}: no such run: --root {root} is no folder")
+        raise UserError(f"{word}: no such run: --root {root} is not a folder")
     runs = find(root)
     of_experiment = [run for run in runs if run.experiment == word]
     if of_experiment:  # one that failed says least

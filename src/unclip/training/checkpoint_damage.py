@@ -78,5 +78,5 @@ def read_rest(path: Path) -> dict[str, Any]:
     except _UNREADABLE as error:
         raise UserError(f"{file}: cannot be read: {why_unreadable(error)}") from None
     if not fits or not isinstance(rest, dict):
-        raise UserError(f"{file}: is not what a run saves")
+        raise UserError(f"{file}: is not a checkpoint of unclip")
     return rest

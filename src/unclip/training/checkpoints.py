@@ -169,7 +169,9 @@ def _load_optimizer(
     groups, now = described["groups"], _named_groups(net, optimizer)
     same = [g["params"] for g in groups] == [g["params"] for g in now]
     if not same or described["kind"] != type(optimizer).__name__:
-        raise UserError(f"{path}: of another optimizer; continue with the optim.name of the start")
+        raise UserError(
+            f"{path}: was saved with another optimizer; resume with the optim.name of the start"
+        )
     keys: dict[str, list[str]] = {}
     for full in stored.names("optimizer."):
         name, _, key = full.rpartition(".")

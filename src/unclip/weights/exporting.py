@@ -105,14 +105,16 @@ def _check_out(out: Path, *, force: bool) -> None:
     if empty or not os.path.lexists(out):
         return
     if not force:
-        raise UserError(f"--out {out}: is there; name another folder, or add --force")
+        raise UserError(f"--out {out}: exists; name another folder, or add --force")
     try:
         exported = json_text.read_object(out / PROVENANCE).get("exported")
     except (OSError, ValueError):
         exported = None
     files = exported.get("files") if isinstance(exported, dict) else None
     if not isinstance(files, list):
-        raise UserError(f"--out {out}: is no export of unclip, so it stays; name another folder")
+        raise UserError(
+            f"--out {out}: is not an export of unclip, so --force does not replace it; name another"
+        )
     require_only(out, {str(name) for name in files} | {PROVENANCE}, option="--out ")
 
 

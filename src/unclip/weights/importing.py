@@ -98,7 +98,7 @@ def import_weights(
         if os.path.lexists(target):
             if not force:
                 raise UserError(
-                    f"--out {out}: {target} is there; name another folder, or add --force"
+                    f"--out {out}: {target} exists; name another folder, or add --force"
                 )
             require_only(target, (*artifacts.FILES, *artifacts.MORE), option="--out ")
     check_revisions(out, found, set(targets.values()))

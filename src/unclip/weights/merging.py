@@ -32,8 +32,8 @@ def merge(words: Sequence[str], out: Path) -> Artifact:
     for each, _ in adapters[1:]:
         if each.base.sha256 != base.sha256:
             raise UserError(
-                f"ADAPTER={each.path}: is of the weights {each.base.sha256[:12]}, "
-                f"{first.path} of {base.sha256[:12]}; merge adapters of one base"
+                f"ADAPTER={each.path}: was trained on the weights {each.base.sha256[:12]}, "
+                f"{first.path} on {base.sha256[:12]}; merge adapters of one base"
             )
     require_alike([each for each, _ in adapters])
     weights = base.weights()

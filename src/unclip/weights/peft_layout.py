@@ -28,7 +28,7 @@ def export_peft(adapter: Path, out: Path, *, force: bool = False) -> list[Path]:
         force: Replace an earlier export.
 
     Raises:
-        UserError: it is no adapter, or the folder holds something else.
+        UserError: it is not an adapter, or the folder holds something else.
         OSError: a full disk.
     """
     found, _ = read_adapter(str(adapter))

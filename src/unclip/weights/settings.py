@@ -140,7 +140,7 @@ def section(content: Mapping[str, Any], name: str, where: str) -> dict[str, Any]
     """
     found = content.get(name, {})
     if not isinstance(found, dict):
-        raise UserError(f"{where}: {name}={_short(found)}: is no section; fetch it again")
+        raise UserError(f"{where}: {name}={_short(found)}: is not a section; fetch it again")
     return found
 
 

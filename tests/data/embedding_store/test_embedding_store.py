@@ -81,7 +81,7 @@ def test_keys_come_from_the_metadata_or_are_numbers_of_rows(folder):
         key, hashes = hashes_with(caption=letters, **columns)
         assert key == "b"
         assert np.array_equal(hashes, key_hashes("abcdeabc"))
-    key, hashes = hashes_with(caption=letters, key=numbers)  # a column of numbers is no key
+    key, hashes = hashes_with(caption=letters, key=numbers)  # a column of numbers is not a key
     assert key == "6"
     assert np.array_equal(hashes, key_hashes("01234567"))
 
@@ -298,7 +298,7 @@ DAMAGES = {  # what is done to the folder: what is said
         lambda f: (f / "begun.json").write_text("{}"),
         r"is not finished; run the same `unclip embed` again",
     ),
-    "a manifest that is no JSON": (
+    "a manifest that is not JSON": (
         lambda f: (f / "manifest.json").write_text("{"),
         r"manifest\.json: damaged \(.*\); copy it again",
     ),

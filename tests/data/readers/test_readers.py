@@ -209,7 +209,10 @@ class TestFolder:
             ('{"caption": "a"}', 'needs a "file_name"'),
             ("[]", 'needs a "file_name"'),
             *(
-                (json.dumps({"file_name": name, "text": "b"}), "is no name of a file in the folder")
+                (
+                    json.dumps({"file_name": name, "text": "b"}),
+                    "is not a name of a file in the folder",
+                )
                 for name in ("../x.png", "a/../../x.png", "/x.png", "", ".", "a\0.png", None, 7, [])
             ),
         ):
@@ -224,7 +227,7 @@ class TestFolder:
             ("", r"it has \[\]"),
             ("file_name,caption\na.png,x\nb.png,a cat, asleep", "line 3 has 3 fields"),
             ("file_name,caption,n\na.png", "line 2 has 1 fields, the first line 3"),
-            ("file_name,text\n../a.png,x", "line 2: '../a.png' is no name of a file"),
+            ("file_name,text\n../a.png,x", "line 2: '../a.png' is not a name of a file"),
             ('file_name,text\na.png,"x', "line 2 is not CSV"),
         ):
             (tmp_path / "metadata.csv").write_text(text)

@@ -220,7 +220,7 @@ def test_pytorch_fids_statistics_are_taken_as_inceptions(tmp_path):
     both = evaluate_images(own, found, network, title="a", reference_title="b")
     assert both.figures["FID"].value == pytest.approx(0, abs=1e-9)
     assert both.conditions.reference_n is None
-    assert both.notes == ["b: does not tell its network or number of images"]
+    assert both.notes == ["b: does not name its network or number of images"]
     other = replace(network, name="own")
-    with pytest.raises(UserError, match="does not tell its network"):
+    with pytest.raises(UserError, match="does not name its network"):
         read_statistics(str(tmp_path / "theirs.npz"), other, option="--reference")

@@ -118,7 +118,7 @@ def test_missing_parts_are_said_and_the_rest_is_drawn(small, tmp_path):
         Pipeline(replace(small.cascade, prior=None, upsamplers=(), codec=None)), tmp_path, scenes=[]
     )
     for reason in (
-        "prior: there is none, but the decoder takes image embeddings",
+        "prior: this cascade has none, and its decoder needs",
         "pca: the pipeline has none; make one with <code>unclip fit-pca</code>",
         "captions of --images are not known; use <code>unclip edit</code>",
         "captions of --images are not known; use <code>unclip probe typographic</code>",

@@ -217,7 +217,7 @@ def test_the_decoders_scale_leaves_z_i_alone(pipeline, monkeypatch):
 
 
 def test_no_scale_is_refused(pipeline):
-    with pytest.raises(UserError, match="decoder scales: give at least one"):
+    with pytest.raises(UserError, match="--decoder-scales: give at least one"):
         probe_guidance(pipeline, CAPTIONS, SEEDS, decoder_scales=[])
 
 

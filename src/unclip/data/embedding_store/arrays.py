@@ -122,7 +122,7 @@ def _open(path: Path, dtypes: tuple[str, ...], shape: str) -> np.ndarray:
             f"data.embeddings: {path} cannot be read: {why_unreadable(error)}; copy it again"
         ) from None
     if not isinstance(array, np.ndarray):
-        raise UserError(f"data.embeddings: {path} is an .npz, not one array")
+        raise UserError(f"data.embeddings: {path} is an .npz; save one array, as .npy")
     if array.dtype not in dtypes or array.ndim != shape.count(",") + 1:
         expected = f"{' or '.join(dtypes)} {shape}"
         raise UserError(f"data.embeddings: {path} is {_described(array)}, expected {expected}")

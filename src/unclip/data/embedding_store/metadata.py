@@ -31,7 +31,7 @@ class Metadata:
         silent: The first shard's file without a column of captions; None if all have one.
 
     Raises:
-        UserError: A file is no parquet, or has two columns of one name.
+        UserError: A file is not a parquet file, or has two columns of one name.
     """
 
     def __init__(self, files: Sequence[Path]):

@@ -90,7 +90,8 @@ class PriorRows(Dataset[BatchReport]):
                 rows[at] = self._part.rows[other % len(self)]
         last = next(reversed(problems.values()))[-1]
         raise UserError(
-            f"data.embeddings: {folder.path} has next to no rows that can be used; the last: {last}"
+            f"data.embeddings: {folder.path} has almost no usable rows; the last: {last}; embed "
+            "again"
         )
 
     def _flaws(

@@ -89,7 +89,7 @@ def choose_captions(captions: list[Caption], limit: int | None) -> list[Caption]
         UserError: There are not so many.
     """
     if not captions:
-        raise UserError("captions: there are none")
+        raise UserError("captions: none given; give one or more")
     if limit is None:
         return captions
     if limit > len(captions):

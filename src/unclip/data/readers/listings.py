@@ -88,7 +88,7 @@ def inside(name: Any, *, where: str) -> str:
     """
     path = PurePosixPath(name) if isinstance(name, str) else PurePosixPath()
     if not path.name or path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise UserError(f"{where}: {name!r} is no name of a file in the folder")
+        raise UserError(f"{where}: {name!r} is not a name of a file in the folder")
     return str(path)
 
 
@@ -118,7 +118,7 @@ def _text(data: bytes, path: str) -> str:
         line, before = data.count(b"\n", 0, at) + 1, data[data.rfind(b"\n", 0, at) + 1 : at]
         column = len(before.decode("utf-8-sig", "replace")) + 1
         place = f"{path} line {line} column {column}"
-        logger.warning("data.source: %s has a NUL byte, which is no text; remove it", place)
+        logger.warning("data.source: %s has a NUL byte, which is not text; remove it", place)
     return data.decode("utf-8-sig", "surrogateescape")
 
 

@@ -74,7 +74,7 @@ def tars_of(spec: str) -> list[str]:
     """The tars that `open_files` would read for ``spec``.
 
     Raises:
-        UserError: It does not exist, or is no source of tars.
+        UserError: It does not exist, or is not a source of tars.
     """
     paths = list(dict.fromkeys(files.expand(spec)))
     if len(paths) == 1 and not _is_shard(paths[0]):
@@ -106,7 +106,9 @@ def _shards(folder: str) -> list[str]:
             f"data.source=hf:{folder}"
         )
     if not files.is_folder(folder):
-        raise UserError(f"data.source: {folder} is of no known kind; expected {SOURCES}")
+        raise UserError(
+            f"data.source: {folder} is not a source that unclip reads; expected {SOURCES}"
+        )
     return []
 
 
@@ -126,7 +128,7 @@ def _about_images(parquet: str, folder: str) -> bool:
 
 
 def _others(folder: str, shards: set[str]) -> Inventory:
-    """The files of a folder of ``shards``; a tar is no file of its own beside its members."""
+    """The files of a folder of ``shards``; a tar is not a file of its own beside its members."""
     found = Inventory()
     for file in files.walk(folder):
         if file.name in shards:

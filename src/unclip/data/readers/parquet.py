@@ -37,7 +37,7 @@ class ParquetSource(Reader):
         silent: Whether the column of captions may be missing.
 
     Raises:
-        UserError: The file is no parquet, or lacks a column.
+        UserError: The file is not a parquet file, or lacks a column.
     """
 
     def __init__(

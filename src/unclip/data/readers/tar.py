@@ -34,7 +34,7 @@ class TarSource(Reader):
         limits: Which images are refused.
 
     Raises:
-        UserError: It is no tar, holds no image, or is damaged and ``on_error`` is `error`.
+        UserError: It is not a tar, holds no image, or is damaged and ``on_error`` is `error`.
     """
 
     def __init__(self, path: str | Path, *, on_error: str = "error", limits: Limits = LIMITS):

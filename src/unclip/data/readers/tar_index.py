@@ -35,7 +35,7 @@ def tar_index(tar: File) -> TarIndex:
     One that does not fit the tar is rebuilt. The cache is `$UNCLIP_CACHE` (`~/.cache/unclip`).
 
     Raises:
-        UserError: It is no uncompressed tar, or cannot be read.
+        UserError: It is not an uncompressed tar, or cannot be read.
     """
     cached = _cache_path(tar)
     index = _beside(tar) or _cached(cached, tar)
@@ -52,7 +52,7 @@ def write_beside(tar_path: str | Path) -> None:
     """Write the index of a local tar to `NAME.tar.index.npz`, where every reader looks first.
 
     Raises:
-        UserError: It is no uncompressed tar.
+        UserError: It is not an uncompressed tar.
         OSError: The folder cannot be written.
     """
     tar = files.stat_file(str(tar_path))

@@ -35,7 +35,7 @@ class TarIndex(NamedTuple):
     headers: np.ndarray  # uint32 [N, 3]: CRC-32 of the header before each
     members: int  # files that lie wholly inside the tar
     damaged: bool  # the tar does not end as one should
-    files: Inventory  # every member that is no folder
+    files: Inventory  # every member that is not a folder
 
 
 class _Member(NamedTuple):
@@ -49,7 +49,7 @@ def scan_tar(tar: File) -> TarIndex:
     """The index made from the headers of all members.
 
     Raises:
-        UserError: It is no uncompressed tar, holds no image, or cannot be read.
+        UserError: It is not an uncompressed tar, holds no image, or cannot be read.
     """
     files = Inventory()
     members, damaged = _members(tar, files)

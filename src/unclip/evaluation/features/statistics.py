@@ -217,7 +217,9 @@ def read_statistics(spec: str, network: FeatureNetwork, *, option: str) -> Stati
         ) from None
     fits = mean.ndim == 1 and covariance.shape == (len(mean), len(mean))
     if not fits or not mean.isfinite().all() or not _is_covariance(covariance):
-        raise UserError(f"{option} {spec}: mu and sigma are not a mean and its covariance")
+        raise UserError(
+            f"{option} {spec}: mu and sigma are not a mean and a covariance; make it again"
+        )
     if len(mean) != network.dim:
         raise UserError(
             f"{option} {spec}: statistics of {len(mean)} features, --features {network.name} has "
@@ -232,7 +234,7 @@ def read_statistics(spec: str, network: FeatureNetwork, *, option: str) -> Stati
         raise UserError(f"{option} {spec}: statistics of another network: {told}; make them again")
     if not record and network.name != "inception":
         raise UserError(
-            f"{option} {spec}: does not tell its network; only statistics of Inception are read "
+            f"{option} {spec}: does not name its network; only statistics of Inception are read "
             "without (--features inception)"
         )
     return Statistics(

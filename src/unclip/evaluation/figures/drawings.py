@@ -95,7 +95,7 @@ def interpolations(studio: FigureInputs) -> Probe:
     """Figure 4: two pairs, x_T between the two inversions, then one draw."""
     pairs = [(k, k + 1) for k in range(0, min(4, len(studio.images)) - 1, 2)]
     if not pairs:
-        raise UserError("--images: an interpolation needs two")
+        raise UserError("--images: an interpolation needs two; give another")
     first, second = (Latents(*(part[list(end)] for part in studio.latents)) for end in zip(*pairs))
     cells, rows = [], []
     for noise in ("slerp", "fixed"):

@@ -52,7 +52,7 @@ def load_probe(path: Path, clip: FrozenClip, *, key: str = "--probe") -> LinearP
     """A probe for embeddings of ``clip``.
 
     Raises:
-        UserError: it is no probe, damaged, or of another CLIP.
+        UserError: it is not a probe, damaged, or of another CLIP.
     """
     artifact = artifacts.expect(artifacts.describe(path, key=key), KINDS, key=key)
     check_embedding(artifact, clip, key=key)

@@ -96,11 +96,11 @@ def check_comparable(evaluations: Sequence[ImagesEvaluation], allowed: Sequence[
         allowed: Conditions that may differ.
 
     Raises:
-        UserError: another one differs, or ``allowed`` has a word that is no condition.
+        UserError: another one differs, or ``allowed`` has a word that is not a condition.
     """
     for name in allowed:
         if name not in NAMES:
-            raise UserError(f"--allow-different {name}: is no condition{nearest(name, NAMES)}")
+            raise UserError(f"--allow-different {name}: is not a condition{nearest(name, NAMES)}")
     found = {k: v for k, v in differences(evaluations).items() if k not in allowed}
     if found:
         told = "; ".join(

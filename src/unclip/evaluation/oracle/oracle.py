@@ -1,7 +1,7 @@
 """Reads images of scenes without learning: which shape, of which colour and size, lies where.
 
 Made for generated images of ``unclip.data.scenes``: soft edges, noise and wrong tints are
-tolerated, whatever is no clear shape is not reported. Printed words are not read. Two touching
+tolerated, whatever is not a clear shape is not reported. Printed words are not read. Two touching
 objects are told apart by their colours; two of the same colour are read as one thing, or nothing.
 """
 

@@ -31,7 +31,7 @@ def check_scales(
         UserError: it names the stage.
     """
     if not decoder_scales:
-        raise UserError("decoder scales: give at least one")
+        raise UserError("--decoder-scales: give at least one")
     for stage, scales in (("decoder", decoder_scales), ("prior", prior_scales)):
         if scales and settings and "guidance" in settings.changes.get(stage, {}):
             raise UserError(f"{stage}.guidance: is set by --{stage}-scales; give it there")

@@ -197,7 +197,7 @@ def _against(
     for name, each in ((found.title, generated), (found.reference, reference)):
         n = each.gaussian.n
         if n is None:
-            found.notes.append(f"{name}: does not tell its network or number of images")
+            found.notes.append(f"{name}: does not name its network or number of images")
         elif n <= dim:
             found.notes.append(
                 f"{name}: {counted(n, 'image')} cannot determine a covariance of {dim:,} "

@@ -12,7 +12,7 @@ WEIGHTS = "6726825d"  # how the sha256 of FID's Inception, as converted to torch
 
 
 def not_comparable(found: ImagesEvaluation, protocol: Protocol) -> list[str]:
-    """Why ``found`` is no figure of the paper's kind; empty if nothing speaks against it."""
+    """Why ``found`` is not a figure of the paper's kind; empty if nothing speaks against it."""
     c = found.conditions
     whole = f"({CAPTIONS:,})" in protocol.chosen
     reasons = {

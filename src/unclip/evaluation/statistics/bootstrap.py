@@ -55,7 +55,7 @@ def bootstrap(
             American Statistician 69, 2015, the expanded percentile interval).
 
     Raises:
-        ValueError: fewer than 2 units at the outer level, or a statistic that is no number.
+        ValueError: fewer than 2 units at the outer level, or a statistic that is not a number.
     """
     runs = [np.asarray(rows, np.float64) for rows in runs]
     several = len(runs) > 1
@@ -66,7 +66,7 @@ def bootstrap(
     effect = statistic(np.concatenate(runs))
     values = np.sort([statistic(_again(runs, rng)) for _ in range(draws)])
     if not np.isfinite(values).all():
-        raise ValueError("a statistic that is no number")
+        raise ValueError("a statistic that is not a number")
     bias, acceleration = 0.0, 0.0
     if method == "bca":
         bias = _normal((values < effect).mean() + (values == effect).mean() / 2, draws)

@@ -36,7 +36,7 @@ class Estimate:
 
     def __post_init__(self) -> None:
         if not all(map(isfinite, (self.effect, self.low, self.high, self.p))):
-            raise ValueError(f"{self.method}: an effect that is no number")
+            raise ValueError(f"{self.method}: an effect that is not a number")
 
 
 def verdict(

@@ -62,5 +62,5 @@ def _draw(inputs: Inputs, captions: list[str], seeds: list[int], of_prior: list[
     elif cascade.decoder.net.config.use_caption:
         z_i = None
     else:
-        raise UserError("the decoder reads no captions, so there is none to give it alone")
+        raise UserError("the decoder reads no captions, so it cannot be given a caption alone")
     return sampling.decode(z_i, seeds, captions=captions)

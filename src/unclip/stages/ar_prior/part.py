@@ -71,7 +71,10 @@ def load(path: Path | str, clip: FrozenClip, *, key: str = "prior") -> ArPriorPa
     experiment = artifact.experiment(ArPriorExperiment, "model", "sampler")
     model = experiment.model
     if model.codes is None or model.buckets is None:
-        raise UserError(f"{artifact.path / 'config.yaml'}: model.codes and model.buckets unset")
+        raise UserError(
+            f"{artifact.path / 'config.yaml'}: model.codes and model.buckets are not set; copy the "
+            "artifact again"
+        )
     sizes = LoadedParents(clip).sizes()
     net = artifact.network(lambda: build_network(experiment, sizes))
     tokenize = Tokenizer(model.text.context)

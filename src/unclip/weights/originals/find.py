@@ -129,7 +129,7 @@ def _read(source: Source, folder: str) -> tuple[States, tuple[State, str] | None
         kind = _kind(state, where)
         if kind is None:
             unknown.append(
-                f"{where}: {next(iter(state))} is no tensor of a network that unclip knows"
+                f"{where}: {next(iter(state))} is not a tensor of a network that unclip knows"
             )
             continue
         if kind in states:

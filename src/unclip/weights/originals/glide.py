@@ -165,8 +165,8 @@ def _steps(config: Settings, total: int, published: int | str) -> int | str:
         sampling_timesteps(steps, total)
     except UserError:
         raise UserError(
-            f"{config.where}: timestep_respacing={str(steps)[:60]}: is no number of {total} steps, "
-            f"counts of sections or {FAST27}; remove it, and give the steps when you sample"
+            f"{config.where}: timestep_respacing={str(steps)[:60]}: is not a number of {total} "
+            f"steps, counts of sections or {FAST27}; remove it, and give the steps when you sample"
         ) from None
     return steps if isinstance(steps, str) else int(steps)
 

@@ -63,7 +63,7 @@ def _one_rotation(net: State, where: str) -> dict[str, Tensor]:
     tables = [name for name in net if name.endswith(".rotary_emb.freqs")]
     for name in tables[1:]:
         if not torch.equal(net.pop(name), net[tables[0]]):
-            raise UserError(f"{where}: {name} is not {tables[0]}; each layer turns on its own")
+            raise UserError(f"{where}: {name} differs from {tables[0]}; only one table is read")
     return net
 
 

@@ -94,7 +94,7 @@ def state_of(content: Any, where: str) -> dict[str, Tensor]:
 
 
 def checked(tensor: Tensor, name: str, where: str) -> Tensor:
-    """The same tensor; NaN, infinities and what is no plain number are refused.
+    """The same tensor; NaN, infinities and what is not a plain number are refused.
 
     Raises:
         UserError: it names the tensor.
@@ -134,8 +134,8 @@ def _read_pickled(file: Path, size: int, where: str) -> Any:
                 return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         if size > _LEGACY_BYTES:
             raise UserError(
-                f"{where}: has {size:,} bytes and is no zip: it is truncated, or older than torch "
-                "1.6; fetch it again, or give safetensors"
+                f"{where}: has {size:,} bytes and is not a zip: it is truncated, or older than "
+                "torch 1.6; fetch it again, or give safetensors"
             )
         return torch.load(file, map_location="cpu", weights_only=True)
     except UserError:

@@ -95,7 +95,9 @@ def _sizes(model: Any, artifact: Artifact) -> ParentSizes:
 
 def _experiment(artifact: Artifact) -> Any:
     """What its network is built and sampled by, checked; the rest are defaults."""
-    if artifact.stage == CLIP:  # a CLIP without images cannot be trained, so it is no experiment
+    if (
+        artifact.stage == CLIP
+    ):  # a CLIP without images cannot be trained, so it is not an experiment
         return ClipExperiment(model=artifact.section("model", ClipConfig))
     cls: Any = registry.STAGES[artifact.stage].experiment
     return artifact.experiment(cls, "model", "diffusion", "sampler")
