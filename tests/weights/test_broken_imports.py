@@ -297,8 +297,8 @@ def test_a_nearly_right_name_is_answered(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("model_index.json", "model_index.json: is no file of weights"),
-        ("prior/config.json", "config.json: is no file of weights"),
+        ("model_index.json", "model_index.json: is not a file of weights"),
+        ("prior/config.json", "config.json: is not a file of weights"),
         ("model-00001-of-00002.safetensors", "is one shard of several; name their folder"),
         ("prior.ckpt", "(ViT-L-14_stats.th) too; give a folder with both"),
     ],

@@ -87,8 +87,8 @@ class Components:
         ):
             known = ", ".join(sorted({str(class_of(c))[:40] for c in self.configs.values()}))
             raise UserError(
-                f"{self.source.label}: holds {known or 'nothing known'}, which is no "
-                "stage of unclip"
+                f"{self.source.label}: holds {known or 'nothing known'}, which is not "
+                "a stage of unclip"
             )
 
     def settings_of(self, cls: str, **folders: str) -> dict[str, dict[str, Any]]:

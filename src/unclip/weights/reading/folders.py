@@ -117,8 +117,8 @@ class Source:
                 )
             if not shard.endswith(ENDINGS):
                 raise UserError(
-                    f"{self.where(index)}: weight_map: {shard[:80]!r} is no file of weights; fetch "
-                    "it again"
+                    f"{self.where(index)}: weight_map: {shard[:80]!r} is not a file of weights; "
+                    "fetch it again"
                 )
             names[shard] = f"{folder}/{shard}" if folder else shard
             self.path(names[shard])  # all are there before any is read
@@ -163,7 +163,8 @@ def local(path: Path) -> Source:
             raise UserError(f"{path}: is a symbolic link; name the file itself")
         if not path.name.endswith((*ENDINGS, *MERGES)):
             raise UserError(
-                f"{path}: is no file of weights, which end in {', '.join(ENDINGS)}; name its folder"
+                f"{path}: is not a file of weights, which end in {', '.join(ENDINGS)}; name its "
+                "folder"
             )
         if _SHARD.search(path.name):
             raise UserError(f"{path}: is one shard of several; name their folder")
