@@ -309,6 +309,32 @@ def test_what_the_page_never_sends_is_refused_without_a_trace(
     assert "\x1b[2J" not in told
 
 
+def test_an_example_is_loaded_and_nothing_else_passes_the_queue_by(site, http, capfd):
+    """As the page asks for them: by number, without a name."""
+    from unclip.demo.page import CAPTIONS
+
+    config = http.get("/config").json()["dependencies"]
+    examples = [d["id"] for d in config if str(d["api_name"]).startswith("load_example")]
+    queued = [d["id"] for d in config if d["queue"] is not False and d["backend_fn"]]
+    assert examples
+    assert queued
+
+    def call(number, data):
+        given = {"data": data, "fn_index": number, "session_hash": "ann"}
+        return http.post("/gradio_api/run/predict", json=given)
+
+    for number in examples:
+        answer = call(number, [0])
+        assert answer.status_code == 200
+        assert answer.json()["data"][0]["value"] == CAPTIONS[0]
+        for odd in ([99], ["x"], [None], []):
+            assert call(number, odd).status_code != 200
+    for number in queued:
+        assert call(number, ["a red circle"]).status_code == 404
+    assert site.studio.begun == []
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
 def test_a_job_of_odd_values_fails_without_a_trace(site, http, capfd):
     for k, data in enumerate(
         ([], ["a", "b", {}], [1, [], None], ["a"] * 99, [None, -1, "\x1b[2J"])

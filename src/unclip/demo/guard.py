@@ -35,7 +35,8 @@ POSTS = {
     f"{_API}/reset": BODY,
     f"{_API}/upload": FILES,
     f"{_API}/component_server": FILES,
-    f"{_API}/run/load_example": BODY,
+    f"{_API}/run/predict": BODY,  # an example; Gradio refuses what has to wait in the queue there
+    f"{_API}/run/load_example": BODY,  # the same, of earlier versions of Gradio
 }
 GETS = tuple(f"{_API}/{name}" for name in ("queue/data", "heartbeat/", "file=", "upload_progress"))
 
