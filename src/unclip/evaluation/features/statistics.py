@@ -209,7 +209,9 @@ def read_statistics(spec: str, network: FeatureNetwork, *, option: str) -> Stati
         raise UserError(f"{option} {spec}: does not exist") from None
     except KeyError as error:
         name = str(error).split()[0].strip("'\"")
-        raise UserError(f"{option} {spec}: holds no {name}, so is no file of statistics") from None
+        raise UserError(
+            f"{option} {spec}: holds no {name}, so is not a file of statistics"
+        ) from None
     except Exception:  # a damaged zip raises nearly anything
         raise UserError(
             f"{option} {spec}: is not a file of statistics, or damaged; make one with "
