@@ -165,7 +165,7 @@ def test_a_damaged_adapter_is_refused_by_name(own, line):
 
 @pytest.mark.slow
 def test_a_resumed_adapter_has_the_same_bits(resolved, tmp_path):
-    given = [LORA, "adapter.dropout=0.2", "optim.lr=0.05"]
+    given = [LORA, "adapter.dropout=0.2", "optim.lr=0.05", "optim.name=muon"]
     whole = train(resolved("decoder", *given, "trainer.max_steps=4", folder="whole"))
     train(resolved("decoder", *given, "trainer.max_steps=2", folder="parts"))
     parts = train(resolved("decoder", *given, "trainer.max_steps=4", folder="parts"), resume=True)

@@ -85,6 +85,28 @@ def test_muon_takes_weights_and_adamw_the_rest():
         assert 0.6 < largest / (0.2 * max(matrix.shape) ** 0.5 * 0.1) < 1.3
 
 
+@pytest.mark.parametrize(
+    ("trains", "groups"),
+    [({"weight", "bias"}, 2), ({"weight"}, 1), ({"bias"}, 1)],
+    ids=["both", "weight", "bias"],
+)
+def test_muon_needs_no_bias_and_adamw_no_matrix(trains, groups):
+    """An adapter has matrices alone."""
+    net = torch.nn.Linear(4, 3)
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name in trains)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    optimizer = build_optimizer(net, OptimConfig(name="muon", lr=0.1))
+    net(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    moved = {name for name, p in net.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == trains
+    assert len(optimizer.param_groups) == groups
+    again = build_optimizer(net, OptimConfig(name="muon", lr=0.1))
+    again.load_state_dict(optimizer.state_dict())
+    again.step()
+
+
 def test_muon_is_that_of_torch_on_matrices_and_on_kernels_as_matrices():
     generator = torch.Generator().manual_seed(0)
     shapes = [(6, 4), (4, 6), (6, 4), (5, 2, 3, 3), (8, 8)]

@@ -60,8 +60,12 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def __init__(self, net: nn.Module, config: OptimConfig):
         matrices = [weight for weight in layers(net) if weight.requires_grad]
-        muon = Muon(matrices, lr=config.lr, weight_decay=config.weight_decay)
-        self._parts = [muon, adamw(net, config, without=frozenset(matrices))]
+        self._parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            self._parts.append(Muon(matrices, lr=config.lr, weight_decay=config.weight_decay))
+        others = {p for p in net.parameters() if p.requires_grad} - {*matrices}
+        if others:  # an adapter has none
+            self._parts.append(adamw(net, config, without=frozenset(matrices)))
         super().__init__([g for part in self._parts for g in part.param_groups], {})
         self._share()
 
