@@ -199,7 +199,7 @@ def broken(change: str, stored: dict) -> tuple[dict, dict]:
         ("another", "unets.0.weight has no place in a prior"),
         ("shape", r"net.null_text_embeds has the shape \[1, 1, 8\]"),
         ("schedule", "alphas_cumprod is not that of diffusion.schedule=cosine of 100"),
-        ("frequencies", "layers.1.0.rotary_emb.freqs is not"),
+        ("frequencies", "layers.1.0.rotary_emb.freqs differs"),
         ("class", "Elsewhere, which could run code"),
     ],
 )
