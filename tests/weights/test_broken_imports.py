@@ -15,6 +15,7 @@ from imports import GOLDENS, change, configure, karlo_folder
 
 from unclip.cli import main
 from unclip.common import artifacts
+from unclip.weights import importing
 from unclip.weights.reading.tensors import read_file
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -282,6 +283,27 @@ def test_force_replaces_what_was_imported_and_nothing_else(tmp_path, capsys, hol
     assert error.count("\n") == 1
     assert str(out / ("upsampler" if holds == "a link" else "prior")) in error
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_of_two_imports_at_once_the_faster_one_stays(tmp_path, monkeypatch, capsys, before):
+    """Also where the cascade's folder was there ``before`` either."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    command = ["import", str(GOLDENS / "karlo-diffusers"), "--out"]
+    assert main([*command, str(other)]) == 0
+    if before:
+        out.mkdir()
+    check = importing.check_those_there
+
+    def meanwhile(*args):
+        check(*args)
+        shutil.copytree(other / "prior", out / "prior")
+
+    monkeypatch.setattr(importing, "check_those_there", meanwhile)
+    capsys.readouterr()
+    assert main([*command, str(out)]) == 2
+    assert f"--out {out}: {out / 'prior'} exists" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["prior"]
 
 
 def test_a_nearly_right_name_is_answered(tmp_path, capsys):

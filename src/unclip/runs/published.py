@@ -43,7 +43,7 @@ def fetch(cascade: NamedCascade) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         import_cascade(cascade, folder, reached=reached)
-    except OSError:
+    except (OSError, UserError):
         if not folder.is_dir():  # else another process was faster
             raise
     return folder

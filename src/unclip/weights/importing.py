@@ -94,13 +94,7 @@ def import_weights(
             raise UserError(each.lacks)
     check_together([each for each, _ in found])
     targets = {each.stage: out / registry.STAGES[each.stage].kind for each, _ in found}
-    for target in targets.values():
-        if os.path.lexists(target):
-            if not force:
-                raise UserError(
-                    f"--out {out}: {target} exists; name another folder, or add --force"
-                )
-            require_only(target, (*artifacts.FILES, *artifacts.MORE), option="--out ")
+    _require_free(out, targets.values(), force=force)
     check_revisions(out, found, set(targets.values()))
     choose_embeddings(out, [each for each, _ in found], set(targets.values()))
     fingerprint = fingerprint_there(out, found)
@@ -113,6 +107,7 @@ def import_weights(
                 each, origin, folder / targets[each.stage].name, fingerprint, half, out
             )
         check_those_there(out, found, set(targets.values()), fingerprint)
+        _require_free(out, targets.values(), force=force)  # another process may have been faster
         if not out.exists():
             folder.rename(out)  # at once
         else:
@@ -128,6 +123,14 @@ def import_weights(
             error=True,
         )
     return list(targets.values())
+
+
+def _require_free(out: Path, targets: Iterable[Path], *, force: bool) -> None:
+    """Refuse to replace stages unless ``force`` says so, and whatever no import has written."""
+    for target in filter(os.path.lexists, targets):
+        if not force:
+            raise UserError(f"--out {out}: {target} exists; name another folder, or add --force")
+        require_only(target, (*artifacts.FILES, *artifacts.MORE), option="--out ")
 
 
 def _require_writable_name(out: Path) -> None:
