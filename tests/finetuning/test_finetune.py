@@ -160,6 +160,17 @@ def test_a_folder_without_a_decoder_is_no_cascade(request_of, cascade, tmp_path)
         prepare(request_of(base=str(tmp_path / "c")))
 
 
+def test_it_is_said_where_no_sample_is_held_out(request_of, photos, capsys):
+    for path in sorted(photos.glob("*.txt"))[4:]:
+        path.unlink()
+        path.with_suffix(".png").unlink()
+    note = "none of the 4 samples is held out at data.held_out=0.1"
+    prepare(request_of())
+    assert note in capsys.readouterr().err
+    prepare(request_of(overrides=("data.held_out=0.3",)))
+    assert note not in capsys.readouterr().err
+
+
 def test_a_cascade_without_a_clip_says_how_to_add_one(request_of, cascade, tmp_path):
     shutil.copytree(cascade / "decoder", tmp_path / "c" / "decoder")
     with pytest.raises(UserError, match=r"c: has no clip, .* `unclip import SOURCE --out .*c`"):

@@ -131,6 +131,12 @@ def _count(request: Request) -> Found:
         raise
     if not len(found.train):
         raise UserError(f"{request.source}: no sample is left for training")
+    if not len(found.held_out) and not any("held_out" in text for text in request.overrides):
+        say(
+            f"unclip: note: none of the {counted(len(found.train), 'sample')} is held out at "
+            f"data.held_out={share:g}, so none is validated; data.held_out=0.3 holds out more",
+            error=True,
+        )
     if request.adapter == TOKEN:
         learned_word.require_in_captions(request, found.train)
     return Found(len(found.train), share, small)
@@ -147,14 +153,15 @@ def _parts(request: Request) -> list[str]:
     for part in request.stages:
         if part not in trains:
             raise UserError(f"--stages {part}: must be one of {', '.join(trains)}")
+    if request.adapter == TOKEN:
+        return [learned_word.stage_of(request, trains)]
     chosen = list(request.stages) or [p for p in (DECODER, PRIOR) if p in trains]
-    reads = request.adapter == TOKEN or any(p.startswith((DECODER, PRIOR)) for p in chosen)
-    if reads and not (base / CLIP).exists():
+    if any(p.startswith((DECODER, PRIOR)) for p in chosen) and not (base / CLIP).exists():
         raise UserError(
             f"--from {base}: has no {CLIP}, which training needs; add one: `unclip import SOURCE "
             f"--out {base}`"
         )
-    return [learned_word.stage_of(request, trains)] if request.adapter == TOKEN else chosen
+    return chosen
 
 
 def announce(request: Request, prepared: Prepared) -> None:

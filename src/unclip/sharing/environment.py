@@ -18,7 +18,7 @@ from unclip.tracking.provenance import collect
 
 _OF_THE_RUN = (
     *("created", "command", "experiment", "resumed", "code_diff", "metrics", "parents"),
-    *("seed", "data_fingerprint"),
+    *("seed", "data_fingerprint", "init"),
 )
 
 

@@ -158,6 +158,7 @@ def _run_files(run: str, artifact: artifacts.Artifact, samples: int = MAX_SAMPLE
         raise _without_run(run, artifact)
     if summary is not None:
         content[SUMMARY] = json_bytes(public_tree(finite(summary), names=True))
+        content[METRICS] = b""  # of a run that was too short to log any
     if (folder / METRICS).is_file():
         rows = map(numbers, read_metrics(folder / METRICS, note=True))
         lines = (json.dumps(row) + "\n" for row in rows if "step" in row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def import_weights(
     if reads and CLIP not in targets and not (out / CLIP).is_dir():
         say(
             "unclip: there is no CLIP, which sampling needs; add the one that the stages were "
-            f"trained with by `unclip import CLIP --out {out}`",
+            f"trained with by `unclip import CLIP --out {shlex.quote(str(out))}`",
             error=True,
         )
     return list(targets.values())
