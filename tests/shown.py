@@ -87,7 +87,7 @@ def words_of(command: str) -> list[list[str]]:
         words = shlex.split(command, comments=True)
     except ValueError:
         return []
-    ends = [k for k, word in enumerate(words) if word in (">", "|", "||", "&&")]
+    ends = [k for k, word in enumerate(words) if word in (">", "|", "||", "&&", "&")]
     words = words[: min(ends, default=len(words))]
     if "-m" in words and "unclip" in words:
         return [words[words.index("unclip") + 1 :]]
