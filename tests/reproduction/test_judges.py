@@ -17,6 +17,7 @@ from unclip.pipeline.inputs import squares
 from unclip.pipeline.manipulations import embed
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
+from unclip.reproduction.judges import images as images_judge
 from unclip.reproduction.judges.judge import Inputs, images_of
 from unclip.reproduction.judges.reading import described, note, prompt_of
 from unclip.reproduction.judges.registry import JUDGES
@@ -109,6 +110,15 @@ def test_the_way_from_one_scene_to_the_next_begins_and_ends_at_their_variations(
         found = judge(cascade, "interpolations", n=3, at=at, settings=settings)
         want = [note(image, prompt_of(scene)) for image, scene in zip(images, following)]
         assert [record["images"] for record in found.records] == [[one] for one in want]
+
+
+def test_the_way_goes_from_a_scene_to_the_next(cascade, monkeypatch):
+    calls, slerp = [], images_judge.slerp
+    monkeypatch.setattr(images_judge, "slerp", lambda *a: calls.append(a) or slerp(*a))
+    judge(cascade, "interpolations", n=3, at=0.25, settings={"decoder": {"steps": 2}})
+    ((first, second, at),) = calls
+    assert at == 0.25
+    assert torch.equal(second, first[[1, 2, 0]])
 
 
 def test_a_scene_is_rebuilt_from_its_own_x_T_or_from_a_new_one(cascade):

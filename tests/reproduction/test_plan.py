@@ -1,5 +1,6 @@
 """What a budget buys, and which folders runs get."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,17 @@ def test_what_the_cheapest_claim_needs_is_trained_first(preset, claims):
     for name, seed in order:
         for parent in preset.trainings[name].parents.values():
             assert order.index((parent, seed)) < order.index((name, seed))
+
+
+def test_the_order_of_the_file_is_none_of_training(preset, claims):
+    alone = {name: runs_needed(preset, {name: claim}, 2) for name, claim in claims.items()}
+    cost = {
+        name: sum(preset.trainings[run].minutes for run, _ in runs) for name, runs in alone.items()
+    }
+    for more, less in itertools.permutations(claims, 2):
+        if cost[less] < cost[more]:
+            both = runs_needed(preset, {name: claims[name] for name in (more, less)}, 2)
+            assert both[: len(alone[less])] == alone[less]
 
 
 def test_what_will_be_told_is_said_before(preset, claims):
