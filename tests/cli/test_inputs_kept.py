@@ -27,7 +27,7 @@ REFUSED = {
     "export: into a stage": "export D/run --to diffusers --out D/run/clip --force",
     "merge: its adapter": "merge D/adapter --out D/adapter",
     "merge: the base": "merge D/adapter --out D/base/artifact/new",
-    "fit-probe: its CLIP": "fit-probe aesthetics t --clip D/run --out D/run/artifact --force",
+    "fit-probe: its CLIP": "fit-probe aesthetics D/t.csv --clip D/run --out D/run/artifact --force",
     "train: its parent": "train {prior} clip=D/run run.dir=D/run --force",
     "train: its parent's artifact": "train {prior} clip=D/run/artifact run.dir=D/run --force",
     "train: through a link": "train {prior} clip=D/link run.dir=D/run --force",
@@ -98,6 +98,7 @@ def files(tmp_path, monkeypatch, cascade, minute_experiment):
     (d / "link").symlink_to(d / "run")
     (d / "sweep.yaml").write_text(SWEEP.format(d, minute_experiment("prior")))
     (d / "recipe.yaml").write_text("clip: clip/tiny\nupsamplers: []\n")
+    (d / "t.csv").write_text("image,rating\n" + "".join(f"{k}.png,{k}\n" for k in range(20)))
     mixture = tmp_path / "mixture.yaml"
     mixture.write_text(
         f"extends: {minute_experiment('clip')}\n"

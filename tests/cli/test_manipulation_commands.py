@@ -232,7 +232,7 @@ def test_a_missing_part_is_named_by_what_needs_it_alone(run, cascade, tmp_path):
     assert run("vary", "plain.png", "--n", "1", pipeline=tmp_path / "few")[0] == 0
     status, _, error = run("inpaint", "plain.png", *FILL, pipeline=tmp_path / "few")
     assert status == 2
-    assert "prior: there is none" in error
+    assert "prior: this cascade has none" in error
     shutil.rmtree(tmp_path / "few" / "decoder")
     status, _, error = run("vary", "plain.png", pipeline=tmp_path / "few")
     assert status == 2

@@ -84,10 +84,10 @@ case(
     "lines of metadata.jsonl with one file_name in two spellings (a.png, ./a.png)",
     Used("used, with all their captions", lambda s: s.captions == ["the bad one", "x"]),
 )(line('{"file_name": ".//bad.png", "caption": "x"}'))
-case("file_name that leaves the folder (../x.png)", Stops("line 10: .* no name", "line"))(
+case("file_name that leaves the folder (../x.png)", Stops("line 10: .* not a name", "line"))(
     line('{"file_name": "../x.png", "caption": "x"}')
 )
-case("file_name that is an absolute path", Stops("line 10: .* no name", "line"))(
+case("file_name that is an absolute path", Stops("line 10: .* not a name", "line"))(
     line('{"file_name": "/x.png", "caption": "x"}')
 )
 

@@ -140,7 +140,9 @@ class TestRemote:
         ) as e:
             open_files("s3://b/x.tar")
         assert "pip install 'unclip[remote]'" in str(e.value)
-        with pytest.raises(UserError, match=r"no URL that can be read \(Protocol not known: ftpz"):
+        with pytest.raises(
+            UserError, match=r"not a URL that unclip can read \(Protocol not known: ftpz"
+        ):
             open_files("ftpz://b/x.tar")
 
     def test_files_of_the_hub_are_urls_and_no_datasets(self, monkeypatch):

@@ -256,7 +256,11 @@ def test_coco_ids_match_whatever_type_they_are_written_in(tmp_path, kinds):
         ("images", {"id": 3}, "images[2] (id 3) has no file_name"),
         ("images", {"file_name": "a.png"}, "images[2] has no id"),
         ("images", {"id": [1], "file_name": "a.png"}, "images[2]: id: '[1]' must be a number"),
-        ("images", {"id": 3, "file_name": "../a.png"}, "images[2] (id 3): '../a.png' is no name"),
+        (
+            "images",
+            {"id": 3, "file_name": "../a.png"},
+            "images[2] (id 3): '../a.png' is not a name",
+        ),
         ("images", 7, "images[2] is '7'; it must be an object with id"),
         ("annotations", {"id": 9, "image_id": 0}, "annotations[2] (id 9) has no caption"),
         ("annotations", {"id": 9, "caption": "x"}, "annotations[2] (id 9) has no image_id"),

@@ -73,7 +73,8 @@ def test_too_large_a_share_of_bad_samples_stops_the_run_and_says_what_they_were(
         "9 of the first 80 samples cannot be used, more than data.max_skipped=0.1: "
         "the image is damaged (7), it has no caption (1), "
         "NxN pixels are too few, at least N a side needed (1); "
-        "the last: 08: 12x8 pixels are too few, at least 16 a side needed"
+        "the last: 08: 12x8 pixels are too few, at least 16 a side needed; "
+        "`unclip data inspect` lists them all"
     )
 
 

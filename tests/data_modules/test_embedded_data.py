@@ -374,7 +374,7 @@ def test_a_folder_whose_captions_are_all_missing_says_so(tmp_path):
     for shard, count in enumerate(COUNTS):
         write_captions(folder, shard, pa.nulls(count))
     loader = prior_data(folder, held_out=0).train_dataloader()
-    with pytest.raises(UserError, match=r"no rows that can be used; the last: .* caption is empty"):
+    with pytest.raises(UserError, match=r"almost no usable rows; the last: .* caption is empty"):
         list(loader)
     table = pa.table({"image_path": [f"{n:04d}" for n in range(15, 20)]})
     pq.write_table(table, folder / "metadata/metadata_1.parquet")

@@ -65,7 +65,7 @@ def test_z_t_goes_straight_into_the_text_decoder(folders):
 def test_a_decoder_of_image_embeddings_needs_a_prior_to_draw_captions(cascade, tmp_path):
     for part in ("clip", "decoder"):
         shutil.copytree(cascade / part / "artifact", tmp_path / part)
-    with pytest.raises(UserError, match="prior: there is none"):
+    with pytest.raises(UserError, match="prior: this cascade has none"):
         Pipeline.load(tmp_path).generate(["a"], [0])
 
 

@@ -296,7 +296,7 @@ def test_what_needs_no_prior_and_no_upsampler_works_without(without_prior):
     assert without_prior.cascade.prior is None
     found = without_prior.vary(PICTURES, 1.0, [0])
     assert torch.equal(found.image, found.small)
-    with pytest.raises(UserError, match="prior: there is none"):
+    with pytest.raises(UserError, match="prior: this cascade has none"):
         without_prior.generate(["a"], [0])
     with pytest.raises(UserError, match="pca: the pipeline has none"):
         without_prior.pca_reconstructions(PICTURES, [1])

@@ -260,7 +260,7 @@ def test_a_folder_in_use_is_refused(sweep_file, tmp_path, monkeypatch, capfd):
     go(file, folder, 1)
     with (
         trials.sweep_lock(folder),
-        pytest.raises(UserError, match="another sweep, or a trial of it"),
+        pytest.raises(UserError, match="another sweep, or a trial of one"),
     ):
         go(file, folder, 2)
     assert "waiting for what still runs there" in capfd.readouterr().err

@@ -292,7 +292,7 @@ DAMAGES = {  # what is done to the folder: what is said
     ),
     "an .npz": (
         lambda f: np.savez((f / "img_emb/img_emb_1.npy").open("wb"), a=FLOAT16),
-        r"img_emb_1\.npy is an \.npz, not one array",
+        r"img_emb_1\.npy is an \.npz; save one array, as \.npy",
     ),
     "a run that is not finished": (
         lambda f: (f / "begun.json").write_text("{}"),

@@ -348,7 +348,7 @@ class TestCoco:
                 r"images\[0\]: id: .* must be a number or a text",
             ),
             ('{"images": [7], "annotations": []}', r"images\[0\] is '7'; it must be an object"),
-            (json.dumps({"images": [image], "annotations": said}), "no name of a file"),
+            (json.dumps({"images": [image], "annotations": said}), "not a name of a file"),
         ):
             path.write_text(content)
             with pytest.raises(UserError, match=rf"^data\.source: .*captions\.json.* {reason}"):

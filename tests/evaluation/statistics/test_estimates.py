@@ -127,7 +127,7 @@ def test_the_bootstrap_has_a_seed_and_refuses_what_has_no_answer():
     assert bootstrap([np.zeros(5)], seed=0).p == 1.0
     with pytest.raises(ValueError, match="2 captions or more"):
         bootstrap([rows[:1]], seed=0)
-    with pytest.raises(ValueError, match="no number"):
+    with pytest.raises(ValueError, match="not a number"):
         bootstrap([rows], lambda r: float("nan"), seed=0)
 
 
@@ -180,7 +180,7 @@ def test_what_an_estimate_says_of_a_claim(found, expected, p, says):
 def test_equality_needs_a_margin():
     with pytest.raises(ValueError, match="margin"):
         verdict(estimate(0.0, -0.1, 0.1), "equal")
-    with pytest.raises(ValueError, match="no number"):
+    with pytest.raises(ValueError, match="not a number"):
         estimate(float("nan"), 0, 1)
 
 
