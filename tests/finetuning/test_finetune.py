@@ -167,8 +167,10 @@ def test_it_is_said_where_no_sample_is_held_out(request_of, photos, capsys):
     note = "none of the 4 samples is held out at data.held_out=0.1"
     prepare(request_of())
     assert note in capsys.readouterr().err
-    prepare(request_of(overrides=("data.held_out=0.3",)))
+    task = prepare(request_of(overrides=("data.held_out=0.7",), preserve=0)).tasks[0]
     assert note not in capsys.readouterr().err
+    assert settings(task).data.held_out == 0.7
+    assert settings(task).data.batch_size < 4  # of those that are left
 
 
 def test_a_cascade_without_a_clip_says_how_to_add_one(request_of, cascade, tmp_path):

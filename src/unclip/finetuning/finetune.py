@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,9 +117,13 @@ def _count(request: Request) -> Found:
         return open_splits(config, image_size=1)
 
     try:
-        found, share = split(ReadingConfig.held_out), ReadingConfig.held_out
+        given = parse_overrides(list(request.overrides)).get("data.held_out")
+        share = ReadingConfig.held_out
+        with suppress(TypeError, ValueError):  # of no number the experiment says what is wrong
+            share = float(str(given))
+        found = split(share)
         small = len(found.train) + len(found.held_out) < SMALL_SET
-        if small:
+        if small and given is None:
             share = 0.1
             found = split(share)
     except UserError as error:
@@ -131,7 +136,7 @@ def _count(request: Request) -> Found:
         raise
     if not len(found.train):
         raise UserError(f"{request.source}: no sample is left for training")
-    if not len(found.held_out) and not any("held_out" in text for text in request.overrides):
+    if not len(found.held_out) and given is None:
         say(
             f"unclip: note: none of the {counted(len(found.train), 'sample')} is held out at "
             f"data.held_out={share:g}, so none is validated; data.held_out=0.3 holds out more",
