@@ -70,7 +70,7 @@ def places(page: Path) -> Iterator[Shown]:
             markers = [m for m in block.markers if MARKER.match(m)]
             yield Shown(block.where, page, lines, markers)
     text = page.read_text(encoding="utf-8")
-    for match in re.finditer(r"(?:<!--((?:(?!-->).)*)-->\n)?((?:^\|.*\n)+)", text, re.M | re.S):
+    for match in re.finditer(r"(?:<!--((?:(?!-->).)*)-->\n)?((?:^\|[^\n]*\n)+)", text, re.M | re.S):
         cells = re.findall(r"^\|[^|]*\| `((?:unclip|make) [^`]+)` \|", match[2], re.M)
         if cells:
             markers = [(match[1] or "").strip()] if match[1] else []
