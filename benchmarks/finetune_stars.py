@@ -67,8 +67,8 @@ def from_nothing(tuned: Path, out: Path, data: Path) -> list[list[str]]:
     for part, name, words in json.loads((tuned / FILE).read_text())["tasks"]:
         if (out / part / "artifact").exists():
             continue
-        ours = ("init=", "init_teaches=", "run.dir=", "data.mixture", "data.source=", "adapter.", "optim.lr=")
-        ours += ("trainer.early_stopping=",)
+        ours = ("init=", "init_teaches=", "run.dir=", "data.mixture", "data.source=", "adapter.")
+        ours += ("optim.lr=", "trainer.early_stopping=")
         kept = [word for word in words if not word.startswith(ours)]
         kept += [f"data.source={data}", f"run.dir={out / part}"]
         commands.append(["train", name, *kept, "--continue"])
