@@ -180,6 +180,18 @@ def test_a_teacher_that_cannot_be_is_refused(minute_experiment, overrides, line)
         load_experiment(str(minute_experiment("prior")), [*given, *overrides])
 
 
+@pytest.mark.parametrize(
+    "alone",
+    [("optim.name=adamw8bit",), ("adapter.kind=token", "adapter.token=<sks>"), TAUGHT],
+    ids=["8-bit", "token", "teacher"],
+)
+def test_the_plan_shards_nothing_that_validation_would_refuse_sharded(resolved, alone):
+    found = plan(resolved("prior", *alone), gpus=2, device="t4", mfu=0.4)
+    assert {row.layout.strategy for row in found.rows} == {"ddp"}
+    with pytest.raises(UserError, match="fsdp"):
+        resolved("prior", *alone, "trainer.strategy=fsdp")
+
+
 def test_the_plan_counts_the_teacher(resolved):
     def planned(*overrides):
         found = plan(resolved("prior", *overrides), gpus=2, device="t4", mfu=0.4)

@@ -204,7 +204,7 @@ class DiffusionExperiment(AveragedExperiment):
         super().validate()
         if self.init_teaches is None:
             return
-        data: Any = getattr(self, "data")  # noqa: B009
+        data: Any = getattr(self, "data", None)
         named = sorted(data.mixture) if data.source == "mixture" else []
         require(
             self.init_teaches in named,
