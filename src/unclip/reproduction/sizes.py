@@ -22,8 +22,14 @@ STARTING = 15.0
 OPENING = 3.0
 """Seconds that an arm takes to be opened."""
 
-JUDGING = 0.4
+JUDGING = 0.3
 """Share of the time that is for judging, where there is too little for everything."""
+
+SHORTEST = 0.4
+"""Share of the steps below which fewer runs are trained."""
+
+RUNS = 3
+"""Runs of an arm that tell something of a method: of two, t has one degree of freedom."""
 
 DISCORDANT = 0.2
 """Share of pairs in which exactly one arm is right, as assumed before they are drawn."""
@@ -88,9 +94,9 @@ def choose_sizes(
 ) -> Sizes:
     """The largest sizes that take at most ``hours``; everything if None.
 
-    Judging has `JUDGING` of the time, training the rest. Seeds go first, from the preset's to one:
-    half of the steps of several runs say more about a method than one whole run. Without ``train``
-    all is trained, once.
+    Judging has `JUDGING` of the time, training the rest. Several runs of `SHORTEST` of the steps
+    say more about a method than one whole run; with less, seeds go, down to `RUNS` and then to one.
+    Without ``train`` all is trained, once.
     """
     cores = max(1, min(preset.at_once, os.cpu_count() or 1))
 
@@ -107,14 +113,15 @@ def choose_sizes(
         )
         return sum(each) / 3600
 
-    for seeds in range(preset.seeds if train else 1, 0, -1):
+    most = preset.seeds if train else 1
+    for seeds in (each for each in range(most, 0, -1) if each in (most, 1) or each >= RUNS):
         whole = training(seeds, 1.0) + judging(seeds, 1.0)
         if hours is None or whole <= hours:
             return Sizes(share=1.0, captions=1.0, seeds=seeds, hours=whole)
         captions = _largest(partial(judging, seeds), hours * (JUDGING if train else 1))
         left = hours - judging(seeds, captions)
         share = _largest(partial(training, seeds), left) if train else 1.0
-        if share >= 0.5 or seeds == 1:
+        if share >= SHORTEST or seeds == 1:
             took = training(seeds, share) + judging(seeds, captions)
             return Sizes(share=share, captions=captions, seeds=seeds, hours=took)
     raise AssertionError("the preset has a seed")
