@@ -90,7 +90,7 @@ def test_what_is_typed_replaces_what_a_recipe_says(tmp_path):
     assert merge_overrides(["a=1", "b=2"], ["b=3"]) == ["a=1", "b=3"]
     file = tmp_path / "mine.yaml"
     file.write_text("overrides: [trainer.seed=1, trainer.max_steps=7]\n")
-    (tasks, *_) = recipe.plan(recipe.load(str(file)), ["trainer.seed=2"])
+    tasks = recipe.plan(recipe.load(str(file)), ["trainer.seed=2"])
     assert tasks[0].overrides[:2] == ["trainer.seed=2", "trainer.max_steps=7"]
     file.write_text("overrides: [trainer.seed=1, trainer.seed=2]\n")
     with pytest.raises(UserError, match=r"trainer\.seed: given twice"):

@@ -12,26 +12,29 @@ import pytest
 
 from unclip.common.errors import UserError
 from unclip.config.load import load_experiment
-from unclip.runs.recipe import Recipe, _same, plan, run_recipe, run_together
+from unclip.runs.recipe import Recipe, _same, plan, run_recipe
+from unclip.runs.side_by_side import run_together
 
 
-def names(waves):
-    return [[task.part for task in wave] for wave in waves]
+def names(tasks):
+    return [task.part for task in tasks]
 
 
 def test_every_stage_comes_after_what_it_leans_on(tmp_path):
     given = {"dir": str(tmp_path), "upsamplers": ["upsampler/tiny"]}
     apart = plan(Recipe(**given), ["trainer.seed=3"])
-    assert names(apart) == [["clip"], ["prior"], ["decoder"], ["upsampler_128"]]
+    assert names(apart) == ["clip", "prior", "decoder", "upsampler_128"]
     beside = plan(Recipe(**given, together=True), [])
-    assert names(beside) == [["clip"], ["decoder", "prior", "upsampler_128"]]
+    assert names(beside) == ["clip", "upsampler_128", "decoder", "prior"]
     last = plan(Recipe(**given, pca="pca/tiny"), ["trainer.seed=3", "optim.lr=1"])
-    assert names(last)[-1] == ["pca"]
-    assert last[-1][0].overrides[0] == "trainer.seed=3"  # there is no optimizer
-    prior = apart[1][0]
-    assert f"clip={tmp_path / 'clip'}" in prior.overrides
-    assert "trainer.seed=3" in prior.overrides
-    assert all(not any(o.startswith("clip=") for o in w[0].overrides) for w in (apart[0], apart[3]))
+    assert names(last)[-1] == "pca"
+    assert last[-1].overrides[0] == "trainer.seed=3"  # there is no optimizer
+    for tasks in (apart, beside, last):
+        for task in tasks:
+            leans = task.part in ("prior", "decoder", "pca")
+            assert task.needs == (("clip",) if leans else ())
+            assert (f"clip={tmp_path / 'clip'}" in task.overrides) == leans
+    assert "trainer.seed=3" in apart[1].overrides
 
 
 def test_a_wrong_override_is_refused_before_anything_runs(tmp_path):
@@ -54,6 +57,25 @@ def test_commands_that_run_together_have_their_lines_named(capfd):
         ["one", "I", "am", "one"],
         ["two", "I", "am", "two"],
     ]
+
+
+def test_one_that_no_other_can_run_beside_has_all_the_cores(capfd, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    program = "import os, sys; print(sys.argv[1], os.environ.get('OMP_NUM_THREADS', 'all'))"
+
+    def threads(needs):
+        names = ("first", "left", "right", "last")
+        words = {name: [sys.executable, "-c", program, name] for name in names}
+        run_together(words, at_once=2, needs=needs)
+        lines = capfd.readouterr().out.splitlines()
+        return {name: line.split()[2] for line in lines for name in [line.split()[1]]}
+
+    sides = {"left": ["first"], "right": ["first"]}
+    shared = {"left": "3", "right": "3"}
+    assert threads(sides) == {**shared, "first": "3", "last": "3"}  # the last has no need to wait
+    waits = {**sides, "last": ["left", "right"]}
+    assert threads(waits) == {**shared, "first": "all", "last": "all"}
 
 
 def test_no_more_run_at_once_than_are_to(tmp_path):
@@ -139,7 +161,9 @@ def test_a_finished_run_is_kept_if_it_is_the_same_experiment(name, changes, same
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere children outlive a killed parent")
 def test_what_a_recipe_has_started_ends_with_it_even_if_it_is_killed():
-    program = "from unclip.runs.recipe import run_together as run; run({'a': ['sleep', '600']})"
+    program = (
+        "from unclip.runs.side_by_side import run_together as run; run({'a': ['sleep', '600']})"
+    )
     recipe = psutil.Popen([sys.executable, "-c", program])
     while not (started := [p for p in recipe.children() if p.name() == "sleep"]):
         time.sleep(0.05)
@@ -153,7 +177,9 @@ def test_what_a_recipe_has_started_ends_with_it_even_if_it_is_killed():
     "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
 )
 def test_told_to_stop_a_recipe_stops_what_it_has_started(number):
-    program = "from unclip.runs.recipe import run_together as run; run({'a': ['sleep', '600']})"
+    program = (
+        "from unclip.runs.side_by_side import run_together as run; run({'a': ['sleep', '600']})"
+    )
     recipe = psutil.Popen(
         [sys.executable, "-c", program],
         stderr=subprocess.PIPE,

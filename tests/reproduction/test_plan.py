@@ -1,6 +1,7 @@
 """What a budget buys, and which folders runs get."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ def test_a_smaller_budget_does_less_and_keeps_to_it(preset, claims):
         before = sizes
     assert before.seeds == 1
     assert choose_sizes(preset, claims, 0.2).n(claims["binding"]) == FEWEST
+
+
+def test_two_runs_of_an_arm_tell_nothing_so_three_are_trained_or_one(preset, claims):
+    found = {choose_sizes(preset, claims, hours / 10).seeds for hours in range(3, 60)}
+    assert found == {1, 3}
+    many = {choose_sizes(replace(preset, seeds=4), claims, h / 10).seeds for h in range(3, 90)}
+    assert many == {1, 3, 4}
+    assert choose_sizes(replace(preset, seeds=2), claims, None).seeds == 2  # as its author says
 
 
 def test_what_is_trained_already_leaves_all_the_time_to_judging(preset, claims):

@@ -81,9 +81,9 @@ def test_a_recipe_says_what_is_left_of_it(said, cascade, tmp_path, minute_experi
     assert lines[0].startswith("q: 5 stages to train, in this order; those of a number run side")
     assert [line.split()[::2][:2] for line in lines[1:6]] == [
         ["1", "clip/quickstart"],
+        ["1", "upsampler/quickstart"],
         ["2", "decoder/quickstart"],
         ["2", "prior/quickstart"],
-        ["2", "upsampler/quickstart"],
         ["2", "pca/quickstart"],
     ]
 
@@ -91,7 +91,7 @@ def test_a_recipe_says_what_is_left_of_it(said, cascade, tmp_path, minute_experi
 def test_a_recipe_refuses_a_stage_of_other_settings_before_it_trains_any(
     tmp_path, monkeypatch, capsys, cascade, minute_experiment
 ):
-    """Its decoder, of the second wave, was trained otherwise."""
+    """Its decoder, which comes after the CLIP, was trained otherwise."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(recipes, "run_together", None)
     shutil.copytree(cascade / "decoder", tmp_path / "q" / "decoder")

@@ -30,7 +30,8 @@ from unclip.finetuning.choices import folder_of, side_by_side, task_of
 from unclip.finetuning.preservation import FOLDER, Preservation, preservation
 from unclip.finetuning.request import Found, Request
 from unclip.runs.ahead import print_table
-from unclip.runs.recipe import Task, command_of, run_together
+from unclip.runs.recipe import Task, command_of
+from unclip.runs.side_by_side import run_together
 from unclip.stages.row import CLIP, DECODER, PCA, PRIOR, UPSAMPLER
 from unclip.tracking.report import Finished
 

@@ -22,7 +22,8 @@ from unclip.config.files import find_experiment
 from unclip.config.load import load_experiment, merge_overrides, parse_overrides, read_head
 from unclip.reproduction.preset import Preset, Training
 from unclip.reproduction.sizes import FEWEST, Sizes
-from unclip.runs.recipe import Task, command_of, run_together
+from unclip.runs.recipe import Task, command_of
+from unclip.runs.side_by_side import run_together
 from unclip.stages import registry
 from unclip.stages.row import PCA
 
@@ -80,7 +81,9 @@ def plan_runs(
         words += [f"{kind}={run.folder}" for kind, run in parents.items()]
         resolved = load_experiment(training.experiment, words)
         folder = root / f"{_part(name, seed)}-{_hash(resolved.as_dict(), parents)}"
-        task = Task(_part(name, seed), training.experiment, [*words, f"run.dir={folder}"], folder)
+        needs = tuple(_part(parent, seed) for parent in training.parents.values())
+        words.append(f"run.dir={folder}")
+        task = Task(_part(name, seed), training.experiment, words, folder, needs)
         runs[name, seed] = Run((name, seed), folder, task)
     return runs
 
@@ -90,23 +93,18 @@ def is_finished(run: Run) -> bool:
     return run.task is None or (run.folder / "artifact" / "artifact.json").is_file()
 
 
-def train_all(runs: Mapping[Key, Run], preset: Preset, *, after: Callable[[], None]) -> None:
-    """Train what is not finished, ``preset.at_once`` side by side; call ``after`` each.
+def train_all(runs: Mapping[Key, Run], *, at_once: int, after: Callable[[], None]) -> None:
+    """Train what is not finished, ``at_once`` side by side; call ``after`` each.
 
     In the order of ``runs``, but for those whose parents are not finished yet.
 
     Raises:
         UserError: a training failed; it has said why.
     """
-    commands, needs = {}, {}
-    for (name, seed), run in runs.items():
-        if run.task is None or is_finished(run):
-            continue
-        if words := command_of(run.task):
-            commands[run.task.part] = words
-            parents = preset.trainings[name].parents.values()
-            needs[run.task.part] = [_part(parent, seed) for parent in parents]
-    run_together(commands, at_once=preset.at_once, needs=needs, ended=after)
+    tasks = [run.task for run in runs.values() if run.task is not None and not is_finished(run)]
+    commands = {task.part: words for task in tasks if (words := command_of(task))}
+    needs = {task.part: task.needs for task in tasks}
+    run_together(commands, at_once=at_once, needs=needs, ended=after)
 
 
 def _part(name: str, seed: int) -> str:

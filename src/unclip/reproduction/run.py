@@ -135,7 +135,7 @@ def reproduce(work: Reproduction) -> None:
     with interruptible():
         write(work, _state(work, kept), results, kept)
         judge()
-        train_all(work.runs, work.preset, after=judge)
+        train_all(work.runs, at_once=work.preset.at_once, after=judge)
         write(work, "", results, kept)
 
 

@@ -8,11 +8,9 @@ that one would type, in a process of its own.
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,14 +21,13 @@ from unclip.common.counted import counted
 from unclip.common.errors import UserError
 from unclip.common.fields import leaves
 from unclip.common.inputs import require_apart
-from unclip.common.processes import environment, interruptible, starting, stop
 from unclip.common.removed import without_removed
-from unclip.common.stage_lines import StageLines
 from unclip.common.terminal import say
 from unclip.config.files import find_experiment
 from unclip.config.load import ResolvedExperiment, load_experiment, merge_overrides, parse_overrides
 from unclip.runs.ahead import print_table
 from unclip.runs.inputs import inputs_of
+from unclip.runs.side_by_side import run_together
 from unclip.stages.row import KINDS, PCA
 from unclip.tracking.report import Finished
 from unclip.training.checkpoint_folders import newest_checkpoint
@@ -59,7 +56,7 @@ class Recipe:
     upsamplers: list[str] = field(default_factory=list)
     pca: str = ""  # fitted to the CLIP's z_i at the end, for images of its components
     overrides: list[str] = field(default_factory=list)  # key=value for every stage
-    together: bool = False  # after the CLIP two stages at a time, with half of the cores each
+    together: bool = False  # two stages at a time, with half of the cores each
     prompts: int = 64  # held-out single-object captions that are drawn and read by the oracle
 
 
@@ -71,6 +68,7 @@ class Task:
     name: str  # of the experiment
     overrides: list[str]
     folder: Path
+    needs: tuple[str, ...] = ()  # parts that are trained before it
 
 
 def load(name: str) -> Recipe:
@@ -91,13 +89,13 @@ def run_recipe(recipe: Recipe, overrides: list[str]) -> Path:
     """Train what is not trained yet, then draw and write the page; returns the page."""
     began = time.perf_counter()
     root = Path(recipe.dir)
-    waves = plan(recipe, overrides)
-    commands = [{t.part: words for t in tasks if (words := command_of(t))} for tasks in waves]
-    _announce(recipe, waves, commands)
+    tasks = plan(recipe, overrides)
+    commands = {task.part: words for task in tasks if (words := command_of(task))}
+    _announce(recipe, [task for task in tasks if task.part in commands])
     new = [path for path in (root, *root.parents) if not path.exists()]
     try:
-        for together in commands:
-            run_together(together, at_once=AT_ONCE)
+        at_once = AT_ONCE if recipe.together else 1
+        run_together(commands, at_once=at_once, needs={task.part: task.needs for task in tasks})
     finally:  # a stage that never began leaves what one beside it was in
         with contextlib.suppress(OSError):
             for path in new:
@@ -105,7 +103,7 @@ def run_recipe(recipe: Recipe, overrides: list[str]) -> Path:
     from unclip.evaluation.protocols import own_data, scenes
     from unclip.tracking.wandb import tracked
 
-    stages = [task for tasks in waves for task in tasks if task.part != PCA]
+    stages = [task for task in tasks if task.part != PCA]
     stages.sort(key=lambda task: KINDS.index(task.part.split("_")[0]))
     finished = [Finished.load(task.folder) for task in stages]
     first = load_experiment(stages[0].name, stages[0].overrides).config
@@ -123,51 +121,51 @@ def run_recipe(recipe: Recipe, overrides: list[str]) -> Path:
     return page
 
 
-def _announce(
-    recipe: Recipe, waves: list[list[Task]], commands: list[dict[str, list[str]]]
-) -> None:
+def _announce(recipe: Recipe, ahead: Sequence[Task]) -> None:
     """Say what will be trained, before it begins; stages of the same number run side by side."""
-    ahead = [
-        (f"{number}", task)
-        for number, (tasks, words) in enumerate(zip(waves, commands), 1)
-        for task in tasks
-        if task.part in words
-    ]
-    if ahead:
-        also = f"; those of a number run side by side, {AT_ONCE} at once" if recipe.together else ""
-        say(f"{recipe.dir}: {counted(len(ahead), 'stage')} to train, in this order{also}:")
-        experiments = [load_experiment(task.name, task.overrides) for _, task in ahead]
-        print_table(experiments, [number for number, _ in ahead])
+    if not ahead:
+        return
+    numbers: dict[str, int] = {}
+    for task in ahead:
+        after = (numbers[part] for part in task.needs if part in numbers)
+        numbers[task.part] = 1 + max(after, default=0) if recipe.together else 1 + len(numbers)
+    also = f"; those of a number run side by side, {AT_ONCE} at once" if recipe.together else ""
+    say(f"{recipe.dir}: {counted(len(ahead), 'stage')} to train, in this order{also}:")
+    experiments = [load_experiment(task.name, task.overrides) for task in ahead]
+    print_table(experiments, [str(number) for number in numbers.values()])
 
 
-def plan(recipe: Recipe, overrides: Sequence[str]) -> list[list[Task]]:
-    """Waves of stages; those of a wave depend on earlier waves only. Everything is validated."""
+def plan(recipe: Recipe, overrides: Sequence[str]) -> list[Task]:
+    """The stages in their order, each after what it needs. Everything is validated."""
     root = Path(recipe.dir)
     for key in parse_overrides(overrides):
         if key in OURS:
             raise UserError(f"{key}: {OURS[key]}; leave it out")
 
-    def task(part: str, name: str, *more: str) -> Task:
+    def task(part: str, name: str, needs: Sequence[str] = ()) -> Task:
         given = merge_overrides(recipe.overrides, overrides)
         if part == PCA:  # which is not trained: what is said of training is not for it
             known = dict(leaves(load_experiment(name).as_dict()))
             given = [o for o in given if o.partition("=")[0] in known]
         given.append(f"run.dir={root / part}")
-        resolved = load_experiment(name, [*given, *more])
+        given += [f"{parent}={root / parent}" for parent in needs]
+        resolved = load_experiment(name, given)
         require_apart(root / part, inputs_of(resolved), option="--dir ")
-        return Task(part, name, [*given, *more], root / part)
+        return Task(part, name, given, root / part, tuple(needs))
 
-    clip = f"clip={root / 'clip'}"
-    upsamplers = []
-    for name in recipe.upsamplers:
-        upsamplers.append(task(f"upsampler_{load_experiment(name).config.model.image_size}", name))
-    first, prior = task("clip", recipe.clip), task("prior", recipe.prior, clip)
-    decoder = task("decoder", recipe.decoder, clip)
-    last = [[task("pca", recipe.pca, clip)]] if recipe.pca else []
-    if recipe.together:
-        rest = [stage for wave in last for stage in wave]
-        return [[first], [decoder, prior, *upsamplers, *rest]]  # the longest first
-    return [[first], [prior], [decoder], *([t] for t in upsamplers), *last]
+    upsamplers = [
+        task(f"upsampler_{load_experiment(name).config.model.image_size}", name)
+        for name in recipe.upsamplers
+    ]
+    clip = task("clip", recipe.clip)
+    prior, decoder = (
+        task("prior", recipe.prior, ["clip"]),
+        task("decoder", recipe.decoder, ["clip"]),
+    )
+    last = [task("pca", recipe.pca, ["clip"])] if recipe.pca else []
+    if recipe.together:  # what trains beside the CLIP, then the longest first
+        return [clip, *upsamplers, decoder, prior, *last]
+    return [clip, prior, decoder, *upsamplers, *last]
 
 
 def command_of(task: Task) -> list[str] | None:
@@ -186,69 +184,6 @@ def command_of(task: Task) -> list[str] | None:
     if newest_checkpoint(task.folder):
         return [*words, "--resume"]
     return [*words, "--force"] if task.folder.exists() else words
-
-
-def run_together(
-    commands: dict[str, list[str]],
-    variables: Mapping[str, str] | None = None,
-    *,
-    at_once: int | None = None,
-    needs: Mapping[str, Sequence[str]] | None = None,
-    ended: Callable[[], None] = lambda: None,
-) -> None:
-    """Run named commands at once; when one fails the others are stopped.
-
-    Their environment is this one's with ``variables`` besides. With ``at_once`` so many run at a
-    time, and the next begins as one ends: the first whose ``needs``, other commands, have ended.
-    ``ended`` is called after each, in the place of a command, before the next one begins.
-
-    Several share the cores of a CPU, and their lines begin with their names (`StageLines`); one
-    alone has the terminal to itself.
-
-    Raises:
-        UserError: a command failed (it has said why).
-        Interrupted: SIGTERM or SIGHUP came; the commands were passed it, and have ended.
-    """
-    at_once = min(at_once or len(commands), len(commands))
-    env = environment(together=at_once) | dict(variables or {})
-    many = len(commands) > 1
-    pipe: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    running: dict[str, subprocess.Popen] = {}
-    readers: list[threading.Thread] = []
-    waiting = dict(commands)
-    shown = StageLines()
-
-    def ready() -> str | None:
-        unfinished = {*waiting, *running}
-        needed = needs or {}
-        return next((n for n in waiting if unfinished.isdisjoint(needed.get(n, ()))), None)
-
-    def start(name: str) -> None:
-        with starting() as prepare:
-            running[name] = process = subprocess.Popen(
-                waiting.pop(name), env=env, preexec_fn=prepare, **(pipe if many else {})
-            )
-        if many:
-            readers.append(
-                threading.Thread(target=shown.read, args=(name, process.stdout), daemon=True)
-            )
-            readers[-1].start()
-
-    with interruptible(), shown if many else contextlib.nullcontext():
-        try:
-            while waiting or running:
-                while len(running) < at_once and (name := ready()):
-                    start(name)
-                time.sleep(0.1)
-                for name in [n for n, process in running.items() if process.poll() is not None]:
-                    if code := running[name].returncode:
-                        raise UserError(f"{name}: training failed (exit {code}), see above")
-                    del running[name]
-                    ended()
-        finally:
-            stop(running.values())
-            for reader in readers:
-                reader.join()
 
 
 def _same(before: dict[str, Any], now: ResolvedExperiment) -> bool:

@@ -13,7 +13,7 @@ from unclip.common.fields import leaves
 from unclip.config.load import ResolvedExperiment, load_experiment, parse_overrides
 from unclip.data.loader import cores
 from unclip.data.remote import PUBLIC_ONLY
-from unclip.runs.recipe import run_together
+from unclip.runs.side_by_side import run_together
 from unclip.sharing import bounds, resumes
 from unclip.sharing.bundle import Bundle, BundleEntry
 from unclip.sharing.layout import PARENTS, RUN
