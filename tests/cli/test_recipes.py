@@ -12,7 +12,7 @@ import pytest
 
 from unclip.common.errors import UserError
 from unclip.config.load import load_experiment
-from unclip.runs.recipe import Recipe, _same, plan, run_recipe
+from unclip.runs.recipe import Recipe, _same, load, plan, run_recipe
 from unclip.runs.side_by_side import run_together
 
 
@@ -194,6 +194,14 @@ def test_told_to_stop_a_recipe_stops_what_it_has_started(number):
     assert not any(process.is_running() for process in started)
 
 
+@pytest.mark.parametrize("line", ["prompts: 0", "pairs: 0", "pairs: true", "pairs: many"])
+def test_a_number_of_captions_that_cannot_be_is_refused(line, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"{line}\n")
+    with pytest.raises(UserError, match=rf"{file}: {line.partition(':')[0]}="):
+        load(str(file))
+
+
 @pytest.mark.parametrize("source", ["scenes", "photos"])
 def test_the_oracle_judges_scenes_and_nothing_else(source, tmp_path, monkeypatch):
     """The page of any other data claims nothing, and the time is that of the whole recipe."""
@@ -221,3 +229,5 @@ def test_the_oracle_judges_scenes_and_nothing_else(source, tmp_path, monkeypatch
     assert before <= told["began"] <= time.perf_counter()
     if name == "own data":
         assert told["data"].source == "photos"
+    else:
+        assert (told["pairs"], told["trained"].max_objects) == (16, 2)

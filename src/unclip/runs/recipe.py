@@ -57,7 +57,8 @@ class Recipe:
     pca: str = ""  # fitted to the CLIP's z_i at the end, for images of its components
     overrides: list[str] = field(default_factory=list)  # key=value for every stage
     together: bool = False  # two stages at a time, with half of the cores each
-    prompts: int = 64  # held-out single-object captions that are drawn and read by the oracle
+    prompts: int = 64  # held-out captions of one object that are drawn and read by the oracle
+    pairs: int = 16  # of two objects
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ def load(name: str) -> Recipe:
         wanted = type(getattr(Recipe(), key))
         if type(value) is not wanted:
             raise UserError(f"{path}: {key}={value!r}: must be {wanted.__name__}")
+        if wanted is int and value < 1:
+            raise UserError(f"{path}: {key}={value}: must be at least 1")
     return Recipe(**content)
 
 
@@ -109,7 +112,8 @@ def run_recipe(recipe: Recipe, overrides: list[str]) -> Path:
     first = load_experiment(stages[0].name, stages[0].overrides).config
     told: dict[str, Any] = {"prompts": recipe.prompts, "began": began}
     if first.data.source == "scenes":
-        page = scenes.report(root, finished, shapes=first.data.scenes.shapes, **told)
+        trained = first.data.scenes
+        page = scenes.report(root, finished, pairs=recipe.pairs, trained=trained, **told)
     else:
         page = own_data.report(root, finished, data=first.data, **told)
     parts: dict[str, str | None] = {task.part: str(task.folder) for task in stages}

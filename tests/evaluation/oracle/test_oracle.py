@@ -16,6 +16,7 @@ from unclip.evaluation.oracle.oracle import (
     check,
     judge,
     matches,
+    objects_right,
     read,
     read_background,
 )
@@ -123,6 +124,22 @@ def test_one_object_too_few_or_too_many_is_noticed():
     assert not many.count
     assert many.colour
     assert many.shape
+
+
+def test_each_of_two_objects_is_counted_for_itself():
+    """Of the scene asked for, with its colours exchanged, with one object alone, of no object."""
+    a, b = one("circle", "red", x=0.25).items[0], one("square", "green", x=0.75).items[0]
+    asked = Scene(background="white", items=(a, b))
+    swapped = (replace(a, colour="green"), replace(b, colour="red"))
+    half = (a, replace(b, shape="star"))
+    twice = (a, replace(a, x=0.75))
+    drawn = {(a, b): 2, (b, a): 2, swapped: 0, half: 1, (a,): 1, twice: 1}
+    for items, right in drawn.items():
+        image = draw(replace(asked, items=items), 64)
+        assert objects_right(read(image), asked) == right
+    same = replace(asked, items=twice)
+    assert objects_right(read(draw(same, 64)), same) == 2
+    assert objects_right([], asked) == 0
 
 
 def test_touching_objects_of_two_colours_are_told_apart():

@@ -7,6 +7,7 @@ objects are told apart by their colours; two of the same colour are read as one 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from itertools import combinations, permutations
@@ -70,6 +71,12 @@ def matches(
 ) -> bool:
     """Whether what was read agrees with ``scene`` in the named respects of `Verdict`."""
     return judge(detections, scene).shows(what)
+
+
+def objects_right(detections: Sequence[Detection], scene: Scene) -> int:
+    """How many of the scene's objects were read, each in its colour and shape."""
+    seen = Counter((d.colour, d.shape) for d in detections)
+    return (seen & Counter((item.colour, item.shape) for item in scene.items)).total()
 
 
 def judge(

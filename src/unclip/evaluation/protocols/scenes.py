@@ -16,8 +16,9 @@ from unclip.common.atomic import atomic_write
 from unclip.common.html import render
 from unclip.common.images import Array, grid, save, to_uint8
 from unclip.common.terminal import say
+from unclip.data.config import ScenesConfig
 from unclip.data.scenes.dataset import Prompt, single_object_prompts, two_object_prompts
-from unclip.evaluation.oracle.oracle import Verdict, check
+from unclip.evaluation.oracle.oracle import Verdict, check, objects_right, read
 from unclip.evaluation.protocols.training import curves, stage_table
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
@@ -37,6 +38,11 @@ class OracleReading:
     def right(self) -> bool:
         """Colour and shape as asked, on the same object."""
         return self.verdict.colour and self.verdict.shape
+
+    @property
+    def objects(self) -> int:
+        """How many objects are in colour and shape as asked."""
+        return objects_right(read(self.image), self.prompt.scene)
 
 
 def draw(
@@ -64,18 +70,24 @@ def share(drawn: Sequence[OracleReading], *what: str) -> float:
 
 
 def report(
-    root: Path, runs: Sequence[Finished], *, prompts: int, shapes: Sequence[str], began: float
+    root: Path,
+    runs: Sequence[Finished],
+    *,
+    prompts: int,
+    pairs: int,
+    trained: ScenesConfig,
+    began: float,
 ) -> Path:
     """Draw held-out captions with the cascade in ``root`` and write ``root/index.html``.
 
-    The objects of the captions have the ``shapes`` that the cascade was trained on. The run has
-    lasted since ``began``, of `time.perf_counter`.
+    ``prompts`` captions are of one object and ``pairs`` of two, with the shapes of the scenes that
+    the cascade was ``trained`` on. The run has lasted since ``began``, of `time.perf_counter`.
 
     Also writes ``report.json`` and the sheets as PNGs.
     """
     pipeline = Pipeline.load(root, "auto", "auto")
-    single = draw(pipeline, single_object_prompts(prompts, 1, shapes))
-    pairs = draw(pipeline, two_object_prompts(min(16, prompts), 1, shapes))
+    single = draw(pipeline, single_object_prompts(prompts, 1, trained.shapes))
+    two = draw(pipeline, two_object_prompts(pairs, 1, trained.shapes))
     seconds = time.perf_counter() - began
     figures: dict[str, Any] = {
         "single_object": {
@@ -88,27 +100,34 @@ def report(
             "background": share(single, "background"),
         },
         "two_objects": {
-            "prompts": len(pairs),
-            "colour_and_shape": share(pairs, "colour", "shape"),
-            "relation": share(pairs, "relation"),
+            "prompts": len(two),
+            "objects": sum(each.objects for each in two) / (2 * len(two)),
+            "both_objects": share(two, "colour", "shape"),
+            "both_and_relation": share(two, "colour", "shape", "relation"),
         },
         "seconds": round(seconds, 1),
     }
     (root / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
     sheets = {
         "single": save(sheet(single), root / "single.png"),
-        "pairs": save(sheet(pairs), root / "pairs.png"),
+        "pairs": save(sheet(two), root / "pairs.png"),
         "cascade": save(_cascade(single[:8]), root / "cascade.png"),
         "curves": curves(runs, root / "curves.png"),
     }
     page = root / "index.html"
     with atomic_write(page) as scratch:
         scratch.write_text(render_page(runs, figures, sheets), encoding="utf-8")
-    one = figures["single_object"]
+    one, both = figures["single_object"], figures["two_objects"]
     say(
         f"single objects: colour and shape right in {one['colour_and_shape']:.0%} of {len(single)}"
         f" (colour {one['colour']:.0%}, shape {one['shape']:.0%}); whole run {seconds:.0f} s"
     )
+    if trained.max_objects == 2:
+        say(
+            f"two objects: colour and shape right of {both['objects']:.0%} of {2 * len(two)}, of "
+            f"both in {both['both_objects']:.0%} of {len(two)}, with their relation in "
+            f"{both['both_and_relation']:.0%}"
+        )
     return page
 
 
@@ -131,7 +150,7 @@ def render_page(runs: Sequence[Finished], figures: dict, sheets: dict[str, Path]
     one, two = figures["single_object"], figures["two_objects"]
     single = [["single objects, held-out captions", "right"]]
     single += [[k.replace("_", " "), f"{one[k]:.0%}"] for k in list(one)[1:]]
-    pairs = [["two objects", "right"]]
+    pairs = [[f"{two['prompts']} captions of two objects", "right"]]
     pairs += [[k.replace("_", " "), f"{two[k]:.0%}"] for k in list(two)[1:]]
     return render(
         Path(__file__).parent / "templates" / "scenes.html",
