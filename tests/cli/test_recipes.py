@@ -76,6 +76,8 @@ def test_one_that_no_other_can_run_beside_has_all_the_cores(capfd, monkeypatch):
     assert threads(sides) == {**shared, "first": "3", "last": "3"}  # the last has no need to wait
     waits = {**sides, "last": ["left", "right"]}
     assert threads(waits) == {**shared, "first": "all", "last": "all"}
+    finished = {**waits, "finished before": ["left"]}
+    assert threads(finished) == {**shared, "first": "all", "last": "3"}  # as if it still ran
 
 
 def test_no_more_run_at_once_than_are_to(tmp_path):
@@ -111,15 +113,15 @@ def test_a_command_begins_when_what_it_needs_has_ended(tmp_path):
         commands,
         at_once=2,
         needs={**needs, "free": ["finished before"]},
-        ended=lambda: ended.append(len([*tmp_path.iterdir()])),
+        ended=lambda name: ended.append((name, len([*tmp_path.iterdir()]))),
     )
-    assert len(ended) == 4  # each is told of
-    assert ended[-2:] == [3, 4]
+    assert {name for name, _ in ended} == {*commands}
+    assert ended[-2:] == [("child", 3), ("grandchild", 4)]
 
 
 def test_a_failing_stage_stops_the_others_and_is_named(capfd):
     began = time.monotonic()
-    with pytest.raises(UserError, match=r"bad: training failed \(exit 2\)"):
+    with pytest.raises(UserError, match=r"bad: failed \(exit 2\)"):
         run_together(
             {
                 "bad": [sys.executable, "-c", "import sys; print('the reason'); sys.exit(2)"],

@@ -15,8 +15,8 @@ import pytest
 
 from unclip.cli import main
 from unclip.common import artifacts
-from unclip.common.errors import Interrupted
-from unclip.reproduction import arms, evaluations, run
+from unclip.common.errors import Interrupted, UserError
+from unclip.reproduction import evaluations, run
 from unclip.reproduction.judges.judge import Measured
 from unclip.reproduction.judges.registry import JUDGES
 
@@ -92,7 +92,27 @@ def judged(monkeypatch) -> list[dict]:
 
     monkeypatch.setitem(JUDGES, "drawing", judge)
     monkeypatch.setattr(artifacts, "describe", Known)
+    monkeypatch.setattr(run, "run_together", in_place)
     return asked
+
+
+def in_place(commands, *, at_once, needs, ended):
+    """Trainings leave a text for weights; judgements run in this process, parents first."""
+    waiting, done = dict(commands), []
+    while waiting:
+        name = next(n for n in waiting if not {*needs[n]} & {*waiting})
+        words = waiting.pop(name)
+        if "--judge" in words:
+            if main(words[3:]) == 75:
+                raise Interrupted("SIGTERM")
+        else:
+            folder = Path(next(w for w in words if w.startswith("run.dir=")).partition("=")[2])
+            (folder / "artifact").mkdir(parents=True)
+            (folder / "artifact" / "artifact.json").touch()
+            (folder / "weights").write_text(name)
+        done.append(name)
+        ended(name)
+    return done
 
 
 def reproduced(*words: str) -> list[dict]:
@@ -114,12 +134,12 @@ def test_a_claim_is_judged_once_and_again_only_for_an_arm_that_changed(project, 
     assert judged[2:] == [{}]  # z_t has no prior
 
 
-def test_the_page_says_what_was_found_and_what_was_not_tested(project, judged, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["unclip", "reproduce-paper", "--budget", "1"])
-    reproduced()
+def test_the_page_says_what_was_found_and_what_was_not_tested(project, judged):
+    reproduced("--budget", "1")
     page, html = Path("out/reproduction.md").read_text(), Path("out/index.html").read_text()
     assert "## made-up: holds" in page
-    assert page.count("`unclip reproduce-paper --budget 1`") == 2  # for the table and for the claim
+    command = "unclip reproduce-paper --budget 1.0 --preset small --cascade cascade --out out"
+    assert page.count(f"`{command}`") == 2  # for the table and for the claim
     assert "needs what is not there: not tested: there is no decoder" in page
     assert "In progress" not in page
     for text in ("made-up: holds", "McNemar", "clip clip00000000"):
@@ -137,24 +157,45 @@ def test_a_broken_record_is_made_anew_and_a_dry_run_does_nothing(project, judged
 
 
 def test_a_claim_is_judged_as_soon_as_its_arms_are_trained(project, judged, monkeypatch):
-    """The second of two claims waits for a decoder; the page is whole after each training."""
+    """The second of two claims waits for a decoder; the page is whole after each command."""
     states, asked = [], judged
 
-    def in_place(commands, *, at_once, needs, ended):
-        for name, words in commands.items():
-            folder = Path(next(w for w in words if w.startswith("run.dir=")).partition("=")[2])
-            (folder / "artifact").mkdir(parents=True)
-            (folder / "artifact" / "artifact.json").touch()
-            (folder / "weights").write_text(name)
-            ended()
+    def watched(commands, *, ended, **given):
+        def told(name):
+            ended(name)
             states.append((name, len(asked), "In progress" in Path("out/index.html").read_text()))
 
-    monkeypatch.setattr(arms, "run_together", in_place)
+        in_place(commands, ended=told, **given)
+
+    monkeypatch.setattr(run, "run_together", watched)
     assert main(["reproduce-paper", "--preset", "small", "--out", "out"]) == 0
-    assert states == [("clip-0", 0, True), ("prior-0", 2, True), ("decoder-0", 4, True)]
+    names, counts, progress = zip(*states)
+    assert names == ("clip-0", "prior-0", "judge-made-up", "decoder-0", "judge-refused")
+    assert counts == (0, 0, 2, 2, 4)
+    assert all(progress)
     assert "In progress" not in Path("out/index.html").read_text()
     found = json.loads(Path("out/results.json").read_text())
     assert [each["verdict"] for each in found] == ["holds", "not told apart"]
+
+
+def test_a_judgement_is_asked_for_with_the_words_of_the_command(project, judged, monkeypatch):
+    """Else it would judge fewer captions, of other runs, or on another device."""
+    asked = {}
+    monkeypatch.setattr(run, "run_together", lambda commands, **given: asked.update(commands))
+    given = ["--budget", "0.5", "--preset", "small", "--out", "out", "--only", "made-up"]
+    words = ["reproduce-paper", "data.batch_size=2", *given]
+    assert main(words) == 0
+    assert [*asked] == ["judge-made-up", "clip-0", "prior-0"]  # the first that can begins
+    program = [sys.executable, "-m", "unclip"]
+    assert asked["judge-made-up"] == [*program, *words, "--judge", "made-up"]
+
+
+def test_what_a_judge_refuses_is_said_on_the_page(project, judged, monkeypatch):
+    def refuses(inputs):
+        raise UserError("options.given: unknown")
+
+    monkeypatch.setitem(JUDGES, "drawing", refuses)
+    assert reproduced()[0]["notes"] == ["options.given: unknown"]
 
 
 def test_a_budget_is_for_the_claims_that_a_cascade_suffices_for(project, judged):
@@ -193,6 +234,7 @@ def test_too_few_captions_say_so(project, judged):
         (["optim.lrr=1"], "optim.lrr: no training here has this field"),
         (["trainer.seed=1"], "trainer.seed: the preset has the seeds"),
         (["--device", "tpu"], "--device"),
+        (["--judge", "made-down"], "--judge made-down: no such claim; did you mean 'made-up'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_done(project, capsys, words, says):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
 from unclip.cli.outputs import check_folder
 from unclip.common.terminal import say
 
+DEFAULTS = {"budget": None, "preset": "cpu", "cascade": None, "device": "cpu"}
+OUT = Path("runs/reproduction")
 EXAMPLES = """\
 examples:
   unclip reproduce-paper --dry-run
@@ -44,16 +44,19 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="HOURS",
         help="shorten trainings and judge fewer captions to fit (default: the whole preset)",
     )
-    p.add_argument("--preset", default="cpu", help="in experiments/reproduction, or a YAML file")
+    p.add_argument(
+        "--preset", default=DEFAULTS["preset"], help="in experiments/reproduction, or a YAML file"
+    )
     p.add_argument(
         "--cascade",
         type=Path,
         metavar="DIR",
         help="train nothing; test the claims that this cascade's stages suffice for",
     )
-    p.add_argument("--device", default="cpu", help="to judge on (default cpu)")
+    p.add_argument("--device", default=DEFAULTS["device"], help="to judge on (default cpu)")
+    p.add_argument("--out", type=Path, default=OUT, help=f"default {OUT}")
     p.add_argument(
-        "--out", type=Path, default=Path("runs/reproduction"), help="default runs/reproduction"
+        "--judge", metavar="CLAIM", help="judge this claim alone, whose arms are trained, and exit"
     )
     p.add_argument("--dry-run", action="store_true", help="print what would be done, and exit")
     p.set_defaults(run=run)
@@ -78,23 +81,33 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--cascade {args.cascade}: is not a folder")
     check_folder(args.out)
     from unclip.common.devices import find_device
-    from unclip.reproduction.run import plan, plan_lines, reproduce, say_plan
+    from unclip.reproduction.run import judge, plan, plan_lines, reproduce, say_plan
 
-    device = str(find_device(args.device))
-    words = [w for w in sys.argv[1:] if w != "--dry-run"]
     work = plan(
         preset,
         claims,
         hours=args.budget,
         out=args.out,
-        device=device,
-        command=f"unclip {shlex.join(words)}",
+        device=str(find_device(args.device)),
+        words=_words(args),
         cascade=args.cascade,
         overrides=args.overrides,
     )
+    if args.judge is not None:
+        chosen_claims(claims, [args.judge], option="--judge")
+        return judge(work, args.judge)
     say_plan(work)
     tables.show(plan_lines(work))
     if args.dry_run:
         return
     reproduce(work)
     say(args.out / "index.html")
+
+
+def _words(args: argparse.Namespace) -> list[str]:
+    """What does the same work again."""
+    words = ["reproduce-paper", *args.overrides]
+    for name, default in {**DEFAULTS, "out": OUT}.items():
+        if (value := getattr(args, name)) != default:
+            words += [f"--{name}", str(value)]
+    return words + (["--only", *args.only] if args.only else [])

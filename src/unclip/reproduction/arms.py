@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from unclip.config.load import load_experiment, merge_overrides, parse_overrides
 from unclip.reproduction.preset import Preset, Training
 from unclip.reproduction.sizes import FEWEST, Sizes
 from unclip.runs.recipe import Task, command_of
-from unclip.runs.side_by_side import run_together
 from unclip.stages import registry
 from unclip.stages.row import PCA
 
@@ -93,18 +92,10 @@ def is_finished(run: Run) -> bool:
     return run.task is None or (run.folder / "artifact" / "artifact.json").is_file()
 
 
-def train_all(runs: Mapping[Key, Run], *, at_once: int, after: Callable[[], None]) -> None:
-    """Train what is not finished, ``at_once`` side by side; call ``after`` each.
-
-    In the order of ``runs``, but for those whose parents are not finished yet.
-
-    Raises:
-        UserError: a training failed; it has said why.
-    """
+def commands_of(runs: Mapping[Key, Run]) -> dict[str, list[str]]:
+    """What trains those that are not finished, by name."""
     tasks = [run.task for run in runs.values() if run.task is not None and not is_finished(run)]
-    commands = {task.part: words for task in tasks if (words := command_of(task))}
-    needs = {task.part: task.needs for task in tasks}
-    run_together(commands, at_once=at_once, needs=needs, ended=after)
+    return {task.part: words for task in tasks if (words := command_of(task))}
 
 
 def _part(name: str, seed: int) -> str:

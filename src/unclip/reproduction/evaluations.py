@@ -80,6 +80,11 @@ def is_trained(evaluation: Evaluation) -> bool:
     return all(map(is_finished, evaluation.runs.values()))
 
 
+def is_kept(evaluation: Evaluation, folder: Path) -> bool:
+    """Whether it has been judged."""
+    return is_trained(evaluation) and read_kept(folder, evaluation.key()) is not None
+
+
 def measured(evaluation: Evaluation, folder: Path, device: str) -> Kept:
     """The kept records, made first where there are none. A refusal is kept in memory alone."""
     from unclip.reproduction.judges.judge import Inputs

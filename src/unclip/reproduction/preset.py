@@ -139,7 +139,9 @@ def load_claims(path: Path | None = None) -> dict[str, Claim]:
     return claims
 
 
-def chosen_claims(claims: Mapping[str, Claim], only: list[str]) -> dict[str, Claim]:
+def chosen_claims(
+    claims: Mapping[str, Claim], only: list[str], option: str = "--only"
+) -> dict[str, Claim]:
     """Those of ``only``, all if that is empty.
 
     Raises:
@@ -147,7 +149,7 @@ def chosen_claims(claims: Mapping[str, Claim], only: list[str]) -> dict[str, Cla
     """
     for key in only:
         if key not in claims:
-            raise UserError(f"--only {key}: no such claim{nearest(key, claims)}")
+            raise UserError(f"{option} {key}: no such claim{nearest(key, claims)}")
     return {key: claim for key, claim in claims.items() if not only or key in only}
 
 

@@ -1,32 +1,35 @@
 """Does it all: plans, trains, judges, compares, and writes the page after each step.
 
-Nothing is kept in memory: what is finished lies in ``OUT/runs`` (ordinary runs) and in
+Trainings and judgements are commands that run side by side, a claim's judgement as soon as its arms
+are trained. Nothing is kept in memory: what is finished lies in ``OUT/runs`` (ordinary runs) and in
 ``OUT/evaluations`` (`unclip.reproduction.evaluations`), and the same command continues.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from unclip.common.atomic import atomic_write
 from unclip.common.counted import counted
-from unclip.common.processes import interruptible
 from unclip.common.terminal import say
-from unclip.reproduction.arms import Key, Run, is_finished, plan_runs, train_all
+from unclip.reproduction.arms import Key, Run, commands_of, is_finished, plan_runs
 from unclip.reproduction.evaluations import (
     Evaluation,
     Kept,
     evaluations_of,
-    is_trained,
+    is_kept,
     measured,
 )
 from unclip.reproduction.page import Page, write_page
 from unclip.reproduction.preset import Claim, Preset
 from unclip.reproduction.results import NOT_YET, Result, as_json, judged, result_of
 from unclip.reproduction.sizes import Sizes, choose_sizes, runs_needed, told_apart
+from unclip.runs.side_by_side import run_together
 
 KeptArms = dict[str, list[Kept]]
 """What was noted of each arm, a list of its runs."""
@@ -44,7 +47,7 @@ class Reproduction:
     runs: dict[Key, Run]
     out: Path
     device: str
-    command: str
+    words: list[str]  # the command, without the program's name
 
 
 def plan(
@@ -54,7 +57,7 @@ def plan(
     hours: float | None,
     out: Path,
     device: str,
-    command: str,
+    words: list[str],
     cascade: Path | None = None,
     overrides: Sequence[str] = (),
 ) -> Reproduction:
@@ -79,7 +82,7 @@ def plan(
         runs=runs,
         out=out,
         device=device,
-        command=command,
+        words=words,
     )
 
 
@@ -121,22 +124,54 @@ def reproduce(work: Reproduction) -> None:
     results = {key: _not_yet(work, key) for key in work.claims}
     kept: dict[str, KeptArms] = {}
 
-    def judge() -> None:
-        for key, claim in work.claims.items():
-            todo = _evaluations(work, key)
-            if key in kept or isinstance(todo, str) or not all(map(is_trained, todo)):
-                continue
-            kept[key] = _judged(work, todo)
-            results[key] = result_of(key, claim, kept[key])
-            say(f"{key}: judged ({len(kept)} of {len(work.claims)})")
-            write(work, _state(work, kept), results, kept)
+    def take(key: str) -> None:
+        kept[key] = _judged(work, _evaluations(work, key))
+        results[key] = result_of(key, work.claims[key], kept[key])
+        say(f"{key}: judged ({len(kept)} of {len(work.claims)})")
+
+    judging, needs = _judging(work)
+    for key in [key for key in judging if not judging[key]]:
+        take(key)
+        del judging[key]
+    commands = {_name(key): words for key, words in judging.items()} | commands_of(work.runs)
+    of_name = {_name(key): key for key in judging}
+
+    def ended(name: str) -> None:
+        if name in of_name:
+            take(of_name[name])
         write(work, _state(work, kept), results, kept)
 
-    with interruptible():
-        write(work, _state(work, kept), results, kept)
-        judge()
-        train_all(work.runs, at_once=work.preset.at_once, after=judge)
-        write(work, "", results, kept)
+    write(work, _state(work, kept), results, kept)
+    run_together(commands, at_once=work.preset.at_once, needs=needs, ended=ended)
+    write(work, "", results, kept)
+
+
+def judge(work: Reproduction, key: str) -> None:
+    """Judge the arms of a claim, which are trained; what is noted is kept in ``OUT``."""
+    todo = _evaluations(work, key)
+    if not isinstance(todo, str):
+        _judged(work, todo)
+
+
+def _judging(work: Reproduction) -> tuple[dict[str, list[str]], dict[str, Sequence[str]]]:
+    """What judges each claim that can be judged, nothing if it is; and what each command needs."""
+    commands: dict[str, list[str]] = {}
+    tasks = [run.task for run in work.runs.values() if run.task is not None]
+    needs: dict[str, Sequence[str]] = {task.part: task.needs for task in tasks}
+    for key in work.claims:
+        todo = _evaluations(work, key)
+        if isinstance(todo, str):
+            continue
+        done = all(is_kept(each, work.out / EVALUATIONS) for each in todo)
+        words = [sys.executable, "-m", "unclip", *work.words, "--judge", key]
+        commands[key] = [] if done else words
+        runs = [run for each in todo for run in each.runs.values()]
+        needs[_name(key)] = sorted({run.task.part for run in runs if run.task is not None})
+    return commands, needs
+
+
+def _name(key: str) -> str:
+    return f"judge-{key}"
 
 
 def _state(work: Reproduction, kept: Mapping[str, KeptArms]) -> str:
@@ -149,8 +184,9 @@ def _not_yet(work: Reproduction, key: str) -> Result:
     return Result(key, notes=(f"not tested: {todo}" if isinstance(todo, str) else NOT_YET,))
 
 
-def _judged(work: Reproduction, todo: Sequence[Evaluation]) -> KeptArms:
+def _judged(work: Reproduction, todo: Sequence[Evaluation] | str) -> KeptArms:
     """What is kept of each arm; nothing more once a judge has refused one."""
+    assert not isinstance(todo, str)
     found: KeptArms = {each.arm: [] for each in todo}
     for each in todo:
         found[each.arm].append(measured(each, work.out / EVALUATIONS, work.device))
@@ -172,5 +208,6 @@ def write(
     final = judged(list(results.values()), work.claims)
     with atomic_write(work.out / RESULTS) as scratch:
         scratch.write_text(json.dumps(as_json(final), indent=2) + "\n", encoding="utf-8")
-    page = Page(work.command, state, work.preset, work.claims, work.sizes, work.runs, final, kept)
+    command = f"unclip {shlex.join(work.words)}"
+    page = Page(command, state, work.preset, work.claims, work.sizes, work.runs, final, kept)
     write_page(page, work.out)

@@ -20,25 +20,25 @@ def run_together(
     *,
     at_once: int | None = None,
     needs: Mapping[str, Sequence[str]] | None = None,
-    ended: Callable[[], None] = lambda: None,
+    ended: Callable[[str], None] = lambda name: None,
 ) -> None:
     """Run named commands at once; when one fails the others are stopped.
 
     Their environment is this one's with ``variables`` besides. With ``at_once`` so many run at a
     time, and the next begins as one ends: the first whose ``needs``, other commands, have ended.
-    ``ended`` is called after each, in the place of a command, before the next one begins.
+    ``ended`` is told of each, in the place of a command, before the next one begins.
 
-    Several share the cores of a CPU, but one that no other can run beside has them all. With
-    several at once their lines begin with their names (`StageLines`); else each has the terminal to
-    itself.
+    Several share the cores of a CPU, but one that no other can run beside has them all; a command
+    that ``needs`` names and that is not to run counts too, so that what was interrupted continues
+    with as many threads. With several at once their lines begin with their names (`StageLines`);
+    else each has the terminal to itself.
 
     Raises:
         UserError: a command failed (it has said why).
         Interrupted: SIGTERM or SIGHUP came; the commands were passed it, and have ended.
     """
-    at_once = min(at_once or len(commands), len(commands))
-    needs = needs or {}
-    many = at_once > 1
+    at_once, needs = at_once or len(commands), needs or {}
+    many = min(at_once, len(commands)) > 1
     pipe: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     running: dict[str, subprocess.Popen] = {}
     readers: list[threading.Thread] = []
@@ -50,7 +50,7 @@ def run_together(
         return next((n for n in waiting if unfinished.isdisjoint(needs.get(n, ()))), None)
 
     def start(name: str) -> None:
-        together = min(at_once, 1 + len(_beside(name, commands, needs)))
+        together = min(at_once, 1 + len(_beside(name, {*commands, *needs}, needs)))
         env = environment(together=together) | dict(variables or {})
         with starting() as prepare:
             running[name] = process = subprocess.Popen(
@@ -70,9 +70,9 @@ def run_together(
                 time.sleep(0.1)
                 for name in [n for n, process in running.items() if process.poll() is not None]:
                     if code := running[name].returncode:
-                        raise UserError(f"{name}: training failed (exit {code}), see above")
+                        raise UserError(f"{name}: failed (exit {code}), see above")
                     del running[name]
-                    ended()
+                    ended(name)
         finally:
             stop(running.values())
             for reader in readers:
