@@ -95,6 +95,26 @@ def test_holm_counts_the_claims_that_were_tested():
     assert "not among so many claims" in found.notes[-1]
 
 
+def test_a_plain_effect_survives_the_correction_for_all_claims():
+    """A bootstrap's p is never below 2 of its draws, which Holm multiplies by the claims."""
+    rng = np.random.default_rng(6)
+    arms = {
+        "word": kept([{"label": x} for x in rng.normal(0.2, 0.1, 50)]),
+        "plain": kept([{"label": x} for x in rng.normal(0.8, 0.1, 50)]),
+    }
+    p = result_of("typographic", CLAIMS["typographic"], arms).estimate.p
+    assert p * len(CLAIMS) < 0.02
+
+    def open_images(kinds):
+        return {"said": ["place", "size"], "images": [{"seen": {"background": k}} for k in kinds]}
+
+    kinds = [range(8)] * 4 + [[0] * 4 + [1, 2, 3, 4], [0] * 8]
+    noisy = [[open_images([*k][: 8 - i % 2]) for i in range(60)] for k in kinds]
+    slopes = {name: kept(some) for name, some in zip(CLAIMS["guidance-and-diversity"].arms, noisy)}
+    claim = CLAIMS["guidance-and-diversity"]
+    assert result_of("guidance-and-diversity", claim, slopes).estimate.p * len(CLAIMS) < 0.02
+
+
 def test_what_could_not_be_judged_says_why():
     refused = [Kept([], None, 0.0, 0.0, "the decoder reads no captions")]
     found = verdict_of("prior-over-caption", {"prior": refused, "caption": refused})

@@ -21,6 +21,9 @@ from unclip.reproduction.values import VALUES, Value
 ONE_RUN = "one run an arm: its interval is over captions and says nothing of the method"
 NOT_YET = "not yet judged"
 FEW = "{n} captions: too few to tell anything apart"
+DRAWS = 10_000
+"""Of a bootstrap: its smallest p, 2 / DRAWS, stays small when Holm multiplies it by the claims."""
+
 LEAST = 30
 """Captions below which no verdict is given, whatever the interval: it rests on large samples."""
 
@@ -71,7 +74,7 @@ def _estimate(claim: Claim, value: Value, arms: list[list[Array]]) -> Estimate:
         first, second = (
             np.concatenate([arm[0] for arm in some], axis=1) for some in (arms[:half], arms[half:])
         )
-        return difference_of_slopes(np.log(claim.x), first, second, seed=0)
+        return difference_of_slopes(np.log(claim.x), first, second, seed=0, draws=DRAWS)
     a, b = arms[:2]
     if len(a) > 1:
         first, second = (np.array([value.reduce(rows) for rows in arm]) for arm in (a, b))
@@ -82,7 +85,10 @@ def _estimate(claim: Claim, value: Value, arms: list[list[Array]]) -> Estimate:
     width = a[0].shape[1]
     both = np.concatenate([a[0], b[0]], axis=1)
     return bootstrap(
-        [both], lambda r: value.reduce(r[:, :width]) - value.reduce(r[:, width:]), seed=0
+        [both],
+        lambda r: value.reduce(r[:, :width]) - value.reduce(r[:, width:]),
+        seed=0,
+        draws=DRAWS,
     )
 
 

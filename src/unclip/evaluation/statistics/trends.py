@@ -7,7 +7,7 @@ from math import sqrt
 import numpy as np
 
 from unclip.common.images import Array
-from unclip.evaluation.statistics.bootstrap import bootstrap
+from unclip.evaluation.statistics.bootstrap import DRAWS, bootstrap
 from unclip.evaluation.statistics.estimate import Estimate, two_sided
 
 
@@ -17,12 +17,14 @@ def slopes(x: Array, y: Array) -> Array:
     return np.asarray(y, float) @ x / (x @ x)
 
 
-def difference_of_slopes(x: Array, a: Array, b: Array, *, seed: int) -> Estimate:
+def difference_of_slopes(
+    x: Array, a: Array, b: Array, *, seed: int, draws: int = DRAWS
+) -> Estimate:
     """Mean slope of A minus mean slope of B, for the same captions. ``[N, J]`` each.
 
     A slope is linear in its values, so the mean of the captions' slopes is the slope of the means.
     """
-    return bootstrap([slopes(x, a) - slopes(x, b)], seed=seed)
+    return bootstrap([slopes(x, a) - slopes(x, b)], seed=seed, draws=draws)
 
 
 def page(y: Array, *, seed: int) -> Estimate:
