@@ -78,23 +78,14 @@ def write_page(page: Page, out: Path) -> None:
 
 def summary(page: Page) -> list[list[str]]:
     """The table at the top, titles first."""
-    lines = [["claim", "where", "effect", "95 % interval", "p (Holm)", "n", "verdict"]]
+    lines = [["claim", "verdict", "effect", "95 % interval", "p (Holm)", "n", "where"]]
     for result in page.results:
         claim, found = page.claims[result.claim], result.estimate
-        if found is None:
-            lines.append([claim.says, claim.source, "-", "-", "-", "-", _verdict(page, result)])
-            continue
-        lines.append(
-            [
-                claim.says,
-                claim.source,
-                f"{found.effect:+.3g}",
-                f"{found.low:+.3g} to {found.high:+.3g}",
-                f"{result.p:.2g}",
-                str(found.n),
-                _verdict(page, result),
-            ]
-        )
+        figures = ["-"] * 4
+        if found is not None:
+            interval = f"{found.low:+.3g} to {found.high:+.3g}"
+            figures = [f"{found.effect:+.3g}", interval, f"{result.p:.2g}", str(found.n)]
+        lines.append([claim.says, _verdict(page, result), *figures, claim.source])
     return lines
 
 
