@@ -111,7 +111,7 @@ def test_a_change_of_an_arm_renames_it_and_what_depends_on_it_alone(preset, clai
         after = folders(preset, sizes, **changes)
         return {name for name in before if after[name] != before[name]}
 
-    assert changed(prior=["optim.lr=1e-3"]) == {"prior"}
+    assert changed(prior=["optim.weight_decay=1e-3"]) == {"prior"}
     assert changed(clip=["optim.lr=2e-3"]) == {"clip", "prior"}
     assert changed(overrides=["tracking.wandb=true"]) == set()  # where it is logged is no change
 
