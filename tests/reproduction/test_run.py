@@ -121,7 +121,16 @@ def reproduced(*words: str) -> list[dict]:
     return json.loads(Path("out/results.json").read_text())
 
 
-def test_a_claim_is_judged_once_and_again_only_for_an_arm_that_changed(project, judged):
+def test_a_claim_is_judged_once_and_again_only_for_an_arm_that_changed(
+    project, judged, monkeypatch
+):
+    started = []
+
+    def counted(commands, **given):
+        started.append([*commands])
+        in_place(commands, **given)
+
+    monkeypatch.setattr(run, "run_together", counted)
     first, missing = reproduced()
     assert first["verdict"] == "holds"
     assert first["estimate"]["n"] == 60
@@ -132,6 +141,7 @@ def test_a_claim_is_judged_once_and_again_only_for_an_arm_that_changed(project, 
     (project / "cascade/prior/weights").write_text("other")
     reproduced()
     assert judged[2:] == [{}]  # z_t has no prior
+    assert started == [["judge-made-up"], [], ["judge-made-up"]]
 
 
 def test_the_page_says_what_was_found_and_what_was_not_tested(project, judged):
