@@ -208,6 +208,15 @@ def test_what_a_judge_refuses_is_said_on_the_page(project, judged, monkeypatch):
     assert reproduced()[0]["notes"] == ["options.given: unknown"]
 
 
+def test_one_judgement_says_where_it_is_kept_or_why_there_is_none(project, judged, capsys):
+    words = ["reproduce-paper", "--preset", "small", "--cascade", "cascade", "--out", "out"]
+    assert main([*words, "--judge", "made-up"]) == 0
+    assert len(list(Path("out/evaluations").glob("*.json"))) == 2
+    assert main([*words, "--judge", "refused"]) == 0
+    said = capsys.readouterr().out
+    assert said == "made-up: kept in out/evaluations\nrefused: not tested: there is no decoder\n"
+
+
 def test_a_budget_is_for_the_claims_that_a_cascade_suffices_for(project, judged):
     """`refused` needs a decoder, which is not there: its captions take no time."""
     hours = 2 * (3 + 30 * 0.01) / 3600  # two arms to be opened and to draw 30 captions

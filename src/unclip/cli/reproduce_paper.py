@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.judge is not None:
         chosen_claims(claims, [args.judge], option="--judge")
-        return judge(work, args.judge)
+        return say(f"{args.judge}: {judge(work, args.judge)}")
     say_plan(work)
     tables.show(plan_lines(work))
     if args.dry_run:

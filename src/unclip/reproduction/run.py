@@ -146,11 +146,13 @@ def reproduce(work: Reproduction) -> None:
     write(work, "", results, kept)
 
 
-def judge(work: Reproduction, key: str) -> None:
-    """Judge the arms of a claim, which are trained; what is noted is kept in ``OUT``."""
+def judge(work: Reproduction, key: str) -> str:
+    """Judge the arms of a claim, which are trained: where that is kept, or why it cannot be."""
     todo = _evaluations(work, key)
-    if not isinstance(todo, str):
-        _judged(work, todo)
+    if isinstance(todo, str):
+        return f"not tested: {todo}"
+    refused = [one.reason for some in _judged(work, todo).values() for one in some if one.reason]
+    return f"not tested: {refused[0]}" if refused else f"kept in {work.out / EVALUATIONS}"
 
 
 def _judging(work: Reproduction) -> tuple[dict[str, list[str]], dict[str, Sequence[str]]]:
