@@ -162,10 +162,8 @@ def plan(recipe: Recipe, overrides: Sequence[str]) -> list[Task]:
         for name in recipe.upsamplers
     ]
     clip = task("clip", recipe.clip)
-    prior, decoder = (
-        task("prior", recipe.prior, ["clip"]),
-        task("decoder", recipe.decoder, ["clip"]),
-    )
+    prior = task("prior", recipe.prior, ["clip"])
+    decoder = task("decoder", recipe.decoder, ["clip"])
     last = [task("pca", recipe.pca, ["clip"])] if recipe.pca else []
     if recipe.together:  # what trains beside the CLIP, then the longest first
         return [clip, *upsamplers, decoder, prior, *last]

@@ -73,6 +73,7 @@ def test_the_report_counts_objects_one_by_one_and_says_pairs_where_they_were_tra
     assert figures["single_object"]["colour_and_shape"] == 1.0
     two = figures["two_objects"]
     assert (two["prompts"], two["objects"], two["both_objects"]) == (5, 0.5, 0.0)
+    assert two["both_and_relation"] == 0.0
     said = capsys.readouterr().out
     assert "single objects: colour and shape right in 100% of 8" in said
     line = "two objects: colour and shape right of 50% of 10, of both in 0% of 5"
