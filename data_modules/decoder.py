@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_modules.base import StageData
-from unclip.data.batches import DecoderBatch
+from unclip.data.batches import DecoderBatch, brought_z_i
 from unclip.data.config import DataConfig
 from unclip.data.dataset import Example, Tokenize, square_transforms
 from unclip.data.embedding_store.join import EmbeddingsByKey, SourceWithEmbeddings
@@ -37,6 +37,7 @@ class _Collate:
             captions=captions,
             keys=keys,
             z_i=z_i,
+            brought=brought_z_i(examples),
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from data_modules.base import StageData, open_embeddings
-from unclip.data.batches import PriorBatch
+from unclip.data.batches import PriorBatch, brought_z_i
 from unclip.data.config import ReadingConfig
 from unclip.data.dataset import Example, Tokenize, square_transforms
 from unclip.data.embedding_store.rows import PriorRows, RowSubset
@@ -35,6 +35,7 @@ class _Collate:
             tokens=None if self.tokenize is None else self.tokenize(captions),
             captions=captions,
             keys=[example.key for example in examples],
+            brought=brought_z_i(examples),
         )
 
 

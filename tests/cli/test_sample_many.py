@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,38 @@ def error(capsys, words, status=2):
     lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert len(lines) == 1, lines
     return lines[0].removeprefix("unclip: error: ")
+
+
+def test_a_tar_keeps_the_z_i_of_its_images(sample, whole, cascade, tmp_path):
+    """Those that `Pipeline.generate` gives; the images are the same as without."""
+    out = tmp_path / "kept"
+    assert main(sample(out, "--format", "tar", "--keep-z-i")) == 0
+    plain = open_source(str(whole / "tar"), ReadingConfig(), image_size=16, split="all")
+    kept = open_source(str(out), ReadingConfig(), image_size=16, split="all")
+    pipeline, settings = unclip.Pipeline.load(cascade), Settings(changes={"decoder": {"steps": 2}})
+    assert len(kept) == len(CAPTIONS)
+    for k in range(len(kept)):
+        assert plain[k].z_i is None
+        assert np.array_equal(kept[k].image, plain[k].image)
+        assert (kept[k].key, kept[k].captions) == (plain[k].key, plain[k].captions)
+        found = pipeline.generate([f"{CAPTIONS[k]}."], [SEED + k], settings=settings)
+        assert np.allclose(kept[k].z_i, found.z_i[0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("takes", ["text", "nothing"])
+def test_a_decoder_without_z_i_has_none_to_keep(
+    sample, cascade, tmp_path, capsys, monkeypatch, takes
+):
+    found = unclip.Pipeline.load(cascade, "cpu").cascade
+    other = unclip.Pipeline(replace(found, prior=None, decoder=replace(found.decoder, takes=takes)))
+    monkeypatch.setattr("unclip.cli.sample.open_pipeline", lambda args: other)
+    words = sample(tmp_path / "out", "--format", "tar", "--keep-z-i")
+    assert error(capsys, words) == "--keep-z-i: this cascade's decoder takes no z_i"
+
+
+def test_pngs_keep_no_z_i(sample, tmp_path, capsys):
+    assert error(capsys, sample(tmp_path / "out", "--keep-z-i")) == "--keep-z-i: needs --format tar"
+    assert not (tmp_path / "out").exists()
 
 
 def test_each_image_is_that_of_its_caption_and_seed(whole, cascade):

@@ -9,6 +9,7 @@ import types
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from unclip.cli import main
@@ -72,6 +73,24 @@ def test_decoder_and_prior_begin_from_the_cascade_on_the_images(
         assert now.adapter.kind == "none"
         words = parse_overrides(task.overrides)
         assert "trainer.devices" not in words  # as it is already
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "share"), [("muon", 0.6), ("adamw", 0.1), ("adamw8bit", 0.1)]
+)
+def test_the_rate_of_all_weights_depends_on_the_optimizer(
+    request_of, cascade, tmp_path, optimizer, share
+):
+    other = tmp_path / "base"
+    for part in ("clip", "prior", "decoder"):
+        shutil.copytree(cascade / part / "artifact", other / part)
+    config = other / "decoder/config.yaml"
+    content = yaml.safe_load(config.read_text())
+    content["optim"] |= {"name": optimizer, "lr": 1e-3}
+    config.write_text(yaml.safe_dump(content))
+    assert settings(first(request_of(base=str(other)))).optim.lr == pytest.approx(1e-3 * share)
+    lora = settings(first(request_of(base=str(other), adapter="lora", out=str(tmp_path / "two"))))
+    assert lora.optim.lr == 1e-3
 
 
 def test_no_batch_is_larger_than_the_set(request_of, photos):
@@ -238,7 +257,7 @@ def test_from_images_to_a_page_and_again(cascade, photos, tmp_path, monkeypatch,
 def test_what_the_base_is_kept_by(request_of, cascade, tmp_path):
     """Captions of the base's scenes, of a file, or of the kind; else none, which is said."""
     chosen = prepare(request_of()).preservation
-    assert (chosen.share, len(chosen.captions)) == (0.5, 32)
+    assert (chosen.share, len(chosen.captions)) == (0.5, 52)  # two for each of 26
     assert len(set(chosen.captions)) > 25
     assert chosen == prepare(request_of()).preservation  # the same again
     file = tmp_path / "captions.txt"
@@ -260,6 +279,20 @@ def test_what_the_base_is_kept_by(request_of, cascade, tmp_path):
         prepare(request_of(preserve=0.3, **base))
     told = {"caption": "a photo of sks dog", "token": "sks dog", **base}
     assert set(prepare(request_of(**told)).preservation.captions) == {"a photo of a dog"}
+
+
+def test_what_is_preserved_keeps_its_z_i_where_there_is_one(request_of, cascade, tmp_path):
+    assert prepare(request_of()).preservation.words[-2:] == ["--fast", "--keep-z-i"]
+    other = tmp_path / "base"
+    for part in ("clip", "prior", "decoder"):
+        shutil.copytree(cascade / part / "artifact", other / part)
+    config = other / "decoder/config.yaml"
+    for change in ({"embedding": "text"}, {"model": {"use_z_i": False}}):
+        content = yaml.safe_load((cascade / "decoder/artifact/config.yaml").read_text())
+        content["model"] |= change.pop("model", {})
+        config.write_text(yaml.safe_dump(content | change))
+        preserved = prepare(request_of(base=str(other))).preservation
+        assert preserved.words[-1] == "--fast"
 
 
 def test_many_images_are_not_protected_from(request_of, monkeypatch):

@@ -43,7 +43,7 @@ examples:
 
 With --devices, or under torchrun, a run that was stopped is resumed by the same command.
 """
-MANY = ("devices", "nodes", "format", "shard_size", "limit")
+MANY = ("devices", "nodes", "format", "shard_size", "limit", "keep_z_i")
 MOST = 100_000_000  # images of a call that does not hold them
 
 
@@ -86,6 +86,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     many.add_argument("--format", help="png (default), or tar in webdataset's form")
     many.add_argument("--shard-size", type=int, help="images per shard (default 256)")
     many.add_argument("--limit", type=int, help="this many of the captions, chosen at random")
+    many.add_argument(
+        "--keep-z-i",
+        action="store_true",
+        default=None,
+        help="with --format tar: put the z_i that an image was drawn from into its .json; stages "
+        "that train on the images then take it instead of encoding them",
+    )
     add_sampling(p)
     p.set_defaults(run=run, seed=None)
 

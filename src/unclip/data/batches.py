@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
+
+from unclip.common.errors import UserError
+from unclip.data.dataset import Example
+
+
+def brought_z_i(examples: Sequence[Example]) -> Tensor | None:
+    """z_i ``[B, D]`` that samples bring, NaN where one brings none; None where none does.
+
+    Raises:
+        UserError: They are of different lengths.
+    """
+    lengths = {len(each.z_i) for each in examples if each.z_i is not None}
+    if not lengths:
+        return None
+    if len(lengths) > 1:
+        raise UserError(f"data.source: z_i of {min(lengths)} and of {max(lengths)} numbers")
+    found = np.full((len(examples), *lengths), np.nan, np.float32)
+    for row, each in zip(found, examples):
+        if each.z_i is not None:
+            row[:] = each.z_i
+    return torch.from_numpy(found)
 
 
 class ClipBatch(NamedTuple):
@@ -35,6 +59,7 @@ class PriorBatch(NamedTuple):
     z_i: Tensor | None = None  # [B, D] as stored: float16 or float32, perhaps not normalised
     z_t: Tensor | None = None  # the same
     encoded: Encoded | None = None
+    brought: Tensor | None = None  # z_i [B, D] of samples that bring their own, NaN of the others
 
 
 class DecoderBatch(NamedTuple):
@@ -48,6 +73,7 @@ class DecoderBatch(NamedTuple):
     keys: list[str]
     z_i: Tensor | None = None  # [B, D] as stored: float16 or float32, perhaps not normalised
     encoded: Encoded | None = None
+    brought: Tensor | None = None  # z_i [B, D] of samples that bring their own, NaN of the others
 
 
 class UpsamplerBatch(NamedTuple):

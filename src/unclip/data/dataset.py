@@ -28,6 +28,7 @@ class Example(NamedTuple):
     caption: str
     images: tuple[np.ndarray, ...]  # uint8 [S, S, 3] each
     problems: tuple[str, ...] = ()  # of the sample that it stands in for, and of others tried
+    z_i: np.ndarray | None = None  # float32 [D], of a sample that brings it
 
 
 class Examples(Dataset[Example]):
@@ -89,8 +90,9 @@ class Examples(Dataset[Example]):
         rng = Random(derive_seed("example", self._seed, *draw))
         caption = sample.captions[int(rng.random() * len(sample.captions))]
         try:
-            images = self._transform(sample.image, rng, mirror=may_mirror(caption))
-            return Example(sample.key, caption, images)
+            mirror = sample.z_i is None and may_mirror(caption)  # a z_i is of the image as it is
+            images = self._transform(sample.image, rng, mirror=mirror)
+            return Example(sample.key, caption, images, z_i=sample.z_i)
         except BadSample as problem:
             raise BadSample(f"{sample.key}: {problem}") from None
 

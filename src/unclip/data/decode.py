@@ -6,7 +6,7 @@ import io
 import json
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -157,10 +157,32 @@ def parse_json(data: bytes | str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def json_caption(data: bytes, *, where: str) -> Any:
-    """The `caption` or `text` of a .json beside an image; None where it has none."""
+class Fields(NamedTuple):
+    """What a .json beside an image says of it."""
+
+    caption: Any  # of `caption` or `text`; None where it has neither
+    z_i: np.ndarray | None  # float32 [D], of `z_i`: what the image was drawn from
+
+
+def json_fields(data: bytes, *, where: str) -> Fields:
+    """What counts of a .json; raises `BadSample` if it cannot be read, or its z_i no embedding."""
     try:
         fields = parse_json(data)
     except ValueError:
         raise BadSample(f"{where}: its .json cannot be read") from None
-    return fields.get("caption", fields.get("text")) if isinstance(fields, dict) else None
+    if not isinstance(fields, dict):
+        return Fields(None, None)
+    z_i = fields.get("z_i")
+    if z_i is not None:
+        try:
+            z_i = np.array(z_i, dtype=np.float32)
+        except (TypeError, ValueError, OverflowError):
+            z_i = np.empty(0, np.float32)
+        if z_i.ndim != 1 or not len(z_i) or not np.isfinite(z_i).all():
+            raise BadSample(f"{where}: the z_i of its .json is no list of finite numbers")
+    return Fields(fields.get("caption", fields.get("text")), z_i)
+
+
+def json_caption(data: bytes, *, where: str) -> Any:
+    """The `caption` or `text` of a .json beside an image; None where it has none."""
+    return json_fields(data, where=where).caption

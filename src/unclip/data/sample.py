@@ -14,8 +14,11 @@ class Sample(NamedTuple):
         key: A name for the image, unique within its dataset.
         image: ``uint8 [H, W, 3]`` RGB.
         captions: At least one description of the image.
+        z_i: ``float32 [D]`` that a cascade drew the image from, where the source tells; then it is
+            not encoded again.
     """
 
     key: str
     image: np.ndarray
     captions: list[str]
+    z_i: np.ndarray | None = None

@@ -23,8 +23,8 @@ from unclip.runs.recipe import Task
 from unclip.stages.row import CLIP, DECODER, PCA, PRIOR, UPSAMPLER
 
 LARGE = 200 * 2**20  # bytes of weights from which an adapter is trained instead of all of them
-BATCH = {DECODER: 16, PRIOR: 64, UPSAMPLER: 8}
-STEPS = {DECODER: 1000, PRIOR: 500, UPSAMPLER: 1000}
+BATCH = {DECODER: 8, PRIOR: 64, UPSAMPLER: 8}
+STEPS = {DECODER: 1500, PRIOR: 500, UPSAMPLER: 1000}
 PATIENCE = 3  # of the ten validations of a small set, without a better one
 MFU = 0.4  # share of a device's peak at which it is taken to compute, before it is measured
 ACCELERATORS = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
@@ -63,7 +63,7 @@ def task_of(
         "trainer.strategy": "auto",
         "trainer.devices": 1,
         "trainer.nodes": 1,
-        "optim.lr": before.optim.lr * (1.0 if lora else 0.1),
+        "optim.lr": before.optim.lr * _rate(before.optim.name, lora),
         "optim.warmup_steps": steps // 20,
         "ema.decay": min(before.ema.decay, 1 - 10 / (steps + 10)),
         "run.dir": folder_of(request, part),
@@ -98,6 +98,13 @@ def side_by_side(request: Request) -> bool:
 def folder_of(request: Request, part: str) -> Path:
     """Of the run; a stage by which a word is learned stays as it is in the cascade."""
     return Path(request.out) / (f"{TOKEN}_{part}" if request.adapter == TOKEN else part)
+
+
+def _rate(optimizer: str, lora: bool) -> float:
+    """Share of the rate that the stage began with. Muon's steps have one size, so it needs more."""
+    if lora:
+        return 1.0
+    return 0.6 if optimizer == "muon" else 0.1
 
 
 def _text(value: Any) -> str:

@@ -2,7 +2,9 @@
 
 What a network could draw before, it forgets less (DreamBooth, arXiv 2208.12242, section 3.3). The
 images are drawn once, by the restartable `unclip sample`, and are a source of a mixture. What the
-base itself says of them, noised, is the target (`init_teaches`), rather than the images.
+base itself says of them, noised, is the target (`init_teaches`), rather than the images. They bring
+the z_i that they were drawn from: encoded again, a drawn image is told from a real one more easily
+than one shape from another, and the networks would learn that instead (docs/log.md).
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from unclip.finetuning.request import Found, Request
 from unclip.stages.row import DECODER
 
 SHARE = 0.5  # of each batch
-LEAST, MOST = 32, 200  # images
+LEAST, MOST = 32, 600  # images
+EACH = 2  # of them for one of the user's
 FOLDER = "preserved"  # in the new cascade's
 
 
@@ -38,6 +41,7 @@ class Preservation:
     out: str
     base: str
     device: str
+    keep_z_i: bool = False
 
     @property
     def folder(self) -> Path:
@@ -57,7 +61,8 @@ class Preservation:
             "--device": self.device,
             "--devices": str(cores if self.device == "cpu" else 1),
         }
-        return ["sample", *(word for option in options.items() for word in option)]
+        words = (word for option in options.items() for word in option)
+        return ["sample", *words, "--fast", *(["--keep-z-i"] if self.keep_z_i else [])]
 
     def command(self) -> list[str] | None:
         """What is to be run, after its captions are written; None where the images are there."""
@@ -95,7 +100,7 @@ def preservation(request: Request, found: Found, parts: Sequence[str]) -> Preser
         return "off, since no weights change"
     if not (asked or found.small):
         return "off, since the images are many; --preserve 0.5 turns it on"
-    captions = _captions(request, min(MOST, max(LEAST, found.training)))
+    captions = _captions(request, min(MOST, max(LEAST, EACH * found.training)))
     problem = ""
     if not captions:
         problem = "no captions are known that the base was trained on; give --preserve-captions"
@@ -106,7 +111,10 @@ def preservation(request: Request, found: Found, parts: Sequence[str]) -> Preser
     if problem:
         return f"off: {problem}"
     share = SHARE if request.preserve is None else request.preserve
-    return Preservation(share, tuple(captions), request.out, request.base, request.device)
+    decoder = load_experiment(str(_artifact(request, DECODER) / "config.yaml")).config
+    keep = decoder.model.use_z_i and decoder.embedding == "image"
+    out, base, device = request.out, request.base, request.device
+    return Preservation(share, tuple(captions), out, base, device, keep)
 
 
 def _captions(request: Request, count: int) -> list[str]:

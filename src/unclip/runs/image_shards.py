@@ -31,6 +31,13 @@ class PlannedImage(NamedTuple):
     seed: int
 
 
+class Drawn(NamedTuple):
+    """What has become of it."""
+
+    image: np.ndarray  # uint8 [H, W, 3]
+    z_i: list[float] | None  # [D] that it was drawn from, if that is kept
+
+
 class ImageShards(ShardFolder):
     """``images/N/KEY.png`` and one `SAMPLES`, or ``N.tar`` in webdataset's form.
 
@@ -86,15 +93,15 @@ class ImageShards(ShardFolder):
         """By checksum: images are read much faster than they are sampled."""
         return super().intact(path, recorded) and file_sha256(path) == recorded["sha256"]
 
-    def write_files(self, number: int, content: Iterable[np.ndarray]) -> dict[str, Any]:
-        """Write the shard's images, ``uint8 [H, W, 3]``, as they come."""
+    def write_files(self, number: int, content: Iterable[Drawn]) -> dict[str, Any]:
+        """Write the shard's images as they come."""
         planned = self.planned[number]
         if self._form == "tar":
             with atomic_write(self.out / self.names(number)[0]) as part:
                 write_tar(part, self._rows(planned, content))
         else:
-            for one, image in zip(planned, content, strict=True):
-                save(image, self.out / self._png(number, one), self._record_of(one))
+            for one, drawn in zip(planned, content, strict=True):
+                save(drawn.image, self.out / self._png(number, one), self._record_of(one))
         return {"images": len(planned)}
 
     def complete(self, manifest: dict[str, Any]) -> None:
@@ -110,10 +117,9 @@ class ImageShards(ShardFolder):
     def _record_of(self, one: PlannedImage) -> Record:
         return self._recorder(caption=one.caption, seed=one.seed)
 
-    def _rows(
-        self, planned: list[PlannedImage], content: Iterable[np.ndarray]
-    ) -> Iterator[SampleRow]:
-        for one, image in zip(planned, content, strict=True):
+    def _rows(self, planned: list[PlannedImage], content: Iterable[Drawn]) -> Iterator[SampleRow]:
+        for one, drawn in zip(planned, content, strict=True):
             png = io.BytesIO()
-            Image.fromarray(image).save(png, "png", pnginfo=chunks(self._record_of(one)))
-            yield SampleRow(one.key, "png", png.getvalue(), [one.caption], {"seed": one.seed})
+            Image.fromarray(drawn.image).save(png, "png", pnginfo=chunks(self._record_of(one)))
+            facts = {"seed": one.seed}
+            yield SampleRow(one.key, "png", png.getvalue(), [one.caption], facts, drawn.z_i)

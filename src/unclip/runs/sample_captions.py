@@ -7,10 +7,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
 
@@ -23,7 +23,7 @@ from unclip.pipeline.cascade import with_settings
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.record import PRECISION, SAMPLE, Recorder
 from unclip.pipeline.settings import Settings
-from unclip.runs.image_shards import ImageShards
+from unclip.runs.image_shards import Drawn, ImageShards
 from unclip.runs.sample_plan import SampleConfig, list_captions, plan_images
 from unclip.runs.shards import Processes, write_shards
 from unclip.training.determinism import sample_deterministically
@@ -83,6 +83,8 @@ def sample_captions(
             else Pipeline.load(pipeline, device, config.precision, config.offload, config.compile)
         )
         own = Pipeline(with_settings(opened.cascade, settings))
+        if config.keep_z_i and own.cascade.decoder.takes != "image":
+            raise UserError("--keep-z-i: this cascade's decoder takes no z_i")
         if fabric.is_global_zero:
             _note_long(own, chosen)
         clip = opened.cascade.clip
@@ -99,7 +101,7 @@ def sample_captions(
         folder = ImageShards(
             Path(out), header, shards, config.format, Recorder(own.cascade, None, SAMPLE)
         )
-        return _Job(own, settings.batch, folder)
+        return _Job(own, settings.batch, config.keep_z_i, folder)
 
     with reproducible(processes.accelerator):
         return write_shards(processes, prepare, force=force)
@@ -150,6 +152,7 @@ def _settings(
         "precision": precision,
         "device": device,
         **({} if config.compile == "none" else {"compile": config.compile}),
+        **({"keep_z_i": True} if config.keep_z_i else {}),
         "prior": asdict(cascade.prior.sampler) if cascade.prior else None,
         "decoder": asdict(cascade.decoder.sampler),
         "upsamplers": [asdict(part.sampler) for part in cascade.upsamplers],
@@ -192,6 +195,7 @@ class _Job:
 
     pipeline: Pipeline
     batch: int
+    keep_z_i: bool
     folder: ImageShards
     title = "sampling"
     unit = "image"
@@ -202,12 +206,12 @@ class _Job:
 
     def contents(
         self, numbers: list[int], tick: Callable[[int], None]
-    ) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
+    ) -> Iterator[tuple[int, Iterator[Drawn]]]:
         """Each shard's images, sampled as they are asked for."""
         for number in numbers:
             yield number, self._images(number, tick)
 
-    def _images(self, number: int, tick: Callable[[int], None]) -> Iterator[np.ndarray]:
+    def _images(self, number: int, tick: Callable[[int], None]) -> Iterator[Drawn]:
         planned, settings = self.folder.planned[number], replace(Settings(), batch=self.batch)
         for first in range(0, len(planned), self.batch):
             batch = planned[first : first + self.batch]
@@ -220,5 +224,6 @@ class _Job:
                         f"image {one.key} ({one.caption[:50]!r}, seed {one.seed}): is not finite; "
                         "try --precision 32"
                     )
-            yield from to_uint8(found.image)
+            z_i = found.z_i.tolist() if self.keep_z_i and found.z_i is not None else repeat(None)
+            yield from map(Drawn, to_uint8(found.image), z_i)
             tick(len(batch))

@@ -23,6 +23,7 @@ class SampleConfig:
     limit: int | None = None  # captions, drawn from those given: always the same
     format: str = "png"  # of the shards, one of `FORMATS`
     shard_size: int = 256  # images per shard
+    keep_z_i: bool = False  # beside each image of a tar
     device: str = "auto"  # auto, cpu, cuda or mps
     precision: str = "auto"  # of `unclip.pipeline.settings.PRECISIONS`
     offload: str = "none"  # of `unclip.pipeline.settings.OFFLOADINGS`; the images are the same
@@ -40,6 +41,7 @@ class SampleConfig:
             f"--format {self.format}",
             f"must be one of {', '.join(FORMATS)}",
         )
+        require(not self.keep_z_i or self.format == "tar", "--keep-z-i", "needs --format tar")
 
 
 def list_captions(captions: Path | str | Sequence[str | Caption]) -> list[Caption]:

@@ -10,6 +10,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from tqdm import tqdm
 
+from unclip.common.errors import UserError
 from unclip.common.progress import bar_interval
 from unclip.common.types import TextFeatures
 from unclip.data.batches import DecoderBatch, PriorBatch
@@ -62,7 +63,25 @@ def embedded_batches(
 
 
 def z_i_of(clip: Clip, batch: PriorBatch | DecoderBatch) -> Tensor:
-    """z_i ``[B, D]`` of a batch: what it has from disk, else what ``clip`` says of its images."""
+    """z_i ``[B, D]`` of a batch: of disk, else what ``clip`` says of its images.
+
+    Samples that bring the z_i they were drawn from keep it.
+
+    Raises:
+        UserError: Such a z_i is of another length than ``clip``'s.
+    """
+    found = _z_i_of(clip, batch)
+    if batch.brought is None:
+        return found
+    if batch.brought.shape != found.shape:
+        raise UserError(
+            f"data.source: samples bring z_i of {batch.brought.shape[1]} numbers, the CLIP's have "
+            f"{found.shape[1]}; use the CLIP of the cascade that drew them"
+        )
+    return torch.where(batch.brought.isnan(), found, batch.brought)
+
+
+def _z_i_of(clip: Clip, batch: PriorBatch | DecoderBatch) -> Tensor:
     if batch.encoded is not None and batch.encoded.z_i is not None:
         return batch.encoded.z_i
     if batch.z_i is not None:

@@ -29,6 +29,7 @@ class SampleRow(NamedTuple):
     image: bytes
     captions: list[str]
     facts: dict[str, Any] | None = None  # further ones, for a tar
+    z_i: list[float] | None = None  # that the image was drawn from, for a tar
 
 
 class SeveralCaptions(Exception):
@@ -52,19 +53,22 @@ def safe_name(key: str) -> str:
 
 
 def write_tar(path: Path, rows: Iterable[SampleRow]) -> int:
-    """NAME.jpg with NAME.txt, or NAME.json {"caption": [...]} for several; how many rows.
+    """NAME.jpg with NAME.txt; how many rows.
 
-    Further facts about a sample are in its NAME.json too.
+    Several captions, or one with a z_i, are in NAME.json, {"caption": [...], "z_i": [...]}, and in
+    no NAME.txt. Further facts about a sample are in its NAME.json too.
     """
     count = 0
     with tarfile.open(path, "w") as archive:
         for row in rows:
             _add(archive, f"{row.name}.{row.ending}", row.image)
             facts: dict[str, Any] = dict(row.facts or {})
-            if len(row.captions) == 1:
+            if len(row.captions) == 1 and row.z_i is None:
                 _add(archive, f"{row.name}.txt", row.captions[0].encode())
             else:
                 facts = {"caption": row.captions, **facts}
+            if row.z_i is not None:
+                facts["z_i"] = row.z_i
             if facts:
                 text = json.dumps(facts, ensure_ascii=False)
                 _add(archive, f"{row.name}.json", text.encode())

@@ -49,6 +49,7 @@ class RawSample(NamedTuple):
     where: str  # source and key, for messages
     image: bytes | None  # an image file; None where it has none
     captions: Any  # a text, its UTF-8 bytes, a list of these, or None
+    z_i: np.ndarray | None = None  # float32 [D] that the image was drawn from, where it is told
 
 
 @runtime_checkable
@@ -68,7 +69,7 @@ def raw_of(source: Source, index: int) -> RawSample | None:
 def decode_raw(raw: RawSample, limits: Limits = LIMITS) -> Sample:
     """The sample in ``raw``; raises `BadSample` when it cannot be used."""
     image = decode_image(raw.image, where=raw.where, limits=limits)
-    return Sample(raw.key, image, decode_captions(raw.captions, where=raw.where))
+    return Sample(raw.key, image, decode_captions(raw.captions, where=raw.where), raw.z_i)
 
 
 class Reader(ABC):

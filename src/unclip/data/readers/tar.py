@@ -11,7 +11,7 @@ import numpy as np
 
 from unclip.common.errors import UserError
 from unclip.data import files
-from unclip.data.decode import LIMITS, BadSample, Limits, json_caption
+from unclip.data.decode import LIMITS, BadSample, Limits, json_fields
 from unclip.data.readers.inventory import Inventory
 from unclip.data.readers.source import RawSample, Reader, digest
 from unclip.data.readers.tar_index import tar_index
@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 class TarSource(Reader):
     """The samples of one uncompressed tar, found by their offsets and read in place.
 
-    The caption is the .txt, or the `caption` or `text` of the .json (one, or a list). Of two
-    members with one name the later counts, as when a tar is unpacked. What belongs to no sample is
-    counted (see `inventory`).
+    The caption is the .txt, or the `caption` or `text` of the .json (one, or a list), whose `z_i`
+    is read as well. Of two members with one name the later counts, as when a tar is unpacked. What
+    belongs to no sample is counted (see `inventory`).
 
     Args:
         path: The tar, a local path or a URL.
@@ -56,13 +56,12 @@ class TarSource(Reader):
             data = self._read(index, 0)
             if data is None:
                 raise BadSample(f"{where}: it has no image")
-            caption = self._read(index, 1)
-            if caption is None:
-                fields = self._read(index, 2)
-                caption = None if fields is None else json_caption(fields, where=where)
+            caption, z_i = self._read(index, 1), None
+            if caption is None and (fields := self._read(index, 2)) is not None:
+                caption, z_i = json_fields(fields, where=where)
         except Unreadable as problem:
             raise BadSample(f"{where}: {problem.reason}") from None
-        return RawSample(key, where, data, caption)
+        return RawSample(key, where, data, caption, z_i)
 
     def hashes(self) -> np.ndarray:
         """See `readers.source.hashes`."""
