@@ -65,9 +65,9 @@ def test_decoder_and_prior_begin_from_the_cascade_on_the_images(
         assert mixed == {"own": (str(photos), 0.5), "base": (f"{tmp_path}/mine/preserved", 0.5)}
         assert (now.data.source, now.data.held_out, now.data.flip) == ("mixture", 0.1, True)
         assert now.init_teaches == "base"
-        assert now.trainer.early_stopping == 3
+        assert now.trainer.early_stopping == 2
         assert now.optim.lr == pytest.approx(before.optim.lr / 10)
-        assert (now.trainer.max_steps, now.trainer.val_every, now.optim.warmup_steps) == (40, 4, 2)
+        assert (now.trainer.max_steps, now.trainer.val_every, now.optim.warmup_steps) == (40, 8, 2)
         assert now.trainer.precision == "32"
         assert now.model == before.model
         assert now.adapter.kind == "none"

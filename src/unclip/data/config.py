@@ -32,6 +32,11 @@ MAX_ASPECT = 20.0
 OnError = Literal["skip", "error"]
 
 
+EXCHANGED = "colours exchanged"
+CONTRASTS = ("shape", "place", "colour", EXCHANGED)
+"""Facts in which scenes in a row may differ."""
+
+
 @dataclass(kw_only=True)
 class ScenesConfig:
     """The built-in procedural dataset (used when data.source is `scenes`)."""
@@ -41,7 +46,8 @@ class ScenesConfig:
     shapes: list[str] = field(default_factory=lambda: list(SHAPES))  # that objects can have
     words: float = 0.02  # share of scenes that are a short printed word
     detail: float = 0.6  # chance that a caption says size, place and background, each
-    contrast: int = 1  # training scenes in a row that differ in one fact, shape or place
+    contrast: int = 1  # training scenes in a row that differ in one fact
+    contrasts: list[str] = field(default_factory=lambda: ["shape", "shape", "place"])  # in turn
     seed: int = 0  # the dataset's own seed, apart from trainer.seed
 
     def validate(self) -> None:
@@ -55,6 +61,12 @@ class ScenesConfig:
         require(0 <= self.detail <= 1, "data.scenes.detail", "must be in [0, 1]")
         few = 1 <= self.contrast <= len(self.shapes)
         require(few, "data.scenes.contrast", f"must be in [1, {len(self.shapes)}], one per shape")
+        listed = len(self.contrasts) > 0 and set(self.contrasts) <= set(CONTRASTS)
+        require(listed, "data.scenes.contrasts", f"must be some of {', '.join(CONTRASTS)}, in turn")
+        facts = [self.contrasts[k % len(self.contrasts)] for k in range(self.contrast - 1)]
+        for fact in ("place", EXCHANGED):  # again it would be the same scene
+            again = f"has {fact} twice in a group of {self.contrast}; list more facts"
+            require(facts.count(fact) < 2, "data.scenes.contrasts", again)
 
 
 @dataclass(kw_only=True)

@@ -24,8 +24,8 @@ from unclip.stages.row import CLIP, DECODER, PCA, PRIOR, UPSAMPLER
 
 LARGE = 200 * 2**20  # bytes of weights from which an adapter is trained instead of all of them
 BATCH = {DECODER: 8, PRIOR: 64, UPSAMPLER: 8}
-STEPS = {DECODER: 1500, PRIOR: 500, UPSAMPLER: 1000}
-PATIENCE = 3  # of the ten validations of a small set, without a better one
+STEPS = {DECODER: 1400, PRIOR: 800, UPSAMPLER: 1000}
+PATIENCE = 2  # of the five validations of a small set, without a better one
 MFU = 0.4  # share of a device's peak at which it is taken to compute, before it is measured
 ACCELERATORS = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 
@@ -54,7 +54,7 @@ def task_of(
         "data.cache_embeddings": "auto",
         "data.flip": found.small,
         "trainer.max_steps": steps,
-        "trainer.val_every": max(1, steps // (10 if found.small else 4)),
+        "trainer.val_every": max(1, steps // (5 if found.small else 4)),
         "trainer.early_stopping": PATIENCE if found.small else 0,
         "trainer.sample_every": 0,
         "trainer.checkpoint_every": max(1, steps // 4),

@@ -14,7 +14,7 @@ from unclip.data.config import SHAPES, DataConfig, ScenesConfig
 from unclip.data.scenes.captions import STATED, caption
 from unclip.data.scenes.dataset import WORDS, Scenes, single_object_prompts, two_object_prompts
 from unclip.data.scenes.render import BACKGROUNDS, COLOURS, Item, Scene, draw, patch, place
-from unclip.data.sources import open_splits
+from unclip.data.sources import SceneSource, open_splits
 
 MANY = Scenes(ScenesConfig(words=0.1, seed=3), size=32, count=1500)
 SCENES = [MANY.scene(i) for i in range(len(MANY))]
@@ -96,6 +96,65 @@ def test_the_scenes_of_a_run_differ_in_shape_or_in_place_alone(contrast, objects
                 assert place(scene.items[0].x, scene.items[0].y) != place(
                     run[0].items[0].x, run[0].items[0].y
                 )
+
+
+@pytest.mark.parametrize("objects", [1, 2])
+def test_the_scenes_of_a_run_differ_in_the_facts_of_the_config(objects):
+    facts = ["colour", "colours exchanged", "shape", "place", "colour"]
+    config = ScenesConfig(contrast=6, contrasts=facts, words=0, max_objects=objects, detail=1.0)
+    config.validate()
+    scenes, seen = Scenes(config, size=16, count=1200), Counter()
+    for first in range(0, 1200, 6):
+        run = [scenes.scene(first + k) for k in range(6)]
+        assert len(set(run)) == 6
+        items = run[0].items
+        different = len({item.colour for item in items}) == 2
+        for fact, scene in zip(facts, run[1:]):
+            changed = {
+                (k, f.name)
+                for k, (item, before) in enumerate(zip(scene.items, items))
+                for f in fields(Item)
+                if getattr(item, f.name) != getattr(before, f.name)
+            }
+            names = {name for _, name in changed}
+            assert scene.background not in {item.colour for item in scene.items}
+            if fact == "colours exchanged" and different:
+                assert [i.colour for i in scene.items] == [i.colour for i in items][::-1]
+                assert names == {"colour"}
+            elif fact.startswith("colour"):
+                assert names == {"colour"}
+                assert len(changed) == 1  # of one object alone
+                seen[changed.pop()[0]] += 1
+            else:
+                assert names
+                assert names <= ({"shape"} if fact == "shape" else {"x", "y"})
+    assert len(seen) == objects  # of either one
+    assert min(seen.values()) > 50
+
+
+def test_facts_are_of_the_data_where_there_are_groups():
+    def fingerprint(contrast, *facts):
+        config = ScenesConfig(contrast=contrast)
+        if facts:
+            config = replace(config, contrasts=list(facts))
+        return SceneSource(config, size=8, count=4).fingerprint()
+
+    assert fingerprint(1, "colour") == fingerprint(1)
+    assert fingerprint(4, "colour") != fingerprint(4, "colour", "place") != fingerprint(4)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "facts", "why"),
+    [
+        (2, [], "must be some of shape, place"),
+        (2, ["shade"], "must be some of shape, place"),
+        (3, ["place"], "has place twice in a group of 3; list more facts"),
+        (5, ["colours exchanged", "shape"], "has colours exchanged twice in a group of 5"),
+    ],
+)
+def test_facts_of_which_a_group_cannot_be_made_are_refused(contrast, facts, why):
+    with pytest.raises(UserError, match=rf"data\.scenes\.contrasts: {why}"):
+        ScenesConfig(contrast=contrast, contrasts=facts).validate()
 
 
 def test_held_out_scenes_are_no_minimal_pairs():

@@ -13,7 +13,7 @@ from random import Random
 from typing import NamedTuple
 
 from unclip.common.seeding import derive_seed
-from unclip.data.config import SHAPES, ScenesConfig
+from unclip.data.config import EXCHANGED, SHAPES, ScenesConfig
 from unclip.data.sample import Sample
 from unclip.data.scenes.captions import caption, phrase
 from unclip.data.scenes.render import BACKGROUNDS, COLOURS, RADII, TINTS, Item, Scene, Word, draw
@@ -46,8 +46,8 @@ class Scenes:
     """Scenes ``start`` to ``start + count`` of the endless sequence of ``config.seed``.
 
     Disjoint ranges are disjoint data: held-out scenes are those after the training scenes. With
-    ``config.contrast`` above 1, as many consecutive scenes differ in their shapes alone (or are
-    other words): minimal pairs, the hard negatives of contrastive training.
+    ``config.contrast`` above 1, as many consecutive scenes differ in one fact of ``contrasts`` (or
+    are other words): minimal pairs, the hard negatives of contrastive training.
 
     Args:
         config: Kinds of scenes and the seed (its ``count`` is the caller's to use).
@@ -88,7 +88,7 @@ class Scenes:
             scene = _two_objects(rng, shapes)
         else:
             scene = _one_object(rng, rng.choice(list(COLOURS)), rng.choice(shapes))
-        return _altered(scene, member, shapes, rng)
+        return _altered(scene, member, self.config, rng)
 
 
 class Prompt(NamedTuple):
@@ -132,12 +132,33 @@ def _one_object(rng: Random, colour: str, shape: str) -> Scene:
     return _on_background(rng, item)
 
 
-def _altered(scene: Scene, member: int, shapes: Sequence[str], rng: Random) -> Scene:
-    """The scene with one fact changed: its place in every third member of a run, else its shape."""
-    moves = member // 3
-    if member % 3:
-        return _turned(scene, member - moves, shapes)
-    return _moved(scene, rng) if member else scene
+def _altered(scene: Scene, member: int, config: ScenesConfig, rng: Random) -> Scene:
+    """The scene with one fact changed, the first member of a run as it is."""
+    if not member:
+        return scene
+    facts = [config.contrasts[k % len(config.contrasts)] for k in range(member)]
+    if len({item.colour for item in scene.items}) < 2:
+        facts = ["colour" if fact == EXCHANGED else fact for fact in facts]
+    fact, nth = facts[-1], facts.count(facts[-1])  # of several of one kind no two are alike
+    if fact == "shape":
+        return _turned(scene, nth, config.shapes)
+    if fact == "place":
+        return _moved(scene, rng)
+    if fact == "colour":
+        return _coloured(scene, nth, rng)
+    first, second = scene.items
+    exchanged = replace(first, colour=second.colour), replace(second, colour=first.colour)
+    return replace(scene, items=exchanged)
+
+
+def _coloured(scene: Scene, nth: int, rng: Random) -> Scene:
+    """The scene with one object in the ``nth`` of the other colours, in an order drawn by rng."""
+    changed = rng.randrange(len(scene.items))
+    taken = {scene.background, *(item.colour for item in scene.items)}
+    others = rng.sample([name for name in COLOURS if name not in taken], nth)
+    items = list(scene.items)
+    items[changed] = replace(items[changed], colour=others[-1])
+    return replace(scene, items=tuple(items))
 
 
 def _turned(scene: Scene, by: int, shapes: Sequence[str]) -> Scene:
