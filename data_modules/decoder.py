@@ -37,7 +37,7 @@ class _Collate:
             captions=captions,
             keys=keys,
             z_i=z_i,
-            brought=brought_z_i(examples),
+            brought=brought_z_i(examples) if self.embeddings is None else None,
         )
 
 

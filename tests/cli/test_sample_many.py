@@ -28,6 +28,7 @@ from unclip.common.errors import UserError
 from unclip.common.images import to_uint8
 from unclip.data.config import ReadingConfig
 from unclip.data.readers.captions import read_captions
+from unclip.data.readers.inventory import inventory_of
 from unclip.data.sources import open_source
 from unclip.evaluation.features.images import open_images
 from unclip.pipeline.settings import Settings
@@ -90,6 +91,7 @@ def test_a_tar_keeps_the_z_i_of_its_images(sample, whole, cascade, tmp_path):
     kept = open_source(str(out), ReadingConfig(), image_size=16, split="all")
     pipeline, settings = unclip.Pipeline.load(cascade), Settings(changes={"decoder": {"steps": 2}})
     assert len(kept) == len(CAPTIONS)
+    assert not inventory_of(kept).left_out  # not the command's own records either
     for k in range(len(kept)):
         assert plain[k].z_i is None
         assert np.array_equal(kept[k].image, plain[k].image)
@@ -107,6 +109,15 @@ def test_a_decoder_without_z_i_has_none_to_keep(
     monkeypatch.setattr("unclip.cli.sample.open_pipeline", lambda args: other)
     words = sample(tmp_path / "out", "--format", "tar", "--keep-z-i")
     assert error(capsys, words) == "--keep-z-i: this cascade's decoder takes no z_i"
+
+
+def test_a_folder_goes_on_with_or_without_z_i(sample, whole, tmp_path, capsys):
+    for begun, first, then in (("kept", True, False), ("plain", False, True)):
+        words = sample(tmp_path / begun, "--format", "tar")
+        assert main([*words, *(["--keep-z-i"] * first)]) == 0
+        (tmp_path / begun / "manifest.json").unlink()
+        said = error(capsys, [*words, *(["--keep-z-i"] * then)])
+        assert f"was started with settings.keep_z_i {first}, this is {then}" in said
 
 
 def test_pngs_keep_no_z_i(sample, tmp_path, capsys):

@@ -16,8 +16,9 @@ from unclip.common.errors import UserError
 from unclip.data.batches import brought_z_i
 from unclip.data.config import DataConfig, MixtureConfig
 from unclip.data.dataset import Example, Examples
-from unclip.data.decode import BadSample, json_fields
+from unclip.data.decode import BadSample, json_caption, json_fields
 from unclip.data.order import Draw
+from unclip.data.pack.pack import Packing, pack
 from unclip.data.pack.shards import SampleRow, write_tar
 from unclip.data.readers.tar import TarSource
 from unclip.data.transforms import Square
@@ -25,6 +26,7 @@ from unclip.stages.clip.part import load as load_clip
 from unclip.training.one_pass import z_i_of
 
 Z_I = np.random.default_rng(0).standard_normal((6, 16)).astype(np.float32)
+Z_I /= np.linalg.norm(Z_I, axis=1, keepdims=True)
 
 
 def image_file(number: int) -> bytes:
@@ -70,11 +72,30 @@ def test_several_captions_stay_beside_it(tmp_path):
     assert sample.z_i.tolist() == [1.0]
 
 
-@pytest.mark.parametrize("z_i", ["3", "[]", '["x"]', "[[1, 2]]", "[NaN]", "[1e999]", "[1, null]"])
+@pytest.mark.parametrize(
+    "z_i",
+    [
+        *("3", "[]", '["x"]', '["1"]', "[true]", "[[1, 2]]", "[NaN]", "[1e999]", "[1, null]"),
+        *("[0, 0]", "[1e39, 1]", f"[1{'0' * 400}]"),
+    ],
+)
 def test_what_is_no_embedding_is_a_bad_sample(z_i):
     text = f'{{"caption": "a thing", "z_i": {z_i}}}'
     with pytest.raises(BadSample, match="here: "):
         json_fields(text.encode(), where="here")
+
+
+def test_a_caption_is_read_whatever_is_said_of_z_i():
+    assert json_caption(b'{"caption": "a thing", "z_i": "abc"}', where="here") == "a thing"
+
+
+def test_packing_keeps_it(drawn, tmp_path):
+    out = tmp_path / "packed"
+    pack(TarSource(drawn), out, Packing(format="tar"), workers=0, on_error="error", force=False)
+    (shard,) = out.glob("*.tar")
+    packed = TarSource(shard)
+    assert [packed[k].z_i is None for k in range(6)] == [False] * 5 + [True]
+    assert all(np.array_equal(packed[k].z_i, Z_I[k]) for k in range(5))
 
 
 def test_a_json_without_one_has_none():
@@ -105,7 +126,7 @@ def test_rows_without_one_are_nan():
     assert torch.equal(found[0::2], torch.from_numpy(Z_I[0:3:2]))
     assert found[1].isnan().all()
     assert brought_z_i([example(None)] * 3) is None
-    with pytest.raises(UserError, match="z_i of 3 and of 16 numbers"):
+    with pytest.raises(UserError, match="key: its z_i has 16 numbers, that of key 3; leave out"):
         brought_z_i([example(Z_I[0]), example(Z_I[1, :3])])
 
 
@@ -137,5 +158,5 @@ def test_a_z_i_of_another_clip_is_refused(drawn, clip):
         seed=0,
     )
     batch = next(iter(data.train_dataloader()))
-    with pytest.raises(UserError, match="bring z_i of 3 numbers, the CLIP's have"):
+    with pytest.raises(UserError, match=r"00\d: its z_i has 3 numbers, the CLIP's have 16"):
         z_i_of(clip, batch._replace(brought=batch.brought[:, :3]))

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import types
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -293,6 +294,15 @@ def test_what_is_preserved_keeps_its_z_i_where_there_is_one(request_of, cascade,
         config.write_text(yaml.safe_dump(content | change))
         preserved = prepare(request_of(base=str(other))).preservation
         assert preserved.words[-1] == "--fast"
+
+
+def test_what_an_earlier_version_began_is_drawn_as_it_began(request_of, tmp_path):
+    request = request_of()
+    prepared = prepare(request)
+    content = asdict(prepared.preservation)
+    del content["fast"], content["keep_z_i"]
+    words = Preservation(**content).words
+    assert prepared.preservation.words == [*words, "--fast", "--keep-z-i"]
 
 
 def test_many_images_are_not_protected_from(request_of, monkeypatch):

@@ -87,13 +87,18 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="what the new word means at first (default: what follows it in --token, else the mean "
         "of all words)",
     )
-    p.add_argument("--steps", type=int, help="steps of each stage (default 1000, of a prior 500)")
+    p.add_argument(
+        "--steps",
+        type=int,
+        help="steps of each stage (default 1400 of a decoder, 800 of a prior, 1000 of an "
+        "upsampler)",
+    )
     p.add_argument(
         "--preserve",
         type=float,
         metavar="SHARE",
-        help="share of each batch that the cascade itself sampled before, so that it forgets less "
-        "(default 0.5 for a small set, if captions for it are known; 0: none)",
+        help="share of each batch, up to 0.9, that the cascade itself sampled before, so that it "
+        "forgets less (default 0.5 for a small set, if captions for it are known; 0: none)",
     )
     p.add_argument(
         "--preserve-captions",
@@ -177,6 +182,12 @@ def run(args: argparse.Namespace) -> None:
     data = load_experiment(tasks[0].name, tasks[0].overrides).config.data
     data = replace(data, source=args.photos, mixture={})  # no images of the base's
     runs = [Finished.load(task.folder) for task in tasks]
+    for line in compared(tasks, runs):
+        say(line, error=True)
+    say(
+        f"trained in {seconds:.0f} s; sample with --pipeline {args.out}; its page is drawn now",
+        error=True,
+    )
     page = finetuned.report(
         base,
         Path(args.out),
@@ -187,9 +198,6 @@ def run(args: argparse.Namespace) -> None:
         commands=[f"unclip train {shlex.join([t.name, *t.overrides])}" for t in tasks],
         device=device.type,
     )
-    for line in compared(tasks, runs):
-        say(line, error=True)
-    say(f"trained in {seconds:.0f} s; sample with --pipeline {args.out}", error=True)
     say(page)
 
 

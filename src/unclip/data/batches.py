@@ -19,11 +19,15 @@ def brought_z_i(examples: Sequence[Example]) -> Tensor | None:
     Raises:
         UserError: They are of different lengths.
     """
-    lengths = {len(each.z_i) for each in examples if each.z_i is not None}
+    lengths = {len(each.z_i): each.key for each in examples if each.z_i is not None}
     if not lengths:
         return None
     if len(lengths) > 1:
-        raise UserError(f"data.source: z_i of {min(lengths)} and of {max(lengths)} numbers")
+        (one, key), (other, another), *_ = lengths.items()
+        raise UserError(
+            f"data.source: {key}: its z_i has {one} numbers, that of {another} {other}; leave out "
+            "the images of another cascade"
+        )
     found = np.full((len(examples), *lengths), np.nan, np.float32)
     for row, each in zip(found, examples):
         if each.z_i is not None:

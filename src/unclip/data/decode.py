@@ -166,23 +166,38 @@ class Fields(NamedTuple):
 
 def json_fields(data: bytes, *, where: str) -> Fields:
     """What counts of a .json; raises `BadSample` if it cannot be read, or its z_i no embedding."""
-    try:
-        fields = parse_json(data)
-    except ValueError:
-        raise BadSample(f"{where}: its .json cannot be read") from None
-    if not isinstance(fields, dict):
-        return Fields(None, None)
-    z_i = fields.get("z_i")
-    if z_i is not None:
-        try:
-            z_i = np.array(z_i, dtype=np.float32)
-        except (TypeError, ValueError, OverflowError):
-            z_i = np.empty(0, np.float32)
-        if z_i.ndim != 1 or not len(z_i) or not np.isfinite(z_i).all():
-            raise BadSample(f"{where}: the z_i of its .json is no list of finite numbers")
-    return Fields(fields.get("caption", fields.get("text")), z_i)
+    fields = _object(data, where=where)
+    numbers = fields.get("z_i")
+    z_i = None if numbers is None else _embedding(numbers)
+    if numbers is not None and z_i is None:
+        raise BadSample(f"{where}: the z_i of its .json is not a list of finite numbers, not all 0")
+    return Fields(_caption_of(fields), z_i)
 
 
 def json_caption(data: bytes, *, where: str) -> Any:
     """The `caption` or `text` of a .json beside an image; None where it has none."""
-    return json_fields(data, where=where).caption
+    return _caption_of(_object(data, where=where))
+
+
+def _caption_of(fields: dict[str, Any]) -> Any:
+    return fields.get("caption", fields.get("text"))
+
+
+def _object(data: bytes, *, where: str) -> dict[str, Any]:
+    try:
+        fields = parse_json(data)
+    except ValueError:
+        raise BadSample(f"{where}: its .json cannot be read") from None
+    return fields if isinstance(fields, dict) else {}
+
+
+def _embedding(numbers: Any) -> np.ndarray | None:
+    """float32 ``[D]``; None where it cannot be one."""
+    if not isinstance(numbers, list) or any(type(one) not in (int, float) for one in numbers):
+        return None
+    try:
+        with np.errstate(over="ignore"):
+            z_i = np.array(numbers, dtype=np.float32)
+    except OverflowError:  # of an integer
+        return None
+    return z_i if z_i.any() and np.isfinite(z_i).all() else None

@@ -174,15 +174,16 @@ def announce(request: Request, prepared: Prepared) -> None:
     """Say what will be done, and each command that it stands for."""
     tasks, chosen = prepared
     experiments = [load_experiment(task.name, task.overrides) for task in tasks]
-    say(f"{request.out}: {len(tasks)} stages of {request.base} train on {request.source}:")
-    print_table(experiments)
+    stages = counted(len(tasks), "stage")
+    say(f"{request.out}: {stages} of {request.base} to be trained on {request.source}:")
+    print_table(experiments, times=False)
     if isinstance(chosen, str):
         say(f"prior preservation: {chosen}")
     else:
         say(
-            f"prior preservation: {chosen.share:.0%} of each batch are "
-            f"{counted(len(chosen.captions), 'image')} that {request.base} draws first, "
-            f"of captions that are written to {chosen.folder}.jsonl"
+            f"prior preservation: {chosen.share:.0%} of each batch is taken from "
+            f"{counted(len(chosen.captions), 'image')} that {request.base} draws first; their "
+            f"captions are in {chosen.folder}.jsonl"
         )
     first = experiments[0].config
     stop, data = first.trainer.early_stopping, first.data

@@ -41,6 +41,7 @@ class Preservation:
     out: str
     base: str
     device: str
+    fast: bool = False  # older calls had neither
     keep_z_i: bool = False
 
     @property
@@ -62,7 +63,8 @@ class Preservation:
             "--devices": str(cores if self.device == "cpu" else 1),
         }
         words = (word for option in options.items() for word in option)
-        return ["sample", *words, "--fast", *(["--keep-z-i"] if self.keep_z_i else [])]
+        more = {"--fast": self.fast, "--keep-z-i": self.keep_z_i}
+        return ["sample", *words, *(option for option, given in more.items() if given)]
 
     def command(self) -> list[str] | None:
         """What is to be run, after its captions are written; None where the images are there."""
@@ -114,7 +116,7 @@ def preservation(request: Request, found: Found, parts: Sequence[str]) -> Preser
     decoder = load_experiment(str(_artifact(request, DECODER) / "config.yaml")).config
     keep = decoder.model.use_z_i and decoder.embedding == "image"
     out, base, device = request.out, request.base, request.device
-    return Preservation(share, tuple(captions), out, base, device, keep)
+    return Preservation(share, tuple(captions), out, base, device, True, keep)
 
 
 def _captions(request: Request, count: int) -> list[str]:

@@ -38,14 +38,19 @@ def not_passed(resolved: ResolvedExperiment, parent: ResolvedExperiment) -> list
     return [k for k in typed if not k.startswith(_OWN) and k in theirs and theirs[k] != ours.get(k)]
 
 
-def print_table(experiments: Sequence[ResolvedExperiment], titles: Sequence[str] = ()) -> None:
-    """A line for each of ``experiments``, in the order in which they run; ``titles`` begin them."""
-    rows: list[tuple[str, ...]] = [describe(each) for each in experiments]
+def print_table(
+    experiments: Sequence[ResolvedExperiment], titles: Sequence[str] = (), *, times: bool = True
+) -> None:
+    """A line for each of ``experiments``, in the order in which they run; ``titles`` begin them.
+
+    Without ``times`` nothing says how long they take: the caller knows better.
+    """
+    rows: list[tuple[str, ...]] = [describe(each)[: None if times else -1] for each in experiments]
     if titles:
         rows = [(title, *row) for title, row in zip(titles, rows)]
     for line in aligned(rows):
         say(f"  {line}")
-    if any(row[-1] == UNKNOWN or "not measured" in row[-1] for row in rows):
+    if times and any(row[-1] == UNKNOWN or "not measured" in row[-1] for row in rows):
         say("  `unclip plan EXPERIMENT --gpus N --device NAME` estimates times")
 
 

@@ -185,7 +185,8 @@ def _restore(stage: Stage, trainer: L.Trainer, best: Path, samples: Samples) -> 
     found = _validated(stage, trainer, best)
     trainer.loggers = loggers
     if trainer.is_global_zero:
-        say(f"the weights are those of step {step_of(best)}, the best", error=True)
+        ended = f"ended after step {trainer.global_step:,}"
+        say(f"{ended}; the weights are those of step {step_of(best):,}, the best", error=True)
     return found
 
 

@@ -52,6 +52,7 @@ class ImageShards(ShardFolder):
     command = "unclip sample --devices"
     subject = "cascade"
     held = "images"
+    before = {"settings.keep_z_i": False, "settings.compile": "none"}
 
     def __init__(
         self,

@@ -74,11 +74,12 @@ def z_i_of(clip: Clip, batch: PriorBatch | DecoderBatch) -> Tensor:
     if batch.brought is None:
         return found
     if batch.brought.shape != found.shape:
+        row = int(batch.brought.isnan().any(1).logical_not().nonzero()[0, 0])
         raise UserError(
-            f"data.source: samples bring z_i of {batch.brought.shape[1]} numbers, the CLIP's have "
-            f"{found.shape[1]}; use the CLIP of the cascade that drew them"
+            f"data.source: {batch.keys[row]}: its z_i has {batch.brought.shape[1]} numbers, the "
+            f"CLIP's have {found.shape[1]}; use the CLIP of the cascade that drew it"
         )
-    return torch.where(batch.brought.isnan(), found, batch.brought)
+    return torch.where(batch.brought.isnan(), found, stored(batch.brought, clip.embeddings))
 
 
 def _z_i_of(clip: Clip, batch: PriorBatch | DecoderBatch) -> Tensor:

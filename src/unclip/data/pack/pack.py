@@ -168,7 +168,9 @@ class _Prepare:
             key = self.source.key(index)
             return _Result(index, key, None, kind_of(str(problem)))
         ending, image = self._file(sample.image, stored)
-        return _Result(index, sample.key, SampleRow(sample.key, ending, image, sample.captions))
+        z_i = None if sample.z_i is None else sample.z_i.tolist()
+        row = SampleRow(sample.key, ending, image, sample.captions, z_i=z_i)
+        return _Result(index, sample.key, row)
 
     def _file(self, pixels: np.ndarray, stored: bytes | None) -> tuple[str, bytes]:
         """Ending and content of the image file."""

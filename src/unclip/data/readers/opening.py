@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -26,6 +27,7 @@ from unclip.data.readers.parquet import CACHE_BYTES, DAMAGE, ParquetSource
 from unclip.data.readers.source import Concat, Source, hashes
 from unclip.data.readers.tar import TarSource
 from unclip.data.readers.wrapped import CaptionedSource, FolderOfShards, NamedSource
+from unclip.data.shard_folder import BEGUN, MANIFEST, RECORDS
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +137,8 @@ def _others(folder: str, shards: set[str]) -> Inventory:
             found.read += ending_of(file.name) != "tar"
         elif file.problem:
             found.leave_out(file.name, file.problem)
+        elif _is_record(file.name):
+            continue
         elif file.name.endswith(".index.npz"):
             found.leave_out(file.name, "the index of a tar")
         elif is_hidden(file.name):
@@ -142,6 +146,11 @@ def _others(folder: str, shards: set[str]) -> Inventory:
         else:
             found.leave_out(file.name, "beside shards, which alone are read")
     return found
+
+
+def _is_record(name: str) -> bool:
+    """Whether `ShardFolder` wrote the file beside its shards."""
+    return name in (MANIFEST, BEGUN) or re.fullmatch(rf"{RECORDS}/\d+\.json", name) is not None
 
 
 def _place(spec: str) -> str:
