@@ -51,7 +51,7 @@ def offered(line, folder, *, heavy=("torch", "lightning", "wandb", "rich")):
         ("unclip experiments new x --from clip/mi", ["clip/mine "]),
         ("unclip experiments new x --from clip/mine model.text_l", ["model.text_layers="]),
         ("unclip plan decoder/tiny drop_c", ["drop_caption="]),
-        ("unclip recipe q", ["quickstart "]),
+        ("unclip recipe sc", ["scenes_gpu "]),
         ("unclip completion ", ["bash", "zsh", "fish"]),
     ],
 )

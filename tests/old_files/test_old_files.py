@@ -36,6 +36,11 @@ from measures import (
 
 THEN = json.loads(EXPECTED.read_text())
 SAME_MACHINE = machine() == THEN["machine"]
+# Copies that name clip/quickstart, which is not a copy: its z_i have 128 numbers now.
+OF_ANOTHER_CLIP = {
+    "shipped/decoder/quickstart.yaml": "1,800,998",
+    "shipped/prior/quickstart.yaml": "887,936",
+}
 FIRST = 5  # losses that are compared on another kind of machine
 TOLERANCE = {"upsampler": 1e-3}  # 1e-5 else; its JPEG rounds, and last bits may become whole codes
 VERDICTS = "bit-identical" if SAME_MACHINE else ("bit-identical", "within tolerance")
@@ -138,7 +143,8 @@ def test_an_old_experiment_trains_to_the_same_weights(old, name):
 def test_old_experiments_are_valid_and_have_as_many_parameters(old, capsys):
     lines = said(capsys, "experiments", "validate", *THEN["experiments"]).splitlines()
     words = [line.split() for line in lines]
-    assert {name: count for state, name, count, *_ in words if state == "ok"} == THEN["experiments"]
+    found = {name: count for state, name, count, *_ in words if state == "ok"}
+    assert found == THEN["experiments"] | OF_ANOTHER_CLIP
 
 
 @pytest.mark.slow
