@@ -106,9 +106,28 @@ def test_what_has_changed_is_pulled_back(begun, kind, adapter):
 def test_the_distance_is_a_mean_over_each_kind_of_channels():
     said, output = torch.zeros(2, 6, 4, 4), torch.zeros(2, 6, 4, 4)
     output[0, :3], output[0, 3:], output[1, 5] = 2.0, 3.0, 3.0
-    taught = Taught(torch.ones(2, dtype=torch.bool), said)
+    taught = Taught(torch.tensor([0, 1]), said)
     assert taught.gap(output, 3).tolist() == [4 + 9, 3]
     assert taught.gap(output, 6)[0] == pytest.approx((4 + 9) / 2)
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_the_teacher_is_asked_of_its_own_samples_alone(begun, kind):
+    stage, batch = begun(kind, *TAUGHT)
+    seen = []
+    stage._teacher._copy.register_forward_pre_hook(
+        lambda _, args, given: seen.append(given["x_t"]), with_kwargs=True
+    )
+    stage.net.register_forward_pre_hook(
+        lambda _, args, given: seen.append(given["x_t"]), with_kwargs=True
+    )
+    new = ["new/1"] * len(batch.keys)
+    loss_of(stage, batch, ["new/1", "old/1", *new[2:]])
+    taught, whole = seen
+    assert torch.equal(taught, whole[1:2])
+    seen.clear()
+    loss_of(stage, batch, new)
+    assert len(seen) == 1
 
 
 def test_a_merged_adapter_waits_for_no_teacher(resolved, tmp_path):

@@ -16,7 +16,7 @@ from unclip.diffusion.schedules import full_schedule
 from unclip.diffusion.timesteps import timesteps_of
 from unclip.embeddings.clip import FrozenClip
 from unclip.stages._diffusion.known import known_channels, random_keep
-from unclip.stages._diffusion.teaching import Ask, Taught, Teacher
+from unclip.stages._diffusion.teaching import Taught, Teacher
 from unclip.training.means import quartiles
 from unclip.training.random import StepRandom
 from unclip.training.stage import Stage
@@ -59,12 +59,20 @@ class DiffusionStage(Stage):
         if source is not None:
             self._teacher = Teacher(self.net, source, adapted=self.is_adapted)
 
-    def asked(self, ask: Ask, net: Any, keys: Sequence[str]) -> tuple[Tensor, Taught | None]:
-        """What ``net`` says of the batch with these keys, and in training what its teacher does."""
+    def asked(self, net: Any, keys: Sequence[str], **given: Any) -> tuple[Tensor, Taught | None]:
+        """What ``net`` says of the batch with these keys, and in training what its teacher does.
+
+        ``given`` are the network's arguments (`ask`), each with a row for each sample.
+        """
         taught = None
         if self._teacher is not None and net is self.net:
-            taught = self._teacher.says(ask, net, keys, self.device)
-        return ask(net), taught
+            taught = self._teacher.says(self.ask, net, keys, given, self.device)
+        return self.ask(net, **given), taught
+
+    @staticmethod
+    def ask(net: Any, **given: Any) -> Tensor:
+        """What ``net`` says of what it is given: ``[B, C or 2C, ...]``."""
+        return net(**given)
 
     def add_noise(self, x0: Tensor, rng: StepRandom, *, training: bool) -> NoisedBatch:
         """``x0`` at drawn timesteps; validation draws them evenly, whatever training does."""
@@ -110,7 +118,7 @@ class DiffusionStage(Stage):
         weight: Tensor | float = 1.0
         loss = terms.loss
         if taught is not None:
-            loss = torch.where(taught.rows, taught.gap(output, at.x_t.shape[1]), loss)
+            loss = loss.index_copy(0, taught.rows, taught.gap(output, at.x_t.shape[1]))
         if self.history is not None and at.weight is not None:
             self._seen.append(of_all_processes(at.t, loss))
             if self.completes_step:

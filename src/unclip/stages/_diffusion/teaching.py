@@ -7,34 +7,35 @@ are learned: learning without forgetting (arXiv 1606.09282), on samples of the n
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from unclip.common.upload import upload
 from unclip.diffusion.process import at_least_float32
 from unclip.training import adapters
 
-Ask = Callable[[Any], Tensor]
-"""What a network says of a batch: ``[B, C or 2C, ...]``."""
+Ask = Callable[..., Tensor]
+"""What a network says of what it is given of B samples: ``[B, C or 2C, ...]``."""
 
 
 class Taught(NamedTuple):
     """What the teacher says of a batch, and of which samples that is the target."""
 
-    rows: Tensor  # [B] boolean
-    output: Tensor  # [B, C or 2C, ...]
+    rows: Tensor  # [R] their numbers in the batch
+    output: Tensor  # [R, C or 2C, ...]
 
     def gap(self, output: Tensor, channels: int) -> Tensor:
-        """The squared distance ``[B]`` of an output, a mean over each kind of its channels.
+        """The squared distance ``[R]`` of these rows, a mean over each kind of channels.
 
         Args:
-            output: ``[B, C or 2C, ...]``.
+            output: ``[B, C or 2C, ...]`` of the whole batch.
             channels: C; further ones say the variance.
         """
-        squared = (at_least_float32(output) - at_least_float32(self.output)) ** 2
+        squared = (at_least_float32(output[self.rows]) - at_least_float32(self.output)) ** 2
         kinds = squared.split(channels, dim=1)
         return torch.stack([kind.flatten(1).mean(1) for kind in kinds]).sum(0)
 
@@ -58,11 +59,30 @@ class Teacher:
         if self._copy is not None:
             self._copy.to(device)
 
-    def says(self, ask: Ask, net: nn.Module, keys: Sequence[str], device: torch.device) -> Taught:
-        """Of the batch with these keys; ``net`` is the network that trains."""
-        rows = torch.tensor([key.startswith(self._prefix) for key in keys])
+    def says(
+        self,
+        ask: Ask,
+        net: nn.Module,
+        keys: Sequence[str],
+        given: Mapping[str, Any],
+        device: torch.device,
+    ) -> Taught | None:
+        """Of a batch with these keys, of whose samples ``given`` has the tensors; None if of none.
+
+        Args:
+            ask: Takes a network and ``given``.
+            net: The network that trains.
+            keys: B of them.
+            given: Tensors ``[B, ...]``, alone or in collections.
+            device: Theirs.
+        """
+        numbers = [k for k, key in enumerate(keys) if key.startswith(self._prefix)]
+        if not numbers:
+            return None
+        rows = upload(torch.tensor(numbers), device)
+        own = apply_to_collection(dict(given), Tensor, lambda x: x[rows])
         with torch.no_grad():
             if self._copy is not None:
-                return Taught(upload(rows, device), ask(self._copy))
+                return Taught(rows, ask(self._copy, **own))
             with adapters.left_out(net):
-                return Taught(upload(rows, device), ask(net))
+                return Taught(rows, ask(net, **own))

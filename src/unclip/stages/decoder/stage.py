@@ -85,7 +85,7 @@ class DecoderStage(DiffusionStage):
                 self.null,
             ),
         )
-        output, taught = self.asked(lambda net: net(at.x_t, at.t, **given), net, batch.keys)
+        output, taught = self.asked(net, batch.keys, x_t=at.x_t, t=at.t, **given)
         return self.losses(output, at, taught)
 
     def read(self, batch: DecoderBatch) -> Words:

@@ -55,7 +55,7 @@ class DiffusionPriorStage(PriorStage, DiffusionStage):
         at = self.add_noise(net.to_x0(pair.z_i), rng, training=training)
         keep = rng.keep("drop_text", len(at.t), self.experiment.drop_text if training else 0.0)
         text = told(pair.z_t, pair.caption, keep, self.null)
-        output, taught = self.asked(lambda net: net(at.x_t, at.t, **text), net, pair.keys)
+        output, taught = self.asked(net, pair.keys, x_t=at.x_t, t=at.t, **text)
         return self.losses(output, at, taught)
 
     def draw(self, pair: Pair, noise: SampleNoise) -> Tensor:

@@ -44,7 +44,7 @@ class LaionPriorStage(PriorStage, DiffusionStage):
             for name in ("drop_text", "drop_x_t")
         )
         told = {"z_t": pair.z_t, "caption": pair.caption, "keep": keep, "keep_x_t": keep_x_t}
-        output, taught = self.asked(lambda net: net(at.x_t, at.t, **told), net, pair.keys)
+        output, taught = self.asked(net, pair.keys, x_t=at.x_t, t=at.t, **told)
         return self.losses(output, at, taught)
 
     def draw(self, pair: Pair, noise: SampleNoise) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -95,16 +95,20 @@ class UpsamplerStage(DiffusionStage):
             low = as_8_bit(low)
         low, level = self.add_noise_to_low(low, rng)
         drop = self.experiment.drop_caption if training else 0.0
-
-        def ask(net: Upsampler) -> Tensor:
-            words = None
-            if batch.tokens is not None:
-                keep = rng.keep("drop_caption", len(low), drop)
-                words = net.read(batch.tokens, mask_of(self.experiment.model, batch.tokens), keep)
-            return net(at.x_t, at.t, low, level, words, self.known(at.x0, rng))
-
-        output, taught = self.asked(ask, net, batch.keys)
+        text = None
+        if batch.tokens is not None:
+            keep = rng.keep("drop_caption", len(low), drop)
+            text = (batch.tokens, mask_of(self.experiment.model, batch.tokens), keep)
+        given = {"x_t": at.x_t, "t": at.t, "low": low, "level": level}
+        known = self.known(at.x0, rng)
+        output, taught = self.asked(net, batch.keys, **given, known=known, text=text)
         return self.losses(output, at, taught)
+
+    @staticmethod
+    def ask(net: Any, **given: Any) -> Tensor:
+        """See `DiffusionStage.ask`; each network reads the captions itself."""
+        text = given.pop("text")
+        return net(**given, words=None if text is None else net.read(*text))
 
     def add_noise_to_low(self, low: Tensor, rng: StepRandom) -> tuple[Tensor, Tensor | None]:
         """``low`` at drawn noise levels, and these ``[B]``, if the network is told them."""
