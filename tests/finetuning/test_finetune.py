@@ -106,7 +106,7 @@ def test_large_weights_train_by_an_adapter(request_of, monkeypatch):
     monkeypatch.setattr(choices, "LARGE", 1)
     for task in prepare(request_of()).tasks:
         before, now = load_experiment(task.name).config, settings(task)
-        assert (now.adapter.kind, now.adapter.rank, now.optim.lr) == ("lora", 16, before.optim.lr)
+        assert (now.adapter.kind, now.adapter.rank, now.optim.lr) == ("lora", 32, before.optim.lr)
     assert settings(first(request_of(adapter="none"))).adapter.kind == "none"
 
 

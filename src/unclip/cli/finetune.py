@@ -90,8 +90,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--steps",
         type=int,
-        help="steps of each stage (default 1400 of a decoder, 800 of a prior, 1000 of an "
-        "upsampler)",
+        help="steps of each stage (default 1350 of a decoder, 1100 of a prior, 1000 of "
+        "an upsampler)",
     )
     p.add_argument(
         "--preserve",

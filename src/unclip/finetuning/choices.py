@@ -24,7 +24,7 @@ from unclip.stages.row import CLIP, DECODER, PCA, PRIOR, UPSAMPLER
 
 LARGE = 200 * 2**20  # bytes of weights from which an adapter is trained instead of all of them
 BATCH = {DECODER: 8, PRIOR: 64, UPSAMPLER: 8}
-STEPS = {DECODER: 1400, PRIOR: 800, UPSAMPLER: 1000}
+STEPS = {DECODER: 1350, PRIOR: 1100, UPSAMPLER: 1000}
 PATIENCE = 2  # of the five validations of a small set, without a better one
 MFU = 0.4  # share of a device's peak at which it is taken to compute, before it is measured
 ACCELERATORS = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
@@ -74,7 +74,7 @@ def task_of(
     if request.adapter == TOKEN:
         chosen |= learned_word.settings(request)
     if lora:
-        chosen |= {"adapter.kind": "lora", "adapter.rank": 16}
+        chosen |= {"adapter.kind": "lora", "adapter.rank": 32}
     words = [
         f"{key}={_text(value)}"
         for key, value in chosen.items()
