@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.common.images import to_uint8
-from unclip.data.scenes.dataset import single_object_prompts
+from unclip.data.scenes.dataset import Scenes, single_object_prompts
 from unclip.data.scenes.render import draw
 from unclip.evaluation.oracle.oracle import check
 from unclip.evaluation.probes.prompts import held_out_scenes
@@ -18,6 +20,7 @@ from unclip.pipeline.manipulations import embed
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 from unclip.reproduction.judges import images as images_judge
+from unclip.reproduction.judges import photographs
 from unclip.reproduction.judges.judge import Inputs, images_of
 from unclip.reproduction.judges.reading import described, note, prompt_of
 from unclip.reproduction.judges.registry import JUDGES
@@ -137,6 +140,60 @@ def test_a_scene_is_rebuilt_from_its_own_x_T_or_from_a_new_one(cascade):
     assert psnr["new"] != psnr["inverted"]
     with pytest.raises(UserError, match=r"options\.x_T: old: must be inverted or new"):
         judge(cascade, "rebuilding", x_T="old")
+
+
+def test_photographs_are_compared_with_the_held_out_ones_of_their_captions(cascade, monkeypatch):
+    """With a network that sees mean colours: of real images drawn again the distance is 0."""
+    network = SimpleNamespace(
+        device=torch.device("cpu"),
+        encode=lambda x: SimpleNamespace(features=x.float().mean((2, 3)) / 100),
+    )
+    monkeypatch.setattr(photographs, "open_network", lambda name, device: network)
+    parts, drawn = ("clip", "prior", "decoder"), []
+    found = judge(cascade, "photographs", parts, n=4, settings=FEW, images=2)
+    assert [sorted(record) for record in found.records] == [["kid", "vendi"]] * 4
+    assert all(1 <= record["vendi"] <= 2 for record in found.records)
+    data = Inputs({"decoder": cascade / "decoder"}, {}, 1, 0, "cpu").scenes_config()
+    held_out = Scenes(data, size=photographs_size(cascade), count=256, start=data.count)
+    by_caption = {sample.captions[0]: sample.image for sample in (held_out[k] for k in range(256))}
+
+    def copies(inputs, captions, each):
+        drawn.extend(captions)
+        return [by_caption[caption] for caption in captions]
+
+    monkeypatch.setattr(photographs, "drawn", copies)
+    same = judge(cascade, "photographs", parts, n=9, images=3)
+    assert len(drawn) == 12  # there are four held-out scenes
+    assert drawn[0] == drawn[2] != drawn[3]
+    assert [record["kid"] for record in same.records] == pytest.approx([0] * 4, abs=1e-9)
+    assert [record["vendi"] for record in same.records] == pytest.approx([1] * 4)
+    judge(cascade, "photographs", parts, n=4, seed=1)
+    assert drawn[:12:3] != drawn[12:]  # another order
+
+
+def photographs_size(cascade):
+    return artifacts.describe(cascade / "decoder").config["model"]["image_size"]
+
+
+def test_photographs_need_captions_and_enough_of_them(cascade, monkeypatch):
+    real = photographs.of_source
+    monkeypatch.setattr(
+        photographs,
+        "of_source",
+        lambda *given: SimpleNamespace(
+            only=lambda numbers: Uncaptioned([real(*given)(k) for k in numbers])
+        ),
+    )
+    with pytest.raises(UserError, match=r"^data\.source scenes: .* has no caption"):
+        judge(cascade, "photographs", n=3)
+    monkeypatch.setattr(photographs, "open_source", lambda *_, **__: [0, 1])
+    with pytest.raises(UserError, match="2 held-out images, not 3"):
+        judge(cascade, "photographs", n=3)
+
+
+class Uncaptioned(list):
+    def __call__(self, k):
+        return self[k]._replace(caption=None)
 
 
 def test_a_word_changes_what_clip_says_and_an_arm_without_words_is_not_asked(cascade, monkeypatch):

@@ -35,9 +35,11 @@ trainings:
 
 @pytest.mark.parametrize("name", find_presets())
 def test_every_claim_can_be_tested_with_every_shipped_preset(name):
-    preset, claims = load_preset(name), load_claims()
+    preset = load_preset(name)
+    claims = load_claims(preset.claims)
     for key, claim in claims.items():
         assert claim.judge in JUDGES, key
+        assert claim.judge in preset.seconds, key
         assert claim.value in VALUES, key
         for arm in claim.arms.values():
             assert set(arm.parts) <= set(preset.trainings), key
@@ -64,7 +66,7 @@ def test_a_wrong_claim_names_file_and_key(tmp_path, old, new, says):
     path = tmp_path / "claims.yaml"
     path.write_text(CLAIM.replace(old, new))
     with pytest.raises(UserError) as error:
-        load_claims(path)
+        load_claims(str(path))
     assert str(path) in str(error.value)
     assert says in str(error.value)
 
@@ -95,3 +97,5 @@ def test_a_name_that_is_not_there_gets_the_nearest():
         chosen_claims(claims, ["bindnig"])
     with pytest.raises(UserError, match="did you mean 'cpu'"):
         load_preset("cpuu")
+    with pytest.raises(UserError, match="did you mean 'claims_photos'"):
+        load_claims("claims_photo")

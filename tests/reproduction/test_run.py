@@ -350,3 +350,15 @@ def test_a_budget_of_twelve_minutes_ends_and_tells_nothing_apart(tmp_path, monke
     results = json.loads(Path("out/results.json").read_text())
     assert {found["verdict"] for found in results} == {"not told apart"}
     assert "Nothing can be told apart" in Path("out/reproduction.md").read_text()
+
+
+def test_a_preset_says_which_claims_it_tests_and_what_it_cannot(project, judged, capsys):
+    folder = project / "experiments" / "reproduction"
+    (folder / "claims_mine.yaml").write_text(CLAIMS.replace("made-up", "mine"))
+    more = "claims: claims_mine\nuntested: {colours: no eyes}\n"
+    (folder / "mine.yaml").write_text(f"{PRESET}{more}")
+    main(["reproduce-paper", "--preset", "mine", "--list"])
+    assert re.findall(r"^mine|^made-up", capsys.readouterr().out, re.MULTILINE) == ["mine"]
+    main(["reproduce-paper", "--preset", "mine", "--cascade", "cascade", "--out", "page"])
+    for page in "index.html", "reproduction.md":
+        assert "no eyes" in (project / "page" / page).read_text()

@@ -16,6 +16,7 @@ examples:
   unclip reproduce-paper --budget 0.2
   unclip reproduce-paper --only two-candidates pca-coarse-to-fine
   unclip reproduce-paper --cascade runs/quickstart --out runs/claims_quickstart
+  unclip reproduce-paper --preset photos --out runs/claims_photos data.source=PHOTOS
 """
 
 
@@ -37,7 +38,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--only", nargs="+", default=[], metavar="CLAIM", help="these claims (default all)"
     )
-    p.add_argument("--list", action="store_true", help="list the claims and exit")
+    p.add_argument("--list", action="store_true", help="list the preset's claims and exit")
     p.add_argument(
         "--budget",
         type=float,
@@ -69,14 +70,14 @@ def run(args: argparse.Namespace) -> None:
     from unclip.common.errors import UserError
     from unclip.reproduction.preset import chosen_claims, load_claims, load_preset
 
-    claims = load_claims()
+    preset = load_preset(args.preset)
+    claims = load_claims(preset.claims)
     if args.list:
         return tables.show(
             [["claim", "where", "says"], *([k, c.source, c.says] for k, c in claims.items())]
         )
     require(args.budget is None or 0 < args.budget < 1e4, "--budget", "must be above 0 hours")
     claims = chosen_claims(claims, args.only)
-    preset = load_preset(args.preset)
     if args.cascade is not None and not args.cascade.is_dir():
         raise UserError(f"--cascade {args.cascade}: is not a folder")
     check_folder(args.out)

@@ -25,10 +25,8 @@ UNTESTABLE = (
     ("what people prefer (table 1)", "needs people: `unclip study` asks them"),
     ("aesthetic quality (figure 12)", "needs ratings by people: `unclip fit-probe` fits them"),
     ("spelling (figure 16)", "needs a reader of words, which the oracle is not"),
-    ("diversity on photographs (CIFAR-10)", "the oracle reads scenes alone"),
-    ("photographs, artistic styles, 1024 px", "scenes have none of these"),
 )
-"""What no preset here tests, and why."""
+"""What no preset here tests, and why; a preset names more."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def write_page(page: Page, out: Path) -> None:
         page=page,
         summary=summary(page),
         sections=tested,
-        untested=[(s.claim.says, "; ".join(s.notes)) for s in untested] + list(UNTESTABLE),
+        untested=_untested(page, untested),
         runs=_runs(page),
         trust=_trust(page),
     )
@@ -137,6 +135,12 @@ def _section(page: Page, result: Result) -> Section:
     )
 
 
+def _untested(page: Page, sections: Sequence[Section]) -> list[tuple[str, str]]:
+    """What was not tested, and why."""
+    claims = [(section.claim.says, "; ".join(section.notes)) for section in sections]
+    return [*claims, *UNTESTABLE, *page.preset.untested.items()]
+
+
 def _runs(page: Page) -> list[list[str]]:
     lines = [["run", "experiment", "steps", "took", "weights (sha256)"]]
     for (name, seed), run in page.runs.items():
@@ -180,7 +184,7 @@ def _markdown(page: Page, tested: Sequence[Section], untested: Sequence[Section]
         text.append("".join(f"- {plain_markdown(note)}\n" for note in section.notes))
         text.append(f"`{page.command}`; judging took {section.took}.\n")
     text.append("## What was not tested, and why\n")
-    pairs = [(s.claim.says, "; ".join(s.notes)) for s in untested] + list(UNTESTABLE)
+    pairs = _untested(page, untested)
     text.append("".join(f"- {plain_markdown(what)}: {why}\n" for what, why in pairs))
     text.append("## Runs\n")
     text.append(tables.markdown(_runs(page)))

@@ -1,7 +1,8 @@
 """What is tested and with which networks: the files in ``experiments/reproduction``.
 
-``claims.yaml`` lists the claims; every other file there is a preset, which says what the arms that
-they name are trained from, and what that costs. Imports no torch.
+``claims.yaml`` lists the claims on scenes, ``claims_photos.yaml`` those on photographs. Every other
+file there is a preset, which says which of them it is for, what the arms that they name are trained
+from, and what that costs. Imports no torch.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Preset:
     seconds: dict[str, float]  # to judge one image, by judge
     overrides: list[str]  # of every training that has the field
     trainings: dict[str, Training]
+    claims: str = CLAIMS  # the list of what is tested, or its file
+    untested: dict[str, str] = field(default_factory=dict)  # what it cannot test, and why
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +91,7 @@ Config = TypeVar("Config")
 
 def find_presets() -> dict[str, Path]:
     """Names of presets to their files."""
-    found = {name.split("/")[1]: paths[0] for name, paths in yaml_files(FOLDER).items()}
-    return {name: path for name, path in found.items() if name != CLAIMS}
+    return {name: path for name, path in _files().items() if not name.startswith(CLAIMS)}
 
 
 def load_preset(name: str) -> Preset:
@@ -117,13 +119,16 @@ def load_preset(name: str) -> Preset:
     return preset
 
 
-def load_claims(path: Path | None = None) -> dict[str, Claim]:
-    """The claims by id, in their order.
+def load_claims(name: str = CLAIMS) -> dict[str, Claim]:
+    """The claims of a list, by name or file, by id and in their order.
 
     Raises:
-        UserError: the file says what cannot be.
+        UserError: there is no such list, or the file says what cannot be.
     """
-    path = path or yaml_files(FOLDER)[f"{FOLDER}/{CLAIMS}"][0]
+    lists = {key: path for key, path in _files().items() if key.startswith(CLAIMS)}
+    path = Path(name) if name.endswith((".yaml", ".yml")) else lists.get(name)
+    if path is None:
+        raise UserError(f"claims: {name}: no such list{nearest(name, lists)}")
     claims = {}
     for key, content in yaml_text.read_file(path).items():
         where = f"{path}: {key}"
@@ -151,6 +156,10 @@ def chosen_claims(
         if key not in claims:
             raise UserError(f"{option} {key}: no such claim{nearest(key, claims)}")
     return {key: claim for key, claim in claims.items() if not only or key in only}
+
+
+def _files() -> dict[str, Path]:
+    return {name.split("/")[1]: paths[0] for name, paths in yaml_files(FOLDER).items()}
 
 
 def _table(content: Any, cls: type[Config], where: str) -> dict[str, Config]:

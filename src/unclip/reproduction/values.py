@@ -113,4 +113,6 @@ VALUES: dict[str, Value] = {
     "rank": Value("effective rank of z_i", lambda record: record["z_i"], effective_rank),
     "label": Value("probability of the true label", field_of("label")),
     "psnr": Value("PSNR, dB", field_of("psnr")),
+    "kid": Value("KID to held-out images", field_of("kid")),
+    "vendi": Value("Vendi score of a caption's images", field_of("vendi")),
 }

@@ -91,3 +91,38 @@ def test_a_slope_is_per_doubling_and_pairs_cancel():
     flat = bootstrap.slope([Resampled(1.0, 1 + noise)] * 4, scales)
     assert bootstrap.difference(found, flat).value == pytest.approx(-0.3)
     assert torch.allclose(bootstrap.difference(found, flat).draws, torch.tensor(-0.3).double())
+
+
+def test_what_each_pair_adds_to_kid_is_what_leaving_it_out_takes_away():
+    """Jackknife pseudo-values by brute force; the mean is the distance without own pairs."""
+    rng = torch.Generator().manual_seed(1)
+    x, y = (torch.randn(9, 4, generator=rng).double() + shift for shift in (0.0, 0.5))
+
+    def distance(x, y):
+        n = len(x)
+        pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
+        k = lambda a, b: ((a @ b).item() / 4 + 1) ** 3  # noqa: E731
+        terms = [k(x[i], x[j]) + k(y[i], y[j]) - 2 * k(x[i], y[j]) for i, j in pairs]
+        return sum(terms) / len(pairs)
+
+    without = [[i for i in range(9) if i != k] for k in range(9)]
+    want = [9 * distance(x, y) - 8 * distance(x[rest], y[rest]) for rest in without]
+    found = kernels.kid_of_pairs(x, y)
+    assert found.tolist() == pytest.approx(want)
+    assert found.mean().item() == pytest.approx(distance(x, y))
+    with pytest.raises(ValueError, match="3 pairs or more"):
+        kernels.kid_of_pairs(x, y[:8])
+    with pytest.raises(ValueError, match="3 pairs or more"):
+        kernels.kid_of_pairs(x[:2], y[:2])
+
+
+def test_the_error_of_a_paired_kid_is_that_of_new_samples():
+    """Spread of KID over 300 draws; what one draw's pairs say of it errs on the safe side."""
+    rng = torch.Generator().manual_seed(2)
+    draws = [
+        kernels.kid_of_pairs(1.2 * torch.randn(60, 5, generator=rng), z + 0.3)
+        for z in torch.randn(300, 60, 5, generator=rng)
+    ]
+    spread = torch.stack([draw.mean() for draw in draws]).std()
+    told = torch.stack([draw.std() / 60**0.5 for draw in draws]).mean()
+    assert 0.95 < (told / spread).item() < 1.2

@@ -27,6 +27,7 @@ from unclip.evaluation.metrics.gaussians import (
     frechet_infinity,
     gaussian,
     vendi,
+    vendi_of_few,
 )
 from unclip.evaluation.metrics.images import (
     InceptionScore,
@@ -274,6 +275,7 @@ def test_vendi_is_the_entropy_of_all_pairs_cosines():
     values = torch.linalg.eigvalsh(z @ z.T / 30).clamp(min=1e-300)
     want = torch.exp(-(values * values.log()).sum()).item()
     assert vendi(unit) == pytest.approx(want, rel=1e-9)
+    assert vendi_of_few(x) == pytest.approx(want, rel=1e-9)
 
 
 def inception_score(logits, splits, batch=1000):

@@ -111,5 +111,15 @@ def vendi(unit: UnitMoments) -> float:
     """
     if not unit.count:
         raise ValueError("no samples")
-    values = torch.linalg.eigvalsh(unit.second / unit.count).clamp(min=0)
+    return _effective_count(unit.second / unit.count)
+
+
+def vendi_of_few(rows: Tensor) -> float:
+    """The same of features ``[N, D]`` by the N x N cosines."""
+    unit = F.normalize(rows.double(), dim=1)
+    return _effective_count(unit @ unit.T / len(rows))
+
+
+def _effective_count(matrix: Tensor) -> float:
+    values = torch.linalg.eigvalsh(matrix).clamp(min=0)
     return torch.exp(torch.special.entr(values).sum()).item()

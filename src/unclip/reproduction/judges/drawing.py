@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from unclip.common.errors import UserError
-from unclip.common.images import to_uint8
+from unclip.common.images import Array, to_uint8
 from unclip.pipeline.sampling import Generated, Sampling
 from unclip.reproduction.judges.judge import Inputs, Measured, sheet_of
 from unclip.reproduction.judges.reading import described, note
@@ -25,12 +25,7 @@ def measure(inputs: Inputs) -> Measured:
     inputs.allow("prompts", "images", "given", "settings", "one_z_i")
     prompts, each = inputs.prompts(), int(inputs.options.get("images", 1))
     captions = [prompt.caption for prompt in prompts for _ in range(each)]
-    first = 1000 * inputs.seed
-    seeds = [first + k for k in range(len(captions))]
-    one = bool(inputs.options.get("one_z_i", False))
-    of_prior = [first + k // each * each for k in range(len(captions))] if one else seeds
-    found = _draw(inputs, captions, seeds, of_prior)
-    images = list(to_uint8(found.image))
+    images = drawn(inputs, captions, each)
     records: list[dict[str, Any]] = []
     for number, prompt in enumerate(prompts):
         own = images[number * each : (number + 1) * each]
@@ -44,6 +39,18 @@ def measure(inputs: Inputs) -> Measured:
     notes = [image for record in records for image in record["images"]]
     labels = [f"{'right' if s['right'] else 'wrong'}: {c}" for s, c in zip(notes, captions)]
     return Measured(records, sheet_of(images, labels))
+
+
+def drawn(inputs: Inputs, captions: list[str], each: int) -> list[Array]:
+    """uint8 images ``[S, S, 3]`` of captions, ``each`` of one stand side by side.
+
+    Options: ``given``, ``settings``, ``one_z_i`` (see `measure`).
+    """
+    first = 1000 * inputs.seed
+    seeds = [first + k for k in range(len(captions))]
+    one = bool(inputs.options.get("one_z_i", False))
+    of_prior = [first + k // each * each for k in range(len(captions))] if one else seeds
+    return list(to_uint8(_draw(inputs, captions, seeds, of_prior).image))
 
 
 @torch.no_grad()

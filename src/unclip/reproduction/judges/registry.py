@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from unclip.reproduction.judges import drawing, embeddings, images, rank, rebuilding, words
+from unclip.reproduction.judges import drawing, embeddings, images, photographs, rank, rebuilding, words
 from unclip.reproduction.judges.judge import Inputs, Measured
 
 JUDGES: dict[str, Callable[[Inputs], Measured]] = {
@@ -17,4 +17,5 @@ JUDGES: dict[str, Callable[[Inputs], Measured]] = {
     "interpolations": images.interpolations,
     "words": words.measure,
     "rebuilding": rebuilding.measure,
+    "photographs": photographs.measure,
 }
