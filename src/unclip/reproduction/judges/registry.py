@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from unclip.reproduction.judges import drawing, embeddings, images, photographs, rank, rebuilding, words
+from unclip.reproduction.judges import (
+    drawing,
+    embeddings,
+    images,
+    photographs,
+    rank,
+    rebuilding,
+    words,
+)
 from unclip.reproduction.judges.judge import Inputs, Measured
 
 JUDGES: dict[str, Callable[[Inputs], Measured]] = {
