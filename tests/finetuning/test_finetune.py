@@ -222,7 +222,7 @@ def test_from_images_to_a_page_and_again(cascade, photos, tmp_path, monkeypatch,
     told = capfd.readouterr().out
     assert [run[0] for run in ran] == ["sample", "train", "train"]
     assert all(f"unclip {run[0]} {run[1]}" in told for run in ran)
-    assert "50% of each batch are 32 images that" in told
+    assert "50% of each batch is taken from 200 images that" in told
     for part in ("decoder", "prior"):
         old, new = (artifacts.describe(folder / part).weights() for folder in (cascade, out))
         assert any(not torch.equal(old[name], new[name]) for name in old)

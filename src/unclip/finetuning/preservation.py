@@ -27,7 +27,7 @@ from unclip.finetuning.request import Found, Request
 from unclip.stages.row import DECODER
 
 SHARE = 0.5  # of each batch
-LEAST, MOST = 32, 600  # images
+LEAST, MOST = 200, 600  # images
 EACH = 2  # of them for one of the user's
 FOLDER = "preserved"  # in the new cascade's
 
