@@ -13,18 +13,21 @@ from unclip.common.errors import UserError
 from unclip.common.images import to_uint8
 from unclip.data.scenes.dataset import Scenes, single_object_prompts
 from unclip.data.scenes.render import draw
+from unclip.evaluation.features.images import ImageSet
 from unclip.evaluation.oracle.oracle import check
 from unclip.evaluation.probes.prompts import held_out_scenes
 from unclip.pipeline.inputs import squares
 from unclip.pipeline.manipulations import embed
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
+from unclip.reproduction import held_out as held_out_module
 from unclip.reproduction.judges import images as images_judge
 from unclip.reproduction.judges import photographs
 from unclip.reproduction.judges.judge import Inputs, images_of
 from unclip.reproduction.judges.reading import described, note, prompt_of
 from unclip.reproduction.judges.registry import JUDGES
 from unclip.reproduction.values import VALUES
+from unclip.stages.decoder.config import DecoderExperiment
 
 FEW = {"decoder": {"steps": 2}, "prior": {"steps": 2}}
 WHOLE = ("clip", "prior", "decoder", "upsampler", "pca")
@@ -151,7 +154,7 @@ def test_photographs_are_compared_with_the_held_out_ones_of_their_captions(casca
     monkeypatch.setattr(photographs, "open_network", lambda name, device: network)
     parts, drawn = ("clip", "prior", "decoder"), []
     found = judge(cascade, "photographs", parts, n=4, settings=FEW, images=2)
-    assert [sorted(record) for record in found.records] == [["kid", "vendi"]] * 4
+    assert [sorted(record) for record in found.records] == [["caption", "kid", "vendi"]] * 4
     assert all(1 <= record["vendi"] <= 2 for record in found.records)
     data = Inputs({"decoder": cascade / "decoder"}, {}, 1, 0, "cpu").scenes_config()
     held_out = Scenes(data, size=photographs_size(cascade), count=256, start=data.count)
@@ -176,24 +179,18 @@ def photographs_size(cascade):
 
 
 def test_photographs_need_captions_and_enough_of_them(cascade, monkeypatch):
-    real = photographs.of_source
-    monkeypatch.setattr(
-        photographs,
-        "of_source",
-        lambda *given: SimpleNamespace(
-            only=lambda numbers: Uncaptioned([real(*given)(k) for k in numbers])
-        ),
-    )
-    with pytest.raises(UserError, match=r"^data\.source scenes: .* has no caption"):
-        judge(cascade, "photographs", n=3)
-    monkeypatch.setattr(photographs, "open_source", lambda *_, **__: [0, 1])
-    with pytest.raises(UserError, match="2 held-out images, not 3"):
-        judge(cascade, "photographs", n=3)
+    decoder = artifacts.describe(cascade / "decoder").stored(DecoderExperiment)
+    assert len(held_out_module.held_out(decoder, 4)) == 4
+    with pytest.raises(UserError, match=r"^data\.source scenes: 4 images held out; .* need 5"):
+        held_out_module.held_out(decoder, 5)
+    monkeypatch.setattr(ImageSet, "caption", lambda self, number: "a cat" if number < 2 else None)
+    with pytest.raises(UserError, match=r"^data\.source scenes: \S+ has no caption"):
+        held_out_module.held_out(decoder, 3)
 
 
-class Uncaptioned(list):
-    def __call__(self, k):
-        return self[k]._replace(caption=None)
+def test_a_judge_says_which_part_an_arm_lacks(cascade):
+    with pytest.raises(UserError, match=r"^the arm has no decoder, which its judge needs"):
+        judge(cascade, "photographs", ("clip",))
 
 
 def test_a_word_changes_what_clip_says_and_an_arm_without_words_is_not_asked(cascade, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unclip.common.errors import UserError
-from unclip.reproduction.arms import plan_runs
+from unclip.reproduction.arms import check_overrides, plan_runs
 from unclip.reproduction.preset import load_claims, load_preset
 from unclip.reproduction.sizes import FEWEST, choose_sizes, runs_needed, told_apart
 
@@ -116,9 +116,31 @@ def test_a_change_of_an_arm_renames_it_and_what_depends_on_it_alone(preset, clai
     assert changed(overrides=["tracking.wandb=true"]) == set()  # where it is logged is no change
 
 
-def test_overrides_that_nothing_has_are_refused(preset, claims):
-    sizes = choose_sizes(preset, claims, 0.2)
-    with pytest.raises(UserError, match=r"optim\.lrr: no training here has this field"):
-        folders(preset, sizes, overrides=["optim.lrr=1"])
-    with pytest.raises(UserError, match=r"trainer\.seed: the preset has the seeds"):
-        folders(preset, sizes, overrides=["trainer.seed=1"])
+def test_overrides_that_nothing_has_are_refused(preset):
+    check_overrides(preset, ["trainer.precision=bf16-mixed", "data.source=photos.tar"])
+    with pytest.raises(UserError, match=r"^optim\.lrr: no training here has this field; did you"):
+        check_overrides(preset, ["optim.lrr=1"])
+    with pytest.raises(UserError, match=r"^trainer\.seed: the preset has the seeds"):
+        check_overrides(preset, ["trainer.seed=1"])
+
+
+def test_overrides_that_would_make_arms_alike_are_refused(preset):
+    with pytest.raises(UserError, match=r"^model\.use_z_i: the preset sets it for decoder_glide"):
+        check_overrides(preset, ["model.use_z_i=true"])
+    with pytest.raises(UserError, match=r"^optim\.sam_rho: the preset sets it for clip_sam"):
+        check_overrides(preset, ["optim.sam_rho=0"])
+
+
+@pytest.mark.parametrize(
+    ("of_all", "of_one", "says"),
+    [
+        (["data.val_sample=8"], [], r"overrides: data\.val_sample: no training here has"),
+        (["trainer.seed=3"], [], r"overrides: trainer\.seed: the preset has the seeds"),
+        ([], ["trainer.max_step=3"], r"trainings\.clip\.overrides: trainer\.max_step: unknown"),
+    ],
+)
+def test_overrides_of_a_preset_that_nothing_has_are_refused(preset, of_all, of_one, says):
+    clip = replace(preset.trainings["clip"], overrides=of_one)
+    other = replace(preset, overrides=of_all, trainings=preset.trainings | {"clip": clip})
+    with pytest.raises(UserError, match=f"^the preset's {says}"):
+        check_overrides(other, [])

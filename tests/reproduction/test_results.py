@@ -142,3 +142,14 @@ def test_values_are_what_they_say():
     same = np.array([[0.0, 1.0], [1.0, 0.0]])
     assert VALUES["distance"].reduce(same) == 0
     assert VALUES["distance"].reduce(np.array([[0.0, 5.0], [-1.0, 6.0]])) == 1
+
+
+def test_arms_of_different_captions_are_no_pairs_and_repeated_captions_are_counted():
+    rng = np.random.default_rng(7)
+    records = [{"caption": f"a {k % 10}", **one} for k, one in enumerate(images(rng, 60, 0.5))]
+    found = verdict_of("prior-over-z_t", {"prior": kept(records), "z_t": kept(records)})
+    assert "60 held-out images of 10 different captions" in found.notes
+    moved = records[1:] + records[:1]
+    found = verdict_of("prior-over-z_t", {"prior": kept(records), "z_t": kept(moved)})
+    assert found.verdict is None
+    assert "different captions" in found.notes[0]

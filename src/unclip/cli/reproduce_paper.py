@@ -76,11 +76,17 @@ def run(args: argparse.Namespace) -> None:
         return tables.show(
             [["claim", "where", "says"], *([k, c.source, c.says] for k, c in claims.items())]
         )
-    require(args.budget is None or 0 < args.budget < 1e4, "--budget", "must be above 0 hours")
+    require(
+        args.budget is None or 0 < args.budget < 1e4,
+        "--budget",
+        "must be above 0 and below 10,000 hours",
+    )
     claims = chosen_claims(claims, args.only)
     if args.cascade is not None and not args.cascade.is_dir():
         raise UserError(f"--cascade {args.cascade}: is not a folder")
+    require(not (args.judge and args.dry_run), "--dry-run", "has no effect with --judge")
     check_folder(args.out)
+    _check_ours(args.out)
     from unclip.common.devices import find_device
     from unclip.reproduction.run import judge, plan, plan_lines, reproduce, say_plan
 
@@ -103,6 +109,23 @@ def run(args: argparse.Namespace) -> None:
         return
     reproduce(work)
     say(args.out / "index.html")
+
+
+def _check_ours(out: Path) -> None:
+    """Refuse a folder that has a page of something else, which would be replaced."""
+    from unclip.common import json_text
+    from unclip.common.errors import UserError
+
+    there = [name for name in ("index.html", "results.json") if (out / name).exists()]
+    if not there:
+        return
+    try:
+        found = json_text.read((out / "results.json").read_bytes(), finite=False)
+        ours = all({"claim", "verdict"} <= one.keys() for one in found)
+    except (UserError, OSError, ValueError, AttributeError, TypeError):
+        ours = False
+    if not ours:
+        raise UserError(f"--out {out}: has {there[0]}, not of this command; name another folder")
 
 
 def _words(args: argparse.Namespace) -> list[str]:

@@ -20,8 +20,8 @@ from unclip.common.errors import UserError
 from unclip.common.fields import keys_of
 from unclip.config.files import find_experiment
 from unclip.config.load import load_experiment, merge_overrides, parse_overrides, read_head
-from unclip.reproduction.preset import Preset, Training
-from unclip.reproduction.sizes import FEWEST, Sizes
+from unclip.reproduction.preset import FEWEST, Preset, Training
+from unclip.reproduction.sizes import Sizes
 from unclip.runs.recipe import Task, command_of
 from unclip.stages import registry
 from unclip.stages.row import PCA
@@ -31,6 +31,8 @@ OURS = {
     "run.root": "each run has a folder of its own in --out",
     "trainer.seed": "the preset has the seeds",
     "trainer.max_steps": "--budget and the preset say how long",
+    "trainer.val_every": "nothing is validated before the end",
+    "trainer.sample_every": "nothing is drawn before the judges do",
     "clip": "is trained here",
     "pca": "is trained here",
 }
@@ -69,9 +71,8 @@ def plan_runs(
     every training that has the field.
 
     Raises:
-        UserError: an experiment says what cannot be, or no training has the field of an override.
+        UserError: an experiment says what cannot be.
     """
-    _check_overrides(preset, keys, overrides)
     runs: dict[Key, Run] = {(name, 0): Run((name, 0), path, None) for name, path in given.items()}
     for name, seed in keys:
         training = preset.trainings[name]
@@ -102,14 +103,44 @@ def _part(name: str, seed: int) -> str:
     return f"{name}-{seed}"
 
 
-def _check_overrides(preset: Preset, keys: Sequence[Key], overrides: Sequence[str]) -> None:
-    names = {preset.trainings[name].experiment for name, _ in keys}
-    known = {key for name in names for key in _fields_of(name)}
-    for key in parse_overrides(overrides):
-        if key in OURS:
-            raise UserError(f"{key}: {OURS[key]}; leave it out")
-        if key not in known:
-            raise UserError(f"{key}: no training here has this field{nearest(key, known)}")
+def check_overrides(preset: Preset, overrides: Sequence[str]) -> None:
+    """Refuse overrides that no training has, or by which the arms would be others.
+
+    Raises:
+        UserError: names the key, of ``overrides`` or of the preset.
+    """
+    every = {name: _fields_of(one.experiment) for name, one in preset.trainings.items()}
+    known = {key for keys in every.values() for key in keys}
+    apart = {}
+    for name, training in preset.trainings.items():
+        for key in parse_overrides(training.overrides):
+            if key not in every[name]:
+                near = nearest(key, every[name])
+                raise UserError(f"the preset's trainings.{name}.overrides: {key}: unknown{near}")
+            apart[key] = name
+    for where, words in ("the preset's overrides: ", preset.overrides), ("", overrides):
+        for key in parse_overrides(words):
+            if key in OURS:
+                raise UserError(f"{where}{key}: {OURS[key]}; leave it out")
+            if key not in known:
+                near = nearest(key, known)
+                raise UserError(f"{where}{key}: no training here has this field{near}")
+            if not where and key in apart:
+                raise UserError(
+                    f"{key}: the preset sets it for {apart[key]}, which would be another arm; "
+                    "change it in a preset of your own"
+                )
+
+
+def experiment_of(preset: Preset, training: Training, overrides: Sequence[str]) -> Any:
+    """What a training is of its own, without its parents, seed and length."""
+    return load_experiment(training.experiment, _given(preset, training, overrides)).config
+
+
+def _given(preset: Preset, training: Training, more: Sequence[str]) -> list[str]:
+    known = _fields_of(training.experiment)
+    given = merge_overrides(preset.overrides, training.overrides, more)
+    return [word for word in given if word.partition("=")[0] in known]
 
 
 def _fields_of(experiment: str) -> set[str]:
@@ -120,10 +151,7 @@ def _fields_of(experiment: str) -> set[str]:
 def _overrides(
     preset: Preset, training: Training, sizes: Sizes, seed: int, more: Sequence[str]
 ) -> list[str]:
-    known = _fields_of(training.experiment)
-    given = merge_overrides(preset.overrides, training.overrides, more)
-    given = [word for word in given if word.partition("=")[0] in known]
-    given = merge_overrides(given, [f"trainer.seed={seed}"])
+    given = merge_overrides(_given(preset, training, more), [f"trainer.seed={seed}"])
     if training.kind == PCA:
         return given
     config = load_experiment(training.experiment, given).config

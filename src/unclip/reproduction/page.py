@@ -169,23 +169,28 @@ def _markdown(page: Page, tested: Sequence[Section], untested: Sequence[Section]
     text = ["# The paper's claims in miniature\n"]
     if page.state:
         text.append(f"In progress: {page.state}.\n")
-    text.append(f"{_trust(page)}\n")
+    text.append(f"{plain_markdown(_trust(page))}\n")
     text.append(
         "An effect is the first arm's value less the second's, unless the test is of a trend or "
         "of slopes. `holds` and `fails` need an interval on one side of 0 and a p below 0.05 after "
-        "Holm's correction over all claims that were tested.\n"
+        "Holm's correction over all claims that were tested; one run of a method, or fewer than 30 "
+        "captions, give no verdict.\n"
     )
     text.append(tables.markdown(summary(page)))
     text.append(f"Every number by `{page.command}`.\n")
     for section in tested:
         text.append(f"## {section.key}: {section.verdict}\n")
-        text.append(f"{plain_markdown(section.claim.says)} ({section.claim.source}).\n")
+        text.append(
+            f"{plain_markdown(section.claim.says)} ({plain_markdown(section.claim.source)}).\n"
+        )
         text.append(tables.markdown(section.facts))
         text.append("".join(f"- {plain_markdown(note)}\n" for note in section.notes))
         text.append(f"`{page.command}`; judging took {section.took}.\n")
     text.append("## What was not tested, and why\n")
     pairs = _untested(page, untested)
-    text.append("".join(f"- {plain_markdown(what)}: {why}\n" for what, why in pairs))
+    text.append(
+        "".join(f"- {plain_markdown(what)}: {plain_markdown(why)}\n" for what, why in pairs)
+    )
     text.append("## Runs\n")
     text.append(tables.markdown(_runs(page)))
     return "\n".join(text)

@@ -7,6 +7,8 @@ from, and what that costs. Imports no torch.
 
 from __future__ import annotations
 
+import re
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from unclip.common.errors import UserError
 from unclip.common.fields import as_type, hints_of
 from unclip.config.files import yaml_files
 from unclip.evaluation.statistics.estimate import Expected
+from unclip.reproduction.judges.table import ROWS, JudgeRow, check_options
 from unclip.stages.row import KINDS
 
 FOLDER, CLAIMS = "reproduction", "claims"
@@ -87,6 +90,10 @@ class Claim:
 
 
 Config = TypeVar("Config")
+_NAME = re.compile(r"\w[\w.%-]*", re.ASCII)
+
+FEWEST = 12
+"""Captions of an arm, and steps of a training, below which nothing is done."""
 
 
 def find_presets() -> dict[str, Path]:
@@ -114,9 +121,31 @@ def load_preset(name: str) -> Preset:
         for kind, parent in training.parents.items():
             if trainings.get(parent) is None or trainings[parent].kind != kind:
                 raise UserError(f"{where}.parents: {kind}: {parent} is not a training of a {kind}")
+        if training.minutes <= 0:
+            raise UserError(f"{where}.minutes={training.minutes:g}: must be above 0")
+    _check_circles(trainings, str(path))
     if preset.seeds < 1 or preset.at_once < 1:
         raise UserError(f"{path}: seeds and at_once must be at least 1")
+    if not preset.about.strip():
+        raise UserError(f"{path}: about: must say what it trains")
+    for judge, seconds in preset.seconds.items():
+        if judge not in ROWS or seconds < 0:
+            raise UserError(f"{path}: seconds.{judge}: must be a judge and 0 or more")
     return preset
+
+
+def _check_circles(trainings: Mapping[str, Training], where: str) -> None:
+    done: set[str] = set()
+
+    def ready() -> list[str]:
+        return [
+            k for k, one in trainings.items() if k not in done and done >= {*one.parents.values()}
+        ]
+
+    while some := ready():
+        done.update(some)
+    if left := [key for key in trainings if key not in done]:
+        raise UserError(f"{where}: trainings.{left[0]}.parents: lead back to {left[0]}")
 
 
 def load_claims(name: str = CLAIMS) -> dict[str, Claim]:
@@ -132,16 +161,42 @@ def load_claims(name: str = CLAIMS) -> dict[str, Claim]:
     claims = {}
     for key, content in yaml_text.read_file(path).items():
         where = f"{path}: {key}"
+        _check_name(str(key), str(path))
         if not isinstance(content, Mapping):
             raise UserError(f"{where}: must be a section")
         arms = _table(content.get("arms"), Arm, f"{where}.arms")
         claims[key] = claim = _read(Claim, {**content, "arms": arms}, f"{where}.")
-        least = {"difference": 2, "trend": 3, "slopes": 2 * len(claim.x)}[claim.statistic]
-        if len(arms) < least or (claim.statistic == "slopes" and len(claim.x) < 2):
-            raise UserError(f"{where}.arms: {claim.statistic} needs {least or 4} or more")
-        if claim.expected == "equal" and claim.margin <= 0:
-            raise UserError(f"{where}.margin: must be above 0 with expected: equal")
+        _check_claim(claim, where)
     return claims
+
+
+def _check_claim(claim: Claim, where: str) -> None:
+    """Refuse what could only fail after the trainings."""
+    for key, known in ("judge", ROWS), ("value", ROWS.get(claim.judge, JudgeRow((), ())).values):
+        if getattr(claim, key) not in known:
+            value = getattr(claim, key)
+            of = f" of the judge {claim.judge}" if key == "value" else ""
+            raise UserError(f"{where}.{key}: no {key} {value!r}{of}{nearest(value, known)}")
+    check_options(claim.judge, claim.options, f"{where}.")
+    for name, arm in claim.arms.items():
+        check_options(claim.judge, arm.options, f"{where}.arms.{name}.")
+        if not arm.parts or len(set(arm.parts)) < len(arm.parts):
+            raise UserError(f"{where}.arms.{name}.parts: must name trainings, each once")
+    if claim.n < FEWEST:
+        raise UserError(f"{where}.n={claim.n}: must be at least {FEWEST}")
+    if claim.statistic == "slopes":
+        if len(claim.x) < 2 or min(claim.x) <= 0 or len(set(claim.x)) < len(claim.x):
+            raise UserError(f"{where}.x: slopes need 2 or more settings above 0, each once")
+        if len(claim.arms) != 2 * len(claim.x):
+            raise UserError(f"{where}.arms: slopes over {len(claim.x)} x need twice as many")
+    elif claim.statistic == "trend" and len(claim.arms) < 3:
+        raise UserError(f"{where}.arms: trend needs 3 or more")
+    elif claim.statistic == "difference" and len(claim.arms) != 2:
+        raise UserError(f"{where}.arms: difference needs 2, the first less the second")
+    if claim.about == "method" and claim.statistic != "difference":
+        raise UserError(f"{where}.statistic: must be difference with about: method")
+    if claim.expected == "equal" and claim.margin <= 0:
+        raise UserError(f"{where}.margin: must be above 0 with expected: equal")
 
 
 def chosen_claims(
@@ -167,10 +222,17 @@ def _table(content: Any, cls: type[Config], where: str) -> dict[str, Config]:
         raise UserError(f"{where}: must be a section with names")
     found = {}
     for key, value in content.items():
+        _check_name(str(key), where)
         if not isinstance(value, Mapping):
             raise UserError(f"{where}.{key}: must be a section")
         found[str(key)] = _read(cls, value, f"{where}.{key}.")
     return found
+
+
+def _check_name(name: str, where: str) -> None:
+    """Names become those of folders and commands."""
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{where}: {name!r:.100}: a name has letters, digits, _, -, . and % alone")
 
 
 def _read(cls: type[Config], content: Mapping[str, Any], where: str) -> Config:
@@ -180,10 +242,28 @@ def _read(cls: type[Config], content: Mapping[str, Any], where: str) -> Config:
     for key, value in content.items():
         if key not in known:
             raise UserError(f"{where}{key}: unknown key{nearest(str(key), known)}")
-        section = isinstance(value, Mapping)
-        given[key] = dict(value) if section else as_type(hints[key], value, f"{where}{key}")
+        given[key] = _typed(hints[key], value, f"{where}{key}")
     try:
         return cls(**given)
     except TypeError as error:  # a field without a default is missing
         missing = str(error).split("argument")[-1].lstrip("s: ")
         raise UserError(f"{where.rstrip('.')}: has no {missing}") from None
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    """A value of a field; of a section with free names, each of its values."""
+    if typing.get_origin(hint) is not dict:
+        if isinstance(value, Mapping) and not _holds_read(value):
+            raise UserError(f"{where}: must be a value, not a section")
+        return value if isinstance(value, Mapping) else as_type(hint, value, where)
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}: must be a section with names")
+    of = typing.get_args(hint)[1]
+    if of is Any or _holds_read(value):
+        return dict(value)
+    return {str(name): as_type(of, one, f"{where}.{name}") for name, one in value.items()}
+
+
+def _holds_read(value: Mapping[str, Any]) -> bool:
+    """Whether its sections have been read already (`_table`)."""
+    return bool(value) and all(isinstance(one, Training | Arm) for one in value.values())

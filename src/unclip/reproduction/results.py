@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from unclip.common.counted import counted
 from unclip.common.images import Array
 from unclip.evaluation.statistics.bootstrap import bootstrap
 from unclip.evaluation.statistics.estimate import Estimate, Verdict, holm, verdict
@@ -20,7 +21,8 @@ from unclip.reproduction.values import VALUES, Value
 
 ONE_RUN = "one run an arm: its interval is over captions and says nothing of the method"
 NOT_YET = "not yet judged"
-FEW = "{n} captions: too few to tell anything apart"
+FEW = "{n} captions: a verdict needs {least}"
+OTHERS = "its arms were judged on different captions, so they are no pairs"
 DRAWS = 10_000
 """Of a bootstrap: its smallest p, 2 / DRAWS, stays small when Holm multiplies it by the claims."""
 
@@ -52,6 +54,10 @@ def result_of(key: str, claim: Claim, kept: Mapping[str, Sequence[Kept]]) -> Res
         for one in each:
             if one.reason:
                 return Result(key, notes=(one.reason,))
+    for runs in zip(*kept.values()):
+        captions, *others = ([record.get("caption") for record in one.records] for one in runs)
+        if any(other != captions for other in others):
+            return Result(key, notes=(OTHERS,))
     value = VALUES[claim.value]
     rows = {name: [_rows(value, one) for one in each] for name, each in kept.items()}
     arms = {name: float(np.mean([value.reduce(r) for r in each])) for name, each in rows.items()}
@@ -59,6 +65,9 @@ def result_of(key: str, claim: Claim, kept: Mapping[str, Sequence[Kept]]) -> Res
     notes = []
     if claim.about == "method" and len(next(iter(rows.values()))) == 1:
         notes.append(ONE_RUN)
+    if captions[0] is not None:
+        several = counted(len(set(captions)), "different caption")
+        notes.append(f"{counted(len(captions), 'held-out image')} of {several}")
     return Result(key, arms, estimate, notes=tuple(notes))
 
 
@@ -107,7 +116,7 @@ def _judged(result: Result, claim: Claim, corrected: Mapping[str, float]) -> Res
     says: Verdict = verdict(found, claim.expected, p=p, margin=claim.margin)
     runs = found.method == "paired t"
     if not runs and found.n < LEAST:
-        notes.append(FEW.format(n=found.n))
+        notes.append(FEW.format(n=found.n, least=LEAST))
     if ONE_RUN in notes or (not runs and found.n < LEAST):
         says = "not told apart"
     elif says == "not told apart" and found.p < 0.05 <= p:

@@ -13,23 +13,37 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from unclip.common import artifacts
 from unclip.common.atomic import atomic_write
-from unclip.common.counted import counted
+from unclip.common.counted import about, counted
+from unclip.common.errors import UserError
 from unclip.common.terminal import say
-from unclip.reproduction.arms import Key, Run, commands_of, is_finished, plan_runs
+from unclip.reproduction.arms import (
+    Key,
+    Run,
+    check_overrides,
+    commands_of,
+    experiment_of,
+    is_finished,
+    plan_runs,
+)
 from unclip.reproduction.evaluations import (
     Evaluation,
     Kept,
     evaluations_of,
     is_kept,
+    is_trained,
     measured,
 )
+from unclip.reproduction.held_out import of_what_is_held_out
 from unclip.reproduction.page import Page, write_page
 from unclip.reproduction.preset import Claim, Preset
 from unclip.reproduction.results import NOT_YET, Result, as_json, judged, result_of
 from unclip.reproduction.sizes import Sizes, choose_sizes, runs_needed, told_apart
 from unclip.runs.side_by_side import run_together
+from unclip.stages.decoder.config import DecoderExperiment
 
 KeptArms = dict[str, list[Kept]]
 """What was noted of each arm, a list of its runs."""
@@ -67,11 +81,28 @@ def plan(
     than its stages are not tested.
 
     Raises:
-        UserError: an experiment says what cannot be.
+        UserError: an experiment says what cannot be, or the data or the feature network of a judge
+            are not there.
     """
     given = {} if cascade is None else _stages_of(cascade, preset)
     there = preset.trainings if cascade is None else given
+    if cascade is not None and overrides:
+        raise UserError(f"{overrides[0]}: has no effect with --cascade, which trains nothing")
+    check_overrides(preset, overrides)
     possible = {key: claim for key, claim in claims.items() if claim.parts <= set(there)}
+    if cascade is not None and not possible:
+        raise UserError(f"--cascade {cascade}: no claim can be tested with its stages")
+    for key, claim in possible.items():
+        if claim.judge not in preset.seconds:
+            raise UserError(f"the preset's seconds: has no {claim.judge}, which judges {key}")
+
+    def decoder(part: str) -> Any:
+        if part in given:
+            return artifacts.describe(given[part]).stored(DecoderExperiment)
+        return experiment_of(preset, preset.trainings[part], overrides)
+
+    possible = of_what_is_held_out(possible, preset, decoder)
+    claims = claims | possible
     sizes = choose_sizes(preset, possible, hours, train=cascade is None)
     keys = [] if cascade else runs_needed(preset, claims, sizes.seeds)
     runs = plan_runs(preset, keys, sizes, out / RUNS, given=given, overrides=overrides)
@@ -112,7 +143,7 @@ def say_plan(work: Reproduction) -> None:
     say(
         f"{counted(len(work.claims), 'claim')}, {counted(len(new), 'training')} of "
         f"{100 * work.sizes.share:.3g} % of their steps, {100 * work.sizes.captions:.3g} % of the "
-        f"captions, about {work.sizes.hours:.1f} hours: {work.preset.about}"
+        f"captions, about {about(3600 * work.sizes.hours)}: {work.preset.about}"
     )
 
 
@@ -151,6 +182,8 @@ def judge(work: Reproduction, key: str) -> str:
     todo = _evaluations(work, key)
     if isinstance(todo, str):
         return f"not tested: {todo}"
+    if not all(map(is_trained, todo)):
+        raise UserError(f"--judge {key}: its arms are not trained; run the command without --judge")
     refused = [one.reason for some in _judged(work, todo).values() for one in some if one.reason]
     return f"not tested: {refused[0]}" if refused else f"kept in {work.out / EVALUATIONS}"
 

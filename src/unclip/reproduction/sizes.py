@@ -10,11 +10,8 @@ from functools import partial
 
 from unclip.evaluation.statistics import power
 from unclip.evaluation.statistics.means import t_quantile
-from unclip.reproduction.preset import Claim, Preset
+from unclip.reproduction.preset import FEWEST, Claim, Preset
 from unclip.reproduction.values import VALUES
-
-FEWEST = 12
-"""Captions of an arm, and steps of a training, below which nothing is done."""
 
 STARTING = 15.0
 """Seconds that a training takes to start and to end, whatever its steps."""

@@ -22,7 +22,7 @@ def measure(inputs: Inputs) -> Measured:
     z_t in place of z_i | caption alone), ``settings`` of the samplers, ``one_z_i`` for all images
     of a caption (figure 9).
     """
-    inputs.allow("prompts", "images", "given", "settings", "one_z_i")
+    inputs.check("drawing")
     prompts, each = inputs.prompts(), int(inputs.options.get("images", 1))
     captions = [prompt.caption for prompt in prompts for _ in range(each)]
     images = drawn(inputs, captions, each)

@@ -22,9 +22,9 @@ def measure(inputs: Inputs) -> Measured:
 
     Options: ``prompts``, ``settings`` of the prior.
     """
-    inputs.allow("prompts", "settings")
-    clip = load_clip(inputs.parts[CLIP])
-    part = load_part(PRIOR, inputs.parts[PRIOR], clip)
+    inputs.check("embeddings")
+    clip = load_clip(inputs.part(CLIP))
+    part = load_part(PRIOR, inputs.part(PRIOR), clip)
     model = clip.model.to(inputs.device)
     part.net.to(inputs.device)
     sampler = Settings(changes=dict(inputs.options.get("settings", {}))).apply(PRIOR, part)

@@ -15,7 +15,7 @@ from unclip.evaluation.figures.drawings import edit_captions
 from unclip.evaluation.probes.prompts import held_out_scenes
 from unclip.pipeline.manipulations import embed
 from unclip.reproduction.judges.judge import Inputs, Measured, images_of, sheet_of
-from unclip.reproduction.judges.reading import note, prompt_of
+from unclip.reproduction.judges.reading import named, note, prompt_of
 
 
 def variations(inputs: Inputs) -> Measured:
@@ -23,7 +23,7 @@ def variations(inputs: Inputs) -> Measured:
 
     Options: ``of`` (own | other), ``images`` of each scene, ``settings``.
     """
-    inputs.allow("of", "images", "settings")
+    inputs.check("variations")
     of, each = inputs.options.get("of", "own"), int(inputs.options.get("images", 2))
     if of not in ("own", "other"):
         raise UserError(f"options.of: {of}: must be own or other")
@@ -40,7 +40,7 @@ def variations(inputs: Inputs) -> Measured:
 
 def edits(inputs: Inputs) -> Measured:
     """Images turned by the part ``theta`` of the way to another colour's caption (figure 5)."""
-    inputs.allow("theta", "settings")
+    inputs.check("edits")
     theta = float(inputs.options.get("theta", 0.4))
     scenes, pipeline = _scenes(inputs), inputs.pipeline()
     settings = inputs.settings().unguided()
@@ -59,7 +59,7 @@ def edits(inputs: Inputs) -> Measured:
 
 def components(inputs: Inputs) -> Measured:
     """Images from the first ``share`` of the principal components of z_i (figure 7)."""
-    inputs.allow("share", "settings")
+    inputs.check("components")
     scenes, pipeline = _scenes(inputs), inputs.pipeline()
     codec = pipeline.cascade.codec
     if codec is None:
@@ -76,7 +76,7 @@ def interpolations(inputs: Inputs) -> Measured:
 
     Compared with the next scene. The noise of a pair is the same all the way, as in the figure.
     """
-    inputs.allow("at", "settings")
+    inputs.check("interpolations")
     at = float(inputs.options.get("at", 0.5))
     scenes, sampling = _scenes(inputs), inputs.sampling(inputs.cascade())
     with torch.no_grad():
@@ -99,7 +99,9 @@ def _noted(images: list[Array], wanted: list[Scene], each: int, labels: list[str
     for k, scene in enumerate(wanted):
         own = images[k * each : (k + 1) * each]
         records.append({"images": [note(image, prompt_of(scene)) for image in own]})
-    every = [label for label in labels for _ in range(each)]
-    notes = [image for record in records for image in record["images"]]
-    titles = [f"{'right' if s['right'] else 'wrong'} {c}" for s, c in zip(notes, every)]
+    titles = [
+        f"{'right' if image['right'] else 'wrong'}: {named(scene)} {label}".strip()
+        for record, scene, label in zip(records, wanted, labels)
+        for image in record["images"]
+    ]
     return Measured(records, sheet_of(images, titles))

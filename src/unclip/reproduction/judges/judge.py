@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from unclip.common import artifacts
-from unclip.common.checks import nearest
 from unclip.common.errors import UserError
 from unclip.common.fields import as_dataclass
 from unclip.common.images import Array, grid
@@ -22,6 +21,7 @@ from unclip.pipeline.cascade import Cascade, load_cascade
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.sampling import Sampling
 from unclip.pipeline.settings import Settings
+from unclip.reproduction.judges.table import check_options
 from unclip.stages.row import CLIP, DECODER, PCA, PRIOR, UPSAMPLER
 
 SHOWN = 24  # images on a sheet
@@ -37,11 +37,19 @@ class Inputs:
     seed: int  # of captions, scenes and noise: the same for every arm of a claim
     device: str
 
-    def allow(self, *names: str) -> None:
-        """Refuse options that the judge does not have."""
-        for name in self.options:
-            if name not in names:
-                raise UserError(f"options.{name}: unknown{nearest(name, names)}")
+    def check(self, judge: str) -> None:
+        """Refuse options that ``judge`` does not have."""
+        check_options(judge, dict(self.options))
+
+    def part(self, kind: str) -> Path:
+        """The folder of the arm's part of a kind.
+
+        Raises:
+            UserError: it has none.
+        """
+        if kind not in self.parts:
+            raise UserError(f"the arm has no {kind}, which its judge needs")
+        return self.parts[kind]
 
     def cascade(self) -> Cascade:
         """The arm's parts as a cascade."""
@@ -49,7 +57,7 @@ class Inputs:
         return load_cascade(
             clip=self.parts.get(CLIP),
             prior=self.parts.get(PRIOR),
-            decoder=self.parts[DECODER],
+            decoder=self.part(DECODER),
             upsamplers=[upsampler] if upsampler else [],
             pca=self.parts.get(PCA),
             device=self.device,

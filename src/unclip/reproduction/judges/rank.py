@@ -17,8 +17,8 @@ BATCH = 256
 @torch.no_grad()
 def measure(inputs: Inputs) -> Measured:
     """``z_i`` of each scene, of length 1, in five digits."""
-    inputs.allow()
-    model = load_clip(inputs.parts[CLIP]).model.to(inputs.device)
+    inputs.check("rank")
+    model = load_clip(inputs.part(CLIP)).model.to(inputs.device)
     scenes = held_out_scenes(inputs.n, inputs.seed, inputs.scenes_config())
     records = []
     for first in range(0, len(scenes), BATCH):

@@ -42,6 +42,11 @@ def described(scene: Scene) -> dict[str, str]:
     }
 
 
+def named(scene: Scene) -> str:
+    """Colours and shapes of its objects, as ``red circle, black star``."""
+    return ", ".join(f"{item.colour} {item.shape}" for item in scene.items)
+
+
 def prompt_of(scene: Scene, caption: str = "") -> Prompt:
     """A scene as something to compare with: its colours and shapes."""
     return Prompt(caption, scene, frozenset({"colour", "shape"}))

@@ -19,7 +19,7 @@ def measure(inputs: Inputs) -> Measured:
 
     Options: ``x_T`` (inverted: from the scene by DDIM backwards | new), ``settings``.
     """
-    inputs.allow("x_T", "settings")
+    inputs.check("rebuilding")
     x_T = inputs.options.get("x_T", "inverted")
     if x_T not in ("inverted", "new"):
         raise UserError(f"options.x_T: {x_T}: must be inverted or new")

@@ -20,11 +20,11 @@ def measure(inputs: Inputs) -> Measured:
 
     Options: ``word`` (true | false).
     """
-    inputs.allow("word")
+    inputs.check("words")
     config = inputs.scenes_config()
     if config.words == 0:
         raise UserError("the arm has never seen a printed word (data.scenes.words=0)")
-    model = load_clip(inputs.parts[CLIP]).model.to(inputs.device)
+    model = load_clip(inputs.part(CLIP)).model.to(inputs.device)
     records, images = [], []
     for scene in held_out_scenes(inputs.n, inputs.seed, config):
         moved, others, labels = attack(scene, config.shapes)
