@@ -38,7 +38,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--only", nargs="+", default=[], metavar="CLAIM", help="these claims (default all)"
     )
-    p.add_argument("--list", action="store_true", help="list the claims and exit (--dry-run says which can be tested)")
+    p.add_argument(
+        "--list",
+        action="store_true",
+        help="list the claims and exit (--dry-run says which can be tested)",
+    )
     p.add_argument(
         "--budget",
         type=float,
