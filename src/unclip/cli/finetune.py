@@ -185,7 +185,8 @@ def run(args: argparse.Namespace) -> None:
     for line in compared(tasks, runs):
         say(line, error=True)
     say(
-        f"trained in {seconds:.0f} s; sample with --pipeline {args.out}; its page is drawn now",
+        f"trained in {seconds:.0f} s; sample with --pipeline {args.out}; its page is drawn now, "
+        "or later by the same command",
         error=True,
     )
     page = finetuned.report(
