@@ -258,7 +258,7 @@ def test_from_images_to_a_page_and_again(cascade, photos, tmp_path, monkeypatch,
 def test_what_the_base_is_kept_by(request_of, cascade, tmp_path):
     """Captions of the base's scenes, of a file, or of the kind; else none, which is said."""
     chosen = prepare(request_of()).preservation
-    assert (chosen.share, len(chosen.captions)) == (0.5, 52)  # two for each of 26
+    assert (chosen.share, len(chosen.captions)) == (0.5, 200)  # more than two for each of 26
     assert len(set(chosen.captions)) > 25
     assert chosen == prepare(request_of()).preservation  # the same again
     file = tmp_path / "captions.txt"

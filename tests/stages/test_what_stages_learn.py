@@ -180,7 +180,7 @@ def test_a_prior_that_says_the_scaled_embedding_loses_nothing(clip):
     losses = stage.loss(net, given, StepRandom(0, 0), training=True)
     assert losses["loss"].item() == pytest.approx(0, abs=1e-10)
     # And what it was shown of it is the level's signal and noise of unit variance.
-    x_t, t = net.given[0], net.given[1]
+    x_t, t = net.given["x_t"], net.given["t"]
     level = stage.schedule.alpha_bar[t][:, None].float()
     noise = (x_t - level.sqrt() * scaled) / (1 - level).sqrt()
     assert noise.mean().item() == pytest.approx(0, abs=4 / (50 * D) ** 0.5)
@@ -265,7 +265,7 @@ def test_codes_that_are_known_cost_nothing_and_z_i_and_the_dot_are_their_buckets
 
 
 def decoder_net(count: int) -> Recorder:
-    return Recorder(lambda self: torch.zeros(count, 6, *self.given[0].shape[2:]))
+    return Recorder(lambda self: torch.zeros(count, 6, *self.given["x_t"].shape[2:]))
 
 
 @pytest.mark.parametrize(("drop_z_i", "drop_caption"), [(0.1, 0.5), (0.7, 0.2), (0.0, 1.0)])
@@ -316,8 +316,8 @@ def test_a_network_that_says_the_noise_loses_the_bound_of_the_variance_alone(mak
     table = full_schedule(stage.experiment.diffusion).alpha_bar
 
     def answer(self):
-        level = table[self.given[1]][:, None, None, None]
-        noise = (self.given[0].double() - level.sqrt() * batch.image) / (1 - level).sqrt()
+        level = table[self.given["t"]][:, None, None, None]
+        noise = (self.given["x_t"].double() - level.sqrt() * batch.image) / (1 - level).sqrt()
         return torch.cat([noise, torch.zeros_like(noise)], dim=1).float()
 
     losses = stage.loss(Recorder(answer), batch, StepRandom(0, 0), training=True)
@@ -336,7 +336,7 @@ def condition_seen(stage: UpsamplerStage, image: Tensor, training: bool = True) 
     net = Recorder(lambda self: torch.zeros(len(image), 6, *image.shape[2:]))
     batch = UpsamplerBatch(image, [], [])
     stage.loss(net, batch, StepRandom(0, 0), training=training)
-    return net.given[2]
+    return net.given["low"]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -376,7 +376,7 @@ def test_the_condition_has_the_noise_of_the_level_that_the_network_is_told(level
     image = torch.full((count, 3, SIDE, SIDE), 0.25)
     net = Recorder(lambda self: torch.zeros(count, 6, SIDE, SIDE))
     stage.loss(net, UpsamplerBatch(image, [], []), StepRandom(0, 0), training=True)
-    low, told = net.given[2], net.given[3]
+    low, told = net.given["low"], net.given["level"]
     if not levels:
         assert told is None
         torch.testing.assert_close(low, torch.full_like(low, 0.25))

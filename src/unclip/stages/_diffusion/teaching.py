@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from unclip.common.upload import upload
 from unclip.diffusion.process import at_least_float32
@@ -80,7 +80,7 @@ class Teacher:
         if not numbers:
             return None
         rows = upload(torch.tensor(numbers), device)
-        own = apply_to_collection(dict(given), Tensor, lambda x: x[rows])
+        own = tree_map(lambda x: x[rows] if isinstance(x, Tensor) else x, dict(given))
         with torch.no_grad():
             if self._copy is not None:
                 return Taught(rows, ask(self._copy, **own))
