@@ -102,9 +102,10 @@ def folder_of(request: Request, part: str) -> Path:
 
 def _rate(optimizer: str, lora: bool) -> float:
     """Share of the rate that the stage began with. Muon's steps have one size, so it needs more."""
+    muon = optimizer == "muon"
     if lora:
-        return 1.0
-    return 0.6 if optimizer == "muon" else 0.1
+        return 1.3 if muon else 1.0
+    return 0.6 if muon else 0.1
 
 
 def _text(value: Any) -> str:
