@@ -48,7 +48,7 @@ PRESET = """
 about: made up
 seeds: 1
 at_once: 2
-seconds: {drawing: 0.01}
+seconds: {drawing: 0.01, embeddings: 0.01, rank: 0.01}
 overrides: [data.scenes.count=500, data.val_samples=8, data.batch_size=4]
 trainings:
   clip: {experiment: clip/tiny, overrides: [trainer.max_steps=12], minutes: 0.1}
