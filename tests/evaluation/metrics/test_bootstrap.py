@@ -98,10 +98,12 @@ def test_what_each_pair_adds_to_kid_is_what_leaving_it_out_takes_away():
     rng = torch.Generator().manual_seed(1)
     x, y = (torch.randn(9, 4, generator=rng).double() + shift for shift in (0.0, 0.5))
 
+    def k(a, b):
+        return ((a @ b).item() / 4 + 1) ** 3
+
     def distance(x, y):
         n = len(x)
         pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
-        k = lambda a, b: ((a @ b).item() / 4 + 1) ** 3  # noqa: E731
         terms = [k(x[i], x[j]) + k(y[i], y[j]) - 2 * k(x[i], y[j]) for i, j in pairs]
         return sum(terms) / len(pairs)
 
