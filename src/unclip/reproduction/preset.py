@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -253,17 +253,12 @@ def _read(cls: type[Config], content: Mapping[str, Any], where: str) -> Config:
 def _typed(hint: Any, value: Any, where: str) -> Any:
     """A value of a field; of a section with free names, each of its values."""
     if typing.get_origin(hint) is not dict:
-        if isinstance(value, Mapping) and not _holds_read(value):
+        if isinstance(value, Mapping):
             raise UserError(f"{where}: must be a value, not a section")
-        return value if isinstance(value, Mapping) else as_type(hint, value, where)
+        return as_type(hint, value, where)
     if not isinstance(value, Mapping):
         raise UserError(f"{where}: must be a section with names")
     of = typing.get_args(hint)[1]
-    if of is Any or _holds_read(value):
+    if of is Any or is_dataclass(of):  # whose sections `_table` has read
         return dict(value)
     return {str(name): as_type(of, one, f"{where}.{name}") for name, one in value.items()}
-
-
-def _holds_read(value: Mapping[str, Any]) -> bool:
-    """Whether its sections have been read already (`_table`)."""
-    return bool(value) and all(isinstance(one, Training | Arm) for one in value.values())
