@@ -28,7 +28,13 @@ from unclip.common import artifacts
 from unclip.data.scenes.dataset import single_object_prompts
 from unclip.diffusion.predictor import Predictor
 from unclip.diffusion.samplers import ab2, ddim, dpmpp_2m, heun
-from unclip.diffusion.schedules import Schedule, full_schedule, respace, sampling_timesteps
+from unclip.diffusion.schedules import (
+    Schedule,
+    even_timesteps,
+    full_schedule,
+    respace,
+    sampling_timesteps,
+)
 from unclip.pipeline.cascade import Cascade, open_folder
 from unclip.pipeline.sampling import noise_of
 from unclip.stages.decoder.config import DecoderExperiment
@@ -59,35 +65,23 @@ def steps_of(solver: str, evaluations: int) -> int:
 
 
 def strided(chain: Schedule, steps: int) -> list[int]:
-    return sampling_timesteps(steps, len(chain))
+    return sampling_timesteps(steps, chain)
 
 
 def inner(chain: Schedule, steps: int) -> list[int]:
-    return sampling_timesteps(f"inner{steps}", len(chain))
+    return sampling_timesteps(f"inner{steps}", chain)
 
 
 def log_snr(chain: Schedule, steps: int) -> list[int]:
-    """Evenly in λ = log(α/σ)."""
-    return _evenly(torch.logit(chain.alpha_bar), steps)
+    return sampling_timesteps(f"logsnr{steps}", chain)
 
 
 def karras(chain: Schedule, steps: int) -> list[int]:
     """Evenly in (σ/α)^(1/7) (arXiv 2206.00364, eq. 5)."""
-    return _evenly(((1 - chain.alpha_bar) / chain.alpha_bar) ** (0.5 / 7), steps)
+    return even_timesteps(((1 - chain.alpha_bar) / chain.alpha_bar) ** (0.5 / 7), steps)
 
 
 SPACINGS = {"strided": strided, "inner": inner, "log-SNR": log_snr, "karras": karras}
-
-
-def _evenly(levels: Tensor, steps: int) -> list[int]:
-    """The timesteps nearest to ``steps`` values between the ends of ``levels``, all different."""
-    wanted = torch.linspace(levels[0].item(), levels[-1].item(), steps, dtype=torch.float64)
-    nearest = (levels[None] - wanted[:, None]).abs().argmin(1).tolist()
-    for k in range(1, steps):
-        nearest[k] = max(nearest[k], nearest[k - 1] + 1)
-    for k in reversed(range(steps)):
-        nearest[k] = min(nearest[k], len(levels) - steps + k)
-    return nearest
 
 
 def caught(draw: Callable[[], Any], where: str) -> tuple[Predictor, Tensor]:

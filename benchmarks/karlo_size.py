@@ -57,6 +57,7 @@ def fill(root: Path) -> None:
     """Weights of random numbers beside the configurations."""
     from unclip.stages import registry
     from unclip.weights.diffusers.find import find
+    from unclip.weights.maps.prior import DEVIATIONS
     from unclip.weights.maps.rules import to_theirs
     from unclip.weights.reading.folders import local
 
@@ -73,6 +74,7 @@ def fill(root: Path) -> None:
             folder = folder or {"clip": "text_encoder", "diffusion_prior": "prior"}[found.stage]
             rest = rest if folder == first else name
             half = some.repeat(-(-like.numel() // len(some)))[: like.numel()].half()
+            half = half.abs() + 0.5 if rest in DEVIATIONS else half
             folders.setdefault(folder, {})[rest] = half.view(like.shape)
         for folder, state in folders.items():
             if folder == "text_encoder":

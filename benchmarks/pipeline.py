@@ -14,16 +14,19 @@ processor time (which other programs hardly disturb) and of time. --ours changes
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from karlo_size import configure, fill
+from torch import nn
 
 from unclip.evaluation.config import read_changes
 from unclip.pipeline.pipeline import Pipeline
@@ -78,10 +81,18 @@ def make(root: Path) -> None:
     export_diffusers(root / "cascade", root / "diffusers")
 
 
+@functools.wraps(nn.functional.interpolate)  # the pipeline asks which arguments it has
+def enlarge(x: torch.Tensor, **options: Any) -> torch.Tensor:
+    """Interpolate in float32: a CPU has no antialiased bicubic of bfloat16."""
+    return nn.functional.interpolate(x.float(), **options).to(x.dtype)
+
+
 def theirs(folder: Path, steps: list[int], precision: str) -> Callable[[], Any]:
     """Sampling of diffusers."""
     import diffusers
+    from diffusers.pipelines.deprecated.unclip import pipeline_unclip
 
+    vars(pipeline_unclip)["F"] = SimpleNamespace(**vars(nn.functional) | {"interpolate": enlarge})
     pipeline = diffusers.UnCLIPPipeline.from_pretrained(folder, torch_dtype=TYPES[precision])
     pipeline.set_progress_bar_config(disable=True)
     return lambda: (

@@ -1,6 +1,6 @@
 """Error against steps for every sampler, on a mixture whose optimal denoiser is known.
 
-    .venv/bin/python benchmarks/samplers.py [sampler ...]
+    .venv/bin/python benchmarks/samplers.py [sampler ...] [--steps 8 16 32]
 
 The network is exact (float64), so all error is the sampler's: the 1-Wasserstein distance between
 samples and the true quantiles. All samplers start from the same noise and draw from the same
@@ -10,7 +10,7 @@ stream; M of the analytic ones is estimated, as it would be for a network. heun 
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 
 import numpy as np
@@ -26,7 +26,6 @@ from unclip.diffusion.schedules import full_schedule
 WEIGHT, MEAN, STD = (
     torch.tensor(values, dtype=torch.float64) for values in ([0.35, 0.65], [-0.6, 0.5], [0.1, 0.2])
 )
-STEPS = [8, 16, 32, 64, 250]
 SAMPLES, FOR_X0_ERRORS = 1_000_000, 200_000
 ALPHA_BAR = full_schedule(DiffusionConfig()).alpha_bar
 ROWS = [  # label, sampler, variance of ddpm
@@ -93,15 +92,19 @@ def samples_of(kind: str, variance: str, steps: int) -> Tensor:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("samplers", nargs="*", choices=[*SAMPLERS, []])
+    parser.add_argument("--steps", type=int, nargs="+", default=[8, 16, 32, 64, 250])
+    args = parser.parse_args()
     began = time.perf_counter()
     truth = quantiles(SAMPLES)
-    print(f"| 1-Wasserstein distance x 1000 | {' | '.join(map(str, STEPS))} |")
-    print("|---" * (len(STEPS) + 1) + "|")
+    print(f"| 1-Wasserstein distance x 1000 | {' | '.join(map(str, args.steps))} |")
+    print("|---" * (len(args.steps) + 1) + "|")
     for label, kind, variance in ROWS:
-        if kind not in (sys.argv[1:] or SAMPLERS):
+        if kind not in (args.samplers or SAMPLERS):
             continue
-        found = [1e3 * distance(samples_of(kind, variance, steps), truth) for steps in STEPS]
+        found = [1e3 * distance(samples_of(kind, variance, steps), truth) for steps in args.steps]
         print(f"| {label} | {' | '.join(f'{value:.2f}' for value in found)} |", flush=True)
     floor = f"{1e3 * distance(exact_samples(SAMPLES, seed=200), truth):.2f}"
-    print(f"| as many exact samples | {' | '.join([floor] * len(STEPS))} |")
+    print(f"| as many exact samples | {' | '.join([floor] * len(args.steps))} |")
     print(f"\n{SAMPLES:,} samples, {time.perf_counter() - began:.0f} s")

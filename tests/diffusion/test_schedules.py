@@ -66,35 +66,71 @@ def test_respaced_chain_keeps_the_levels_of_the_original_timesteps_exactly(confi
     assert chain.total == 1000
 
 
+def timesteps_of(steps, total):
+    return sampling_timesteps(steps, full_schedule(DiffusionConfig(steps=total)))
+
+
 def test_strided_timesteps_are_rounded_from_even_spacing():
-    assert sampling_timesteps(64, 1000) == [round(k * 999 / 63) for k in range(64)]
-    assert sampling_timesteps("64", 1000) == sampling_timesteps(64, 1000)
+    assert timesteps_of(64, 1000) == [round(k * 999 / 63) for k in range(64)]
+    assert timesteps_of("64", 1000) == timesteps_of(64, 1000)
 
 
 def test_glide_sections_are_the_published_27_timesteps():
     # Section j of five covers [200 j, 200 j + 199], ends included where it has two or more steps.
     ten = [0, 22, 44, 66, 88, 111, 133, 155, 177, 199]
     expected = ten + [200 + t for t in ten] + [400, 500, 599, 600, 799, 800, 999]
-    assert sampling_timesteps("10,10,3,2,2", 1000) == expected
+    assert timesteps_of("10,10,3,2,2", 1000) == expected
     # GLIDE's fast27 takes 997 in the place of 999, against artifacts of DDIM.
-    assert sampling_timesteps("fast27", 1000) == [*expected[:-1], 997]
+    assert timesteps_of("fast27", 1000) == [*expected[:-1], 997]
     assert len(sampling_schedule(COSINE, "fast27")) == 27
     with pytest.raises(UserError, match="10 steps do not fit into a section of 8"):
-        sampling_timesteps("fast27", 40)
+        timesteps_of("fast27", 40)
 
 
 def test_inner_timesteps_have_neither_end_of_the_chain():
     # The middle of dalle2-pytorch's torch.linspace(-1, 1000, 65).int().
     expected = torch.linspace(-1, 1000, 65, dtype=torch.float64).int().tolist()[1:-1]
-    assert sampling_timesteps("inner63", 1000) == expected
+    assert timesteps_of("inner63", 1000) == expected
     assert (expected[0], expected[-1]) == (14, 984)
-    assert sampling_timesteps("inner9", 9) == list(range(9))
-    assert sampling_timesteps("inner2", 1000) == [332, 666]
+    assert timesteps_of("inner9", 9) == list(range(9))
+    assert timesteps_of("inner2", 1000) == [332, 666]
     with pytest.raises(UserError, match="10 steps do not fit"):
-        sampling_timesteps("inner10", 9)
-    for wrong in ("inner", "inner1", "inner2,2", "innerx"):
+        timesteps_of("inner10", 9)
+    for wrong in (
+        "inner",
+        "inner1",
+        "inner2,2",
+        "innerx",
+        "logsnr",
+        "logsnr1",
+        "innerlogsnr4",
+        "logsnrinner4",
+    ):
         with pytest.raises(UserError, match=r"sampler\.steps: .*inner63"):
-            sampling_timesteps(wrong, 1000)
+            timesteps_of(wrong, 1000)
+
+
+@pytest.mark.parametrize(("schedule", "count"), [("cosine", 6), ("linear", 12)])
+def test_log_snr_timesteps_are_the_nearest_to_even_steps_in_lambda(schedule, count):
+    full = full_schedule(DiffusionConfig(schedule=schedule))
+    lam = 0.5 * (full.alpha_bar / (1 - full.alpha_bar)).log()
+    found = sampling_timesteps(f"logsnr{count}", full)
+    assert (found[0], found[-1]) == (0, 999)
+    even = [lam[0] + (lam[-1] - lam[0]) * k / (count - 1) for k in range(count)]
+    assert found == [int((lam - wanted).abs().argmin()) for wanted in even]
+    assert len(sampling_schedule(COSINE, "logsnr12")) == 12
+
+
+@given(st.integers(50, 400), st.data(), st.sampled_from(["cosine", "linear"]))
+def test_log_snr_timesteps_are_distinct_however_many(total, data, schedule):
+    full = full_schedule(DiffusionConfig(steps=total, schedule=schedule))
+    count = data.draw(st.integers(2, total))
+    found = sampling_timesteps(f"logsnr{count}", full)
+    assert len(found) == count
+    assert all(a < b for a, b in pairwise(found))
+    assert (found[0], found[-1]) == (0, total - 1)
+    with pytest.raises(UserError, match=f"{total + 1} steps do not fit"):
+        sampling_timesteps(f"logsnr{total + 1}", full)
 
 
 @given(st.integers(2, 1200), st.data())
@@ -102,7 +138,7 @@ def test_timesteps_are_always_distinct_and_within_the_chain(total, data):
     counts = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=5))
     counts[-1] += 1
     try:
-        timesteps = sampling_timesteps(",".join(map(str, counts)), total)
+        timesteps = timesteps_of(",".join(map(str, counts)), total)
     except UserError:
         assert max(counts) > total // len(counts)
         return
@@ -113,7 +149,7 @@ def test_timesteps_are_always_distinct_and_within_the_chain(total, data):
 
 def test_more_steps_than_the_chain_has_are_refused():
     with pytest.raises(UserError, match="300 steps do not fit into a section of 100"):
-        sampling_timesteps(300, 100)
+        timesteps_of(300, 100)
 
 
 def test_unordered_timesteps_are_refused():

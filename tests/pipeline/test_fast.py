@@ -21,12 +21,12 @@ def change(own, *, given=None, **more):
 @pytest.mark.parametrize(
     ("own", "steps"),
     [
-        (GuidedSamplerConfig(steps=64), 16),
+        (GuidedSamplerConfig(steps=56), 14),
         (SamplerConfig(steps="10,10,13,12,2"), 11),
-        (SamplerConfig(steps="inner63"), 15),
+        (SamplerConfig(steps="inner59"), 14),
         (SamplerConfig(steps=24), 8),  # with fewer it draws other things
         (SamplerConfig(steps=5), 5),
-        (SamplerConfig(sampler="heun", steps=32), 15),  # of 63 evaluations
+        (SamplerConfig(sampler="heun", steps=29), 14),  # of 57 evaluations
         ([SamplerConfig(steps="fast27"), SamplerConfig(steps=45)], 9),  # of 72 for two upsamplers
     ],
 )
@@ -34,12 +34,17 @@ def test_it_is_a_quarter_of_the_evaluations(own, steps):
     assert change(own) == {"sampler": "ab2", "steps": steps}
 
 
+@pytest.mark.parametrize("own", [GuidedSamplerConfig(steps=60), SamplerConfig(steps="inner63")])
+def test_many_evaluations_are_even_in_log_snr(own):
+    assert change(own) == {"sampler": "dpmpp_2m", "steps": "logsnr15"}
+
+
 def test_what_is_given_wins():
     own = SamplerConfig(steps=64)
     assert change(own, given={"steps": 20}) == {"sampler": "ab2"}
     assert change(own, given={"sampler": "ddim"}) == {"steps": 16}
     assert change(own, given={"sampler": "heun"}) == {"steps": 8}  # 15 evaluations
-    assert change(own, given={"guidance": 3}) == {"sampler": "ab2", "steps": 16}
+    assert change(own, given={"guidance": 3}) == {"sampler": "dpmpp_2m", "steps": "logsnr16"}
 
 
 def test_a_sampler_that_the_command_decides_stays():

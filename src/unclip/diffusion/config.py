@@ -78,7 +78,7 @@ class SamplerConfig:
     """How a sample is drawn from a trained network."""
 
     sampler: SamplerName = "ddim"  # a function of `unclip.diffusion.samplers`; ddpm is ancestral
-    steps: int | str = 64  # N of T strided, sections as "10,10,3,2,2", fast27, or inner63
+    steps: int | str = 64  # N of T strided, sections as "10,10,3,2,2", fast27, inner63, logsnr16
     eta: float = (
         0.0  # ddim and analytic_ddim: 0 is deterministic, 1 is ancestral with the small variance
     )
@@ -126,20 +126,22 @@ FAST27 = "fast27"
 """GLIDE's 27 steps for upsampling: sections of 10, 10, 3, 2 and 2 steps, the last at T - 3."""
 INNER = "inner"
 """Before a number of steps: evenly between the ends of the chain, of which it has neither."""
+LOG_SNR = "logsnr"
+"""Before a number of steps: evenly in λ = log(α/σ), with both ends of the chain."""
 
 
 def section_counts(steps: int | str) -> list[int]:
     """``64`` or ``"64"`` as ``[64]``, ``"10,10,3,2,2"`` as five counts, as which `FAST27` counts.
 
-    ``"inner63"`` counts as ``[63]``. Raises `UserError` unless all are positive numbers and the
-    last is at least 2: a section of one step holds its first timestep only, so the chain would not
-    start from T - 1.
+    ``"inner63"`` counts as ``[63]``, and so does ``"logsnr63"``. Raises `UserError` unless all are
+    positive numbers and the last is at least 2: a section of one step holds its first timestep
+    only, so the chain would not start from T - 1.
     """
     if steps == FAST27:
         return [10, 10, 3, 2, 2]
     text = str(steps)
     if "," not in text:
-        text = text.removeprefix(INNER)
+        text = text.removeprefix(LOG_SNR if text.startswith(LOG_SNR) else INNER)
     try:
         counts = [int(part) for part in text.split(",")]
     except ValueError:
@@ -148,6 +150,6 @@ def section_counts(steps: int | str) -> list[int]:
         len(counts) > 0 and min(counts) >= 1 and counts[-1] >= 2,
         "sampler.steps",
         f"{steps!r} must be a number of steps (2 or more), or counts per section such as"
-        f' "10,10,3,2,2" of which the last is 2 or more, {FAST27}, or {INNER}63',
+        f' "10,10,3,2,2" of which the last is 2 or more, {FAST27}, {INNER}63 or {LOG_SNR}16',
     )
     return counts

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unclip.common.devices import widest
 from unclip.common.errors import UserError
-from unclip.diffusion.config import FAST27, INNER, DiffusionConfig, section_counts
+from unclip.diffusion.config import FAST27, INNER, LOG_SNR, DiffusionConfig, section_counts
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 """By `DiffusionConfig.tables`."""
@@ -95,19 +95,23 @@ def respace(schedule: Schedule, timesteps: Sequence[int]) -> Schedule:
 
 def sampling_schedule(config: DiffusionConfig, steps: int | str) -> Schedule:
     """The chain sampled with ``steps`` as `SamplerConfig.steps` gives them."""
-    return respace(full_schedule(config), sampling_timesteps(steps, config.steps))
+    full = full_schedule(config)
+    return respace(full, sampling_timesteps(steps, full))
 
 
-def sampling_timesteps(steps: int | str, total: int) -> list[int]:
-    """Increasing original timesteps in [0, total): strided, or strided within equal sections.
+def sampling_timesteps(steps: int | str, full: Schedule) -> list[int]:
+    """Increasing timesteps of the ``full`` chain: strided, or strided within equal sections.
 
     N of T strided is t = round(k (T - 1) / (N - 1)), the one-section case of Improved DDPM's
     respacing. `FAST27` is GLIDE's chain of sections, which steers clear of the noisiest timesteps:
     it begins at T - 3. N `INNER` ones divide the way from -1 to T evenly, rounded down, without its
-    ends (dalle2-pytorch's DDIM, whose 64 steps are 63 of these, from 984 to 14). Raises `UserError`
-    when a section is asked for more steps than it has.
+    ends (dalle2-pytorch's DDIM, whose 64 steps are 63 of these, from 984 to 14). N `LOG_SNR` ones
+    are the nearest to even values of λ (DPM-Solver, arXiv 2206.00927, section 3.4). Raises
+    `UserError` when a section is asked for more steps than it has.
     """
-    counts = section_counts(steps)
+    counts, total = section_counts(steps), len(full)
+    if str(steps).startswith(LOG_SNR) and counts[0] <= total:
+        return even_timesteps(torch.logit(full.alpha_bar), counts[0])
     if str(steps).startswith(INNER) and counts[0] <= total:
         return [k * (total + 1) // (counts[0] + 1) - 1 for k in range(1, counts[0] + 1)]
     size, longer = divmod(total, len(counts))
@@ -126,6 +130,17 @@ def sampling_timesteps(steps: int | str, total: int) -> list[int]:
     if steps == FAST27:
         timesteps[-1] = total - 3
     return timesteps
+
+
+def even_timesteps(levels: Tensor, count: int) -> list[int]:
+    """The timesteps nearest to ``count`` even values from end to end of ``levels``, none twice."""
+    wanted = torch.linspace(levels[0].item(), levels[-1].item(), count, dtype=levels.dtype)
+    nearest = (levels - wanted[:, None]).abs().argmin(1).tolist()
+    for k in range(1, count):
+        nearest[k] = max(nearest[k], nearest[k - 1] + 1)
+    for k in range(count):
+        nearest[k] = min(nearest[k], len(levels) - count + k)
+    return nearest
 
 
 def _from_alpha_bar(total: int, timesteps: Tensor, alpha_bar: Tensor, given: Tensor) -> Schedule:

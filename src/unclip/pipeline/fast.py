@@ -8,7 +8,7 @@ from typing import Any
 
 from unclip.common.local_rank import local_rank
 from unclip.common.terminal import say
-from unclip.diffusion.config import SamplerConfig, section_counts
+from unclip.diffusion.config import LOG_SNR, SamplerConfig, section_counts
 from unclip.pipeline.cascade import Cascade
 from unclip.pipeline.settings import Settings
 from unclip.stages.row import DECODER, PRIOR, UPSAMPLER
@@ -16,6 +16,7 @@ from unclip.stages.row import DECODER, PRIOR, UPSAMPLER
 # Priors predict x_0, whose error is large beside the noise that is left at the end: v, which ab2
 # takes, then is wrong. Upsamplers take so few that ddim is nearest. docs/benchmarks.md.
 SAMPLER = {PRIOR: "dpmpp_2m", DECODER: "ab2", UPSAMPLER: "ddim"}
+EVEN_FROM = 15  # evaluations from which dpmpp_2m on timesteps even in log-SNR is nearest everywhere
 SHARE = 4  # of the evaluations of a stage's own settings, one of so many is left
 LEAST = {PRIOR: 8, DECODER: 8, UPSAMPLER: 4}  # steps, if it has as many; fewer draw other shapes
 
@@ -44,6 +45,8 @@ def fast_changes(
         whole = sum(map(_evaluations, own)) // len(own)
         evaluations = min(whole, max(LEAST[stage], whole // SHARE))
         preset["steps"] = max(2, (evaluations + 1) // 2 if name == "heun" else evaluations)
+        if evaluations >= EVEN_FROM and "sampler" in preset and not preset.keys() & wanted:
+            preset = {"sampler": "dpmpp_2m", "steps": f"{LOG_SNR}{evaluations}"}
         changes[stage] = {key: value for key, value in preset.items() if key not in wanted}
     return changes
 

@@ -14,7 +14,7 @@ from unclip.common.seeding import generator
 from unclip.diffusion.analytic import x0_error
 from unclip.diffusion.config import DiffusionConfig, SamplerConfig
 from unclip.diffusion.predictor import build_predictor
-from unclip.diffusion.schedules import sampling_timesteps
+from unclip.diffusion.schedules import sampling_schedule
 from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.moments import Moments
 from unclip.stages._prior.sampling import prior_caption
@@ -60,7 +60,7 @@ def fit_x0_errors(
     """
     sampler = replace(sampler, steps=steps)
     net = net.to(device)
-    count = len(sampling_timesteps(steps, diffusion.steps))
+    count = len(sampling_schedule(diffusion, steps))
     total = torch.zeros(count, dtype=widest(device), device=device)
     moments = Moments(clip.model.embed_dim)
     for k, part in enumerate(

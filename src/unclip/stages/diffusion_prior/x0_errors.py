@@ -10,7 +10,7 @@ from unclip.common.atomic import atomic_write
 from unclip.common.errors import UserError
 from unclip.diffusion.config import DiffusionConfig
 from unclip.diffusion.samplers import ANALYTIC
-from unclip.diffusion.schedules import sampling_timesteps
+from unclip.diffusion.schedules import sampling_schedule
 from unclip.stages.diffusion_prior.config import PriorSamplerConfig
 
 
@@ -44,7 +44,7 @@ def find_x0_errors(
     if sampler.sampler not in ANALYTIC:
         return None
     found = fitted.get(str(sampler.steps))
-    steps = len(sampling_timesteps(sampler.steps, diffusion.steps))
+    steps = len(sampling_schedule(diffusion, sampler.steps))
     if found is None or len(found) != steps:
         known = ", ".join(fitted) or "none"
         raise UserError(

@@ -12,7 +12,7 @@ from typing import Any
 from unclip.common import artifacts
 from unclip.common.errors import UserError
 from unclip.diffusion.config import FAST27, GuidedSamplerConfig, ImageDiffusionConfig
-from unclip.diffusion.schedules import sampling_timesteps
+from unclip.diffusion.schedules import sampling_schedule
 from unclip.embeddings.gpt2 import Gpt2Tokenizer, ready
 from unclip.nn.config import ConvUNetConfig, TextEncoderConfig, UNetConfig
 from unclip.stages.decoder.config import DecoderConfig, DecoderExperiment
@@ -162,7 +162,7 @@ def _steps(config: Settings, total: int, published: int | str) -> int | str:
     if steps in (None, ""):
         return published
     try:
-        sampling_timesteps(steps, total)
+        sampling_schedule(ImageDiffusionConfig(steps=total), steps)
     except UserError:
         raise UserError(
             f"{config.where}: timestep_respacing={str(steps)[:60]}: is not a number of {total} "
