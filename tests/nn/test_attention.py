@@ -81,9 +81,11 @@ def test_self_attention_equals_torchs_own_with_the_same_weights():
     torch.testing.assert_close(ours(x), theirs(x, x, x, need_weights=False)[0])
 
 
+@pytest.mark.parametrize("autocast", [False, True])  # which casts what a kernel is given
 @pytest.mark.parametrize("causal", [False, True])
-def test_bfloat16_on_a_cpu_is_float32_rounded_at_the_end(causal):
+def test_bfloat16_on_a_cpu_is_float32_rounded_at_the_end(causal, autocast):
     q, k, v = (x.bfloat16() for x in qkv())
-    found = attend(q, k, v, causal=causal)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = attend(q, k, v, causal=causal)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, attend(q.float(), k.float(), v.float(), causal=causal).bfloat16())

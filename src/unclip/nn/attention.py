@@ -73,7 +73,8 @@ def attend(
         raise ValueError("causal attention takes no mask, and no more queries than keys")
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] < SHORT:
         # There torch's kernel is three to five times slower in bfloat16 (docs/benchmarks.md).
-        return attend(q.float(), k.float(), v.float(), mask, causal).to(q.dtype)
+        with torch.autocast("cpu", enabled=False):  # it would cast back
+            return attend(q.float(), k.float(), v.float(), mask, causal).to(q.dtype)
     if causal and (before := k.shape[-2] - q.shape[-2]):
         # Kernels know the causal mask of a square alone, in which the first rows are not needed.
         return _attend(F.pad(q, (0, 0, before, 0)), k, v, None, True)[..., before:, :]
