@@ -141,7 +141,7 @@ def test_a_scene_is_rebuilt_from_its_own_x_T_or_from_a_new_one(cascade):
     errors = (found - squares(images, found.shape[-1], "cpu")).square().flatten(1).mean(1)
     assert psnr["inverted"] == pytest.approx((10 * torch.log10(4 / errors)).tolist(), abs=1e-3)
     assert psnr["new"] != psnr["inverted"]
-    with pytest.raises(UserError, match=r"options\.x_T: old: must be inverted or new"):
+    with pytest.raises(UserError, match=r"options\.x_T='old': must be one of inverted, new"):
         judge(cascade, "rebuilding", x_T="old")
 
 

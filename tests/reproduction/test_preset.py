@@ -69,6 +69,19 @@ def test_every_claim_can_be_tested_with_every_shipped_preset(name):
         ("  n: 20", "  options: {images: 0}\n  n: 20", "one.options.images=0: must be a whole"),
         ("  n: 20", "  options: {images: many}\n  n: 20", "one.options.images='many'"),
         ("  n: 20", "  options: [images]\n  n: 20", "one.options: must be a section"),
+        ("  n: 20", "  options: {given: z_i}\n  n: 20", "given='z_i': must be one of prior, z_t,"),
+        ("  n: 20", "  options: {prompts: [a]}\n  n: 20", "one.options.prompts=['a']: must be one"),
+        ("  n: 20", "  options: {one_z_i: 3}\n  n: 20", "one_z_i=3: must be true or false"),
+        (
+            "judge: drawing\n",
+            "judge: edits\n  options: {theta: 2}\n",
+            "one.options.theta=2: must be a number in [0, 1]",
+        ),
+        (
+            "judge: drawing\n",
+            "judge: interpolations\n  options: {at: half}\n",
+            "one.options.at='half': must be a number in [0, 1]",
+        ),
         (
             "[clip]}\n    b",
             "[clip], options: {settings: 3}}\n    b",
@@ -113,6 +126,7 @@ def test_a_wrong_claim_names_file_and_key(tmp_path, old, new, says):
         ("seconds: {drawing: 1}", "seconds: {drawings: 1}", "seconds.drawings: must be a judge"),
         ("seeds: 2", "seeds: 2\nuntested: [a]", "untested: must be a section with names"),
         ("seeds: 2", "seeds: 2\nuntested: {a: 3}", "untested.a"),
+        ("  prior:", "  judge-a:", "trainings.judge-a: names that begin with judge- are those of"),
     ],
 )
 def test_a_wrong_preset_names_file_and_key(tmp_path, old, new, says):

@@ -64,8 +64,12 @@ trainings:
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
-    """A folder with claims and a preset of its own, and a cascade of two stages."""
+    """A folder with claims and a preset of its own, and a cascade of two stages.
+
+    Its arms lack the decoder that a judge would need.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "check_arms", lambda *given: None)
     folder = tmp_path / "experiments" / "reproduction"
     folder.mkdir(parents=True)
     (folder / "claims.yaml").write_text(CLAIMS)

@@ -12,12 +12,13 @@ from unclip.common.errors import UserError
 from unclip.data.sources import open_source
 from unclip.evaluation.features.images import ImageSet, of_source
 from unclip.evaluation.features.network import open_network
+from unclip.reproduction.judges.table import PHOTOGRAPHS
 from unclip.reproduction.preset import Claim, Preset
 from unclip.reproduction.results import LEAST
 from unclip.stages.decoder.config import DecoderExperiment
 from unclip.stages.row import DECODER
 
-FEATURES, JUDGE = "efficientnet_lite0", "photographs"
+FEATURES = "efficientnet_lite0"
 OPTION = "data.source"
 
 
@@ -57,7 +58,7 @@ def of_what_is_held_out(
     counts: dict[str, int] = {}
     found = dict(claims)
     for key, claim in claims.items():
-        if claim.judge != JUDGE:
+        if claim.judge != PHOTOGRAPHS:
             continue
         parts = {part for part in claim.parts if preset.trainings[part].kind == DECODER}
         for part in sorted(parts - counts.keys()):

@@ -20,7 +20,7 @@ from unclip.common.errors import UserError
 from unclip.common.fields import as_type, hints_of
 from unclip.config.files import yaml_files
 from unclip.evaluation.statistics.estimate import Expected
-from unclip.reproduction.judges.table import ROWS, JudgeRow, check_options
+from unclip.reproduction.judges.table import ROWS, check_options
 from unclip.stages.row import KINDS
 
 FOLDER, CLAIMS = "reproduction", "claims"
@@ -92,6 +92,8 @@ class Claim:
 Config = TypeVar("Config")
 _NAME = re.compile(r"\w[\w.%-]*", re.ASCII)
 
+JUDGING = "judge-"
+"""Begins the name of the command that judges a claim, beside those that train."""
 FEWEST = 12
 """Captions of an arm, and steps of a training, below which nothing is done."""
 
@@ -116,6 +118,8 @@ def load_preset(name: str) -> Preset:
     preset = _read(Preset, {**content, "trainings": trainings}, f"{path}: ")
     for key, training in trainings.items():
         where = f"{path}: trainings.{key}"
+        if key.startswith(JUDGING):
+            raise UserError(f"{where}: names that begin with {JUDGING} are those of judgements")
         if training.kind not in KINDS:
             raise UserError(f"{where}.experiment: {training.experiment}: must be KIND/NAME")
         for kind, parent in training.parents.items():
@@ -172,11 +176,12 @@ def load_claims(name: str = CLAIMS) -> dict[str, Claim]:
 
 def _check_claim(claim: Claim, where: str) -> None:
     """Refuse what could only fail after the trainings."""
-    for key, known in ("judge", ROWS), ("value", ROWS.get(claim.judge, JudgeRow((), ())).values):
-        if getattr(claim, key) not in known:
-            value = getattr(claim, key)
-            of = f" of the judge {claim.judge}" if key == "value" else ""
-            raise UserError(f"{where}.{key}: no {key} {value!r}{of}{nearest(value, known)}")
+    judge, value = claim.judge, claim.value
+    if judge not in ROWS:
+        raise UserError(f"{where}.judge: no judge {judge!r}{nearest(judge, ROWS)}")
+    if value not in (known := ROWS[judge].values):
+        near = nearest(value, known)
+        raise UserError(f"{where}.value: no value {value!r} of the judge {judge}{near}")
     check_options(claim.judge, claim.options, f"{where}.")
     for name, arm in claim.arms.items():
         check_options(claim.judge, arm.options, f"{where}.arms.{name}.")

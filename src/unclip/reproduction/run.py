@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from unclip.reproduction.arms import (
     is_finished,
     plan_runs,
 )
+from unclip.reproduction.asked import check_arms
 from unclip.reproduction.evaluations import (
     Evaluation,
     Kept,
@@ -39,11 +41,11 @@ from unclip.reproduction.evaluations import (
 )
 from unclip.reproduction.held_out import of_what_is_held_out
 from unclip.reproduction.page import Page, write_page
-from unclip.reproduction.preset import Claim, Preset
+from unclip.reproduction.preset import JUDGING, Claim, Preset
 from unclip.reproduction.results import NOT_YET, Result, as_json, judged, result_of
 from unclip.reproduction.sizes import Sizes, choose_sizes, runs_needed, told_apart
 from unclip.runs.side_by_side import run_together
-from unclip.stages.decoder.config import DecoderExperiment
+from unclip.stages import registry
 
 KeptArms = dict[str, list[Kept]]
 """What was noted of each arm, a list of its runs."""
@@ -96,12 +98,15 @@ def plan(
         if claim.judge not in preset.seconds:
             raise UserError(f"the preset's seconds: has no {claim.judge}, which judges {key}")
 
-    def decoder(part: str) -> Any:
+    @cache
+    def experiment(part: str) -> Any:
         if part in given:
-            return artifacts.describe(given[part]).stored(DecoderExperiment)
+            artifact = artifacts.describe(given[part])
+            return artifact.stored(registry.STAGES[artifact.stage].experiment)
         return experiment_of(preset, preset.trainings[part], overrides)
 
-    possible = of_what_is_held_out(possible, preset, decoder)
+    check_arms(possible, preset, experiment)
+    possible = of_what_is_held_out(possible, preset, experiment)
     claims = claims | possible
     sizes = choose_sizes(preset, possible, hours, train=cascade is None)
     keys = [] if cascade else runs_needed(preset, claims, sizes.seeds)
@@ -206,7 +211,7 @@ def _judging(work: Reproduction) -> tuple[dict[str, list[str]], dict[str, Sequen
 
 
 def _name(key: str) -> str:
-    return f"judge-{key}"
+    return f"{JUDGING}{key}"
 
 
 def _state(work: Reproduction, kept: Mapping[str, KeptArms]) -> str:

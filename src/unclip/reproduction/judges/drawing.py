@@ -12,8 +12,6 @@ from unclip.pipeline.sampling import Generated, Sampling
 from unclip.reproduction.judges.judge import Inputs, Measured, sheet_of
 from unclip.reproduction.judges.reading import described, note
 
-GIVEN = ("prior", "z_t", "caption")
-
 
 def measure(inputs: Inputs) -> Measured:
     """One record per caption.
@@ -56,8 +54,6 @@ def drawn(inputs: Inputs, captions: list[str], each: int) -> list[Array]:
 @torch.no_grad()
 def _draw(inputs: Inputs, captions: list[str], seeds: list[int], of_prior: list[int]) -> Generated:
     given = inputs.options.get("given", "prior")
-    if given not in GIVEN:
-        raise UserError(f"options.given: {given}: must be one of {', '.join(GIVEN)}")
     cascade = inputs.cascade()
     sampling: Sampling = inputs.sampling(cascade)
     if cascade.decoder.takes != "image":

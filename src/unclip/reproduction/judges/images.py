@@ -25,8 +25,6 @@ def variations(inputs: Inputs) -> Measured:
     """
     inputs.check("variations")
     of, each = inputs.options.get("of", "own"), int(inputs.options.get("images", 2))
-    if of not in ("own", "other"):
-        raise UserError(f"options.of: {of}: must be own or other")
     scenes = _scenes(inputs)
     wanted = scenes if of == "own" else _following(scenes)
     pipeline = inputs.pipeline()

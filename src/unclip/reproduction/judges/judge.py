@@ -95,8 +95,6 @@ class Inputs:
             "pairs": two_object_prompts,
             "binding": binding_prompts,
         }
-        if kind not in makers:
-            raise UserError(f"options.prompts: {kind}: must be one of {', '.join(makers)}")
         if kind != "single" and self.scenes_config().max_objects == 1:
             raise UserError("the arm was trained on scenes of one object")
         return makers[kind](self.n, self.seed, shapes)

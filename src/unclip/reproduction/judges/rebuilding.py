@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from unclip.common.errors import UserError
 from unclip.common.images import to_uint8
 from unclip.evaluation.metrics.upsamplers import decibels
 from unclip.evaluation.probes.prompts import held_out_scenes
@@ -21,8 +20,6 @@ def measure(inputs: Inputs) -> Measured:
     """
     inputs.check("rebuilding")
     x_T = inputs.options.get("x_T", "inverted")
-    if x_T not in ("inverted", "new"):
-        raise UserError(f"options.x_T: {x_T}: must be inverted or new")
     pipeline, settings = inputs.pipeline(), inputs.settings()
     scenes = held_out_scenes(inputs.n, inputs.seed, inputs.scenes_config())
     images = images_of(scenes)
