@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from unclip.cli import main
-from unclip.common import artifacts
+from unclip.common import artifacts, bounded
 from unclip.common.errors import Interrupted, UserError
 from unclip.reproduction import evaluations, run
 from unclip.reproduction.judges.judge import Measured
@@ -164,10 +164,25 @@ def test_a_broken_record_is_made_anew_and_a_dry_run_does_nothing(project, judged
     assert main(["reproduce-paper", "--preset", "small", "--out", "out", "--dry-run"]) == 0
     assert not Path("out").exists()
     reproduced("--only", "made-up")
-    for path in Path("out/evaluations").glob("*.json"):
-        path.unlink()
+    lost, cut = sorted(Path("out/evaluations").glob("*.jsonl"))
+    lost.unlink()
+    cut.write_text(cut.read_text()[:-9])
     reproduced("--only", "made-up")
     assert len(judged) == 4
+
+
+def test_more_is_kept_of_an_arm_than_one_text_of_json_may_hold(project, judged, monkeypatch):
+    """As the z_i of 2,000 scenes are, of which the rank is taken."""
+
+    def judge(inputs):
+        judged.append(dict(inputs.options))
+        numbers = [0.5] * (bounded.VALUES // inputs.n + 1)
+        return Measured([{"images": [{"right": True}], "z_i": numbers}] * inputs.n)
+
+    monkeypatch.setitem(JUDGES, "drawing", judge)
+    assert reproduced("--only", "made-up")[0]["estimate"]["n"] == 60
+    reproduced("--only", "made-up")
+    assert len(judged) == 2
 
 
 def test_a_claim_is_judged_as_soon_as_its_arms_are_trained(project, judged, monkeypatch):
@@ -215,7 +230,7 @@ def test_what_a_judge_refuses_is_said_on_the_page(project, judged, monkeypatch):
 def test_one_judgement_says_where_it_is_kept_or_why_there_is_none(project, judged, capsys):
     words = ["reproduce-paper", "--preset", "small", "--cascade", "cascade", "--out", "out"]
     assert main([*words, "--judge", "made-up"]) == 0
-    assert len(list(Path("out/evaluations").glob("*.json"))) == 2
+    assert len(list(Path("out/evaluations").glob("*.jsonl"))) == 2
     assert main([*words, "--judge", "refused"]) == 0
     said = capsys.readouterr().out
     assert said == "made-up: kept in out/evaluations\nrefused: not tested: there is no decoder\n"
@@ -334,7 +349,7 @@ def test_killed_three_times_and_continued_it_is_the_same_page(project):
     assert started("whole").wait() == 0
     killed_when("cut", lambda: list(Path("cut").glob("runs/clip-*/checkpoints/*")))
     killed_when("cut", lambda: list(Path("cut").glob("runs/prior-*/experiment.yaml")))
-    killed_when("cut", lambda: list(Path("cut").glob("evaluations/*.json")))
+    killed_when("cut", lambda: list(Path("cut").glob("evaluations/*.jsonl")))
     assert started("cut").wait() == 0
     pages = []
     for out in ("whole", "cut"):

@@ -112,20 +112,25 @@ def measured(evaluation: Evaluation, folder: Path, device: str) -> Kept:
         "seed": evaluation.seed,
         "seconds": round(time.perf_counter() - began, 1),
         "cpu_seconds": round(time.process_time() - cpu_began, 1),
-        "records": found.records,
     }
-    with atomic_write(folder / f"{key}.json") as scratch:
-        scratch.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    with atomic_write(folder / f"{key}.jsonl") as scratch:
+        lines = map(json.dumps, [content, *found.records])
+        scratch.write_text("\n".join(lines) + "\n", encoding="utf-8")
     kept = read_kept(folder, key)
     assert kept is not None
     return kept
 
 
 def read_kept(folder: Path, key: str) -> Kept | None:
-    """What was kept under ``key``; None where there is nothing, or nothing whole."""
-    path, sheet = folder / f"{key}.json", folder / f"{key}.png"
-    if not path.is_file():
+    """What was kept under ``key``; None where there is nothing, or nothing whole.
+
+    A line for each record, of which there may be more than one text of JSON is allowed to hold.
+    """
+    sheet = folder / f"{key}.png"
+    try:
+        with (folder / f"{key}.jsonl").open("rb") as lines:
+            content, *records = map(json_text.read, lines)
+    except (FileNotFoundError, ValueError):
         return None
-    content = json_text.read_object(path)
     shown = sheet if sheet.is_file() else None
-    return Kept(content["records"], shown, content["seconds"], content["cpu_seconds"])
+    return Kept(records, shown, content["seconds"], content["cpu_seconds"])
