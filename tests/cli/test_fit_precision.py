@@ -90,3 +90,17 @@ def test_what_a_cpu_lacks_or_would_do_nothing_is_refused_first(
     assert "--precision tf32: only NVIDIA" in refused(capsys, *prior, "--precision", "tf32")
     assert "--precision half: must be" in refused(capsys, *prior, "--precision", "half")
     assert not list(tmp_path.iterdir())
+
+
+def test_steps_that_cannot_be_are_refused_before_others_are_fitted(cascade, capsys, monkeypatch):
+    monkeypatch.setattr(fits, "x0_error", None)
+    words = ["fit-variance", cascade / "prior", "--steps", "6", "--steps"]
+    assert "--steps logsnr0: 'logsnr0' must be a number of steps" in refused(
+        capsys, *words, "logsnr0"
+    )
+    assert "--steps 5000: 5000 steps do not fit" in refused(capsys, *words, "5000")
+
+
+def test_only_a_diffusion_prior_is_fitted(cascade, capsys):
+    line = refused(capsys, "fit-variance", cascade / "decoder")
+    assert "is a decoder; Analytic-DPM is for a diffusion_prior" in line

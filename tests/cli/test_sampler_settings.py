@@ -176,6 +176,10 @@ def test_bad_values_are_found_before_anything_is_loaded(
         ("prior.candidates=1000000000", "prior.candidates: must be in [1, 1000]"),
         ("decoder.eta=1 decoder.sampler=heun", "decoder.eta: has no effect with decoder.sampler"),
         ("decoder.clip_range=2 decoder.clip=none", "decoder.clip_range: has no effect"),
+        (
+            "decoder.guidance_interval=[0.3,3] decoder.guidance=1",
+            "decoder.guidance_interval: has no effect with decoder.guidance=1",
+        ),
     ],
 )
 def test_what_the_networks_cannot_do_is_found_before_the_first_step(

@@ -105,6 +105,10 @@ def test_inner_timesteps_have_neither_end_of_the_chain():
         "logsnr1",
         "innerlogsnr4",
         "logsnrinner4",
+        "logsnr 8",
+        "logsnr+8",
+        "logsnr1_6",
+        "08",
     ):
         with pytest.raises(UserError, match=r"sampler\.steps: .*inner63"):
             timesteps_of(wrong, 1000)

@@ -47,6 +47,14 @@ def test_what_is_given_wins():
     assert change(own, given={"guidance": 3}) == {"sampler": "dpmpp_2m", "steps": "logsnr16"}
 
 
+def test_timesteps_even_in_log_snr_are_for_dpmpp_2m():
+    own = SamplerConfig(steps=64)
+    assert change(own, given={"steps": "logsnr20"}) == {"sampler": "dpmpp_2m"}
+    assert change(own, given={"sampler": "dpmpp_2m"}) == {"steps": "logsnr16"}
+    assert change(own, given={"sampler": "ab2"}) == {"steps": 16}
+    assert change(own, given={"sampler": "analytic"}) == {}  # fitted for its own steps
+
+
 def test_a_sampler_that_the_command_decides_stays():
     own = SamplerConfig(sampler="heun", steps=32)
     assert change(own, keep_sampler=("decoder",)) == {"steps": 8}

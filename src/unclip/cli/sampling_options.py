@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 HELP = {
     "prior": """\
 Diffusion prior: sampler (ddpm | ddim | dpmpp_2m | heun | ab2 | analytic | analytic_ddim), steps,
-eta, guidance, clip, clip_range, candidates. Autoregressive prior: temperature, top_k, top_p,
-guidance, dot_percentile, candidates.""",
+eta, guidance, guidance_interval, clip, clip_range, candidates. Autoregressive prior: temperature,
+top_k, top_p, guidance, dot_percentile, candidates.""",
     "decoder": """\
-Decoder: sampler (ddpm | ddim | dpmpp_2m | heun | ab2), steps, eta, guidance, clip, clip_range.""",
+Decoder: sampler (ddpm | ddim | dpmpp_2m | heun | ab2), steps, eta, guidance, guidance_interval,
+clip, clip_range.""",
     "upsampler": """\
-Upsamplers: sampler, steps, eta, clip, clip_range, noise_level; no guidance.""",
+Upsamplers: sampler, steps, eta, clip, clip_range, noise_level, start_scale; no guidance.""",
 }
+STEPS = "steps: 16, 10,10,3,2,2 (of equal sections), logsnr16 (even in log-SNR), inner63 or fast27"
 """The fields of each stage's `sampler` section."""
 PIPELINE = (
     "a cascade's folder, its bundle, a published cascade's name (karlo; `unclip experiments list "
@@ -44,7 +46,7 @@ def help_of(stages: Sequence[str], note: str) -> str:
     example += " prior.candidates=4" if "prior" in stages else ""
     opening = "Any field of a stage's `sampler` section, to override what its artifact says:"
     return "\n".join(
-        [opening, f"  {example}", *(HELP[s] for s in stages), *([note] if note else [])]
+        [opening, f"  {example}", *(HELP[s] for s in stages), STEPS, *([note] if note else [])]
     )
 
 

@@ -45,6 +45,8 @@ def find_device(name: str, key: str = "--device") -> torch.device:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"{key} {name}: must be {NAMES}")
+    if device.type != "cuda" and device.index:
+        raise UserError(f"{key} {name}: this machine has one {device.type}; use {device.type}")
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if not count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import isfinite
 from typing import ClassVar, Literal, get_args
@@ -129,6 +130,8 @@ INNER = "inner"
 LOG_SNR = "logsnr"
 """Before a number of steps: evenly in λ = log(α/σ), with both ends of the chain."""
 
+_COUNT = re.compile("[1-9][0-9]*", re.ASCII)
+
 
 def section_counts(steps: int | str) -> list[int]:
     """``64`` or ``"64"`` as ``[64]``, ``"10,10,3,2,2"`` as five counts, as which `FAST27` counts.
@@ -140,14 +143,13 @@ def section_counts(steps: int | str) -> list[int]:
     if steps == FAST27:
         return [10, 10, 3, 2, 2]
     text = str(steps)
-    if "," not in text:
-        text = text.removeprefix(LOG_SNR if text.startswith(LOG_SNR) else INNER)
-    try:
-        counts = [int(part) for part in text.split(",")]
-    except ValueError:
-        counts = []
+    if "," in text:
+        parts = [part.strip() for part in text.split(",")]
+    else:
+        parts = [text.removeprefix(LOG_SNR if text.startswith(LOG_SNR) else INNER)]
+    counts = [int(part) for part in parts if _COUNT.fullmatch(part)]
     require(
-        len(counts) > 0 and min(counts) >= 1 and counts[-1] >= 2,
+        len(counts) == len(parts) and counts[-1] >= 2,
         "sampler.steps",
         f"{steps!r} must be a number of steps (2 or more), or counts per section such as"
         f' "10,10,3,2,2" of which the last is 2 or more, {FAST27}, {INNER}63 or {LOG_SNR}16',

@@ -9,6 +9,7 @@ from typing import Any
 from unclip.common.local_rank import local_rank
 from unclip.common.terminal import say
 from unclip.diffusion.config import LOG_SNR, SamplerConfig, section_counts
+from unclip.diffusion.samplers import ANALYTIC
 from unclip.pipeline.cascade import Cascade
 from unclip.pipeline.settings import Settings
 from unclip.stages.row import DECODER, PRIOR, UPSAMPLER
@@ -16,7 +17,7 @@ from unclip.stages.row import DECODER, PRIOR, UPSAMPLER
 # Priors predict x_0, whose error is large beside the noise that is left at the end: v, which ab2
 # takes, then is wrong. Upsamplers take so few that ddim is nearest. docs/benchmarks.md.
 SAMPLER = {PRIOR: "dpmpp_2m", DECODER: "ab2", UPSAMPLER: "ddim"}
-EVEN_FROM = 15  # evaluations from which dpmpp_2m on timesteps even in log-SNR is nearest everywhere
+EVEN_BY, EVEN_FROM = "dpmpp_2m", 15  # nearest on timesteps even in log-SNR, and everywhere from 15
 SHARE = 4  # of the evaluations of a stage's own settings, one of so many is left
 LEAST = {PRIOR: 8, DECODER: 8, UPSAMPLER: 4}  # steps, if it has as many; fewer draw other shapes
 
@@ -45,8 +46,12 @@ def fast_changes(
         whole = sum(map(_evaluations, own)) // len(own)
         evaluations = min(whole, max(LEAST[stage], whole // SHARE))
         preset["steps"] = max(2, (evaluations + 1) // 2 if name == "heun" else evaluations)
-        if evaluations >= EVEN_FROM and "sampler" in preset and not preset.keys() & wanted:
-            preset = {"sampler": "dpmpp_2m", "steps": f"{LOG_SNR}{evaluations}"}
+        even = str(wanted.get("steps", "")).startswith(LOG_SNR)
+        many = "steps" not in wanted and evaluations >= EVEN_FROM
+        if "sampler" in preset and wanted.get("sampler", EVEN_BY) == EVEN_BY and (even or many):
+            preset = {"sampler": EVEN_BY, "steps": f"{LOG_SNR}{evaluations}"}
+        if wanted.get("sampler") in ANALYTIC:
+            del preset["steps"]  # their errors are fitted for the steps that they have
         changes[stage] = {key: value for key, value in preset.items() if key not in wanted}
     return changes
 

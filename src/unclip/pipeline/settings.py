@@ -122,6 +122,10 @@ class Settings:
                     f"{stage}.{name}: has no effect with {stage}.{other}={value}; it is a setting "
                     f"of {known}"
                 )
+        if "guidance_interval" in changes and changed.guidance_interval and changed.guidance == 1:
+            raise UserError(
+                f"{stage}.guidance_interval: has no effect with {stage}.guidance=1, which is none"
+            )
         return changed
 
     def ddim(self, part: Sampled, eta: float) -> Any:
@@ -165,7 +169,9 @@ def check_changes(settings: Settings) -> None:
         refusals, accepted = [], False
         for experiment, own in zip(experiments, each):
             # Whether it has an effect depends on the artifact's own value of the other setting.
-            unsure = (n for n, (other, _) in USED_WITH.items() if other not in own.changes[stage])
+            others = {n: other for n, (other, _) in USED_WITH.items()}
+            others["guidance_interval"] = "guidance"
+            unsure = (n for n, other in others.items() if other not in own.changes[stage])
             own = own.without(*(f"{stage}.{name}" for name in unsure))
             if own.first_of(stage):
                 try:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from unclip.common.counted import counted
 from unclip.common.errors import Interrupted, UserError
+from unclip.common.processes import die_with_parent
 from unclip.common.progress import bar_interval
 from unclip.common.terminal import say
 from unclip.data.shard_folder import ShardFolder
@@ -36,6 +37,7 @@ _PATIENCE = timedelta(days=30)  # in which a process waits for one that has more
 _ALONE = (
     "the first process has ended; finished shards are kept, run the same command to make the others"
 )
+_FIRST = "UNCLIP_FIRST_PROCESS"
 _calls = itertools.count()  # the same in all processes
 
 
@@ -130,8 +132,19 @@ def write_shards(
 
 
 def _launch(processes: Processes) -> Fabric:
-    """Join the process group; rank 0 spawns the rest unless a launcher did."""
+    """Join the process group; rank 0 spawns the rest unless a launcher did.
+
+    Raises:
+        UserError: The first process is gone already.
+    """
     world = world_of(processes.devices, processes.nodes, processes.accelerator, prefix="--")
+    if processes_started() is None and world > 1:
+        if int(os.environ.get("LOCAL_RANK", "0")) > 0:  # started by the first, which may be killed
+            die_with_parent(kill=True)  # what it writes appears at once or not at all
+            if os.getppid() != int(os.environ[_FIRST]):
+                raise UserError(_ALONE)
+        else:
+            os.environ[_FIRST] = str(os.getpid())
     fabric = Fabric(
         accelerator=processes.accelerator,
         devices=processes.devices,

@@ -85,6 +85,7 @@ def test_the_digest_changes_with_a_key_a_text_and_the_order():
     ("name", "text", "said"),
     [
         ("c.txt", " \n", "has no captions"),
+        ("c.csv", "", "is empty; its first line names the columns"),
         ("c.csv", "name,words\na,b\n", "needs a column caption or text; it has name, words"),
         ("c.csv", "id,caption\n1,a\n2,a, b\n", "line 3 has 3 fields, the first line 2"),
         ("c.csv", "id,caption\n1,a\n2,\n", "line 3: the caption is empty; correct or remove it"),

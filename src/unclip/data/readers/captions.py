@@ -223,6 +223,8 @@ def _parsed(text: str, where: str) -> Any:
 def _columns(names: list[str], where: str) -> tuple[str, str | None]:
     """The column of captions and, if there is one, that of keys."""
     caption = next((name for name in _CAPTIONS if name in names), None)
+    if not names:
+        raise UserError(f"{where}: is empty; its first line names the columns, caption among them")
     if caption is None:
         raise UserError(f"{where}: needs a column caption or text; it has {', '.join(names)}")
     return caption, next((name for name in _KEYS if name in names), None)

@@ -12,6 +12,8 @@ from unclip.common import artifacts
 from unclip.common.errors import UserError, article
 from unclip.common.moved import locate_parent
 from unclip.common.seeds import require_seed
+from unclip.diffusion.config import DiffusionConfig
+from unclip.diffusion.schedules import sampling_schedule
 from unclip.embeddings.clip import FrozenClip
 from unclip.evaluation.metrics.priors import Evaluated, evaluate, training_flops
 from unclip.pipeline.precision import cast_parameters, choose_precision
@@ -44,13 +46,21 @@ def fit_variance(
 
     ``precision`` is the network's, which should be the one that samples; errors are float64.
     """
+    artifact = artifacts.describe(path, key="prior")
+    if artifact.stage != "diffusion_prior":
+        raise UserError(
+            f"prior={path}: is {article(artifact.stage)}; Analytic-DPM is for a diffusion_prior"
+        )
+    for each in steps or []:
+        try:
+            sampling_schedule(artifact.section("diffusion", DiffusionConfig), each)
+        except UserError as error:
+            raise UserError(
+                f"--steps {each}: {str(error).removeprefix('sampler.steps: ')}"
+            ) from None
     opened = _open_prior(path, clip=clip, source=source)
     part = opened.part
-    if not isinstance(part, DiffusionPriorPart):
-        raise UserError(
-            f"prior={path}: is {article(opened.artifact.stage)}; Analytic-DPM is for a "
-            "diffusion_prior"
-        )
+    assert isinstance(part, DiffusionPriorPart)
     cast_parameters(part.net, choose_precision(precision, opened.device))
     lines = []
     x0_errors = dict(part.x0_errors)
