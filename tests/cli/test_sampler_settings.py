@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from unclip.cli import main, parser
@@ -192,3 +195,18 @@ def test_what_the_networks_cannot_do_is_found_before_the_first_step(
     assert message in error
     assert "step" not in error.split(":")[0]
     assert not out.exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--devices", "2", "--out", "many"]])
+@pytest.mark.parametrize("option", ["precision", "offload", "compile"])
+def test_a_misspelt_name_is_refused_before_torch_is_imported(cascade, tmp_path, option, more):
+    words = ["sample", "a", "--pipeline", str(cascade), f"--{option}", "bf61", *more]
+    code = (
+        "import sys; from unclip.cli import main; "
+        f"assert main({words!r}) == 2; assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"unclip: error: --{option} bf61: must be one of ")

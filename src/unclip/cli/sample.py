@@ -16,6 +16,7 @@ from unclip.cli.sampling_options import (
     add_pipeline,
     add_sampling,
     check_count,
+    check_names,
     note_long,
     open_pipeline,
     settings_of,
@@ -100,6 +101,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Sample one grid of images, or many in shards."""
     recipe = _recipe(args)
+    check_names(args)
     captions = _captions(args)
     args.seed = args.seed or 0
     many = {name: getattr(args, name) for name in MANY if getattr(args, name) is not None}

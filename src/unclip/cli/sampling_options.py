@@ -241,7 +241,18 @@ def check_pipeline(named: str) -> None:
         require_there(named, meant(named))
 
 
+def check_names(args: argparse.Namespace) -> None:
+    """Refuse what is no precision, offloading or compilation, before torch is imported."""
+    from unclip.pipeline.settings import COMPILINGS, OFFLOADINGS, PRECISIONS
+
+    of = {"precision": PRECISIONS, "offload": OFFLOADINGS, "compile": COMPILINGS}
+    for option, known in of.items():
+        if (name := getattr(args, option)) not in known:
+            raise UserError(f"--{option} {name}: must be one of {', '.join(known)}")
+
+
 def _open(args: argparse.Namespace) -> Pipeline:
+    check_names(args)
     own = (args.clip, args.prior, args.decoder, args.upsampler)
     named = named_pipeline(args)
     if named and not any(own):
