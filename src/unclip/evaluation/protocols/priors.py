@@ -47,7 +47,7 @@ def fit_variance(
     ``precision`` is the network's, which should be the one that samples; errors are float64.
     """
     artifact = artifacts.describe(path, key="prior")
-    if artifact.stage != "diffusion_prior":
+    if registry.STAGES[artifact.stage].experiment is not DiffusionPriorExperiment:
         raise UserError(
             f"prior={path}: is {article(artifact.stage)}; Analytic-DPM is for a diffusion_prior"
         )
