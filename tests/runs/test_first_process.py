@@ -43,9 +43,19 @@ def test_the_second_does_not_wait_for_a_first_that_died_before(asked, monkeypatc
     assert asked == [{"kill": True}]
 
 
-def test_the_first_tells_the_others_who_it_is(asked, monkeypatch):
+@pytest.mark.parametrize("rank", [None, "0"])  # it says "0" itself once it has started others
+def test_the_first_tells_the_others_who_it_is(asked, monkeypatch, rank):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
     monkeypatch.setenv(shards._FIRST, "1")
     assert shards._launch(shards.Processes(devices=2)).launched
     assert os.environ[shards._FIRST] == str(os.getpid())
+    assert asked == []
+
+
+def test_one_that_is_started_by_hand_has_no_first(asked, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.delenv(shards._FIRST, raising=False)
+    assert shards._launch(shards.Processes(devices=2)).launched
     assert asked == []

@@ -139,12 +139,13 @@ def _launch(processes: Processes) -> Fabric:
     """
     world = world_of(processes.devices, processes.nodes, processes.accelerator, prefix="--")
     if processes_started() is None and world > 1:
-        if int(os.environ.get("LOCAL_RANK", "0")) > 0:  # started by the first, which may be killed
-            die_with_parent(kill=True)  # what it writes appears at once or not at all
-            if os.getppid() != int(os.environ[_FIRST]):
-                raise UserError(_ALONE)
-        else:
+        first = os.environ.get(_FIRST)
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
             os.environ[_FIRST] = str(os.getpid())
+        elif first is not None:  # which started this one, and may be killed
+            die_with_parent(kill=True)  # what it writes appears at once or not at all
+            if os.getppid() != int(first):
+                raise UserError(_ALONE)
     fabric = Fabric(
         accelerator=processes.accelerator,
         devices=processes.devices,
