@@ -31,8 +31,8 @@ clip, clip_range.""",
     "upsampler": """\
 Upsamplers: sampler, steps, eta, clip, clip_range, noise_level, start_scale; no guidance.""",
 }
-STEPS = "steps: 16, 10,10,3,2,2 (of equal sections), logsnr16 (even in log-SNR), inner63 or fast27"
 """The fields of each stage's `sampler` section."""
+STEPS = "steps: 16, 10,10,3,2,2 (of equal sections), logsnr16 (even in log-SNR), inner63 or fast27"
 PIPELINE = (
     "a cascade's folder, its bundle, a published cascade's name (karlo; `unclip experiments list "
     "cascades/`) or hf://ORG/NAME[@REVISION] (default runs/quickstart; with --clip and --decoder "
