@@ -183,6 +183,14 @@ def test_bad_values_are_found_before_anything_is_loaded(
             "decoder.guidance_interval=[0.3,3] decoder.guidance=1",
             "decoder.guidance_interval: has no effect with decoder.guidance=1",
         ),
+        (
+            "decoder.guidance_interval=[0.3,0.300001] decoder.guidance=2",
+            "decoder.guidance_interval: [0.3, 0.300001] holds none of the noise levels that are",
+        ),
+        (
+            "prior.guidance_interval=[0,0.0001] prior.guidance=2",
+            "prior.guidance_interval: [0.0, 0.0001] holds none of the noise levels that are",
+        ),
     ],
 )
 def test_what_the_networks_cannot_do_is_found_before_the_first_step(

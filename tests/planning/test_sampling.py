@@ -102,9 +102,9 @@ def test_guidance_doubles_the_samples_and_a_batch_multiplies_them(karlo, capsys)
 
 
 @pytest.mark.slow
-def test_heun_evaluates_twice_and_half_precision_halves(karlo, capsys):
+def test_heun_evaluates_twice_but_in_its_last_step_and_half_precision_halves(karlo, capsys):
     found = plan(capsys, karlo, "--device", "h100", "decoder.sampler=heun", "decoder.steps=5")
-    assert [s["evaluations"] for s in found["stages"] if s["stage"] == "decoder"] == [10]
+    assert [s["evaluations"] for s in found["stages"] if s["stage"] == "decoder"] == [9]
     (half,) = found["devices"]
     assert half["precision"] == "bf16"
     (full,) = plan(capsys, karlo, "--device", "h100", "--precision", "32")["devices"]
@@ -213,3 +213,18 @@ def test_trained_cascades_are_planned_with_either_prior(cascade, tmp_path, capsy
         (said,) = (s for s in found["stages"] if s["stage"] == "prior")
         assert said["parameters"] == sum(p.numel() for p in parts.prior.net.parameters())
         assert said["flops"] > 0
+
+
+def test_fast_plans_what_fast_samples_with(karlo, capsys):
+    given = [str(karlo), "--device", "cpu", "--fast", "decoder.steps=5"]
+    assert main(["plan", *given, "--json"]) == 0
+    out, err = capsys.readouterr()
+    steps = {s["stage"]: s["evaluations"] for s in json.loads(out)["stages"]}
+    assert steps["decoder"] == 5  # what is given wins
+    assert steps["prior"] == 8  # of 25
+    assert "--fast: decoder.sampler=ab2 upsampler.sampler=ddim upsampler.steps=4 prior." in err
+
+
+def test_a_training_has_nothing_that_fast_would_shorten(capsys):
+    assert main(["plan", "prior/tiny", "--device", "cpu", "--gpus", "1", "--fast"]) == 2
+    assert "--fast: is for cascades" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unclip.cli.sampling_options import add_fast
 from unclip.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ examples:
   unclip plan sample karlo --memory 8GB --precision fp16 --offload stages
   unclip plan sample decoder/paper prior/diffusion_paper upsampler/256_paper --device rtx4090
   unclip plan runs/quickstart --device cpu --batch 8 decoder.steps=50
+  unclip plan karlo --device t4 --fast
 """
 
 
@@ -81,6 +83,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--memory",
         help="memory of the device, as 8GB or 7.5GiB, instead of its own; cascades: of any GPU",
     )
+    add_fast(p)
     p.add_argument("--json", action="store_true", help="machine-readable")
     p.set_defaults(run=run)
 
@@ -103,6 +106,8 @@ def run(args: argparse.Namespace) -> None:
     for option, key in said.items():
         if getattr(args, option) is not None:
             raise UserError(f"--{option}: is for cascades; an experiment says it itself ({key})")
+    if args.fast:
+        raise UserError("--fast: is for cascades; a training has no sampling to shorten")
     from unclip.config.cascades import find_cascade
 
     path, training = Path(args.experiment), _is_yaml(args.experiment)
@@ -195,6 +200,7 @@ def _sampling(args: argparse.Namespace, stages: list[str]) -> None:
         offload=args.offload or "none",
         memory=memory,
         untrained=not _is_cascade(stages[0]),
+        fast=args.fast,
     )
     say(json.dumps(as_json(found), indent=2) if args.json else text(found), lines=True)
 

@@ -86,6 +86,12 @@ class SamplerConfig:
     clip: Clip = "none"  # of x0: static clamps to clip_range, dynamic is Imagen's percentile
     clip_range: float = 1.0  # static clamps x0 to [-clip_range, clip_range]
 
+    @property
+    def evaluations(self) -> int:
+        """Of the network, for one sample."""
+        steps = sum(section_counts(self.steps))
+        return 2 * steps - 1 if self.sampler == "heun" else steps
+
     def validate(self) -> None:
         """Raise `UserError` for settings that cannot be sampled with."""
         require_choices(self, "sampler")

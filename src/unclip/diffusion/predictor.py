@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from unclip.common.checks import require
 from unclip.common.types import Denoiser, Progress
 from unclip.diffusion.config import Clip, DiffusionConfig, GuidedSamplerConfig, SamplerConfig
 from unclip.diffusion.guidance import guide
@@ -89,16 +90,37 @@ def build_guided_predictor(
 
     Outside ``sampler.guidance_interval`` there is no guidance (arXiv 2404.07724), at half the cost.
     """
-    scale, interval = sampler.guidance, sampler.guidance_interval
+    rows = guided_rows(diffusion, sampler)
     predictor = build_predictor(
-        denoiser(scale), diffusion=diffusion, sampler=sampler, device=device
+        denoiser(sampler.guidance), diffusion=diffusion, sampler=sampler, device=device
     )
-    if scale == 1 or interval is None:
-        return predictor
+    return predictor if rows is None else replace(predictor, elsewhere=denoiser(1), rows=rows)
+
+
+def guided_rows(diffusion: DiffusionConfig, sampler: GuidedSamplerConfig) -> frozenset[int] | None:
+    """Rows of the chain inside ``sampler.guidance_interval``; None if all are treated alike."""
+    interval = sampler.guidance_interval
+    if sampler.guidance == 1 or interval is None:
+        return None
+    levels = enumerate(_noise_levels(diffusion, sampler))
+    return frozenset(row for row, level in levels if interval[0] < level <= interval[1])
+
+
+def require_guided_rows(sampler: GuidedSamplerConfig, diffusion: DiffusionConfig) -> None:
+    """Refuse a guidance interval in which nothing is sampled."""
+    rows, levels = guided_rows(diffusion, sampler), _noise_levels(diffusion, sampler)
+    require(
+        rows is None or len(rows) > 0,
+        "sampler.guidance_interval",
+        f"{sampler.guidance_interval} holds none of the noise levels that are sampled, "
+        f"{min(levels):.3g} to {max(levels):.3g}",
+    )
+
+
+def _noise_levels(diffusion: DiffusionConfig, sampler: SamplerConfig) -> list[float]:
+    """√((1-ᾱ)/ᾱ) of the sampled chain."""
     alpha_bar = sampling_schedule(diffusion, sampler.steps).alpha_bar
-    sigma = ((1 - alpha_bar) / alpha_bar).sqrt().tolist()
-    rows = frozenset(row for row, at in enumerate(sigma) if interval[0] < at <= interval[1])
-    return replace(predictor, elsewhere=denoiser(1), rows=rows)
+    return ((1 - alpha_bar) / alpha_bar).sqrt().tolist()
 
 
 def guided_denoiser(both: Denoiser, scale: float, channels: int) -> Denoiser:

@@ -8,7 +8,7 @@ from typing import Any
 
 from unclip.common.local_rank import local_rank
 from unclip.common.terminal import say
-from unclip.diffusion.config import LOG_SNR, SamplerConfig, section_counts
+from unclip.diffusion.config import LOG_SNR, SamplerConfig
 from unclip.diffusion.samplers import ANALYTIC
 from unclip.pipeline.cascade import Cascade
 from unclip.pipeline.settings import Settings
@@ -43,7 +43,7 @@ def fast_changes(
         wanted = given.changes.get(stage, {})
         preset: dict[str, Any] = {} if stage in keep_sampler else {"sampler": SAMPLER[stage]}
         name = (preset | wanted).get("sampler", own[0].sampler)
-        whole = sum(map(_evaluations, own)) // len(own)
+        whole = sum(sampler.evaluations for sampler in own) // len(own)
         evaluations = min(whole, max(LEAST[stage], whole // SHARE))
         preset["steps"] = max(2, (evaluations + 1) // 2 if name == "heun" else evaluations)
         even = str(wanted.get("steps", "")).startswith(LOG_SNR)
@@ -79,9 +79,3 @@ def say_fast(changes: Mapping[str, Mapping[str, Any]], of: str = "") -> None:
     if local_rank() == 0:
         words = " ".join(words_of(changes)) or "nothing to change"
         say(f"unclip: --fast{of and f' of {of}'}: {words}", error=True)
-
-
-def _evaluations(sampler: SamplerConfig) -> int:
-    """Of the network, for one sample."""
-    steps = sum(section_counts(sampler.steps))
-    return 2 * steps - 1 if sampler.sampler == "heun" else steps

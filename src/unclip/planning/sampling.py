@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from unclip.common.errors import UserError
 from unclip.common.types import TextFeatures
-from unclip.diffusion.config import section_counts
 from unclip.nn import attention
+from unclip.pipeline.fast import fast_changes, say_fast, with_changes
 from unclip.pipeline.precision import cast_parameters
 from unclip.pipeline.settings import OFFLOADINGS, Settings
 from unclip.planning import devices
@@ -83,6 +83,7 @@ def plan_sampling(
     offload: str = "none",
     memory: int | None = None,
     untrained: bool = False,
+    fast: bool = False,
 ) -> CascadePlan:
     """Work it out; nothing is loaded.
 
@@ -97,6 +98,7 @@ def plan_sampling(
         offload: What takes turns on a GPU: none, stages or blocks.
         memory: Bytes of the device, in place of its own; without names, of some GPU.
         untrained: Whether ``name`` is not what `unclip sample` takes.
+        fast: With the changes of `unclip.pipeline.fast`, which are said.
 
     Raises:
         UserError: something of this cannot be.
@@ -115,7 +117,12 @@ def plan_sampling(
     if offload != "none" and names and not found[0].gpu:
         raise UserError(f"--offload {offload}: a CPU has no memory of its own; use none")
     precisions = [_precision(device, precision) for device in found]
-    parts = _changed(sorted(parts, key=lambda part: _LOADED.index(part.row.kind)), settings)
+    parts = sorted(parts, key=lambda part: _LOADED.index(part.row.kind))
+    if fast:
+        changes = fast_changes(_samplers(parts), settings)
+        say_fast(changes)
+        settings = with_changes(settings, changes)
+    parts = _changed(parts, settings)
     traced: dict[tuple[bool, bool], list[StageCost]] = {}
 
     def cost(device: Device, wanted: Wanted) -> DeviceCost:
@@ -150,6 +157,15 @@ def _devices(names: Sequence[str], memory: int | None) -> list[Device]:
 def _words(settings: Settings) -> list[str]:
     changes = settings.changes.items()
     return [f"{stage}.{name}={value}" for stage, each in changes for name, value in each.items()]
+
+
+def _samplers(parts: Sequence[StagePart]) -> dict[str, list[Any]]:
+    """The sampler section of each part, by kind."""
+    found: dict[str, list[Any]] = {}
+    for part in parts:
+        if part.row.sampler is not None:
+            found.setdefault(part.row.kind, []).append(part.experiment.sampler)
+    return found
 
 
 def _precision(device: Device, asked: str) -> str:
@@ -196,7 +212,7 @@ def _trace(parts: Sequence[StagePart], batch: int, *, gpu: bool, half: bool) -> 
                 dtype = torch.bfloat16 if half else torch.float32
                 watch, read = _watch(part, sizes, rows, dtype)
             cost = cost._replace(
-                evaluations=_evaluations(part.experiment.sampler),
+                evaluations=getattr(part.experiment.sampler, "evaluations", 1),  # AR: all codes
                 rows=rows,
                 flops=watch.flops - read,
                 once=read,
@@ -211,12 +227,6 @@ def _rows(part: StagePart) -> int:
     sampler = part.experiment.sampler
     guided = 2 if getattr(sampler, "guidance", 1) != 1 else 1
     return guided * (sampler.candidates if part.row.kind == PRIOR else 1)
-
-
-def _evaluations(sampler: Any) -> int:
-    if not hasattr(sampler, "steps"):
-        return 1  # all codes at once
-    return sum(section_counts(sampler.steps)) * (2 if sampler.sampler == "heun" else 1)
 
 
 def _watch(part: StagePart, sizes: ParentSizes, rows: int, dtype: torch.dtype) -> tuple[Watch, int]:

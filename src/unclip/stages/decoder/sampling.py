@@ -15,7 +15,12 @@ from unclip.common.types import Denoiser, Progress
 from unclip.diffusion.config import GuidedSamplerConfig, ImageDiffusionConfig
 from unclip.diffusion.inpainting import inpaint
 from unclip.diffusion.inversion import invert
-from unclip.diffusion.predictor import Predictor, build_guided_predictor, guided_denoiser
+from unclip.diffusion.predictor import (
+    Predictor,
+    build_guided_predictor,
+    guided_denoiser,
+    require_guided_rows,
+)
 from unclip.diffusion.samplers import sample
 from unclip.embeddings.clip import Clip
 from unclip.embeddings.gpt2 import Gpt2Tokenizer
@@ -46,6 +51,7 @@ class DecoderPart(Part):
     def check_sampler(self, sampler: GuidedSamplerConfig) -> None:
         """See `Part.check_sampler`."""
         require_steps_fit(sampler, self.diffusion)
+        require_guided_rows(sampler, self.diffusion)
 
     @torch.no_grad()
     def draw(

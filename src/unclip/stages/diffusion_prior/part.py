@@ -12,6 +12,7 @@ from unclip.common import artifacts
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Caption, Progress
 from unclip.diffusion.config import DiffusionConfig
+from unclip.diffusion.predictor import require_guided_rows
 from unclip.embeddings.agreement import check_embedding
 from unclip.embeddings.clip import Clip, FrozenClip
 from unclip.embeddings.tokens import Tokenizer
@@ -37,6 +38,7 @@ class DiffusionPriorPart(PriorPart):
     def check_sampler(self, sampler: PriorSamplerConfig) -> None:
         """See `Part.check_sampler`."""
         require_steps_fit(sampler, self.diffusion)
+        require_guided_rows(sampler, self.diffusion)
         find_x0_errors(self.x0_errors, sampler, self.diffusion)
 
     def sample(

@@ -12,6 +12,7 @@ from unclip.common import artifacts
 from unclip.common.seeding import SampleNoise
 from unclip.common.types import Caption, Progress
 from unclip.diffusion.config import DiffusionConfig
+from unclip.diffusion.predictor import require_guided_rows
 from unclip.embeddings.agreement import check_embedding
 from unclip.embeddings.clip import Clip, FrozenClip
 from unclip.stages._prior.config import CandidatesConfig
@@ -34,6 +35,7 @@ class LaionPriorPart(PriorPart):
     def check_sampler(self, sampler: CandidatesConfig) -> None:
         """See `Part.check_sampler`."""
         require_steps_fit(sampler, self.diffusion)
+        require_guided_rows(sampler, self.diffusion)
 
     def sample(
         self,
