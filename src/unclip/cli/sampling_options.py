@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unclip.cli.command_parser import STAGES, CommandParser, seed
-from unclip.common.checks import require
+from unclip.common.checks import as_choice, require
 from unclip.common.errors import UserError
 from unclip.common.terminal import say
 from unclip.common.types import Progress
@@ -247,8 +247,7 @@ def check_names(args: argparse.Namespace) -> None:
 
     of = {"precision": PRECISIONS, "offload": OFFLOADINGS, "compile": COMPILINGS}
     for option, known in of.items():
-        if (name := getattr(args, option)) not in known:
-            raise UserError(f"--{option} {name}: must be one of {', '.join(known)}")
+        as_choice(f"--{option} {(name := getattr(args, option))}", name, known)
 
 
 def _open(args: argparse.Namespace) -> Pipeline:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from unclip.common.checks import as_choice
 from unclip.common.errors import UserError
 from unclip.data.files import cache_folder
 from unclip.nn.compilation import Compilation, missing_for_compilation
@@ -25,9 +26,7 @@ def choose_offload(name: str, device: torch.device | str, key: str = "--offload"
             ``key``.
     """
     device = torch.device(device)
-    if name not in OFFLOADINGS:
-        raise UserError(f"{key} {name}: must be one of {', '.join(OFFLOADINGS)}")
-    if name == "none":
+    if as_choice(f"{key} {name}", name, OFFLOADINGS) == "none":
         return None
     if device.type != "cuda":
         raise UserError(
@@ -47,9 +46,7 @@ def choose_compilation(
             ``key``.
     """
     device = torch.device(device)
-    if name not in COMPILINGS:
-        raise UserError(f"{key} {name}: must be one of {', '.join(COMPILINGS)}")
-    if name == "none":
+    if as_choice(f"{key} {name}", name, COMPILINGS) == "none":
         return None
     if offload == "blocks" or (name == "graphs" and offload != "none"):
         instead = "stages" if name == "blocks" else "none"

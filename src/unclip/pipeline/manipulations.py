@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.common.checks import as_choice
 from unclip.common.counted import counted
 from unclip.common.devices import widest
 from unclip.common.errors import UserError
@@ -110,8 +111,7 @@ def interpolate(sampling: Sampling, a: Given, b: Given, n: int, noise: str, seed
         )
     if n < 2:
         raise UserError(f"n={n}: an interpolation has two ends, give at least 2")
-    if noise not in NOISES:
-        raise UserError(f"noise={noise}: must be one of {', '.join(NOISES)}")
+    as_choice(f"noise={noise}", noise, NOISES)
     device = sampling.cascade.device
     way = torch.linspace(0, 1, n, dtype=widest(device), device=device)
     sampling.expect(decodings=count * n)
@@ -144,8 +144,7 @@ def text_diff(
     direction: str,
 ) -> Generated:
     """Section 3.3: z_i turned towards the difference of two captions, x_T and its length kept."""
-    if direction not in DIRECTIONS:
-        raise UserError(f"direction={direction}: must be one of {', '.join(DIRECTIONS)}")
+    as_choice(f"direction={direction}", direction, tuple(DIRECTIONS))
     theta_max = DIRECTIONS[direction] if theta_max is None else theta_max
     if not 0 <= theta_max <= 1:
         raise UserError(f"theta_max={theta_max}: is not in [0, 1]; the paper's are 0.25 to 0.5")

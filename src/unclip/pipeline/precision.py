@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from unclip.common.checks import as_choice
 from unclip.common.devices import is_ampere
 from unclip.common.errors import UserError
 from unclip.pipeline.settings import PRECISIONS
@@ -25,8 +26,7 @@ def choose_precision(
         UserError: no such precision, or the device does not have it; the line begins with ``key``.
     """
     device = torch.device(device)
-    if name not in PRECISIONS:
-        raise UserError(f"{key} {name}: must be one of {', '.join(PRECISIONS)}")
+    as_choice(f"{key} {name}", name, PRECISIONS)
     ampere = device.type == "cuda" and is_ampere(device)
     if name == "auto":
         name = "32" if device.type == "cpu" else "bf16" if ampere else "fp16"

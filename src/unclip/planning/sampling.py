@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from unclip.common.checks import as_choice
 from unclip.common.errors import UserError
 from unclip.common.types import TextFeatures
 from unclip.nn import attention
@@ -109,10 +110,8 @@ def plan_sampling(
         raise UserError(f"--batch={batch}: must be at least 1")
     if batch > MOST_IMAGES:
         raise UserError(f"--batch={batch}: must be at most {MOST_IMAGES:,}")
-    if precision not in PRECISIONS:
-        raise UserError(f"--precision {precision}: must be one of {', '.join(PRECISIONS)}")
-    if offload not in OFFLOADINGS:
-        raise UserError(f"--offload {offload}: must be one of {', '.join(OFFLOADINGS)}")
+    as_choice(f"--precision {precision}", precision, PRECISIONS)
+    as_choice(f"--offload {offload}", offload, OFFLOADINGS)
     found = _devices(names, memory)
     if offload != "none" and names and not found[0].gpu:
         raise UserError(f"--offload {offload}: a CPU has no memory of its own; use none")
