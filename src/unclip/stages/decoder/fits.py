@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,6 @@ from torch import Tensor
 from data_modules.decoder import DecoderData
 from unclip.embeddings.clip import FrozenClip
 from unclip.embeddings.moments import Moments
-from unclip.stages.decoder.network import Decoder
 from unclip.training.one_pass import embedded_batches
 
 EACH = 10  # samples for each of the D numbers of an embedding
@@ -18,7 +18,7 @@ LEAST = 1e-3  # deviation of a component, of the largest: less is noise
 
 
 def fit_whitening(
-    nets: Iterable[Decoder],
+    nets: Iterable[Any],
     clip: FrozenClip,
     data: DecoderData,
     device: torch.device,

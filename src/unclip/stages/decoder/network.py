@@ -56,6 +56,9 @@ class Decoder(nn.Module):
     embedding. A dropped caption then is z_t = 0, its tokens hidden.
     """
 
+    z_mean: Tensor
+    z_whitening: Tensor
+
     def __init__(
         self,
         config: DecoderConfig,
