@@ -217,3 +217,17 @@ def test_what_so_many_samples_tell():
         power.n_for_shares(0.5, 0.5)
     with pytest.raises(ValueError, match="discordant"):
         power.n_for_pairs(0.1, 0.2)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_share_near_one_is_told_from_nothing_though_its_draws_are_skewed(sign):
+    rows = sign * np.array([1.0] * 147 + [0.0] * 2 + [-1.0])
+    found = bootstrap([rows], seed=0, draws=10_000)
+    assert found.p == pytest.approx(2 / 10_001)
+    assert abs(found.effect) > 0.9
+
+
+def test_what_some_draws_reach_is_counted_among_them():
+    rows = np.array([1.0] * 3 + [0.0] * 200)  # a draw has none of the three by (200/203)^203, 4.9 %
+    found = bootstrap([rows], seed=0, draws=10_000, method="percentile")
+    assert found.p == pytest.approx(0.049, abs=0.006)  # twice half of them

@@ -80,8 +80,7 @@ def bootstrap(
 
     wider = sqrt(n / (n - 1))
     reach = wider * t_quantile(confidence, n - 1)
-    below = (values < 0).mean() + (values == 0).mean() / 2
-    w = _normal(below, draws) - bias
+    w = _quantile_of_zero(values) - bias
     z = w / (1 + acceleration * w) - bias  # `end` solved for z where it is 0
     return Estimate(
         effect=effect,
@@ -104,6 +103,18 @@ def _without(runs: Sequence[Array], k: int) -> Array:
     if len(runs) == 1:
         return np.delete(runs[0], k, axis=0)
     return np.concatenate([rows for number, rows in enumerate(runs) if number != k])
+
+
+def _quantile_of_zero(values: Array) -> float:
+    """The normal quantile of 0 among the draws; beyond all of them that of a normal tail.
+
+    To count one draw there in place of none would bound p by what few draws can tell: far too high
+    where acceleration is strong, as of a share near 1.
+    """
+    if values.min() <= 0 <= values.max() or not values.std():
+        below = (values < 0).mean() + (values == 0).mean() / 2
+        return _normal(below, len(values))
+    return float(-values.mean() / values.std())
 
 
 def _normal(share: float, draws: int) -> float:
