@@ -108,7 +108,7 @@ def choose_sizes(
             sizes.seeds_of(c) * len(c.arms) * (OPENING + _seconds(preset, c) * sizes.n(c))
             for c in claims.values()
         )
-        return sum(each) / 3600
+        return sum(each) / cores / 3600
 
     most = preset.seeds if train else 1
     for seeds in (each for each in range(most, 0, -1) if each in (most, 1) or each >= RUNS):
