@@ -6,10 +6,12 @@ import copy
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from unclip import Pipeline
 from unclip.cli import main
@@ -18,7 +20,7 @@ from unclip.nn import compilation
 from unclip.nn.blocks import blocks_of
 from unclip.nn.compilation import SMALL, Compilation
 from unclip.nn.offload import Offload
-from unclip.pipeline import pipeline
+from unclip.pipeline import execution, pipeline
 from unclip.pipeline.cascade import open_folder
 from unclip.pipeline.settings import Settings
 
@@ -107,10 +109,20 @@ def test_a_compiled_cascade_draws_nearly_the_same(cascade, loaded, turns, monkey
     pipeline.Pipeline(own).generate(["a"] * 5, range(5), settings=replace(FEW, batch=5))
 
 
+@pytest.mark.parametrize("named", [None, default_cache_dir(), "elsewhere"])
+def test_compiled_code_is_kept_in_the_cache_unless_a_folder_is_named(named, monkeypatch, tmp_path):
+    monkeypatch.setenv("UNCLIP_CACHE", str(tmp_path))
+    monkeypatch.delenv(execution.CACHE, raising=False)
+    if named is not None:
+        monkeypatch.setenv(execution.CACHE, named)
+    kept = Path("elsewhere") if named == "elsewhere" else tmp_path / "compiled"
+    assert execution.compiled_folder() == kept
+
+
 @pytest.mark.slow  # compiles
 def test_the_command_says_how_long_it_took(cascade, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("UNCLIP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv(execution.CACHE, default_cache_dir())  # as torch sets it when imported
     words = ["sample", "a", "--pipeline", str(cascade), "--batch", "1", "--compile", "blocks"]
     words += ["prior.steps=3", "decoder.steps=3", "upsampler.steps=3", "--out", str(tmp_path / "o")]
     assert main(words) == 0

@@ -56,7 +56,7 @@ def choose_compilation(
         )
     if name == "graphs" and device.type != "cuda":
         raise UserError(f"{key} graphs: CUDA graphs need a CUDA GPU; use blocks")
-    os.environ.setdefault(CACHE, str(cache_folder("compiled")))
+    os.environ[CACHE] = str(compiled_folder())
     if device not in _tried and (reason := missing_for_compilation(device)):
         raise UserError(f"{key} {name}: nothing can be compiled here: {reason}; use none")
     _tried.add(device)
@@ -64,5 +64,11 @@ def choose_compilation(
 
 
 def compiled_folder() -> Path:
-    """Where torch keeps what it has compiled."""
-    return Path(os.environ.get(CACHE, cache_folder("compiled")))
+    """Where torch keeps what it has compiled: in the cache, unless the user names a folder.
+
+    Parts of torch name their own in the temporary folder as soon as they are imported.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    named = os.environ.get(CACHE)
+    return cache_folder("compiled") if named in (None, default_cache_dir()) else Path(named)
