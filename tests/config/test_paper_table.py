@@ -106,7 +106,6 @@ TABLE = {  # decoder, 64 to 256, 256 to 1024
     "model.use_caption": (None, False, False),
     "model.caption": ("bpe", None, None),
     "model.clip_tokens": (4, None, None),
-    "model.whitening": (0.0, None, None),
     "model.null_z_i": ("zeros", None, None),
     "embedding": ("image", None, None),
     "drop_z_i": (0.1, None, None),

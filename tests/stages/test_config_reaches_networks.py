@@ -53,7 +53,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "decoder/tiny": {
         "model.image_size": 64,
         "model.clip_tokens": 3,
-        "model.whitening": 0.5,
         "model.use_z_i": "false",
         "model.use_caption": "false",
         "model.null_z_i": "learned",

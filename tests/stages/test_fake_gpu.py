@@ -37,7 +37,6 @@ MINUTE = [
     ("clip", ["model.vision=resnet", "model.vision_stages=[1,1,1,1]", "model.image_size=32"]),
     ("prior", ["diffusion.timesteps=importance", "optim.name=muon", *TWICE]),
     ("prior", ["model.standardise=true", "sampler.sampler=dpmpp_2m"]),
-    ("decoder", ["model.whitening=0.5"]),
     ("prior", ["model.null_text=caption", "drop_text=0.5", "model.caption=bpe"]),
     ("ar_prior", ["sampler.top_p=0.9", "sampler.top_k=3", "sampler.guidance=2"]),
     ("ar_prior", ["model.caption=bpe", *TEXT]),

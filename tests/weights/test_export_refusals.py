@@ -90,7 +90,6 @@ def change_weights(place: Path, edit) -> None:
         ("decoder", "model.embeddings", "unit"),
         ("decoder", "model.caption", "bpe"),
         ("decoder", "model.use_z_i", False),
-        ("decoder", "model.whitening", 0.5),
         ("decoder", "model.null_text", "padding"),
         ("decoder", "model.inpaint", True),
         ("decoder", "embedding", "text"),

@@ -43,7 +43,6 @@ class ScenesConfig:
 
     count: int = 50_000  # training scenes; the held-out ones come after them
     max_objects: int = 2  # 1 or 2 objects a scene
-    pairs: float = 0.5  # share of scenes of two objects, with max_objects=2
     shapes: list[str] = field(default_factory=lambda: list(SHAPES))  # that objects can have
     words: float = 0.02  # share of scenes that are a short printed word
     detail: float = 0.6  # chance that a caption says size, place and background, each
@@ -59,7 +58,6 @@ class ScenesConfig:
         require(known, "data.scenes.shapes", f"must be some of {', '.join(SHAPES)}, each once")
         require_seed(self.seed, "data.scenes.seed")
         require(0 <= self.words <= 1, "data.scenes.words", "must be in [0, 1]")
-        require(0 <= self.pairs <= 1, "data.scenes.pairs", "must be in [0, 1]")
         require(0 <= self.detail <= 1, "data.scenes.detail", "must be in [0, 1]")
         few = 1 <= self.contrast <= len(self.shapes)
         require(few, "data.scenes.contrast", f"must be in [1, {len(self.shapes)}], one per shape")

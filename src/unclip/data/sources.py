@@ -43,11 +43,9 @@ class SceneSource(Scenes):
     def fingerprint(self) -> str:
         """A hash of the settings and of the first image, which tells the renderer's version."""
         pixels = hashlib.blake2b(self[0].image.tobytes(), digest_size=8).hexdigest()
-        config, plain = asdict(self.config), asdict(ScenesConfig())
-        later = {"contrasts": self.config.contrast > 1, "pairs": self.config.max_objects == 2}
-        for name, acts in later.items():  # runs from before there were these go on
-            if not acts or config[name] == plain[name]:
-                del config[name]
+        config = asdict(self.config)
+        if self.config.contrast == 1 or self.config.contrasts == ScenesConfig().contrasts:
+            del config["contrasts"]  # runs from before there were others go on
         return digest((config, self.size, self.start, self.count, pixels))
 
 

@@ -143,27 +143,7 @@ def test_facts_are_of_the_data_where_there_are_groups():
     assert fingerprint(4, "colour") != fingerprint(4, "colour", "place") != fingerprint(4)
 
 
-@pytest.mark.parametrize(("pairs", "objects"), [(0.0, {1}), (0.85, {1, 2}), (1.0, {2})])
-def test_the_share_of_pairs_is_as_asked(pairs, objects):
-    scenes = Scenes(ScenesConfig(words=0, pairs=pairs), size=8, count=1000)
-    counts = Counter(len(scenes.scene(i).items) for i in range(1000))
-    assert set(counts) == objects
-    assert counts[2] / 1000 == pytest.approx(pairs, abs=0.04)
-
-
-def test_the_share_of_pairs_is_of_the_data_where_there_are_pairs():
-    def fingerprint(**settings):
-        return SceneSource(ScenesConfig(**settings), size=8, count=4).fingerprint()
-
-    assert fingerprint(pairs=0.85) != fingerprint(
-        pairs=0.8501
-    )  # of which the first scene is the same
-    assert fingerprint(max_objects=1, pairs=0.85) == fingerprint(max_objects=1)
-    with pytest.raises(UserError, match=r"data\.scenes\.pairs: must be in \[0, 1\]"):
-        ScenesConfig(pairs=1.5).validate()
-
-
-def test_data_of_before_there_were_later_fields_are_the_same():
+def test_data_of_before_there_were_facts_are_the_same():
     found = [  # else runs that began with them could not be resumed
         SceneSource(ScenesConfig(**settings), size=8, count=4).fingerprint()
         for settings in ({}, {"max_objects": 1}, {"contrast": 4})

@@ -84,7 +84,7 @@ class Scenes:
         if rng.random() < self.config.words:
             return [_word_scene(rng) for _ in range(member + 1)][-1]
         shapes = self.config.shapes
-        if self.config.max_objects == 2 and rng.random() < self.config.pairs:
+        if self.config.max_objects == 2 and rng.random() < 0.5:
             scene = _two_objects(rng, shapes)
         else:
             scene = _one_object(rng, rng.choice(list(COLOURS)), rng.choice(shapes))

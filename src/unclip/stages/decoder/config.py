@@ -30,7 +30,6 @@ class DecoderConfig:
     embed_dim: int | None = None  # D; null takes the CLIP's
     embeddings: Embeddings | None = None  # unit (length 1) or raw; null takes the CLIP's
     clip_tokens: int = 4  # extra context tokens made from z_i
-    whitening: float = 0.0  # p: z_i less its mean, times Cov(z_i)^(-p/2); 0, the paper: as it is
     use_z_i: bool = True  # false: GLIDE, caption only
     use_caption: bool = True  # false: no caption
     caption: Literal["bpe", "clip"] = "bpe"  # own transformer (the paper) or CLIP's token features
@@ -50,12 +49,6 @@ class DecoderConfig:
         if self.use_caption and self.caption == "bpe":
             self.text.validate()
         require_choices(self, "model")
-        require(0 <= self.whitening <= 1, "model.whitening", "must be in [0, 1]")
-        require(
-            self.use_z_i or not self.whitening,
-            "model.whitening",
-            "has no effect with model.use_z_i=false",
-        )
         require(self.use_z_i or self.use_caption, "model.use_caption", "one condition must remain")
         if not self.use_caption:
             for name in ("caption", "context_mask", "null_text"):

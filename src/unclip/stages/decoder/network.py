@@ -46,8 +46,7 @@ class Conditioning(NamedTuple):
 class Decoder(nn.Module):
     """Predicts ε and the variance fraction v of a noised image, given z_i and the caption.
 
-    A unit z_i is multiplied by √D inside, so that its numbers have unit variance; with
-    ``whitening`` p a fitted matrix, Cov(z_i)^(-p/2), evens them out (`fits`). Dropped, z_i
+    A unit z_i is multiplied by √D inside, so that its numbers have unit variance. Dropped, z_i
     is a zero vector, or with ``null_z_i: learned`` a learned one (which starts at zero); the
     biases of its two projections act all the same. A dropped caption is all padding.
 
@@ -55,9 +54,6 @@ class Decoder(nn.Module):
     features, projected and normalised, are the context, and the projected z_t is added to the time
     embedding. A dropped caption then is z_t = 0, its tokens hidden.
     """
-
-    z_mean: Tensor
-    z_whitening: Tensor
 
     def __init__(
         self,
@@ -99,9 +95,6 @@ class Decoder(nn.Module):
             self.z_i_to_tokens = nn.Linear(embed_dim, config.clip_tokens * context_width)
             if config.null_z_i == "learned":
                 self.null_z_i = nn.Parameter(torch.zeros(embed_dim))
-            if config.whitening:
-                self.register_buffer("z_mean", torch.zeros(embed_dim))
-                self.register_buffer("z_whitening", torch.eye(embed_dim))
 
     def condition(
         self,
@@ -131,8 +124,7 @@ class Decoder(nn.Module):
             if z_i is None:
                 raise ValueError("this decoder needs z_i")
             null = self.null_z_i if config.null_z_i == "learned" else None
-            whiten = self.config.whitening > 0
-            z_i = self._scaled(z_i, self.z_i_to_time, keep_z_i, null, whiten=whiten)
+            z_i = self._scaled(z_i, self.z_i_to_time, keep_z_i, null)
             offsets.append(self.z_i_to_time(z_i))
             contexts.append(self.z_i_to_tokens(z_i).unflatten(1, (config.clip_tokens, -1)))
             seen = None if seen is None else F.pad(seen, (0, config.clip_tokens), value=True)
@@ -160,24 +152,14 @@ class Decoder(nn.Module):
         return self.z_t_to_time(self._scaled(text.z_t, self.z_t_to_time, keep)), words, mask
 
     def _scaled(
-        self,
-        z: Tensor,
-        layer: nn.Linear,
-        keep: Tensor | None,
-        null: Tensor | None = None,
-        *,
-        whiten: bool = False,
+        self, z: Tensor, layer: nn.Linear, keep: Tensor | None, null: Tensor | None = None
     ) -> Tensor:
         """``z`` at unit variance (raw: as it is), as ``layer`` takes it.
 
         Where ``keep`` is False ``null`` stands for it, or zeros.
         """
-        if whiten:
-            with torch.autocast(z.device.type, enabled=False):  # else small components are lost
-                z = ((z.float() - self.z_mean) @ self.z_whitening).to(layer.weight.dtype)
-        else:
-            scale = 1.0 if self.config.embeddings == RAW else math.sqrt(self.embed_dim)
-            z = z.to(layer.weight.dtype) * scale
+        scale = 1.0 if self.config.embeddings == RAW else math.sqrt(self.embed_dim)
+        z = z.to(layer.weight.dtype) * scale
         if keep is None:
             return z
         return torch.where(keep[:, None], z, z.new_zeros(()) if null is None else null)

@@ -25,7 +25,6 @@ from unclip.embeddings.lengths import directions, with_lengths
 from unclip.embeddings.tokens import Tokenizer
 from unclip.stages._diffusion.stage import DiffusionStage
 from unclip.stages.decoder.config import DecoderExperiment
-from unclip.stages.decoder.fits import fit_whitening
 from unclip.stages.decoder.network import Decoder, build_network
 from unclip.stages.decoder.sampling import DecoderPart
 from unclip.stages.decoder.words import Words, null_words, told
@@ -43,19 +42,11 @@ class DecoderStage(DiffusionStage):
     """Trains a `Decoder` on images and the embeddings a frozen CLIP gives them."""
 
     monitor: ClassVar[Monitor] = Monitor("val/clip_cosine", "higher")
-    fitted: ClassVar[tuple[str, ...]] = ("z_mean", "z_whitening")
 
     def __init__(self, experiment: DecoderExperiment, clip: FrozenClip):
         with strategies.building(experiment.trainer):
             net = build_network(experiment, LoadedParents(clip).sizes())
         super().__init__(experiment, net, clip)
-
-    def prepare(self, data: DecoderData, device: torch.device) -> None:
-        """With ``model.whitening`` fit the spread of the embeddings."""
-        if power := self.experiment.model.whitening:
-            nets = [net for net in (self.net, self.ema) if net is not None]
-            text = self.experiment.embedding == "text"
-            fit_whitening(nets, self.frozen_clip, data, device, power=power, text=text)
 
     @property
     def uses_embeddings(self) -> bool:

@@ -45,7 +45,6 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
     ),
     DECODER: (
         Limit("model.use_z_i", (True,), "UnCLIPTextProjModel needs image embeddings"),
-        Limit("model.whitening", (0.0,), "UnCLIPTextProjModel takes image embeddings as they are"),
         RAW,
         Limit("model.use_caption", (True,), "UnCLIPTextProjModel needs captions"),
         WORDS,
