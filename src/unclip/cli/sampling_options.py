@@ -247,7 +247,8 @@ def check_names(args: argparse.Namespace) -> None:
 
     of = {"precision": PRECISIONS, "offload": OFFLOADINGS, "compile": COMPILINGS}
     for option, known in of.items():
-        as_choice(f"--{option} {(name := getattr(args, option))}", name, known)
+        name = getattr(args, option)
+        as_choice(f"--{option} {name}", name, known)
 
 
 def _open(args: argparse.Namespace) -> Pipeline:

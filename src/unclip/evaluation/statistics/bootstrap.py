@@ -10,7 +10,7 @@ too few kinds: take Student's t over the runs' means (`means`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import sqrt
+from math import inf, sqrt
 from statistics import NormalDist
 from typing import Literal
 
@@ -81,7 +81,8 @@ def bootstrap(
     wider = sqrt(n / (n - 1))
     reach = wider * t_quantile(confidence, n - 1)
     w = _quantile_of_zero(values) - bias
-    z = w / (1 + acceleration * w) - bias  # `end` solved for z where it is 0
+    stretch = 1 + acceleration * w  # where it is not above 0 no interval reaches 0
+    z = w / stretch - bias if stretch > 0 else inf  # `end` solved for z where it is 0
     return Estimate(
         effect=effect,
         low=end(-reach),
