@@ -32,7 +32,9 @@ clip, clip_range.""",
 Upsamplers: sampler, steps, eta, clip, clip_range, noise_level, start_scale; no guidance.""",
 }
 """The fields of each stage's `sampler` section."""
-STEPS = "steps: 16, 10,10,3,2,2 (of equal sections), logsnr16 (even in log-SNR), inner63 or fast27"
+STEPS = """\
+steps: 16, 10,10,3,2,2 (of equal sections), logsnr16 (16 even in log-SNR), inner63 or fast27.
+guidance_interval: the noise levels between which guidance acts, as [0.3,3]."""
 PIPELINE = (
     "a cascade's folder, its bundle, a published cascade's name (karlo; `unclip experiments list "
     "cascades/`) or hf://ORG/NAME[@REVISION] (default runs/quickstart; with --clip and --decoder "

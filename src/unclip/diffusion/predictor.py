@@ -113,7 +113,7 @@ def require_guided_rows(sampler: GuidedSamplerConfig, diffusion: DiffusionConfig
         rows is None or len(rows) > 0,
         "sampler.guidance_interval",
         f"{sampler.guidance_interval} holds none of the noise levels that are sampled, "
-        f"{min(levels):.3g} to {max(levels):.3g}",
+        f"{len(levels)} from {min(levels):.3g} to {max(levels):.3g}; widen it, as [0.3, 3]",
     )
 
 
