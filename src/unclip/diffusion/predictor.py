@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unclip.common.checks import require
+from unclip.common.errors import UserError
 from unclip.common.types import Denoiser, Progress
 from unclip.diffusion.config import Clip, DiffusionConfig, GuidedSamplerConfig, SamplerConfig
 from unclip.diffusion.guidance import guide
@@ -108,12 +108,13 @@ def guided_rows(diffusion: DiffusionConfig, sampler: GuidedSamplerConfig) -> fro
 
 def require_guided_rows(sampler: GuidedSamplerConfig, diffusion: DiffusionConfig) -> None:
     """Refuse a guidance interval in which nothing is sampled."""
-    rows, levels = guided_rows(diffusion, sampler), _noise_levels(diffusion, sampler)
-    require(
-        rows is None or len(rows) > 0,
-        "sampler.guidance_interval",
-        f"{sampler.guidance_interval} holds none of the noise levels that are sampled, "
-        f"{len(levels)} from {min(levels):.3g} to {max(levels):.3g}; widen it, as [0.3, 3]",
+    if guided_rows(diffusion, sampler) != frozenset():
+        return
+    levels = _noise_levels(diffusion, sampler)
+    raise UserError(
+        f"sampler.guidance_interval: {sampler.guidance_interval} holds none of the noise levels "
+        f"that are sampled, {len(levels)} from {min(levels):.3g} to {max(levels):.3g}; widen it, "
+        "as [0.3, 3]"
     )
 
 
